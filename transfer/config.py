@@ -1,0 +1,136 @@
+"""Reads the configuration: params/default.yaml, override files on it, single values on top; one clear line if wrong."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from transfer.errors import UserError
+from transfer.files import write_text
+from transfer.params import Params, ParamsError, merge
+
+DEFAULT = Path("params/default.yaml")
+SCHEMA = Path("params/schema.json")
+
+
+def load(files: Sequence[Path] = (), values: Sequence[str] = ()) -> Params:
+    """Read ``files`` one on the other on top of ``params/default.yaml``, then ``values`` ("train.epochs=3").
+
+    Raises UserError: file, line, key and what is allowed.
+    """
+    files = [DEFAULT, *(Path(file) for file in files if Path(file) != DEFAULT)]
+    config: dict[str, Any] = {}
+    for file in files:
+        config = merge(config, _read(file))
+    command_line: dict[str, Any] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals:
+            raise UserError(f"--set {value}: expected key=value, such as train.epochs=3")
+        nested: Any = yaml.safe_load(text)
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        command_line = merge(command_line, nested)
+    return validate(merge(config, command_line), files, command_line)
+
+
+def validate(config: Mapping[str, Any], files: Sequence[str | Path], command_line: Mapping[str, Any]) -> Params:
+    """Check a merged configuration; ``files`` and ``command_line`` are where it came from, to name the wrong one.
+
+    Raises UserError: file, line, key and what is allowed.
+    """
+    try:
+        return Params.model_validate(dict(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        loc = cause.loc if isinstance(cause, ParamsError) else first["loc"]
+        raise UserError(f"{_origin(loc, files, command_line)}: {_key(loc)}: {_explain(first, loc)}") from None
+
+
+def snapshot(params: Params, path: Path) -> None:
+    """Write the resolved configuration, which the jobs of a workflow read."""
+    write_text(path, yaml.safe_dump(params.model_dump(mode="json", exclude_unset=True), sort_keys=False))
+
+
+def write_schema(path: Path = SCHEMA) -> None:
+    """Write the JSON schema of the parameters, for editors."""
+    write_text(path, schema_text())
+
+
+def schema_text() -> str:
+    """The JSON schema of the parameters; nothing is required, since an override file holds only what differs."""
+    schema = Params.model_json_schema()
+    schema.pop("required")
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such parameter file") from None
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{file}{line}: not a YAML file: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected a mapping of parameters, found {type(content).__name__}")
+    return content
+
+
+def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...]) -> str:
+    """What is wrong with the value and what is allowed."""
+    kind, value = error["type"], error.get("input")
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "extra_forbidden":
+        return f"unknown key; allowed: {', '.join(_allowed(loc[:-1]))}"
+    if kind == "missing":
+        return "missing"
+    return f"{error['msg'].replace('Input should', 'should')}, found {value!r}"
+
+
+def _allowed(loc: tuple[str | int, ...]) -> list[str]:
+    """Keys of the block at ``loc``."""
+    block: Any = Params
+    for part in loc:
+        block = get_args(block)[-1] if get_origin(block) is dict else block.model_fields[str(part)].annotation
+        block = next((arg for arg in get_args(block) if isinstance(arg, type) and issubclass(arg, BaseModel)), block) if get_origin(block) is UnionType else block
+    return sorted(block.model_fields)
+
+
+def _key(loc: tuple[str | int, ...]) -> str:
+    return ".".join(str(part) for part in loc) or "configuration"
+
+
+def _origin(loc: tuple[str | int, ...], files: Sequence[str | Path], command_line: Mapping[str, Any]) -> str:
+    """Where the value at ``loc`` was set last: the command line, or a file with its line."""
+    if _line(yaml.compose(yaml.safe_dump(command_line)), loc):
+        return "command line"
+    for file in reversed(files):
+        line = _line(yaml.compose(Path(file).read_text(encoding="utf-8")), loc)
+        if line:
+            return f"{file}:{line}"
+    return str(files[-1])
+
+
+def _line(node: yaml.Node | None, loc: tuple[str | int, ...]) -> int:
+    """1-based line of the key at ``loc``, or 0 if the file does not hold it."""
+    line = 0
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if found is None:
+                return 0
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line

@@ -1,0 +1,8 @@
+"""The one exception that users see as a single line."""
+
+
+class UserError(Exception):
+    """What is wrong with the input, and what to do, in one line.
+
+    The command line prints it on stderr and ends with exit code 1; a traceback appears only under ``--debug``.
+    """

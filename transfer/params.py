@@ -1,0 +1,290 @@
+"""The configuration's typed models: what ``params/*.yaml`` may say, and what each key means.
+
+``transfer.config`` reads the files; the JSON schema ``params/schema.json`` is generated from these models.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Protocol = Literal["last", "val_selected", "test_selected"]
+
+
+class Strict(BaseModel):
+    """A block of parameters: unknown keys are errors, and values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Strict)
+
+
+class ParamsError(ValueError):
+    """A value that contradicts another one; ``loc`` is the path of the key."""
+
+    def __init__(self, loc: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.loc = loc
+
+
+class ModelParams(Strict):
+    """The network, and the rates that a recipe uses when it switches a part on."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "transfer_tiny"
+    """Name in timm's registry, such as transfer_base."""
+    img_size: Annotated[int, Field(ge=16, le=448)] = 112
+    """Side of the square input in pixels; the aligned faces are resized to it."""
+    stem_stages: Annotated[int, Field(ge=1, le=4)] = 3
+    """How many stages of the IR stem are used."""
+    num_lanets: Annotated[int, Field(ge=0, le=16)] = 2
+    """B, the number of LANets of the recipes with Local CNNs."""
+    mad: Fraction = 0.6
+    """p1, the probability that MAD drops one LANet's map, for the recipes with MAD."""
+    msad: Fraction = 0.3
+    """p2, the probability that MSAD drops one head of a block, for the recipes with MSAD."""
+    msad_mode: Literal["head", "token"] = "head"
+    """head: as in the paper; token: as in the released code."""
+
+
+class Augmentation(Strict):
+    """Training augmentation, drawn per sample; the defaults are the authors' (APViT configs/_base_/datasets/RAF.py)."""
+
+    rotate: Fraction = 0.5
+    """Probability of a rotation."""
+    degrees: Annotated[float, Field(ge=0, le=180)] = 6.0
+    """Largest angle of the rotation."""
+    crop_scale: tuple[Fraction, Fraction] = (0.8, 1.0)
+    """Range of the resized crop's area, as a fraction of the image."""
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    grey: Fraction = 0.2
+    """Probability of a conversion to grey."""
+    jitter: Fraction = 0.8
+    """Probability of a colour jitter."""
+    brightness: Fraction = 0.4
+    contrast: Fraction = 0.4
+    saturation: Fraction = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    erase: Fraction = 0.5
+    """Probability of random erasing."""
+    erase_scale: tuple[Fraction, Fraction] = (0.02, 0.33)
+    """Range of the erased area, as a fraction of the image."""
+
+
+class TrainParams(Strict):
+    """The training run."""
+
+    epochs: Annotated[int, Field(ge=1, le=10000)] = 40
+    batch_size: Annotated[int, Field(ge=2, le=65536)] = 128
+    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+    """L2 weight decay; position embeddings and the class token have none."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: list[Annotated[int, Field(ge=1)]] = [15, 30]
+    """Epochs after which the step schedule multiplies the rate by gamma."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Length of the linear warm-up."""
+    clip_norm: Annotated[float, Field(ge=0)] = 10.0
+    """Largest L2 norm of the gradient; 0 switches clipping off."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Literal["label", "votes"] = "label"
+    """votes: the taggers' votes over the classes as soft labels, where the dataset has them."""
+    augment: Augmentation = Augmentation()
+    flip_views: bool = False
+    """Average the probabilities of the face and its mirror image in validation and test."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bf16 autocast where the hardware computes in it, else fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """CPU threads of one training."""
+
+
+class SamplingParams(Strict):
+    """Split and class balance."""
+
+    val_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Part of the training images that becomes the validation part where the dataset has none; stratified by class."""
+    split_seed: int = 0
+    """Seed of that split and of the upsampling's remainder; the same for all training seeds."""
+    upsample: Literal["full", "sqrt", "none"] = "full"
+    """full: every class as large as the largest; sqrt: as in the authors' later code; the training part only."""
+
+
+class FaceParams(Strict):
+    """Detection and alignment."""
+
+    landmarks: Literal["mtcnn", "supplied"] = "mtcnn"
+    """Where the five landmarks come from."""
+    size: Annotated[int, Field(ge=32, le=448)] = 112
+    """Side of the aligned face in pixels."""
+    no_face: Literal["whole", "drop"] = "whole"
+    """What happens to an image in which no face is found: used as a whole, or left out."""
+    broken: Literal["drop", "stop"] = "stop"
+    """What happens to an image that cannot be decoded."""
+    min_side: Annotated[int, Field(ge=48, le=2048)] = 160
+    """Images whose short side is smaller are enlarged to it before detection."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """CPU threads of one detection."""
+
+
+def _partial(model: type[Strict], name: str) -> type[Strict]:
+    """``model`` with every key optional: a block of overrides."""
+    fields = {}
+    for key, field in model.model_fields.items():
+        annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        fields[key] = (annotation | None, Field(default=None, description=field.description))
+    return create_model(name, __base__=Strict, __doc__=f"Keys of {model.__name__} that differ.", **fields)
+
+
+ModelOverride = _partial(ModelParams, "ModelOverride")
+TrainOverride = _partial(TrainParams, "TrainOverride")
+SamplingOverride = _partial(SamplingParams, "SamplingOverride")
+FaceOverride = _partial(FaceParams, "FaceOverride")
+
+
+class DatasetDefinition(Strict):
+    """A dataset: where it lies, how it is read, and what it changes in the blocks below."""
+
+    parser: Name
+    """The parser's name: a module of transfer/datasets."""
+    archive: str
+    """Folder or archive below raw_dir, with or without .zip, .tar, .tar.gz, .tgz."""
+    options: dict[str, str | int | bool] = {}
+    """The parser's own options, such as rule or classes."""
+    expect: Literal["any", "official"] | dict[Literal["train", "val", "test"], int | list[int]] = "any"
+    """Counts to insist on: the official ones, or per split a total or a list by class."""
+    missing: Literal["stop", "drop"] = "stop"
+    """What happens to listed images that are not there."""
+    synthetic: Annotated[int, Field(ge=0)] | None = None
+    """Seed of the renderer that draws this dataset where it is not a real one."""
+    synthetic_scale: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Multiplies the number of drawn faces."""
+    reported_as: Literal["rafdb", "ferplus", "affectnet7", "affectnet8"] | None = None
+    """The leaderboard on which published numbers compare with this dataset; null: none does."""
+    faces: FaceOverride = FaceOverride()
+    sampling: SamplingOverride = SamplingOverride()
+    model: ModelOverride = ModelOverride()
+    train: TrainOverride = TrainOverride()
+
+
+class RecipeDefinition(Strict):
+    """A recipe: which parts of TransFER are on, and what else it changes."""
+
+    local_cnns: bool = True
+    """LANets between stem and ViT (paper section 3.2)."""
+    mad: bool = False
+    """Multi-attention dropping of LANet maps."""
+    msad: bool = False
+    """Multi-head self-attention dropping."""
+    model: ModelOverride = ModelOverride()
+    train: TrainOverride = TrainOverride()
+    sampling: SamplingOverride = SamplingOverride()
+
+
+class Params(Strict):
+    """The whole configuration of an experiment."""
+
+    experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    """Name of the experiment: its files lie in results/<experiment>/."""
+    raw_dir: str = "data/raw"
+    """Where the datasets' archives lie."""
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    """The datasets of this experiment, by name."""
+    recipes: Annotated[list[Name], Field(min_length=1)]
+    """The recipes of this experiment, by name."""
+    baseline: Name = "baseline"
+    """The recipe that the others are compared with."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """Seeds of the trainings."""
+    protocols: Annotated[list[Protocol], Field(min_length=1)] = ["last", "val_selected", "test_selected"]
+    """How the reported epoch is chosen: one row of the table each."""
+    faces: FaceParams = FaceParams()
+    sampling: SamplingParams = SamplingParams()
+    model: ModelParams = ModelParams()
+    train: TrainParams = TrainParams()
+    tracking: bool = True
+    """Show the trainings in MLflow."""
+    dataset_definitions: dict[Name, DatasetDefinition]
+    recipe_definitions: dict[Name, RecipeDefinition]
+
+    @model_validator(mode="after")
+    def _names_are_defined(self) -> "Params":
+        for key, names, defined in (
+            ("datasets", self.datasets, self.dataset_definitions),
+            ("recipes", self.recipes, self.recipe_definitions),
+            ("baseline", [self.baseline], dict.fromkeys(self.recipes)),
+        ):
+            for name in names:
+                if name not in defined:
+                    raise ParamsError((key,), f"unknown name '{name}'; allowed: {', '.join(defined)}")
+            if len(set(names)) < len(names):
+                raise ParamsError((key,), "a name appears twice")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ParamsError(("seeds",), "a seed appears twice")
+        for dataset in self.datasets:
+            for recipe in self.recipes:
+                run = self.run(dataset, recipe)
+                if run.model.mad > 0 and run.model.num_lanets < 2:
+                    raise ParamsError(
+                        ("recipe_definitions", recipe),
+                        f"mad drops one of B LANet maps and needs num_lanets >= 2, but it is {run.model.num_lanets}",
+                    )
+        return self
+
+    def face_params(self, dataset: str) -> FaceParams:
+        """Detection and alignment of ``dataset``."""
+        return _merged(self.faces, self.dataset_definitions[dataset].faces)
+
+    def sampling_params(self, dataset: str) -> SamplingParams:
+        """Split and class balance of ``dataset``, before a recipe's overrides."""
+        return _merged(self.sampling, self.dataset_definitions[dataset].sampling)
+
+    def run(self, dataset: str, recipe: str) -> "RunParams":
+        """What one training sees: the experiment's blocks, then the dataset's, then the recipe's."""
+        data, rec = self.dataset_definitions[dataset], self.recipe_definitions[recipe]
+        off = {} if rec.local_cnns else {"num_lanets": 0}
+        off |= {part: 0.0 for part in ("mad", "msad") if not getattr(rec, part)}
+        return RunParams(
+            model=_merged(self.model, data.model, off, rec.model),
+            train=_merged(self.train, data.train, rec.train),
+            sampling=_merged(self.sampling, data.sampling, rec.sampling),
+        )
+
+
+class RunParams(Strict):
+    """The resolved parameters of one training."""
+
+    model: ModelParams
+    train: TrainParams
+    sampling: SamplingParams
+
+
+def _merged(base: S, *overrides: Strict | Mapping[str, Any]) -> S:
+    values = base.model_dump()
+    for override in overrides:
+        values = merge(values, override.model_dump(exclude_unset=True) if isinstance(override, Strict) else override)
+    return type(base)(**values)
+
+
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``override`` on top: mappings merge, everything else replaces (as in Snakemake)."""
+    merged = dict(base)
+    for key, value in override.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def digest(*values: Any, length: int = 12) -> str:
+    """Short hexadecimal digest of parameters (models, or anything that is JSON)."""
+    plain = [value.model_dump(mode="json") if isinstance(value, BaseModel) else value for value in values]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:length]
