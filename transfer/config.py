@@ -46,10 +46,12 @@ def validate(config: Mapping[str, Any], files: Sequence[str | Path], command_lin
     try:
         return Params.model_validate(dict(config))
     except ValidationError as error:
-        first = error.errors()[0]
-        cause = first.get("ctx", {}).get("error")
-        loc = cause.loc if isinstance(cause, ParamsError) else first["loc"]
-        raise UserError(f"{_origin(loc, files, command_line)}: {_key(loc)}: {_explain(first, loc)}") from None
+        found = [(_location(details, config), details) for details in error.errors()]
+        # Where a value may be of several kinds there is an error for each: the deepest one knows what was meant.
+        alternatives = [pair for pair in found if pair[0][: len(found[0][0])] == found[0][0]]
+        loc, first = max(alternatives, key=lambda pair: len(pair[0]))
+        written = loc[:-1] if first["type"] == "missing" else loc
+        raise UserError(f"{_origin(written, files, command_line)}: {_key(loc)}: {_explain(first, loc)}") from None
 
 
 def snapshot(params: Params, path: Path) -> None:
@@ -83,6 +85,22 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
+def _location(error: Mapping[str, Any], config: Any) -> tuple[str | int, ...]:
+    """The keys that lead to the wrong value, without the names that pydantic gives to alternatives."""
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, ParamsError):
+        return cause.loc
+    loc: list[str | int] = []
+    for part in error["loc"]:
+        try:
+            config = config[part]
+        except (KeyError, IndexError, TypeError):
+            if error["type"] != "missing":
+                continue
+        loc.append(part)
+    return tuple(loc)
+
+
 def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...]) -> str:
     """What is wrong with the value and what is allowed."""
     kind, value = error["type"], error.get("input")
@@ -92,6 +110,8 @@ def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...]) -> str:
         return f"unknown key; allowed: {', '.join(_allowed(loc[:-1]))}"
     if kind == "missing":
         return "missing"
+    if kind == "model_type":
+        return f"should be a mapping, found {value!r}"
     return f"{error['msg'].replace('Input should', 'should')}, found {value!r}"
 
 
@@ -100,7 +120,8 @@ def _allowed(loc: tuple[str | int, ...]) -> list[str]:
     block: Any = Params
     for part in loc:
         block = get_args(block)[-1] if get_origin(block) is dict else block.model_fields[str(part)].annotation
-        block = next((arg for arg in get_args(block) if isinstance(arg, type) and issubclass(arg, BaseModel)), block) if get_origin(block) is UnionType else block
+        if get_origin(block) is UnionType:
+            block = next(arg for arg in get_args(block) if isinstance(arg, type) and issubclass(arg, BaseModel))
     return sorted(block.model_fields)
 
 

@@ -2,6 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
+
+from transfer.errors import UserError
+from transfer.params import Params, SamplingParams
+
+UPSAMPLING: tuple[str, ...] = get_args(SamplingParams.model_fields["upsample"].annotation)
+"""The methods of class balance; each dataset has a plan for every one of them."""
 
 
 @dataclass(frozen=True)
@@ -32,3 +39,28 @@ class Layout:
     def plan(self, dataset: str, upsample: str) -> Path:
         """Row numbers of the training part after upsampling."""
         return self.data(dataset) / f"plan_{upsample}.npy"
+
+    def state(self, dataset: str, recipe: str, seed: int) -> Path:
+        """Folder of a training's resume state, which no rule declares: Snakemake deletes declared files."""
+        return self.root / "state" / dataset / recipe / f"seed{seed}"
+
+
+def archive_path(params: Params, dataset: str) -> Path:
+    """Folder or archive in which ``dataset`` lies; one that the workflow draws need not be there yet.
+
+    Raises UserError for an unknown parser or a wrong option, and with the way to get it for an archive that is missing.
+    """
+    from transfer.datasets import registry, source
+
+    definition = params.dataset_definitions[dataset]
+    try:
+        parser = registry.get(definition.parser)
+        parser.resolve(definition.options)
+    except UserError as error:
+        raise UserError(f"dataset_definitions.{dataset}: {error}") from None
+    if definition.synthetic is not None:
+        return Path(params.raw_dir) / definition.archive
+    try:
+        return source.locate(Path(params.raw_dir), definition.archive)
+    except UserError as error:
+        raise UserError(f"dataset {dataset}: {error} {parser.how_to_get}") from None

@@ -180,7 +180,7 @@ class RecipeDefinition(Strict):
     """A recipe: which parts of TransFER are on, and what else it changes."""
 
     local_cnns: bool = True
-    """LANets between stem and ViT (paper section 3.2)."""
+    """LANets between stem and ViT."""
     mad: bool = False
     """Multi-attention dropping of LANet maps."""
     msad: bool = False

@@ -1,0 +1,1 @@
+"""From pictures to aligned faces: detection (MTCNN), five-point alignment, quality report."""

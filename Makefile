@@ -1,0 +1,43 @@
+# make table1   set up .venv, run the workflow on the embedded default, print results/table1.csv
+# make test     set up .venv, check the style, run all tests
+# Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
+
+.PHONY: table1 dry-run lint test clean-env
+.DEFAULT_GOAL := table1
+
+VENV := .venv
+ARGS ?=
+# The commands of .venv come first on PATH; whatever environment is active outside stays as it is.
+RUN := env -u PYTHONHOME -u PYTHONPATH VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+PIP := $(RUN) python -m pip install --quiet --disable-pip-version-check
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	@for python in python3.13 python3.12 python3.11 python3; do \
+	    if "$$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
+	        echo "Setting up $(VENV) with $$("$$python" --version): this takes a few minutes, once"; \
+	        exec "$$python" -m venv --clear $(VENV); \
+	    fi; \
+	done; \
+	echo "error: no Python >= 3.11 with venv on PATH (tried python3.13, python3.12, python3.11, python3)" >&2; exit 1
+	$(PIP) -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+table1: $(VENV)/installed
+	$(RUN) snakemake --cores all --use-conda results/table1.csv $(ARGS)
+	@cat results/table1.csv
+
+dry-run: $(VENV)/installed
+	$(RUN) snakemake --dry-run results/table1.csv $(ARGS)
+
+lint: $(VENV)/installed
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) snakefmt --check Snakefile workflow
+	$(RUN) snakemake --lint
+
+test: lint
+	$(RUN) pytest
+
+clean-env:
+	rm -rf $(VENV)

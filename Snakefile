@@ -1,0 +1,29 @@
+# TransFER and its ablations, from raw archives to results/table1.csv.
+#   snakemake --cores all --use-conda results/table1.csv
+# Parameters: params/default.yaml, on it --configfile FILE and --config KEY=VALUE. Helpers: workflow/rules/common.smk.
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "params/default.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/align.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/tables.smk"
+
+
+onstart:
+    write_snapshot()
+
+
+rule all:
+    default_target: True
+    input:
+        "results/table1.csv",
+        f"results/{EXPERIMENT}/table1.md",

@@ -1,0 +1,225 @@
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from transfer.errors import UserError
+from transfer.faces.align import align_dataset, similarity, warp
+from transfer.faces.template import LANDMARK_COLUMNS, template
+
+
+def test_template_at_112_and_other_sizes():
+    assert template(112)[0].tolist() == pytest.approx([38.2946, 51.6963])
+    assert template(112)[4].tolist() == pytest.approx([70.7299, 92.2041])
+    assert np.allclose(template(224), 2 * template(112))
+    # A margin of a quarter halves the face and leaves the centre where it is.
+    assert np.allclose(template(112, 0.25) - 56, (template(112) - 56) / 2)
+
+
+def test_similarity_recovers_a_known_transform():
+    angle, scale, shift = np.deg2rad(25), 0.7, np.array([3.0, -8.0])
+    matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    source = (template(112) - shift) @ np.linalg.inv(matrix).T
+    found = similarity(np.stack([source, template(112)]), template(112))
+    assert np.allclose(found[0], np.column_stack([matrix, shift]))
+    assert np.allclose(found[1], [[1, 0, 0], [0, 1, 0]])
+
+
+def test_similarity_is_the_least_squares_optimum():
+    rng = np.random.default_rng(0)
+    source, target = rng.normal(size=(5, 2)) * 20, template(112)
+    # The same problem as a linear system in (a, b, tx, ty): u = a x - b y + tx, v = b x + a y + ty.
+    rows = [[x, -y, 1, 0] for x, y in source] + [[y, x, 0, 1] for x, y in source]
+    a, b, tx, ty = np.linalg.lstsq(np.array(rows), target.T.ravel(), rcond=None)[0]
+    assert np.allclose(similarity(source[None], target)[0], [[a, -b, tx], [b, a, ty]])
+
+
+def test_similarity_never_reflects():
+    mirrored = template(112) * [-1, 1]
+    matrix = similarity(mirrored[None], template(112))[0, :, :2]
+    assert np.linalg.det(matrix) > 0
+
+
+def test_similarity_of_coinciding_points_is_nan():
+    assert np.isnan(similarity(np.full((1, 5, 2), 7.0), template(112))).all()
+
+
+def reference_warp(image, matrix, size):
+    """cv2.warpAffine by its definition: inverse map, bilinear between pixel centres at integers, zeros outside."""
+    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
+    out = np.zeros((size, size, 3))
+    for v in range(size):
+        for u in range(size):
+            x, y, _ = inverse @ [u, v, 1]
+            x0, y0 = int(np.floor(x)), int(np.floor(y))
+            for i, j in ((x0, y0), (x0 + 1, y0), (x0, y0 + 1), (x0 + 1, y0 + 1)):
+                if 0 <= i < image.shape[1] and 0 <= j < image.shape[0]:
+                    out[v, u] += (1 - abs(x - i)) * (1 - abs(y - j)) * image[j, i]
+    return out
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[1, 0, 0], [0, 1, 0]],
+        [[1, 0, 2.5], [0, 1, -1.25]],
+        [[2.0, -0.5, 3], [0.5, 2.0, -9]],
+        [[0.8, 0.3, -2], [-0.3, 0.8, 6]],
+        [[0, -1, 30], [1, 0, 4]],
+    ],
+)
+def test_warp_equals_the_definition(matrix):
+    image = np.random.default_rng(0).integers(0, 256, (20, 26, 3), dtype=np.uint8)
+    matrix = np.array(matrix, float)
+    expected = reference_warp(image, matrix, 24)
+    assert np.abs(warp(image, matrix, 24) - expected).max() <= 0.5 + 1e-6
+
+
+def test_warp_puts_a_landmark_on_the_template():
+    """The pixel under the source landmark arrives at the template's place, to a fraction of a pixel."""
+    yy, xx = np.mgrid[:120, :140]
+    source = template(112) * 0.55 + [31.3, 12.6]
+    blob = 255 * np.exp(-((xx - source[2, 0]) ** 2 + (yy - source[2, 1]) ** 2) / 18)
+    image = np.repeat(blob.round().astype(np.uint8)[..., None], 3, axis=2)
+    out = warp(image, similarity(source[None], template(112))[0], 112)[..., 0].astype(float)
+    v, u = np.mgrid[:112, :112]
+    centre = [(out * u).sum() / out.sum(), (out * v).sum() / out.sum()]
+    assert np.abs(centre - template(112)[2]).max() < 0.05
+
+
+def test_downscaling_averages_instead_of_skipping_pixels():
+    image = np.zeros((800, 800, 3), np.uint8)
+    image[::2] = 255  # stripes finer than the output can show: grey, if averaged
+    out = warp(image, np.array([[0.1, 0, 0.0], [0, 0.1, 0.0]]), 80)[2:-2, 2:-2]
+    assert np.abs(out.astype(float) - 127.5).max() <= 1
+    # Bilinear interpolation alone sees only the stripes under its sampling points.
+    assert np.abs(reference_warp(image, np.array([[0.1, 0, 0.0], [0, 0.1, 0.0]]), 5) - 127.5).max() > 100
+
+
+@pytest.mark.parametrize("scale", [0.31, 0.13])
+def test_downscaling_keeps_the_place(scale):
+    yy, xx = np.mgrid[:600, :500]
+    blob = 255 * np.exp(-((xx - 261.4) ** 2 + (yy - 333.7) ** 2) / 500)
+    image = np.repeat(blob.round().astype(np.uint8)[..., None], 3, axis=2)
+    matrix = np.array([[scale, 0, 20 - scale * 200], [0, scale, 10 - scale * 250]])
+    out = warp(image, matrix, 64)[..., 0].astype(float)
+    v, u = np.mgrid[:64, :64]
+    centre = np.array([(out * u).sum(), (out * v).sum()]) / out.sum()
+    assert np.abs(centre - (matrix @ [261.4, 333.7, 1])).max() < 0.05
+
+
+def test_warp_of_a_face_outside_the_image_is_black():
+    assert not warp(np.full((10, 10, 3), 255, np.uint8), np.array([[1.0, 0, 500], [0, 1.0, 0]]), 16).any()
+
+
+# The dataset: an aligned face, one without a face, a broken one, another aligned one (row 3).
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    rng = np.random.default_rng(1)
+    images = [
+        rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((112, 112, 3), (60, 90, 3), (5, 5, 3), (64, 64, 3))
+    ]
+    index = pd.DataFrame(
+        {
+            "sample": ["a", "b", "c", "d"],
+            "path": [f"{name}.png" for name in "abcd"],
+            "split": ["train", "train", "test", "test"],
+            "label": np.array([0, 1, 0, 1]),
+            "class_name": ["x", "y", "x", "y"],
+        }
+    )
+    points = np.full((4, 10), np.nan)
+    points[0], points[3] = template(112).ravel(), template(64).ravel()
+    faces = pd.DataFrame(points, columns=LANDMARK_COLUMNS)
+    faces["status"], faces["n_faces"] = ["found", "none", "broken", "found"], [1, 0, 0, 2]
+    faces["error"] = ["", "", "cannot identify image file", ""]
+    stream = [(3, images[3], ""), (2, None, "cannot identify"), (0, images[0], ""), (1, images[1], "")]
+    return {"images": images, "stream": stream, "index": index, "faces": faces, "npy": tmp_path / "aligned.npy"}
+
+
+def run(data, **options):
+    counts = align_dataset(
+        iter(data["stream"]), data["index"], data["faces"], data["npy"], data["npy"].with_suffix(".parquet"), **options
+    )
+    return counts, np.load(data["npy"]), pd.read_parquet(data["npy"].with_suffix(".parquet"))
+
+
+def test_rows_are_in_index_order_whatever_the_storage_order(dataset):
+    counts, array, manifest = run(dataset)
+    assert counts == {"images": 4, "rows": 3, "aligned": 2, "whole": 1, "dropped_no_face": 0, "dropped_broken": 1}
+    assert manifest["sample"].tolist() == ["a", "b", "d"]
+    assert manifest["status"].tolist() == ["found", "none", "found"]
+    assert manifest["n_faces"].tolist() == [1, 0, 2]
+    assert manifest[["split", "label", "class_name"]].values.tolist() == [
+        ["train", 0, "x"],
+        ["train", 1, "y"],
+        ["test", 1, "y"],
+    ]
+    assert array.shape == (3, 112, 112, 3) and array.dtype == np.uint8
+    assert np.array_equal(array[0], dataset["images"][0])  # its landmarks are the template's: nothing moves
+    assert manifest["sha256"].tolist() == [hashlib.sha256(row.tobytes()).hexdigest() for row in array]
+
+
+def test_whole_is_the_centre_square(dataset):
+    _, array, _ = run(dataset, size=60)
+    assert np.array_equal(array[1], dataset["images"][1][:, 15:75])
+
+
+def test_no_face_drop(dataset):
+    counts, array, manifest = run(dataset, no_face="drop")
+    assert manifest["sample"].tolist() == ["a", "d"] and len(array) == 2
+    assert (counts["dropped_no_face"], counts["dropped_broken"], counts["whole"]) == (1, 1, 0)
+
+
+def test_broken_stop_names_the_files_and_writes_nothing(dataset):
+    with pytest.raises(UserError, match=r"1 broken images: c\.png \(cannot identify image file\)"):
+        run(dataset, broken="stop")
+    assert not list(dataset["npy"].parent.iterdir())
+
+
+def test_an_image_that_breaks_later_leaves_nothing_behind(dataset):
+    dataset["stream"][2] = (0, None, "image file is truncated")
+    with pytest.raises(UserError, match=r"a\.png: readable at detection, but not now \(image file is truncated\)"):
+        run(dataset)
+    assert not list(dataset["npy"].parent.iterdir())
+
+
+def test_supplied_landmarks(dataset):
+    shifted = pd.DataFrame(np.tile(template(112).ravel() + 1, (4, 1)), columns=LANDMARK_COLUMNS)
+    dataset["index"] = pd.concat([dataset["index"], shifted], axis=1)
+    counts, array, _ = run(dataset, landmarks="supplied")
+    assert counts["aligned"] == 3 and counts["whole"] == 0
+    assert np.array_equal(array[0, :-1, :-1], dataset["images"][0][1:, 1:])
+
+
+def test_supplied_landmarks_must_be_there(dataset):
+    with pytest.raises(UserError, match="no column landmark_0_x; use landmarks: mtcnn"):
+        run(dataset, landmarks="supplied")
+
+
+def test_coinciding_landmarks_are_refused(dataset):
+    dataset["faces"].loc[3, LANDMARK_COLUMNS] = 5.0
+    with pytest.raises(UserError, match="d: its five landmarks are one and the same point"):
+        run(dataset)
+
+
+def test_nothing_left_is_refused(dataset):
+    dataset["faces"][LANDMARK_COLUMNS] = np.nan
+    with pytest.raises(UserError, match="none of the 4 images can be aligned"):
+        run(dataset, no_face="drop")
+
+
+def test_a_margin_shows_more_of_the_image(dataset):
+    dataset["images"][0][:] = 200
+    _, array, _ = run(dataset, margin=0.25)
+    assert (array[0, 29:83, 29:83] == 200).all()  # the image shrinks to the middle half
+    assert not array[0, :27].any() and not array[0, -27:].any()
+
+
+def test_the_array_is_readable_as_a_picture(dataset):
+    _, array, _ = run(dataset)
+    assert Image.fromarray(array[0]).size == (112, 112)

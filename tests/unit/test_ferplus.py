@@ -1,0 +1,213 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from archives import FORMS, noise, pack
+
+from transfer.datasets import registry
+from transfer.datasets.counts import check_counts
+from transfer.datasets.ferplus import COLUMNS, label_votes
+from transfer.datasets.images import stream_images
+from transfer.datasets.source import open_source
+from transfer.errors import UserError
+
+# neutral happiness surprise sadness anger disgust fear contempt unknown NF
+VOTES = [
+    # votes                          majority argmax why
+    ([0, 10, 0, 0, 0, 0, 0, 0, 0, 0], 1, 1),  # everybody agrees
+    ([4, 1, 1, 1, 1, 1, 1, 0, 0, 0], 0, 0),  # the votes of 1 go, and 4 of 4 are left
+    ([5, 5, 0, 0, 0, 0, 0, 0, 0, 0], -1, 0),  # a tie: half is not more than half
+    ([5, 3, 2, 0, 0, 0, 0, 0, 0, 0], -1, 0),  # exactly half
+    ([5, 3, 1, 0, 0, 0, 0, 0, 0, 1], 0, 0),  # 5 of 8
+    ([0, 0, 3, 2, 2, 0, 0, 0, 2, 1], -1, 2),  # 3 of 9
+    ([0, 0, 4, 0, 0, 0, 2, 0, 2, 2], -1, 2),  # unknown and NF count in the sum: 4 of 10
+    ([2, 0, 0, 0, 0, 0, 0, 0, 8, 0], -1, -1),  # unknown wins
+    ([0, 0, 0, 0, 0, 0, 0, 0, 0, 10], -1, -1),  # no face
+    ([0, 0, 0, 0, 0, 0, 0, 4, 4, 2], -1, 7),  # argmax takes the first of a tie
+    ([0, 0, 0, 0, 0, 0, 0, 6, 4, 0], 7, 7),  # contempt is the eighth class
+    ([1, 1, 1, 1, 1, 1, 1, 1, 1, 1], -1, 0),  # nothing is left
+    ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0], -1, -1),  # nobody voted
+]
+SPLITS = {"FER2013Train": ("train", VOTES[:6]), "FER2013Valid": ("val", VOTES[6:9]), "FER2013Test": ("test", VOTES[9:])}
+USAGE = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
+
+
+@pytest.mark.parametrize(("rule", "column"), [("majority", 1), ("argmax", 2)])
+def test_rules(rule, column):
+    votes = np.array([row[0] for row in VOTES])
+    assert label_votes(votes, rule).tolist() == [row[column] for row in VOTES]
+
+
+def png_form(boxes=True):
+    files, number = {}, 0
+    for folder, (_, rows) in SPLITS.items():
+        lines = []
+        for votes, *_ in rows:
+            name = f"fer{number:07d}.png"
+            files[f"ferplus/{folder}/{name}"] = noise(number, 48, 48, "L")[0]
+            box = '"(0, 0, 48, 48)",' if boxes else ""
+            lines.append(f"{name},{box}{','.join(map(str, votes))}\n")
+            number += 1
+        files[f"ferplus/{folder}/label.csv"] = "".join(lines).encode()
+    return files
+
+
+def csv_form():
+    """The same images with the same names; in the training part a row without a name comes second."""
+    pixels, new, number = ["emotion,pixels,Usage"], ["Usage,Image name," + ",".join(COLUMNS)], 0
+    for split, rows in SPLITS.values():
+        for votes, *_ in rows:
+            image = " ".join(map(str, noise(number, 48, 48, "L")[1].ravel()))
+            pixels.append(f"0,{image},{USAGE[split]}")
+            new.append(f"{USAGE[split]},fer{number:07d}.png,{','.join(map(str, votes))}")
+            if number == 0:
+                pixels.append(f"0,{image},{USAGE[split]}")
+                new.append(f"{USAGE[split]},,0,0,0,0,0,0,0,0,0,10")
+            number += 1
+    return {"x/fer2013.csv": "\n".join(pixels).encode(), "x/fer2013new.csv": "\r\n".join(new).encode()}
+
+
+def index(files, tmp_path, form="folder", **options):
+    with open_source(pack(files, form, tmp_path / "ferplus")) as source:
+        return registry.get("ferplus").index(source, **options)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rule", ["majority", "argmax"])
+def test_both_forms_give_the_same(form, rule, tmp_path):
+    column = {"majority": 1, "argmax": 2}[rule]
+    wanted = [
+        (f"fer{i:07d}", split, row[column])
+        for i, (split, row) in enumerate((split, row) for split, rows in SPLITS.values() for row in rows)
+        if row[column] >= 0
+    ]
+    for files, unnamed in ((png_form(), 0), (png_form(boxes=False), 0), (csv_form(), 1)):
+        folder = tmp_path / str(len(os.listdir(tmp_path)))
+        folder.mkdir()
+        with open_source(pack(files, form, folder / "ferplus")) as source:
+            table = registry.get("ferplus").index(source, rule=rule)
+            assert list(zip(table["sample"], table["split"], table["label"], strict=True)) == wanted
+            assert list(table.columns[:5]) == ["sample", "path", "split", "label", "class_name"]
+            assert table["class_name"].tolist() == [COLUMNS[label] for _, _, label in wanted]
+            votes = table[[f"vote_{name}" for name in COLUMNS]]
+            assert votes.to_numpy().tolist() == [row[0] for row in VOTES if row[column] >= 0]
+            assert table.attrs["dropped"] == {"unnamed": unnamed, "unlabelled": len(VOTES) - len(wanted)}
+            images = {position: image for position, image, _ in stream_images(source, table["path"])}
+        for position, sample in enumerate(table["sample"]):
+            pixels = noise(int(sample[3:]), 48, 48, "L")[1]
+            assert (images[position] == pixels[..., None]).all() and images[position].shape == (48, 48, 3)
+
+
+def test_paths_of_the_csv_form_are_data_rows(tmp_path):
+    table = index(csv_form(), tmp_path, rule="argmax")
+    assert table["path"].tolist()[:3] == ["x/fer2013.csv#0", "x/fer2013.csv#2", "x/fer2013.csv#3"]
+
+
+def test_microsofts_clone_with_votes_only(tmp_path):
+    clone = {f"data/{name}": content for name, content in png_form().items() if name.endswith("label.csv")}
+    table = index(csv_form() | clone, tmp_path)
+    assert table["path"][0] == "x/fer2013.csv#0"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('fer0000009.png,"(0, 0, 48, 48)",1,2,3', "5 columns; expected file name, box and ten votes"),
+        ('fer0000009.png,"(0, 0, 48, 48)",1,2,3,4,5,6,7,8,9,10,11', "13 columns"),
+        ('fer0000009.png,"(0, 0, 48, 48)",1,2,3,4,5,6,7,8,9,x', "expected ten whole numbers"),
+        ('fer0000009.png,"(0, 0, 48, 48)",1,2,3,4,5,6,7,8,9,-1', "expected ten whole numbers"),
+        ('fer0000009.png,"(0, 0, 48, 48)",1,2,3,4,5,6,7,8,9,1.5', "expected ten whole numbers"),
+        ('fer0000009.png,"(0, 0, 48, 48)",1,2,3,4,5,6,7,8,9,', "expected ten whole numbers"),
+    ],
+)
+def test_bad_label_row(row, message, tmp_path):
+    files = png_form()
+    name = "ferplus/FER2013Valid/label.csv"
+    files[name] = files[name].splitlines(keepends=True)[0] + row.encode()
+    with pytest.raises(UserError, match=rf"{name}, line 2: .*{message}"):
+        index(files, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"Usage,Image name,neutral", b"usage,name,neutral", "line 1: expected the header Usage,Image name,neutral"),
+        (b"Training,fer0000001.png,4,", b"Training,fer0000001.png,", "line 4: 11 columns; expected 12"),
+        (b"Training,fer0000001.png,4,", b"Training,fer0000001.png,four,", "line 4: votes are four,.*whole numbers"),
+        (b"Training,fer0000001", b"Test,fer0000001", "line 4: Usage is 'Test'; expected Training, PublicTest"),
+        (
+            b"Training,fer0000001",
+            b"PublicTest,fer0000001",
+            r"line 4: Usage is not that of the same row of x/fer2013\.csv",
+        ),
+        (b"Training,fer0000001.png,4,1,1,1,1,1,1,0,0,0\r\n", b"", "the files do not belong together"),
+        (b"PrivateTest,fer0000012.png,0,0,0,0,0,0,0,0,0,0", b"", "has 13 rows and x/fer2013.csv 14"),
+    ],
+)
+def test_bad_votes_file(old, new, message, tmp_path):
+    files = csv_form()
+    assert old in files["x/fer2013new.csv"]
+    files["x/fer2013new.csv"] = files["x/fer2013new.csv"].replace(old, new)
+    with pytest.raises(UserError, match=message):
+        index(files, tmp_path)
+
+
+def test_bad_pixels_file(tmp_path):
+    files = csv_form()
+    lines = files["x/fer2013.csv"].split(b"\n")
+    for bad, message in (
+        ([b"label,image"] + lines[1:], "line 1: expected the header emotion,pixels,Usage"),
+        (lines[:3] + [b"0,Training"] + lines[4:], "line 4: 2 columns; expected 3"),
+    ):
+        with pytest.raises(UserError, match=rf"x/fer2013\.csv, {message}"):
+            index(files | {"x/fer2013.csv": b"\n".join(bad)}, tmp_path)
+
+
+@pytest.mark.parametrize("absent", ["x/fer2013.csv", "x/fer2013new.csv"])
+def test_one_csv_is_not_enough(absent, tmp_path):
+    files = csv_form()
+    del files[absent]
+    with pytest.raises(UserError, match=f"holds no {absent[2:]}"):
+        index(files, tmp_path)
+
+
+def test_absent_images(tmp_path):
+    files = png_form()
+    del files["ferplus/FER2013Train/fer0000001.png"]
+    with pytest.raises(
+        UserError, match=r"1 of 4 listed images are absent, first ferplus/FER2013Train/fer0000001\.png;"
+    ):
+        index(files, tmp_path)
+    assert index(files, tmp_path, missing="drop").attrs == {"missing": 1, "dropped": {"unnamed": 0, "unlabelled": 9}}
+
+
+def test_official_counts():
+    parser = registry.get("ferplus")
+    totals = {
+        rule: [
+            {split: n if isinstance(n, int) else sum(n) for split, n in counts.items()}
+            for counts in parser.official(rule=rule)
+        ]
+        for rule in ("majority", "argmax")
+    }
+    assert totals["majority"][0] == {"train": 25_060, "val": 3_199, "test": 3_153}
+    assert totals["argmax"][0] == {"train": 28_389, "val": 3_553, "test": 3_546}
+    # Microsoft's label.csv files; the RAN authors' lists have 28,236 images in train + val and 3,137 in test
+    assert totals["majority"][1] == {"train": 25_045, "val": 3_191, "test": 3_137}
+    assert totals["argmax"][1] == {"train": 28_385, "val": 3_555, "test": 3_545}
+
+
+@pytest.mark.skipif("TRANSFER_FERPLUS" not in os.environ, reason="TRANSFER_FERPLUS names no FERPlus archive")
+@pytest.mark.parametrize("rule", ["majority", "argmax"])
+def test_development_split(rule):
+    """The archive is a re-split for development: its train + val are the official train, its test the official val."""
+    parser = registry.get("ferplus")
+    with open_source(Path(os.environ["TRANSFER_FERPLUS"])) as source:
+        table = parser.index(source, rule=rule)
+    table["split"] = table["split"].map({"train": "train", "val": "train", "test": "val"})
+    label_csv = parser.official(rule=rule)[1]
+    for split in ("train", "val"):
+        assert table.loc[table["split"] == split, "label"].value_counts().sort_index().tolist() == label_csv[split]
+    with pytest.raises(UserError, match="no test image"):
+        check_counts(table, parser.classes())

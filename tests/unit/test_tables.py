@@ -1,0 +1,343 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from transfer.errors import UserError
+from transfer.evaluation.metrics import evaluate
+from transfer.evaluation.predictions import predictions_frame, write_predictions
+from transfer.tables import load_reported, table1, to_csv, to_markdown, write_table1
+
+REPORTED = Path(__file__).parents[2] / "params" / "reported.yaml"
+CLASSES = ["neutral", "happiness"]
+PROTOCOLS = ["last", "test_selected"]
+DATASETS = {"ferplus_majority": "ferplus", "demo_rafdb": None}
+PARTS = {
+    "baseline": {"num_lanets": 0, "mad": 0.0, "msad": 0.0},
+    "msad": {"num_lanets": 0, "mad": 0.0, "msad": 0.3},
+    "full": {"num_lanets": 2, "mad": 0.6, "msad": 0.3},
+}
+RECIPES = {(dataset, recipe): parts for dataset in DATASETS for recipe, parts in PARTS.items()}
+DATA = {"ferplus_majority": "FERPlus, majority rule, 10 test faces.", "demo_rafdb": "Seven expressions, 10 test faces."}
+ENVIRONMENT = {"commit": "0123abc", "torch": "2.15.0", "hardware": "2 CPU cores"}
+# faces 0-7 are neutral, 8-9 happiness; a run with k correct faces is right on faces 0 to k-1
+CORRECT = {
+    "baseline": {"last": [6, 7, 5], "test_selected": [7, 7, 7]},
+    "msad": {"last": [7, 8, 6], "test_selected": [7, 7, 7]},
+    "full": {"last": [8, 9, 9], "test_selected": [9, 10, 10]},
+}
+
+
+def write_run(runs, dataset, recipe, seed, counts, faces=10, labels=None):
+    labels = np.array(labels if labels is not None else [0] * 8 + [1] * 2)[:faces]
+    frames = []
+    for epoch, (protocol, count) in enumerate(counts.items(), start=3):
+        predicted = np.where(np.arange(faces) < count, labels, 1 - labels)
+        probabilities = np.where(np.eye(2)[predicted] == 1, 0.75, 0.25)
+        samples = [f"face{i}" for i in range(faces)]
+        frames.append(
+            predictions_frame(samples, labels, probabilities, CLASSES, split="test", protocol=protocol, epoch=epoch)
+        )
+        # a validation part on which everything is wrong must never reach the table
+        frames.append(
+            predictions_frame(["v"], [0], np.array([[0, 1]]), CLASSES, split="val", protocol=protocol, epoch=epoch)
+        )
+    directory = runs / dataset / recipe / f"seed{seed}"
+    write_predictions(directory / "predictions.parquet", pd.concat(frames, ignore_index=True))
+    evaluate(directory, experiment="fake", dataset=dataset, recipe=recipe, seed=seed, classes=CLASSES)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Make the runs that tests only read."""
+    runs = tmp_path_factory.mktemp("fake") / "runs"
+    for dataset, recipe in RECIPES:
+        for seed in range(3):
+            counts = {protocol: CORRECT[recipe][protocol][seed] for protocol in PROTOCOLS}
+            write_run(runs, dataset, recipe, seed, counts)
+    return runs
+
+
+@pytest.fixture
+def runs(built, tmp_path):
+    """Copy the runs for a test that changes them."""
+    return Path(shutil.copytree(built, tmp_path / "runs"))
+
+
+@pytest.fixture(scope="module")
+def table(built):
+    return make(built)
+
+
+def make(runs, seeds=(0, 1, 2), **changes):
+    arguments = {"recipes": RECIPES, "datasets": DATASETS, "protocols": PROTOCOLS, "experiment": "fake"} | changes
+    return table1(runs, seeds=seeds, reported=load_reported(REPORTED), **arguments)
+
+
+def cell(table, dataset, recipe, protocol):
+    rows = table[(table["dataset"] == dataset) & (table["recipe"] == recipe) & (table["protocol"] == protocol)]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_columns_and_order_of_rows_are_the_contract(table):
+    assert to_csv(table).splitlines()[0] == (
+        "experiment,dataset,recipe,local_cnns,mad,msad,protocol,n_seeds,accuracy,accuracy_std,ci95_low,ci95_high,"
+        "mean_class_accuracy,delta_vs_baseline,p_value,reported_accuracy,reported_source"
+    )
+    assert list(zip(table["dataset"], table["recipe"], table["protocol"], strict=True)) == [
+        (dataset, recipe, protocol) for dataset in DATASETS for recipe in PARTS for protocol in PROTOCOLS
+    ]
+    assert set(table["experiment"]) == {"fake"}
+    assert set(table["n_seeds"]) == {3}
+
+
+def test_every_number_of_a_row_by_hand(table):
+    row = cell(table, "ferplus_majority", "full", "last")
+    # 8, 9, 9 of 10: mean 86.67, std 5.77; t(0.975, 2) = 4.3027, so the half width is 14.34
+    assert (row["local_cnns"], row["mad"], row["msad"]) == (2, 0.6, 0.3)
+    assert row["accuracy"] == 86.67
+    assert row["accuracy_std"] == 5.77
+    assert (row["ci95_low"], row["ci95_high"]) == (72.32, 100.0)
+    # recall of neutral 1, 1, 1; of happiness 0, 1/2, 1/2
+    assert row["mean_class_accuracy"] == pytest.approx(66.67)
+    # differences 2, 2, 4 faces: mean 2.667, std 1.155, t = 4
+    assert row["delta_vs_baseline"] == 26.67
+    assert row["p_value"] == pytest.approx(2 * stats.t.sf(4, 2), rel=1e-3) == 0.05719
+    assert pd.isna(row["reported_accuracy"])
+
+
+def test_undefined_cells_are_empty_and_never_zero(table):
+    for protocol in PROTOCOLS:
+        baseline = cell(table, "demo_rafdb", "baseline", protocol)
+        assert pd.isna(baseline["delta_vs_baseline"])
+        assert pd.isna(baseline["p_value"])
+    # every seed wins exactly one face: a difference, but no variance to test it against
+    constant = cell(table, "demo_rafdb", "msad", "last")
+    assert constant["delta_vs_baseline"] == 10.0
+    assert pd.isna(constant["p_value"])
+    # no difference in any seed
+    equal = cell(table, "demo_rafdb", "msad", "test_selected")
+    assert (equal["delta_vs_baseline"], equal["p_value"], equal["accuracy_std"]) == (0.0, 1.0, 0.0)
+    assert to_csv(table).splitlines()[1] == (
+        "fake,ferplus_majority,baseline,0,0.0,0.0,last,3,60.00,10.00,35.16,84.84,37.50,,,,"
+    )
+
+
+def test_without_the_baseline_there_are_no_differences(built):
+    recipes = {key: parts for key, parts in RECIPES.items() if key[1] != "baseline"}
+    table = make(built, recipes=recipes)
+    assert table["delta_vs_baseline"].isna().all()
+    assert table["p_value"].isna().all()
+
+
+def test_the_largest_seed_is_never_reported(table, runs):
+    for (_, recipe), rows in table.groupby(["dataset", "recipe"]):
+        for row in rows.itertuples():
+            assert row.accuracy == pytest.approx(10 * np.mean(CORRECT[recipe][row.protocol]), abs=0.005)
+    # a lucky seed moves the mean by its share only
+    write_run(runs, "demo_rafdb", "baseline", 0, {"last": 9, "test_selected": 7})
+    table = make(runs, datasets={"demo_rafdb": None})
+    assert cell(table, "demo_rafdb", "baseline", "last")["accuracy"] == 70.0
+
+
+def test_one_seed(built):
+    row = cell(make(built, seeds=[0]), "ferplus_majority", "full", "last")
+    interval = stats.binomtest(8, 10).proportion_ci(method="wilson")
+    assert row["n_seeds"] == 1
+    assert row["accuracy"] == 80.0
+    assert pd.isna(row["accuracy_std"])
+    assert (row["ci95_low"], row["ci95_high"]) == (round(100 * interval.low, 2), round(100 * interval.high, 2))
+    # the full recipe wins faces 6 and 7 and loses none: p = 2 / 2^2
+    assert row["p_value"] == 0.5
+
+
+def test_published_numbers_stand_beside_test_selected_only(table, built):
+    printed = table[table["reported_accuracy"].notna()]
+    assert list(zip(printed["dataset"], printed["recipe"], printed["protocol"], strict=True)) == [
+        ("ferplus_majority", "full", "test_selected")
+    ]
+    assert printed["reported_accuracy"].iloc[0] == 90.83
+    assert printed["reported_source"].iloc[0].startswith("second-hand: ")
+    assert make(built, datasets=DATASETS | {"ferplus_majority": None})["reported_accuracy"].isna().all()
+
+
+def test_drawn_faces_never_get_a_published_number(built):
+    table = make(built, datasets=DATASETS | {"demo_rafdb": "rafdb"})
+    assert table.loc[table["dataset"] == "demo_rafdb", "reported_source"].isna().all()
+
+
+def test_the_written_csv_is_read_back_as_the_same_table(table, tmp_path):
+    write_table1(table, tmp_path / "table1.csv", tmp_path / "table1.md", data=DATA, environment=ENVIRONMENT)
+    back = pd.read_csv(tmp_path / "table1.csv")
+    pd.testing.assert_frame_equal(back, table, check_dtype=False)
+    # what pandas read from the csv gives the same page
+    assert to_markdown(back, data=DATA, environment=ENVIRONMENT) == (tmp_path / "table1.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table1.csv", "table1.md"]
+
+
+def test_missing_run_names_the_file_and_the_command(runs):
+    path = runs / "demo_rafdb" / "msad" / "seed1" / "metrics.json"
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path}: missing.*snakemake --cores all {path}"):
+        make(runs, datasets={"demo_rafdb": None})
+    with pytest.raises(UserError, match="seed3/metrics.json: missing"):
+        make(runs, seeds=[3], datasets={"demo_rafdb": None})
+
+
+def tamper(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(seed=2), "seed is 2, expected 1"),
+        (lambda c: c.update(recipe="full"), "recipe is 'full', expected 'msad'"),
+        (lambda c: c.update(experiment="other"), "experiment is 'other', expected 'fake'"),
+        (lambda c: c.update(dataset="rafdb"), "dataset is 'rafdb', expected 'demo_rafdb'"),
+        (lambda c: c.update(predictions_sha256="0" * 64), "not computed from the present predictions.parquet"),
+        (lambda c: c["protocols"]["last"]["splits"]["test"].update(accuracy=0.99), "do not follow from predictions"),
+        (lambda c: c["protocols"]["last"]["splits"]["test"].update(mean_class_accuracy=1), "do not follow from"),
+        (lambda c: c["protocols"]["last"]["splits"]["test"].update(accuracy=float("nan")), "do not follow from"),
+        (lambda c: c["protocols"]["last"]["splits"].pop("test"), "do not follow from predictions"),
+        (lambda c: c.pop("protocols"), "do not follow from predictions"),
+    ],
+)
+def test_tampered_metrics_are_refused(runs, change, message):
+    path = runs / "demo_rafdb" / "msad" / "seed1" / "metrics.json"
+    tamper(path, change)
+    with pytest.raises(UserError, match=f"{path}.*{message}.*snakemake"):
+        make(runs, datasets={"demo_rafdb": None})
+
+
+def test_a_protocol_the_runs_do_not_have(built):
+    with pytest.raises(UserError, match="predictions.parquet: no test faces under protocol val_selected"):
+        make(built, protocols=["last", "val_selected"])
+
+
+@pytest.mark.parametrize("other", [{"faces": 9}, {"labels": [0] * 7 + [1] * 3}])
+def test_runs_tested_on_other_faces_are_refused(runs, other):
+    write_run(runs, "demo_rafdb", "msad", 1, {"last": 5, "test_selected": 5}, **other)
+    with pytest.raises(UserError, match="demo_rafdb/msad/seed1/predictions.parquet: test faces or labels of .* differ"):
+        make(runs, datasets={"demo_rafdb": None})
+
+
+def test_markdown_says_what_was_measured(table):
+    text = to_markdown(table, data=DATA, environment=ENVIRONMENT)
+    assert text.startswith("# Table 1: fake\n")
+    for words in ("3 seeds (n=3)", "never their maximum", "paired t test", "Student's t", "- `last`: the last epoch"):
+        assert words in text
+    assert "- `test_selected`: the epoch with the best test accuracy" in text
+    assert "`val_selected`" not in text
+    assert "Environment: commit 0123abc; torch 2.15.0; hardware 2 CPU cores." in text
+    assert "| `full` | 2 | 0.6 | 0.3 | 86.67 ± 5.77 (n=3) | 72.32 to 100.00 | +26.67 (p=0.057) | 96.67 ± 5.77" in text
+    assert "| `baseline` | 0 | 0 | 0 | 60.00 ± 10.00 (n=3) | 35.16 to 84.84 | – |" in text
+    assert "+10.00 (p undefined)" in text
+    assert "+26.67 (p=0.015)\\*" in text
+    assert "90.83 [1] |" in text
+    assert "\n[1] second-hand: " in text
+    assert "nan" not in text.lower()
+
+
+def test_markdown_marks_drawn_faces_and_real_ones_differently(table):
+    text = to_markdown(table, data=DATA, environment=ENVIRONMENT)
+    real, drawn = text.split("\n## demo_rafdb\n")
+    assert "\n## ferplus_majority\n\nFERPlus, majority rule, 10 test faces.\n" in real
+    assert "not a result on" not in real
+    assert "**Drawn faces: not a result on RAF-DB.**" in drawn
+    assert "published" not in drawn
+
+
+def test_every_table_row_of_the_markdown_has_as_many_cells_as_its_head(table):
+    text = to_markdown(table, data=DATA, environment=ENVIRONMENT)
+    for section in text.split("\n## ")[1:]:
+        rows = [line.count("|") for line in section.splitlines() if line.startswith("|")]
+        assert len(rows) == 5
+        assert len(set(rows)) == 1
+
+
+def test_markdown_of_one_seed_names_the_other_tests(built):
+    text = to_markdown(make(built, seeds=[0]), data=DATA, environment=ENVIRONMENT)
+    assert "One seed (n=1)" in text
+    assert "McNemar" in text
+    assert "Wilson" in text
+    assert "paired t" not in text
+    assert "80.00 (n=1)" in text
+    assert "±" not in text
+
+
+def test_reported_numbers_of_the_repository():
+    rows = load_reported(REPORTED)
+    own = {(row.dataset, row.recipe): (row.accuracy, row.status, row.protocol) for row in rows if row.recipe}
+    assert own == {
+        ("rafdb", "full"): (90.91, "confirmed", "test_selected"),
+        ("ferplus", "full"): (90.83, "second-hand", "test_selected"),
+        ("affectnet7", "full"): (66.23, "second-hand", "test_selected"),
+    }
+    assert {row.method for row in rows if row.recipe} == {"TransFER"}
+    assert len({(row.method, row.dataset, row.accuracy) for row in rows}) == len(rows)
+    doubtful = {row.method for row in rows if row.remark and ("SUSPECT" in row.remark or "NOT CREDIBLE" in row.remark)}
+    assert doubtful == {"ResEmoteNet", "PAtt-Lite", "ResEmoteNet with synthetic faces"}
+
+
+ENTRY = {
+    "method": "TransFER",
+    "year": 2021,
+    "dataset": "rafdb",
+    "recipe": "full",
+    "accuracy": 90.91,
+    "protocol": "test_selected",
+    "source": "README",
+    "status": "confirmed",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": None}, "entry 2: source"),
+        ({"source": "  "}, "entry 2: source"),
+        ({"status": "memory"}, "entry 2: status.*confirmed.*second-hand"),
+        ({"accuracy": 0}, "entry 2: accuracy"),
+        ({"dataset": "demo_rafdb"}, "entry 2: dataset"),
+        ({"acuracy": 1}, "entry 2: acuracy"),
+        ({}, "entry 2: recipe full on rafdb already has entry 1"),
+    ],
+)
+def test_broken_reported_entries(tmp_path, change, message):
+    path = tmp_path / "reported.yaml"
+    path.write_text(yaml.safe_dump([ENTRY, ENTRY | change]))
+    with pytest.raises(UserError, match=f"{path}: {message}") as error:
+        load_reported(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {method: x", "not valid YAML"),
+        ("method: x", "expected a list"),
+        ("", "expected a list"),
+        ("- x", "entry 1: entry"),
+        ("- {method: x}", "entry 1: year"),
+    ],
+)
+def test_malformed_reported_file(tmp_path, text, message):
+    path = tmp_path / "reported.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"{path}: {message}") as error:
+        load_reported(path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_reported_file(tmp_path):
+    with pytest.raises(UserError, match="reported.yaml: missing"):
+        load_reported(tmp_path / "reported.yaml")

@@ -1,0 +1,1 @@
+"""Drawing a face: its actions, its anatomy, its painting and the picture taken of it."""

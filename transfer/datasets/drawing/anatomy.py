@@ -1,0 +1,243 @@
+"""A person and the lines of the face that he or she makes, frontal, in face units.
+
+The origin lies between the eyes, x runs to the right of the picture, y down; the eyes are about 0.8 units apart.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What stays the same in a person, in face units and RGB."""
+
+    skin: np.ndarray
+    gloss: float  # of the skin, grey levels
+    hair: np.ndarray
+    lips: np.ndarray
+    iris: np.ndarray
+    gender: int
+    race: int
+    age: int
+    width: float
+    jaw: float
+    chin: float
+    forehead: float
+    eye_x: float
+    eye_w: float
+    eye_h: float
+    eye_tilt: float
+    iris_r: float
+    brow_y: float
+    brow_arch: float
+    brow_thick: float
+    nose_y: float
+    nose_w: float
+    mouth_y: float
+    mouth_w: float
+    mouth_rest: float
+    lip_up: float
+    lip_low: float
+    hair_style: str
+    beard: float
+    glasses: bool
+    freckles: bool
+    wrinkles: float
+
+
+_TONES = np.array(
+    [[250, 222, 202], [240, 200, 172], [222, 176, 142], [196, 146, 110], [154, 106, 76], [116, 78, 57], [88, 60, 46]]
+)
+_HAIRS = np.array([[28, 22, 20], [52, 36, 26], [92, 62, 40], [134, 92, 54], [196, 160, 104], [142, 68, 36]])
+_IRISES = np.array([[58, 36, 22], [84, 54, 30], [110, 84, 48], [74, 104, 72], [86, 120, 150], [110, 124, 132]])
+
+
+def sample_identity(rng: np.random.Generator) -> Identity:
+    tone = rng.uniform(0, 1) ** 1.25 * (len(_TONES) - 1)
+    skin = np.array([np.interp(tone, range(len(_TONES)), _TONES[:, c]) for c in range(3)])
+    skin = skin * rng.normal(1, [0.02, 0.025, 0.04])
+    gender = int(rng.integers(2))
+    age = int(rng.choice(5, p=[0.06, 0.22, 0.42, 0.22, 0.08]))
+    hair = _HAIRS[rng.integers(len(_HAIRS) if tone < 3 else 3)] * rng.uniform(0.75, 1.2)
+    if age >= 3 and rng.random() < 0.25 * (age - 1):
+        hair = np.array([150.0, 148, 146]) * rng.uniform(0.8, 1.3)
+    n = rng.normal
+    lips = skin * np.array([0.86, 0.64, 0.64]) + rng.uniform(-10, 10, 3)
+    if gender == 1 and rng.random() < 0.45:
+        lips = 0.5 * lips + 0.5 * np.array([176, 52, 70]) * rng.uniform(0.8, 1.15)
+    styles = ["short", "side", "curly", "bald"] if gender == 0 else ["long", "bob", "bun", "curly"]
+    return Identity(
+        skin=np.clip(skin, 25, 252),
+        gloss=rng.uniform(10, 55),
+        hair=np.clip(hair, 12, 225),
+        lips=np.clip(lips, 30, 240),
+        iris=_IRISES[rng.integers(len(_IRISES) if tone < 3 else 3)] * rng.uniform(0.8, 1.2),
+        gender=gender,
+        race=0 if tone < 2 else (2 if tone < 4 else 1),
+        age=age,
+        width=n(0.90, 0.04),
+        jaw=n(0.70 if gender == 0 else 0.65, 0.04),
+        chin=n(1.47 if gender == 0 else 1.41, 0.05),
+        forehead=n(-0.88, 0.06),
+        eye_x=n(0.40, 0.015),
+        eye_w=np.clip(n(0.185, 0.013), 0.15, 0.22),
+        eye_h=np.clip(n(0.088, 0.011), 0.062, 0.115),
+        eye_tilt=n(0.012, 0.014),
+        iris_r=n(0.085, 0.005),
+        brow_y=n(-0.27, 0.022),
+        brow_arch=np.clip(n(0.045, 0.015), 0.005, 0.09),
+        brow_thick=np.clip(n(0.060 if gender == 0 else 0.044, 0.010), 0.025, 0.09),
+        nose_y=n(0.50, 0.03),
+        nose_w=np.clip(n(0.175, 0.02), 0.13, 0.24),
+        mouth_y=n(0.92, 0.03),
+        mouth_w=n(0.325, 0.022),
+        mouth_rest=n(0.0, 0.018),
+        lip_up=np.clip(n(0.062, 0.012), 0.035, 0.10),
+        lip_low=np.clip(n(0.084, 0.014), 0.05, 0.13),
+        hair_style=styles[rng.choice(4, p=[0.4, 0.25, 0.2, 0.15])],
+        beard=float(rng.random() < 0.45) * rng.uniform(0.2, 1) if gender == 0 and age >= 2 else 0.0,
+        glasses=bool(rng.random() < 0.12),
+        freckles=bool(tone < 2.2 and rng.random() < 0.15),
+        wrinkles=[0.0, 0.05, 0.2, 0.55, 0.9][age] * rng.uniform(0.6, 1.2),
+    )
+
+
+def smooth(points: np.ndarray, closed: bool, steps: int = 6) -> np.ndarray:
+    """Smooth curve through ``points``, (..., N, 2) -> (..., M, 2)."""
+    points = np.asarray(points, float)
+    return _spline_matrix(points.shape[-2], closed, steps) @ points
+
+
+@lru_cache
+def _spline_matrix(n: int, closed: bool, steps: int) -> np.ndarray:
+    t = np.arange(steps)[:, None] / steps
+    basis = 0.5 * np.hstack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3])
+    eye = np.eye(n)
+    if closed:
+        knots = np.vstack([eye[-1:], eye, eye[:2]])
+    else:  # the ends go on straight
+        knots = np.vstack([2 * eye[0] - eye[1], eye, 2 * eye[-1] - eye[-2]])
+    matrix = np.vstack([basis @ knots[k : k + 4] for k in range(len(knots) - 3)])
+    return matrix if closed else np.vstack([matrix, eye[-1:]])
+
+
+ALONG = np.linspace(-1, 1, 17)  # along an eye or the mouth, from left to right; the corners are -1 and 1
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The face's lines in face units, frontal. Per side: index 0 is the picture's left."""
+
+    outline: np.ndarray
+    chin: float
+    brows: list[np.ndarray]  # centre lines from the inner to the outer end
+    lids: list[tuple[np.ndarray, np.ndarray]]  # upper and lower lid, left to right
+    irises: list[np.ndarray]
+    nose: np.ndarray  # tip
+    nose_w: float
+    lips: dict[str, np.ndarray]  # outer_up, inner_up, inner_low, outer_low, left to right
+    pull: np.ndarray  # lip corner pull per side
+
+
+def build_geometry(rng: np.random.Generator, who: Identity, a: dict[str, float]) -> Geometry:
+    sides = np.array([-1.0, 1.0])
+    lopsided = np.clip(1 + sides * a["asymmetry"], 0, 2)
+    jaw = a["jaw_drop"]
+
+    chin = who.chin + 0.20 * jaw - 0.03 * a["chin_raise"]
+    w, j = who.width, who.jaw
+    half = [(0, who.forehead - 0.38), (0.50 * w, who.forehead - 0.28), (0.88 * w, who.forehead + 0.12), (w, -0.10)]
+    half += [(0.97 * w, 0.38), (j + 0.04, 0.92 + 0.04 * jaw), (0.62 * j, chin - 0.17), (0.24, chin - 0.015)]
+    right = np.array(half)
+    outline = smooth(np.vstack([right, [(0, chin)], right[:0:-1] * [-1, 1]]), closed=True)
+
+    brows, lids, irises = [], [], []
+    s = np.linspace(0, 1, 9)
+    gaze = rng.normal(0, [0.022, 0.008])
+    open_up = who.eye_h * (1 + 0.80 * a["lid_raise"] - 0.30 * a["lid_tighten"] - 0.55 * a["lid_droop"])
+    open_up *= 1 - 0.25 * a["nose_wrinkle"] - 0.25 * a["cheek_raise"] * a["corner_pull"]
+    open_low = 0.62 * who.eye_h * (1 + 0.20 * a["lid_raise"] - 0.65 * a["lid_tighten"] - 0.60 * a["cheek_raise"])
+    open_low *= 1 - 0.25 * a["nose_wrinkle"]
+    for side in sides:
+        raised = 0.17 * a["inner_raise"] * (1 - s) ** 1.6 + 0.17 * a["outer_raise"] * np.exp(
+            -(((s - 0.68) / 0.38) ** 2)
+        )
+        lowered = a["brow_lower"] * (0.125 * (1 - s) ** 1.3 + 0.02) + 0.05 * a["nose_wrinkle"] * (1 - s)
+        y = who.brow_y - who.brow_arch * np.sin(np.pi * s**1.25) + 0.03 * s - raised + lowered
+        x = 0.165 - 0.055 * a["brow_lower"] + s * (0.50 + 0.05 * a["brow_lower"]) * (who.eye_x / 0.40)
+        brows.append(np.stack([side * x, y], 1))
+
+        t = ALONG * side  # -1 at the inner corner
+        droop = 0.05 * a["inner_raise"] * a["lid_droop"] * np.clip(t, 0, 1)  # the upper lid sinks outwards in sadness
+        corner_y = -who.eye_tilt * t
+        # The upper lid is highest a little inside the middle, the lower one deepest a little outside.
+        upper = corner_y - np.maximum(open_up, 0.008) * (1 - ALONG**2) ** 0.62 * (1 - 0.16 * t) + droop * (1 - ALONG**2)
+        lower = corner_y + np.maximum(open_low, 0.010) * (1 - ALONG**2) ** 0.8 * (1 + 0.18 * t)
+        x = side * who.eye_x + who.eye_w * ALONG
+        lids.append((np.stack([x, upper], 1), np.stack([x, np.maximum(lower, upper)], 1)))
+        irises.append(np.array([side * who.eye_x, -0.25 * who.eye_h]) + gaze)
+
+    pull = a["corner_pull"] * lopsided
+    mouth_y = who.mouth_y + 0.04 * jaw
+    spread = (
+        1 + 0.24 * pull + 0.24 * a["lip_stretch"] + 0.06 * a["lip_raise"] - 0.20 * jaw * (1 - min(a["corner_pull"], 1))
+    )
+    spread = spread - 0.12 * a["lip_press"] - 0.08 * a["chin_raise"] + 0.05 * a["dimple"] * lopsided
+    corner_x = who.mouth_w * np.maximum(spread, 0.6)
+    corner_y = mouth_y - 0.145 * pull + 0.125 * a["corner_depress"] + 0.035 * a["lip_stretch"] + 0.06 * jaw
+    corner_y = corner_y - 0.02 * a["dimple"] * lopsided + who.mouth_rest
+    near = (ALONG > 0).astype(int)
+    x = ALONG * corner_x[near]
+    level = corner_y[near]
+    gap = max(0.10 * a["lips_part"] + 0.40 * jaw - 0.06 * a["lip_press"] - 0.05 * a["chin_raise"] - 0.012, 0.0)
+    up_mid = mouth_y - 0.085 * a["lip_raise"] - 0.045 * a["nose_wrinkle"] - 0.20 * gap - 0.045 * a["chin_raise"]
+    up_mid += 0.02 * a["corner_pull"]
+    low_mid = up_mid + gap
+    # A stretched or pulled mouth opens as a band, a dropped jaw as an oval.
+    round_up = ALONG**2
+    round_low = np.abs(ALONG) ** (2.0 + 1.5 * a["lip_stretch"])
+    inner_up = level * round_up + up_mid * (1 - round_up)
+    inner_low = np.maximum(level * round_low + low_mid * (1 - round_low), inner_up)
+    thin = 1 - 0.55 * min(a["lip_press"], 1) - 0.25 * np.clip(a["corner_pull"], 0, 1) - 0.25 * min(a["lip_stretch"], 1)
+    taper = (1 - ALONG**2) ** 0.65
+    bow = 1 - 0.30 * np.exp(-((ALONG / 0.16) ** 2)) - 0.25 * np.abs(ALONG)
+    lines = {
+        "outer_up": inner_up - who.lip_up * thin * taper * bow * 1.25,
+        "inner_up": inner_up,
+        "inner_low": inner_low,
+        "outer_low": inner_low + who.lip_low * thin * taper * (1 + 0.25 * a["chin_raise"]),
+    }
+    return Geometry(
+        outline=outline,
+        chin=chin,
+        brows=brows,
+        lids=lids,
+        irises=irises,
+        nose=np.array([0.0, who.nose_y - 0.05 * a["nose_wrinkle"] - 0.01 * a["lip_raise"]]),
+        nose_w=who.nose_w * (1 + 0.14 * a["nose_wrinkle"] + 0.10 * min(a["corner_pull"], 1)),
+        lips={name: np.stack([x, y], 1) for name, y in lines.items()},
+        pull=pull,
+    )
+
+
+def points68(g: Geometry) -> np.ndarray:
+    """The 68 annotation points in face units."""
+    below = g.outline[g.outline[:, 1] > -0.15]
+    centre = np.array([0.0, 0.25])
+    angle = np.arctan2(*(below - centre).T)  # 0 straight down, negative to the left
+    order = np.argsort(angle)
+    wanted = np.linspace(angle[order[0]], angle[order[-1]], 17)
+    jaw = np.stack([np.interp(wanted, angle[order], below[order, c]) for c in range(2)], 1)
+    brow_left, brow_right = g.brows[0][::-2], g.brows[1][::2]
+    nose_x, nose_y = g.nose
+    bridge = np.stack([np.zeros(4), np.linspace(-0.02, nose_y, 4)], 1)
+    base = np.array([(u * g.nose_w, nose_y + 0.11 + 0.025 * (1 - abs(u))) for u in (-0.9, -0.45, 0, 0.45, 0.9)])
+    eyes = []
+    for upper, lower in g.lids:
+        eyes += [upper[0], upper[5], upper[11], upper[16], lower[11], lower[5]]
+    lips = g.lips
+    outer = [*lips["outer_up"][[0, 3, 6, 8, 10, 13, 16]], *lips["outer_low"][[13, 10, 8, 6, 3]]]
+    inner = [*lips["inner_up"][[1, 5, 8, 11, 15]], *lips["inner_low"][[11, 8, 5]]]
+    return np.vstack([jaw, brow_left, brow_right, bridge, base, eyes, outer, inner])

@@ -1,0 +1,165 @@
+"""FERPlus: FER2013's images with Microsoft's ten-tagger votes, as PNG folders or as the two csv files."""
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from transfer.datasets.registry import Counts, dataset
+from transfer.datasets.source import Source, csv_rows
+from transfer.errors import UserError
+
+CLASSES = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"]
+COLUMNS = [*CLASSES, "unknown", "NF"]
+FOLDERS = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
+USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+
+# Two versions of the votes are in use: fer2013new.csv first, then the label.csv files that were once shipped beside it
+# and differ from it in a few rows. The latter give the RAN authors' lists (28,236 train + val, 3,137 test images).
+OFFICIAL: dict[str, list[Counts]] = {
+    "majority": [
+        {
+            "train": [8740, 7287, 3149, 3014, 2100, 119, 532, 119],
+            "val": [1182, 865, 415, 351, 287, 24, 62, 13],
+            "test": [1090, 893, 396, 384, 273, 18, 83, 16],
+        },
+        {
+            "train": [8733, 7284, 3136, 3022, 2098, 116, 536, 120],
+            "val": [1180, 862, 411, 348, 289, 25, 60, 16],
+            "test": [1083, 892, 394, 382, 269, 16, 86, 15],
+        },
+    ],
+    "argmax": [
+        {"train": 28389, "val": 3553, "test": [1262, 928, 444, 444, 325, 23, 93, 27]},
+        {
+            "train": [10295, 7526, 3557, 3530, 2463, 191, 655, 168],
+            "val": [1329, 899, 458, 415, 325, 32, 71, 26],
+            "test": 3545,
+        },
+    ],
+}
+
+
+def _classes(rule: str) -> list[str]:
+    return list(CLASSES)
+
+
+def _official(rule: str) -> list[Counts]:
+    return OFFICIAL[rule]
+
+
+@dataset(
+    "ferplus",
+    classes=_classes,
+    official=_official,
+    options={"rule": ("majority", "argmax")},
+    how_to_get=(
+        "FERPlus: take fer2013.csv from Kaggle (challenges-in-representation-learning-facial-expression-recognition-"
+        "challenge) and fer2013new.csv from https://github.com/microsoft/FERPlus, and put both there in one folder or "
+        "archive; or the FER2013Train, FER2013Valid and FER2013Test folders that Microsoft's script makes of them."
+    ),
+)
+def read(source: Source, rule: str) -> pd.DataFrame:
+    """Index of the images that have a label under ``rule``, with their ten votes in ``vote_*``.
+
+    Raises UserError (file, line) for malformed rows. ``attrs["dropped"]`` counts unnamed rows and rows without a label.
+    """
+    # The folders of Microsoft's repository hold a label.csv even before their images are made from fer2013.csv.
+    folders = source.find_all("FER2013Train/label.csv") and not source.find_all("fer2013.csv")
+    index, votes, unnamed = _from_folders(source) if folders else _from_csv(source)
+    label = label_votes(votes, rule)
+    index["label"] = label
+    for column, name in enumerate(COLUMNS):
+        index[f"vote_{name}"] = votes[:, column]
+    index = index[label >= 0].reset_index(drop=True)
+    index.attrs["dropped"] = {"unnamed": unnamed, "unlabelled": int((label < 0).sum())}
+    return index
+
+
+def label_votes(votes: np.ndarray, rule: str) -> np.ndarray:
+    """Labels (N,) of votes (N, 10); -1 where the rule gives none, or where "unknown" or "NF" (no face) wins.
+
+    "majority" is Microsoft's rule (`_process_data` in src/ferplus.py): votes of 1 become 0, and the winner needs more
+    than half of what is left. "argmax" takes the most voted column, the first one of a tie.
+    """
+    kept = np.where(votes == 1, 0, votes) if rule == "majority" else votes
+    winner = kept.argmax(axis=1)
+    needed = 0.5 * kept.sum(axis=1) if rule == "majority" else np.zeros(len(kept))
+    return np.where((kept.max(axis=1) > needed) & (winner < len(CLASSES)), winner, -1)
+
+
+def _from_folders(source: Source) -> tuple[pd.DataFrame, np.ndarray, int]:
+    """One label.csv per folder: file name, face box (absent in files made by the present script), ten votes."""
+    label_files = {source.find(f"{folder}/label.csv"): split for folder, split in FOLDERS.items()}
+    contents = dict(source.stream(label_files))
+    rows, votes = [], []
+    for name, split in label_files.items():
+        folder = name.removesuffix("label.csv")
+        for line, fields in csv_rows(name, contents[name]):
+            where = f"{source.path}: {name}, line {line}"
+            if len(fields) not in (len(COLUMNS) + 1, len(COLUMNS) + 2):
+                raise UserError(f"{where}: {len(fields)} columns; expected file name, box and ten votes")
+            rows.append((fields[0].removesuffix(".png"), folder + fields[0], split))
+            votes.append(_votes(fields[-len(COLUMNS) :], where))
+    return _frame(rows), _table(votes), 0
+
+
+def _from_csv(source: Source) -> tuple[pd.DataFrame, np.ndarray, int]:
+    """fer2013.csv (emotion, pixels, Usage) and fer2013new.csv (Usage, Image name, votes), row by row the same image."""
+    pixels_name, votes_name = source.find("fer2013.csv"), source.find("fer2013new.csv")
+    contents = dict(source.stream([pixels_name, votes_name]))
+    usages = _usages(f"{source.path}: {pixels_name}", contents[pixels_name])
+    header = ["Usage", "Image name", *COLUMNS]
+    lines = csv_rows(votes_name, contents[votes_name])
+    if next(lines, (0, []))[1] != header:
+        raise UserError(f"{source.path}: {votes_name}, line 1: expected the header {','.join(header)}")
+    rows, votes, unnamed, count = [], [], 0, 0
+    for count, (line, fields) in enumerate(lines, 1):
+        where = f"{source.path}: {votes_name}, line {line}"
+        if len(fields) != len(header):
+            raise UserError(f"{where}: {len(fields)} columns; expected {len(header)}: {','.join(header)}")
+        if fields[0] not in USAGES:
+            raise UserError(f"{where}: Usage is {fields[0]!r}; expected {', '.join(USAGES)}")
+        if count > len(usages) or usages[count - 1] != fields[0]:
+            raise UserError(
+                f"{where}: Usage is not that of the same row of {pixels_name}; the files do not belong together"
+            )
+        if not fields[1]:
+            unnamed += 1
+            continue
+        rows.append((fields[1].removesuffix(".png"), f"{pixels_name}#{count - 1}", USAGES[fields[0]]))
+        votes.append(_votes(fields[2:], where))
+    if count != len(usages):
+        raise UserError(
+            f"{source.path}: {votes_name} has {count} rows and {pixels_name} {len(usages)}; "
+            "the files do not belong together"
+        )
+    return _frame(rows), _table(votes), unnamed
+
+
+def _usages(where: str, content: bytes) -> list[str]:
+    rows = csv_rows(where, content)
+    header = next(rows, (0, []))[1]
+    if not {"pixels", "Usage"} <= set(header):
+        raise UserError(f"{where}, line 1: expected the header emotion,pixels,Usage")
+    column = header.index("Usage")
+    usages = []
+    for line, fields in rows:
+        if len(fields) != len(header):
+            raise UserError(f"{where}, line {line}: {len(fields)} columns; expected {len(header)}: {','.join(header)}")
+        usages.append(fields[column])
+    return usages
+
+
+def _votes(fields: list[str], where: str) -> list[int]:
+    if not all(re.fullmatch(r"\d+", field, re.ASCII) for field in fields):
+        raise UserError(f"{where}: votes are {','.join(fields)}; expected ten whole numbers")
+    return [int(field) for field in fields]
+
+
+def _frame(rows: list[tuple[str, str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["sample", "path", "split"])
+
+
+def _table(votes: list[list[int]]) -> np.ndarray:
+    return np.array(votes, dtype=np.int64).reshape(-1, len(COLUMNS))

@@ -1,0 +1,94 @@
+"""Decoding images, from files of every kind and from the pixel rows of fer2013.csv."""
+
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from transfer.datasets.source import Source, csv_rows, split_path
+from transfer.errors import UserError
+
+MAX_PIXELS = 50_000_000
+FER2013_SIZE = 48
+
+
+class BrokenImage(ValueError):
+    """An image that cannot be decoded; the message says why."""
+
+
+def decode(content: bytes) -> np.ndarray:
+    """Decode an image file to RGB, uint8 (height, width, 3), upright by its EXIF orientation.
+
+    Raises BrokenImage for anything that is no whole image, and above 50 megapixels.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BrokenImage(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read")
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except BrokenImage:
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged data
+        raise BrokenImage(" ".join(f"{type(error).__name__}: {error}".split())) from error
+
+
+def decode_pixels(text: str) -> np.ndarray:
+    """Decode a pixel row of fer2013.csv, 2304 grey values separated by spaces, to RGB, uint8 (48, 48, 3)."""
+    values = text.split()
+    if len(values) != FER2013_SIZE**2:
+        raise BrokenImage(f"{len(values)} pixels; expected {FER2013_SIZE**2}")
+    try:
+        grey = np.array(values, dtype=np.int64)
+    except (ValueError, OverflowError) as error:
+        raise BrokenImage("pixels are not whole numbers") from error
+    if grey.min() < 0 or grey.max() > 255:
+        raise BrokenImage("pixels are not from 0 to 255")
+    grey = grey.astype(np.uint8).reshape(FER2013_SIZE, FER2013_SIZE, 1)
+    return np.repeat(grey, 3, axis=2)
+
+
+def stream_images(source: Source, paths: Sequence[str]) -> Iterator[tuple[int, np.ndarray | None, str]]:
+    """Yield (position in ``paths``, image or None, error text) for every path, in the order of the storage.
+
+    Images are RGB, uint8 (height, width, 3). ``paths`` are those of an index: names in ``source``, or
+    ``<csv>#<0-based data row>``. A broken image is None with the reason; a damaged archive raises UserError.
+    """
+    wanted: dict[str, dict[int | None, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for position, path in enumerate(paths):
+        name, row = split_path(path)
+        wanted[name][row].append(position)
+    for name, content in source.stream(wanted):
+        rows = wanted[name]
+        if None in rows:
+            image, error = _attempt(decode, content)
+            yield from ((position, image, error) for position in rows[None])
+        else:
+            yield from _stream_rows(f"{source.path}: {name}", content, rows)
+
+
+def _stream_rows(
+    where: str, content: bytes, rows: dict[int, list[int]]
+) -> Iterator[tuple[int, np.ndarray | None, str]]:
+    lines = csv_rows(where, content)
+    header = next(lines, (0, []))[1]
+    if "pixels" not in header:
+        raise UserError(f"{where}, line 1: expected a header with the column pixels")
+    column = header.index("pixels")
+    number = -1
+    for number, (_, fields) in enumerate(lines):
+        if number in rows:
+            image, error = _attempt(decode_pixels, fields[column] if column < len(fields) else "")
+            yield from ((position, image, error) for position in rows[number])
+    if max(rows) > number:
+        raise UserError(
+            f"{where}: has {number + 1} rows, row {max(rows)} is wanted; if the archive has changed, index it again"
+        )
+
+
+def _attempt(decoder: Callable, content: bytes | str) -> tuple[np.ndarray | None, str]:
+    try:
+        return decoder(content), ""
+    except BrokenImage as error:
+        return None, str(error)

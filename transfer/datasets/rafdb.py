@@ -1,0 +1,90 @@
+"""RAF-DB, single-label (basic) part: EmoLabel/list_patition_label.txt, Image/ and Annotation/manual/."""
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from transfer.datasets.registry import LANDMARKS, Counts, dataset
+from transfer.datasets.source import Source, text_lines
+from transfer.errors import UserError
+
+CLASSES = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
+LIST = "EmoLabel/list_patition_label.txt"
+ATTRIBUTES = ["gender", "race", "age"]
+
+
+def _classes(images: str) -> list[str]:
+    return list(CLASSES)
+
+
+def _official(images: str) -> list[Counts]:
+    return [{"train": [1290, 281, 717, 4772, 1982, 705, 2524], "test": [329, 74, 160, 1185, 478, 162, 680]}]
+
+
+@dataset(
+    "rafdb",
+    classes=_classes,
+    official=_official,
+    options={"images": ("original", "aligned")},
+    how_to_get=(
+        "RAF-DB is given for research on request: http://www.whdeng.cn/RAF/model1.html. Put its basic part (EmoLabel, "
+        "Image, Annotation; the zips inside it unpacked) there as a folder or an archive."
+    ),
+)
+def read(source: Source, images: str) -> pd.DataFrame:
+    """Index in the order of the list file; landmarks and attributes from Annotation/manual/ where it is there.
+
+    ``images`` chooses Image/original/ or the authors' 100x100 Image/aligned/. The landmarks are those of the original
+    image, hence left out for the aligned ones. Raises UserError (file, line) for malformed lines.
+    """
+    list_name = source.find(LIST)
+    prefix = list_name.removesuffix(LIST)
+    rows = []
+    for number, line in enumerate(text_lines(list_name, source.read(list_name)), 1):
+        if not line.strip():
+            continue
+        match = re.fullmatch(r"((train|test)_\d+)\.jpg\s+([1-7])", line.strip())
+        if not match:
+            raise UserError(
+                f"{source.path}: {list_name}, line {number}: {line.strip()[:60]!r}; expected a name and "
+                "a label from 1 to 7, such as 'train_00001.jpg 5'"
+            )
+        sample, split, label = match.groups()
+        name = f"{sample}_aligned.jpg" if images == "aligned" else f"{sample}.jpg"
+        rows.append((sample, f"{prefix}Image/{images}/{name}", split, int(label) - 1))
+    index = pd.DataFrame(rows, columns=["sample", "path", "split", "label"])
+    annotations = {f"{prefix}Annotation/manual/{sample}_manu_attri.txt": sample for sample in index["sample"]}
+    annotations = {name: sample for name, sample in annotations.items() if name in source}
+    if not annotations:
+        return index
+    table = pd.DataFrame(
+        {
+            annotations[name]: _annotation(f"{source.path}: {name}", content)
+            for name, content in source.stream(annotations)
+        },
+        index=LANDMARKS + ATTRIBUTES,
+    ).T
+    # The authors do not say whose left comes first; it is the same for all images, so the typical face decides.
+    if (table["landmark_0_x"] - table["landmark_1_x"]).median() > 0:
+        table = table.rename(columns=_mirrored)
+    columns = (LANDMARKS if images == "original" else []) + ATTRIBUTES
+    table = table[columns].astype(dict.fromkeys(ATTRIBUTES, "Int64"))
+    return index.join(table, on="sample")
+
+
+def _annotation(name: str, content: bytes) -> np.ndarray:
+    """Five lines 'x y', then gender, race and age, one a line: 13 numbers."""
+    try:
+        values = np.array(" ".join(text_lines(name, content)).split(), dtype=float)
+    except ValueError:
+        values = np.empty(0)
+    if len(values) != len(LANDMARKS) + len(ATTRIBUTES) or not np.isfinite(values).all():
+        raise UserError(f"{name}: expected five lines 'x y', then gender, race and age, one a line")
+    return values
+
+
+def _mirrored(column: str) -> str:
+    """The landmark's name when left and right are exchanged."""
+    exchanged = {"0": "1", "1": "0", "3": "4", "4": "3"}
+    return re.sub(r"(?<=landmark_)\d", lambda match: exchanged.get(match[0], match[0]), column)

@@ -1,0 +1,120 @@
+"""The known datasets: each is one parser in a module of this package, found by itself."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+import transfer.datasets
+from transfer.datasets.source import Source, split_path
+from transfer.errors import UserError
+
+Counts = dict[str, int | list[int]]
+"""Per split either the total or the number of images per class, in label order."""
+
+LANDMARKS = [f"landmark_{i}_{axis}" for i in range(5) for axis in "xy"]
+"""Left eye, right eye, nose tip, left and right mouth corner; pixels of the original image; left = smaller x."""
+
+MISSING = {"missing": ("stop", "drop")}
+"""What happens with images that are listed but absent; every dataset has this option."""
+
+_PARSERS: dict[str, "Parser"] = {}
+
+
+@dataclass(frozen=True)
+class Parser:
+    """How one dataset is read. Every method takes the dataset's options as keywords; see ``options``."""
+
+    name: str
+    read: Callable[..., pd.DataFrame]
+    class_names: Callable[..., list[str]]
+    official_counts: Callable[..., list[Counts]]
+    options: Mapping[str, tuple]
+    how_to_get: str
+
+    def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options with their values; UserError for an unknown one or a value that is not allowed."""
+        for key, value in options.items():
+            if key not in self.options:
+                raise UserError(f"{self.name}: unknown option {key!r}; allowed: {', '.join(self.options)}")
+            if value not in self.options[key]:
+                allowed = ", ".join(map(str, self.options[key]))
+                raise UserError(f"{self.name}: option {key} is {value!r}; allowed: {allowed}")
+        return {key: options.get(key, allowed[0]) for key, allowed in self.options.items()}
+
+    def classes(self, **options: Any) -> list[str]:
+        """Class names in label order."""
+        return self.class_names(**self._own(options))
+
+    def official(self, **options: Any) -> list[Counts]:
+        """Image counts per split of the official release; several where several official versions are in use."""
+        return self.official_counts(**self._own(options))
+
+    def index(self, source: Source, **options: Any) -> pd.DataFrame:
+        """The index of the dataset: one row per image, with sample, path, split, label, class_name and what it has.
+
+        ``path`` is the name in ``source``, or ``<csv>#<0-based data row>`` for images held in a csv file. ``attrs``
+        counts what was left out: ``missing`` (absent images) and ``dropped`` (reason -> rows). Raises UserError for
+        malformed files, and for absent images unless ``missing`` is "drop".
+        """
+        missing = self.resolve(options)["missing"]
+        index = self.read(source, **self._own(options))
+        repeated = index["sample"][index["sample"].duplicated()]
+        if len(repeated):
+            raise UserError(f"{source.path}: {len(repeated)} images are listed twice, such as {repeated.iloc[0]}")
+        present = index["path"].map(lambda path: split_path(path)[0] in source).astype(bool)
+        absent = index["path"][~present]
+        if len(absent) and missing == "stop":
+            first = ", ".join(absent[:3])
+            raise UserError(
+                f"{source.path}: {len(absent)} of {len(index)} listed images are absent, first {first}; "
+                "complete the archive, or set the option missing to drop"
+            )
+        index = index[present].reset_index(drop=True)
+        names = self.classes(**options)
+        index.insert(4, "class_name", index["label"].map(dict(enumerate(names))).astype(str))
+        index.attrs["missing"] = len(absent)
+        return index
+
+    def _own(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in self.resolve(options).items() if key not in MISSING}
+
+
+def dataset(
+    name: str,
+    *,
+    classes: Callable[..., list[str]],
+    official: Callable[..., list[Counts]],
+    how_to_get: str,
+    options: Mapping[str, Sequence] | None = None,
+) -> Callable[[Callable[..., pd.DataFrame]], Callable[..., pd.DataFrame]]:
+    """Register the decorated function ``read(source, **options)`` as the parser of dataset ``name``.
+
+    ``read`` returns the columns sample, path, split, label in this order, then optional ones. ``options`` lists the
+    allowed values of each option, the default first; ``read``, ``classes`` and ``official`` get all of them.
+    """
+
+    def register(read: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
+        allowed = {key: tuple(values) for key, values in (options or {}).items()}
+        _PARSERS[name] = Parser(name, read, classes, official, allowed | MISSING, how_to_get)
+        return read
+
+    return register
+
+
+def names() -> list[str]:
+    """Names of all datasets."""
+    for module in pkgutil.iter_modules(transfer.datasets.__path__, "transfer.datasets."):
+        importlib.import_module(module.name)
+    return sorted(_PARSERS)
+
+
+def get(name: str) -> Parser:
+    """The parser of dataset ``name``; UserError with the known names if there is none."""
+    known = names()
+    if name not in known:
+        raise UserError(f"unknown dataset {name!r}; allowed: {', '.join(known)}")
+    return _PARSERS[name]

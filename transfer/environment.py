@@ -1,0 +1,57 @@
+"""What a run ran on: code, versions, hardware, deployment."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "facenet-pytorch", "snakemake", "mlflow")
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment() -> dict[str, Any]:
+    """Commit (with -dirty where tracked files differ from it), Python, packages, operating system, processor, deployment.
+
+    Nothing in it names a user, a host or a folder.
+    """
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "deployment": _deployment(),
+    }
+
+
+def commit() -> str | None:
+    """The git commit of the code, "-dirty" behind it if tracked files were changed; None outside a checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _deployment() -> str:
+    if os.environ.get("CONDA_PREFIX"):
+        return "conda"
+    return "venv" if sys.prefix != sys.base_prefix else "system python"

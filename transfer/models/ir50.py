@@ -1,0 +1,62 @@
+"""The stem CNN: the first stages of IR-50, the improved residual network of ArcFace (face.evoLVe model_irse.py)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from transfer.models.prelu import PReLU
+
+
+class BottleneckIR(nn.Module):
+    """Residual unit: BN, conv 3x3, PReLU, conv 3x3 with the stride, BN; module names as in face.evoLVe."""
+
+    def __init__(self, channels: int, depth: int, stride: int) -> None:
+        super().__init__()
+        if channels == depth:
+            self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
+        else:
+            self.shortcut_layer = nn.Sequential(
+                nn.Conv2d(channels, depth, 1, stride, bias=False), nn.BatchNorm2d(depth)
+            )
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(channels),
+            nn.Conv2d(channels, depth, 3, 1, 1, bias=False),
+            PReLU(depth),
+            nn.Conv2d(depth, depth, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(depth),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, depth, H / stride, W / stride)."""
+        return self.res_layer(x) + self.shortcut_layer(x)
+
+
+class IRStem(nn.Module):
+    """Input layer and ``len(widths)`` stages; each stage's first unit halves the side.
+
+    IR-50 has widths 64, 128, 256, 512 and 3, 4, 14, 3 units; TransFER uses the first three stages:
+    (N, 3, 112, 112) to (N, 256, 14, 14).
+    """
+
+    def __init__(self, widths: Sequence[int], units: Sequence[int], in_chans: int = 3) -> None:
+        super().__init__()
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), PReLU(widths[0])
+        )
+        channels = [widths[0], *widths]
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                BottleneckIR(channels[stage], width, stride=2),
+                *(BottleneckIR(width, width, stride=1) for _ in range(count - 1)),
+            )
+            for stage, (width, count) in enumerate(zip(widths, units, strict=True))
+        )
+        self.out_channels = widths[-1]
+        self.reduction = 2 ** len(widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_chans, H, W) to features (N, out_channels, H / reduction, W / reduction)."""
+        x = self.input_layer(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x

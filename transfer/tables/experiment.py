@@ -1,0 +1,73 @@
+"""Table 1 of a whole experiment: its runs, and what readers have to know about data and hardware."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transfer.layout import Layout
+from transfer.params import Params
+from transfer.tables.reported import load_reported
+from transfer.tables.table1 import table1, write_table1
+
+REPORTED = Path("params/reported.yaml")
+_ENVIRONMENT = ("commit", "python", "torch", "device", "precision", "deployment")
+
+
+def write_experiment(params: Params, layout: Layout) -> None:
+    """Write table1.csv and table1.md of the experiment. Raises UserError, naming the run, if one is missing."""
+    parts = {
+        (dataset, recipe): params.run(dataset, recipe).model.model_dump(include={"num_lanets", "mad", "msad"})
+        for dataset in params.datasets
+        for recipe in params.recipes
+    }
+    table = table1(
+        layout.root / "runs",
+        parts,
+        {dataset: params.dataset_definitions[dataset].reported_as for dataset in params.datasets},
+        params.seeds,
+        params.protocols,
+        load_reported(REPORTED),
+        experiment=params.experiment,
+        baseline=params.baseline,
+    )
+    write_table1(
+        table,
+        layout.root / "table1.csv",
+        layout.root / "table1.md",
+        data={dataset: describe(params, layout, dataset) for dataset in params.datasets},
+        environment=environment(layout, params),
+    )
+
+
+def describe(params: Params, layout: Layout, dataset: str) -> str:
+    """One sentence on a dataset: its layout and options, its test faces, and in how many images a face was found."""
+    definition = params.dataset_definitions[dataset]
+    options = "".join(f", {key} {value}" for key, value in definition.options.items())
+    report = _json(layout.data(dataset) / "faces.json")
+    total, test = report["counts"], report["splits"]["test"]["counts"]
+    return (
+        f"Layout {definition.parser}{options}; {test['images'] - test['dropped']:,} test faces; "
+        f"MTCNN found a face in {total['found'] / total['images']:.1%} of {total['images']:,} images."
+    )
+
+
+def environment(layout: Layout, params: Params) -> dict[str, str]:
+    """What the runs ran in; where they differ, all of it."""
+    values: dict[str, dict[str, None]] = {}
+    for env in _environments(params, layout):
+        for key in _ENVIRONMENT:
+            if key in env:
+                values.setdefault(key, {})[str(env[key])] = None
+    return {key: " and ".join(found) for key, found in values.items()}
+
+
+def _environments(params: Params, layout: Layout) -> Iterator[dict[str, Any]]:
+    for dataset in params.datasets:
+        for recipe in params.recipes:
+            for seed in params.seeds:
+                yield _json(layout.run(dataset, recipe, seed) / "env.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

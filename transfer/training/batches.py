@@ -1,0 +1,77 @@
+"""The images of a training: rows of the aligned store, as batches of tensors on the device."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms.v2.functional import normalize
+
+from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD
+from transfer.params import Augmentation
+from transfer.training.augment import Augment
+
+_CHUNK = 1024
+
+
+class FaceStore:
+    """The aligned faces (rows, side, side, 3) uint8, read through a memory map.
+
+    Where the network's input is smaller than the stored faces, the wanted rows are resized once and kept in memory.
+    """
+
+    def __init__(self, path: Path, img_size: int, rows: np.ndarray) -> None:
+        self.pixels: np.ndarray = np.load(path, mmap_mode="r")
+        self.place = np.arange(len(self.pixels))
+        if self.pixels.shape[1] != img_size:
+            self.place = np.full(len(self.pixels), -1)
+            self.place[rows] = np.arange(len(rows))
+            self.pixels = _resized(self.pixels, img_size, rows)
+
+    def images(self, rows: np.ndarray, device: torch.device) -> Tensor:
+        """Rows to float images (N, 3, side, side) in [0, 1], channels last, on the device."""
+        pixels = torch.from_numpy(self.pixels[self.place[rows]]).to(device, non_blocking=True)
+        return pixels.permute(0, 3, 1, 2).float().div_(255)
+
+
+def _resized(pixels: np.ndarray, side: int, rows: np.ndarray) -> np.ndarray:
+    small = np.empty((len(rows), side, side, 3), np.uint8)
+    for start in range(0, len(rows), _CHUNK):
+        chunk = torch.from_numpy(pixels[rows[start : start + _CHUNK]]).permute(0, 3, 1, 2)
+        resized = interpolate(chunk, (side, side), mode="bilinear", antialias=True, align_corners=False)
+        small[start : start + len(chunk)] = resized.permute(0, 2, 3, 1).numpy()
+    return small
+
+
+def training_batches(
+    store: FaceStore,
+    targets: Tensor,
+    rows: np.ndarray,
+    batch_size: int,
+    augmentation: Augmentation,
+    order_seed: int,
+    augment_seed: int,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch: ``rows`` in random order as (images, targets); a last batch that is not full is left out.
+
+    ``targets`` is indexed by row: (rows,) class numbers or (rows, C) probabilities.
+    """
+    order = np.random.default_rng(order_seed).permutation(rows)
+    augment = Augment(augmentation, torch.Generator(device).manual_seed(augment_seed))
+    size = min(batch_size, len(order))
+    for start in range(0, len(order) - size + 1, size):
+        batch = order[start : start + size]
+        images = normalize(augment(store.images(batch, device)), IMAGENET_MEAN, IMAGENET_STD)
+        images = augment.erase(images).contiguous(memory_format=torch.channels_last)
+        yield images, targets[torch.from_numpy(batch)].to(device, non_blocking=True)
+
+
+def evaluation_batches(
+    store: FaceStore, rows: np.ndarray, device: torch.device, batch_size: int = 256
+) -> Iterator[Tensor]:
+    """``rows`` in order as normalised images, without augmentation."""
+    for start in range(0, len(rows), batch_size):
+        yield normalize(store.images(rows[start : start + batch_size], device), IMAGENET_MEAN, IMAGENET_STD)

@@ -1,0 +1,92 @@
+"""The training loop: one epoch, its learning rate, and the evaluation after it."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from transfer.errors import UserError
+from transfer.params import TrainParams
+from transfer.training.device import autocast
+
+
+def learning_rate(params: TrainParams, epoch: float) -> float:
+    """Rate at a time in epochs since the start: linear warm-up, then cosine to 0 or steps by gamma."""
+    if epoch < params.warmup_epochs:
+        return params.lr * epoch / params.warmup_epochs
+    if params.schedule == "cosine":
+        length = max(params.epochs - params.warmup_epochs, 1e-9)
+        return params.lr * 0.5 * (1 + math.cos(math.pi * (epoch - params.warmup_epochs) / length))
+    return params.lr * params.gamma ** sum(epoch >= milestone for milestone in params.milestones)
+
+
+def make_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.SGD:
+    """SGD with momentum; no weight decay on what ``model.no_weight_decay()`` names."""
+    without = model.no_weight_decay()
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        groups[name not in without].append(parameter)
+    return torch.optim.SGD(
+        [{"params": groups[True], "weight_decay": params.weight_decay}, {"params": groups[False], "weight_decay": 0.0}],
+        lr=params.lr,
+        momentum=params.momentum,
+        nesterov=params.nesterov,
+        fused=True,
+    )
+
+
+def train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    steps: int,
+    epoch: int,
+    params: TrainParams,
+    precision: str,
+    on_batch: Callable[[int], None],
+) -> tuple[float, float]:
+    """Train for one epoch (0-based ``epoch``) of ``steps`` batches; mean loss and accuracy on its augmented images.
+
+    ``on_batch`` gets the number of images of each batch. Raises UserError when the loss is no longer finite.
+    """
+    model.train()
+    device = next(model.parameters()).device
+    total = torch.zeros(3, device=device)  # loss, correct, images
+    for step, (images, targets) in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(params, epoch + (step + 1) / steps)
+        with autocast(device, precision):
+            logits = model(images)
+        loss = cross_entropy(logits.float(), targets, label_smoothing=params.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if params.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
+        optimizer.step()
+        classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        correct = (logits.detach().argmax(dim=1) == classes).sum()
+        total += torch.stack([loss.detach() * len(images), correct, torch.tensor(len(images), device=device)])
+        on_batch(len(images))
+    loss_sum, correct_sum, count = total.tolist()
+    if not math.isfinite(loss_sum):
+        raise UserError(
+            f"the loss is no longer finite in epoch {epoch + 1} (learning rate {learning_rate(params, epoch + 1):.3g}); "
+            "lower train.lr or lengthen train.warmup_epochs; the last good epoch is kept"
+        )
+    return loss_sum / count, correct_sum / count
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, batches: Iterator[Tensor], precision: str, flip_views: bool) -> np.ndarray:
+    """Class probabilities (N, C) float32 of normalised images; with ``flip_views`` the mean with their mirror images."""
+    model.eval()
+    device = next(model.parameters()).device
+    parts = []
+    for images in batches:
+        with autocast(device, precision):
+            logits = [model(images)] + ([model(images.flip(3))] if flip_views else [])
+        parts.append(torch.stack(logits).float().softmax(dim=-1).mean(dim=0).cpu())
+    return torch.cat(parts).numpy()

@@ -1,0 +1,95 @@
+"""Expressions of new images: the weights of a run on aligned faces or on photos."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from transfer.datasets.images import BrokenImage, decode
+from transfer.errors import UserError
+from transfer.faces.align import align_dataset
+from transfer.faces.detect import detect
+from transfer.files import atomic
+from transfer.params import ModelParams, TrainParams
+from transfer.training.batches import FaceStore, evaluation_batches
+from transfer.training.device import choose_device, choose_precision
+from transfer.training.loop import predict
+from transfer.training.run import create_model
+
+
+def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a run's model.safetensors, in evaluation mode, and what the file says about itself.
+
+    Raises UserError for a file that is not one of this project's or whose tensors do not fit its own description.
+    """
+    try:
+        with safe_open(weights, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = {key: json.loads(metadata[key]) for key in ("model", "classes", "flip_views")} | {
+            key: metadata[key] for key in ("run", "protocol", "epoch")
+        }
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
+    model = create_model(ModelParams(**about["model"]), len(about["classes"]))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{weights}: its tensors do not fit the model that it names: {error}") from None
+    return model.eval(), about
+
+
+def predict_files(weights: Path, images: Sequence[Path], out: Path) -> None:
+    """Probabilities of the expressions in image files, or in one aligned store (.npy), as .csv or .parquet.
+
+    Photos go through detection and alignment as the training data did; where no face is found the whole image is used
+    and ``status`` says so. Columns: image, status, expression (the most probable), p_<class>. Raises UserError.
+    """
+    if out.suffix not in (".csv", ".parquet"):
+        raise UserError(f"{out}: expected a name that ends in .csv or .parquet")
+    absent = [str(path) for path in images if not path.is_file()]
+    if absent:
+        raise UserError(f"{absent[0]}: no such file")
+    model, about = load_model(weights)
+    device = choose_device("auto")
+    model.to(device)
+    with tempfile.TemporaryDirectory() as folder:
+        if [path.suffix for path in images] == [".npy"]:
+            store = images[0]
+            rows = len(np.load(store, mmap_mode="r"))
+            table = pd.DataFrame({"image": [f"{store.name}#{row}" for row in range(rows)], "status": "aligned"})
+        else:
+            store = Path(folder) / "aligned.npy"
+            table = _align(images, store)
+        rows = np.arange(len(table))
+        batches = evaluation_batches(FaceStore(store, about["model"]["img_size"], rows), rows, device)
+        precision = choose_precision(TrainParams(), device)
+        probabilities = predict(model, batches, precision, about["flip_views"])
+    table["expression"] = np.array(about["classes"])[probabilities.argmax(axis=1)]
+    for column, name in enumerate(about["classes"]):
+        table[f"p_{name}"] = probabilities[:, column]
+    with atomic(out) as part:
+        table.to_csv(part, index=False) if out.suffix == ".csv" else table.to_parquet(part, index=False)
+
+
+def _align(images: Sequence[Path], store: Path) -> pd.DataFrame:
+    """Detect and align photos into ``store``; one row per photo: image, status."""
+    names = [str(path) for path in images]
+    index = pd.DataFrame({"sample": names, "path": names, "split": "test", "label": 0, "class_name": ""})
+    faces = detect(_decoded(images), names)
+    align_dataset(_decoded(images), index, faces, store, store.with_suffix(".parquet"), broken="stop")
+    return pd.DataFrame({"image": names, "status": faces["status"]})
+
+
+def _decoded(images: Sequence[Path]) -> Iterator[tuple[int, np.ndarray | None, str]]:
+    for position, path in enumerate(images):
+        try:
+            yield position, decode(path.read_bytes()), ""
+        except BrokenImage as error:
+            yield position, None, str(error)

@@ -1,0 +1,277 @@
+"""One training: from the aligned store to weights, history, predictions and environment in the run directory."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from transfer.digest import code_digest
+from transfer.environment import environment
+from transfer.errors import UserError
+from transfer.evaluation.predictions import predictions_frame, write_predictions
+from transfer.files import atomic, sha256, write_json
+from transfer.layout import Layout
+from transfer.params import Params, RunParams, digest
+from transfer.progress import progress
+from transfer.tracking import Tracking
+from transfer.training.batches import FaceStore, evaluation_batches, training_batches
+from transfer.training.device import choose_device, choose_precision
+from transfer.training.loop import learning_rate, make_optimizer, predict, train_epoch
+from transfer.training.seeds import stream
+from transfer.training.state import load_state, save_state
+
+
+def train(params: Params, dataset: str, recipe: str, seed: int, layout: Layout) -> None:
+    """Train one recipe on one dataset with one seed; reads the dataset's folder, writes the run directory.
+
+    model.safetensors (of the epoch chosen on the validation part, or the last one where that protocol is not asked
+    for), history.csv, predictions.parquet (one block per protocol), env.json. Continues after a kill from the last
+    whole epoch. Raises UserError for contradictory parameters, a class without training images, a diverging loss.
+    """
+    Training(params, dataset, recipe, seed, layout).run()
+
+
+class Training:
+    """State of one training between its epochs."""
+
+    def __init__(self, params: Params, dataset: str, recipe: str, seed: int, layout: Layout) -> None:
+        self.params, self.dataset, self.recipe, self.seed = params, dataset, recipe, seed
+        self.run_params: RunParams = params.run(dataset, recipe)
+        self.directory = layout.run(dataset, recipe, seed)
+        self.state_file = layout.state(dataset, recipe, seed) / "last.pt"
+        self.device = choose_device(self.run_params.train.device)
+        self.precision = choose_precision(self.run_params.train, self.device)
+        torch.set_num_threads(self.run_params.train.threads)
+        torch.manual_seed(stream(seed, "weights"))
+        self._load_data(layout.data(dataset), layout.plan(dataset, self.run_params.sampling.upsample))
+        self.model = create_model(self.run_params, len(self.classes)).to(self.device, memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(self.model, self.run_params.train)
+        self.digest = digest(
+            self.run_params.model_dump(mode="json", exclude={"train": {"threads", "device"}}),
+            [self.data_digest, self.seed, params.protocols, code_digest("transfer.training.run")],
+        )
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, dict[str, Any]] = {}
+        self.seconds: list[float] = []
+        self.mlflow_run: str | None = None
+
+    def _load_data(self, data: Path, plan: Path) -> None:
+        aligned = pd.read_parquet(data / "aligned.parquet")
+        split = pd.read_parquet(data / "split.parquet").sort_values("row")
+        self.classes = aligned.groupby("label")["class_name"].first().tolist()
+        self.rows = {name: part["row"].to_numpy() for name, part in split.groupby("split")}
+        self.samples = aligned["sample"].to_numpy()
+        self.labels = aligned["label"].to_numpy()
+        self.plan = np.load(plan)
+        absent = set(range(len(self.classes))) - set(self.labels[self.plan])
+        if absent:
+            names = ", ".join(self.classes[label] for label in sorted(absent))
+            raise UserError(f"{plan}: no training image of {names}; every class needs at least one")
+        self.targets = self._targets(data)
+        self.store = FaceStore(data / "aligned.npy", self.run_params.model.img_size, split["row"].to_numpy())
+        files = [data / "aligned.parquet", data / "split.parquet", plan]
+        self.data_digest = digest([sha256(file) for file in files])
+
+    def _targets(self, data: Path) -> torch.Tensor:
+        if self.run_params.train.targets == "label":
+            return torch.from_numpy(self.labels)
+        index = pd.read_parquet(data / "index.parquet").set_index("sample")
+        columns = [f"vote_{name}" for name in self.classes]
+        if not set(columns) <= set(index.columns):
+            raise UserError(f"train.targets: votes asked for, but {self.dataset} has none; use label")
+        votes = index.loc[self.samples, columns].to_numpy(np.float32)
+        return torch.from_numpy(votes / votes.sum(axis=1, keepdims=True))
+
+    def run(self) -> None:
+        """All epochs that are still to do, then the outputs."""
+        self._resume()
+        tracking = self._start_tracking()
+        status = "FAILED"
+        try:
+            self._epochs(tracking)
+            self._write(tracking)
+            status = "FINISHED"
+        finally:
+            tracking.finish(status)
+        shutil.rmtree(self.state_file.parent)
+
+    def _epochs(self, tracking: Tracking) -> None:
+        train, epochs = self.run_params.train, self.run_params.train.epochs
+        size = min(train.batch_size, len(self.plan))
+        steps = len(self.plan) // size
+        what = f"{self.dataset} {self.recipe} seed{self.seed}"
+        with progress(what, (epochs - len(self.history)) * steps * size) as report:
+            done = 0
+
+            def on_batch(images: int) -> None:
+                nonlocal done
+                done += images
+                report(done)
+
+            for epoch in range(len(self.history), epochs):
+                start = time.perf_counter()
+                torch.manual_seed(stream(self.seed, "dropping", epoch))
+                batches = training_batches(
+                    self.store,
+                    self.targets,
+                    self.plan,
+                    train.batch_size,
+                    train.augment,
+                    stream(self.seed, "order", epoch),
+                    stream(self.seed, "augment", epoch),
+                    self.device,
+                )
+                loss, accuracy = train_epoch(
+                    self.model, self.optimizer, batches, steps, epoch, train, self.precision, on_batch
+                )
+                row = {"epoch": epoch + 1, "lr": learning_rate(train, epoch + 1)}
+                self._evaluate(row | {"train_loss": loss, "train_accuracy": accuracy})
+                self.seconds.append(time.perf_counter() - start)
+                self._save(tracking)
+                metrics = {key: value for key, value in self.history[-1].items() if key != "epoch"}
+                tracking.log_epoch(epoch + 1, metrics)
+
+    def _evaluate(self, row: dict[str, float]) -> None:
+        """Predict what the protocols need after this epoch, and keep the best."""
+        last = row["epoch"] == self.run_params.train.epochs
+        wanted = {"last": last, "val_selected": True, "test_selected": True}
+        probabilities: dict[str, np.ndarray] = {}
+
+        def predicted(part: str) -> np.ndarray:
+            if part not in probabilities:
+                batches = evaluation_batches(self.store, self.rows[part], self.device)
+                flip_views = self.run_params.train.flip_views
+                probabilities[part] = predict(self.model, batches, self.precision, flip_views)
+            return probabilities[part]
+
+        def accuracy(part: str) -> float:
+            return float((predicted(part).argmax(axis=1) == self.labels[self.rows[part]]).mean())
+
+        row["val_accuracy"] = accuracy("val")
+        row["val_loss"] = _cross_entropy(predicted("val"), self.labels[self.rows["val"]])
+        if "test_selected" in self.params.protocols:
+            row["test_accuracy"] = accuracy("test")
+        self.history.append(row)
+        for protocol in self.params.protocols:
+            key = {"val_selected": "val_accuracy", "test_selected": "test_accuracy"}.get(protocol)
+            better = key is None or all(row[key] > earlier[key] for earlier in self.history[:-1])
+            if wanted[protocol] and better:
+                parts = {part: torch.from_numpy(predicted(part)) for part in ("val", "test")}
+                self.best[protocol] = {"epoch": row["epoch"], "probabilities": parts}
+                if protocol == self.kept:
+                    weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+                    self.best[protocol]["weights"] = weights
+
+    @property
+    def kept(self) -> str:
+        """The protocol whose weights become model.safetensors."""
+        return "val_selected" if "val_selected" in self.params.protocols else "last"
+
+    def _save(self, tracking: Tracking) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "seconds": self.seconds,
+            "mlflow_run": tracking.run_id or self.mlflow_run,
+        }
+        save_state(self.state_file, self.digest, state)
+
+    def _resume(self) -> None:
+        state = load_state(self.state_file, self.digest)
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
+        self.mlflow_run = state["mlflow_run"]
+
+    def _start_tracking(self) -> Tracking:
+        tags = {"commit": environment()["commit"] or "none", "data_digest": self.data_digest}
+        return Tracking.start(
+            experiment=self.params.experiment,
+            dataset=self.dataset,
+            recipe=self.recipe,
+            seed=self.seed,
+            digest=self.digest,
+            params=self.run_params.model_dump(mode="json"),
+            tags=tags | {"params_digest": digest(self.run_params), "protocols": ",".join(self.params.protocols)},
+            resume_run_id=self.mlflow_run,
+            history=self.history,
+            enabled=self.params.tracking,
+        )
+
+    def _write(self, tracking: Tracking) -> None:
+        """The outputs of the run directory; each appears whole."""
+        chosen = self.best.get(self.kept) or self._last_weights()
+        metadata = {
+            "model": json.dumps(self.run_params.model.model_dump(mode="json")),
+            "classes": json.dumps(self.classes),
+            "run": f"{self.params.experiment}/{self.dataset}/{self.recipe}/seed{self.seed}",
+            "protocol": self.kept,
+            "epoch": str(chosen["epoch"]),
+            "flip_views": json.dumps(self.run_params.train.flip_views),
+        }
+        with atomic(self.directory / "model.safetensors") as part:
+            save_file({name: value.contiguous() for name, value in chosen["weights"].items()}, part, metadata)
+        with atomic(self.directory / "history.csv") as part:
+            pd.DataFrame(self.history).to_csv(part, index=False)
+        frames = [
+            predictions_frame(
+                self.samples[self.rows[part]],
+                self.labels[self.rows[part]],
+                best["probabilities"][part].numpy(),
+                self.classes,
+                split=part,
+                protocol=protocol,
+                epoch=best["epoch"],
+            )
+            for protocol, best in self.best.items()
+            if protocol in self.params.protocols
+            for part in ("val", "test")
+        ]
+        write_predictions(self.directory / "predictions.parquet", pd.concat(frames, ignore_index=True))
+        write_json(self.directory / "env.json", self._environment())
+        for name in ("history.csv", "env.json"):
+            tracking.log_artifact(self.directory / name)
+
+    def _last_weights(self) -> dict[str, Any]:
+        weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
+        return {"epoch": len(self.history), "weights": weights}
+
+    def _environment(self) -> dict[str, Any]:
+        images = len(self.plan) // min(self.run_params.train.batch_size, len(self.plan))
+        images *= min(self.run_params.train.batch_size, len(self.plan))
+        return environment() | {
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "precision": self.precision,
+            "threads": self.run_params.train.threads,
+            "data_digest": self.data_digest,
+            "params_digest": digest(self.run_params),
+            "code_digest": code_digest("transfer.training.run"),
+            "weights_sha256": sha256(self.directory / "model.safetensors"),
+            "training_images_per_epoch": images,
+            "seconds_per_epoch": [round(seconds, 3) for seconds in self.seconds],
+        }
+
+
+def create_model(run: RunParams, num_classes: int) -> nn.Module:
+    """The network of a run, from timm's registry. Raises UserError for an unknown name or contradictory values."""
+    keywords = run.model.model_dump(exclude={"name"})
+    try:
+        return timm.create_model(run.model.name, num_classes=num_classes, **keywords)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"model: {error}") from error
+
+
+def _cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())

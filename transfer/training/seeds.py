@@ -1,0 +1,11 @@
+"""Separate random streams from one seed, so that two recipes with the same seed see the same batches."""
+
+import hashlib
+
+
+def stream(seed: int, name: str, epoch: int = 0) -> int:
+    """Seed of a named stream ("weights", "order", "augment", "dropping") in an epoch: 63 bits.
+
+    Each epoch has its own, so that a resumed training needs no generator state.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()[:8]) >> 1

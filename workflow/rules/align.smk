@@ -1,0 +1,75 @@
+# Faces: detection, alignment, and the row numbers of the parts that are trained and tested on.
+
+
+rule detect_faces:
+    input:
+        archive=archive,
+        index=rules.index_dataset.output.index,
+    output:
+        faces="results/{experiment}/data/{dataset}/faces.parquet",
+    log:
+        "results/{experiment}/logs/detect_faces/{dataset}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/detect_faces/{dataset}.tsv"
+    conda:
+        "../envs/transfer.yaml"
+    threads: detect_threads
+    resources:
+        mem_mb=8000,
+        runtime=720,
+    params:
+        config=SNAPSHOT,
+        version=detect_version,
+    message:
+        "Finding faces and landmarks in {wildcards.dataset}"
+    shell:
+        "python -m transfer detect --params {params.config} --set faces.threads={threads}"
+        " --dataset {wildcards.dataset} > {log} 2>&1"
+
+
+rule align_faces:
+    input:
+        archive=archive,
+        index=rules.index_dataset.output.index,
+        faces=rules.detect_faces.output.faces,
+    output:
+        images="results/{experiment}/data/{dataset}/aligned.npy",
+        manifest="results/{experiment}/data/{dataset}/aligned.parquet",
+        report="results/{experiment}/data/{dataset}/faces.json",
+        montage="results/{experiment}/data/{dataset}/montage.png",
+    log:
+        "results/{experiment}/logs/align_faces/{dataset}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=store_mb,
+        runtime=240,
+    params:
+        config=SNAPSHOT,
+        version=align_version,
+    message:
+        "Aligning the faces of {wildcards.dataset} onto the template"
+    shell:
+        "python -m transfer align --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+
+
+rule sample_faces:
+    input:
+        manifest=rules.align_faces.output.manifest,
+    output:
+        split="results/{experiment}/data/{dataset}/split.parquet",
+        plans=expand("results/{{experiment}}/data/{{dataset}}/plan_{upsample}.npy", upsample=UPSAMPLING),
+    log:
+        "results/{experiment}/logs/sample_faces/{dataset}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=sample_version,
+    message:
+        "Splitting and balancing {wildcards.dataset}"
+    shell:
+        "python -m transfer sample --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"

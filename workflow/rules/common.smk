@@ -1,0 +1,184 @@
+# The only helpers: the checked configuration, the versions that decide what is out of date, the resources of a job.
+
+import fcntl
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from snakemake.shell import shell
+from snakemake_interface_executor_plugins.settings import DeploymentMethod, ExecMode
+
+from transfer.config import DEFAULT, snapshot, validate
+from transfer.digest import code_digest
+from transfer.errors import UserError
+from transfer.layout import UPSAMPLING, Layout, archive_path
+from transfer.params import digest
+
+# ---- Before any job
+
+
+def or_stop(function, *arguments):
+    """Result of ``function``; a wrong configuration or a missing archive is one line, and exit code 1."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def checked_params():
+    """The validated configuration; --configfile and --config lie on top of params/default.yaml."""
+    files = [DEFAULT, *(os.path.relpath(file) for file in workflow.overwrite_configfiles)]
+    return validate(config, files, workflow.config_settings.config)
+
+
+def located_archives():
+    """Folder or archive of each selected dataset; that of a drawn one may be missing, a rule makes it."""
+    return {dataset: archive_path(PARAMS, dataset).as_posix() for dataset in PARAMS.datasets}
+
+
+def drop_conda_if_absent():
+    """Without conda on PATH the jobs run in the current environment, where Snakemake alone would stop."""
+    settings = workflow.deployment_settings
+    if DeploymentMethod.CONDA in settings.deployment_method and shutil.which("conda") is None:
+        settings.deployment_method = set(settings.deployment_method) - {DeploymentMethod.CONDA}
+        print("conda is not on PATH: the jobs run in the current environment", file=sys.stderr)
+    if DeploymentMethod.CONDA not in settings.deployment_method:
+        # `python` means the one that runs Snakemake, also where its environment is not activated.
+        shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent.as_posix()!r}:$PATH; ")
+
+
+def drop_stale_locks():
+    """Remove the locks of a run that was killed, so that it continues without --unlock.
+
+    Every running workflow holds a shared lock on one file, which the kernel releases when the process ends, however it
+    ends. Who gets it exclusively is alone, and whatever lies in .snakemake/locks is stale.
+    """
+    folder = Path(".snakemake")
+    folder.mkdir(exist_ok=True)
+    handle = open(folder / "running", "w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder / "locks", ignore_errors=True)
+    except BlockingIOError:
+        pass
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    return handle
+
+
+PARAMS = or_stop(checked_params)
+EXPERIMENT = PARAMS.experiment
+SNAPSHOT = Layout(EXPERIMENT).params.as_posix()
+RAW_DIR = Path(PARAMS.raw_dir).as_posix()
+ARCHIVES = or_stop(located_archives)
+# Archives that the workflow draws itself, with the dataset that each is for.
+DRAWN = {
+    definition.archive: name
+    for name, definition in PARAMS.dataset_definitions.items()
+    if name in PARAMS.datasets and definition.synthetic is not None
+}
+
+drop_conda_if_absent()
+if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
+    RUNNING = drop_stale_locks()
+
+
+def write_snapshot():
+    """The resolved configuration, which the jobs read; what a job depends on is in its version."""
+    snapshot(PARAMS, Path(SNAPSHOT))
+
+
+# ---- Files
+
+
+wildcard_constraints:
+    experiment=re.escape(EXPERIMENT),
+    dataset="|".join(PARAMS.datasets),
+    recipe="|".join(PARAMS.recipes),
+    seed=r"\d+",
+    # Nothing matches $^: no archive is drawn where all datasets are real.
+    archive="|".join(map(re.escape, DRAWN)) or "$^",
+
+
+def archive(wildcards):
+    """Where a dataset lies."""
+    return ARCHIVES[wildcards.dataset]
+
+
+def drawn_dataset(wildcards):
+    """The dataset for which an archive is drawn."""
+    return DRAWN[wildcards.archive]
+
+
+def plan(wildcards):
+    """The upsampling plan of a training."""
+    upsample = PARAMS.run(wildcards.dataset, wildcards.recipe).sampling.upsample
+    return Layout(wildcards.experiment).plan(wildcards.dataset, upsample).as_posix()
+
+
+# ---- Versions: a job is out of date when a parameter or the code that it depends on has changed, and only then.
+
+
+def archive_version(wildcards):
+    data = PARAMS.dataset_definitions[drawn_dataset(wildcards)]
+    return digest(data.parser, data.synthetic, data.synthetic_scale, code_digest("transfer.datasets.synthetic"))
+
+
+def index_version(wildcards):
+    data = PARAMS.dataset_definitions[wildcards.dataset]
+    code = code_digest(f"transfer.datasets.{data.parser}", "transfer.datasets.counts", "transfer.datasets.source")
+    return digest(data.parser, data.options, data.expect, data.missing, code)
+
+
+def detect_version(wildcards):
+    faces = PARAMS.face_params(wildcards.dataset)
+    return digest(faces.min_side, code_digest("transfer.faces.detect", "transfer.datasets.images"))
+
+
+def align_version(wildcards):
+    faces = PARAMS.face_params(wildcards.dataset)
+    code = code_digest("transfer.faces.align", "transfer.faces.report", "transfer.datasets.images")
+    return digest(faces.landmarks, faces.size, faces.no_face, faces.broken, code)
+
+
+def sample_version(wildcards):
+    sampling = PARAMS.sampling_params(wildcards.dataset)
+    return digest(sampling.val_fraction, sampling.split_seed, code_digest("transfer.sampling"))
+
+
+def train_version(wildcards):
+    run = PARAMS.run(wildcards.dataset, wildcards.recipe)
+    train = run.train.model_dump(mode="json", exclude={"device", "threads"})
+    return digest(run.model, train, code_digest("transfer.training.run", "transfer.models.transfer"))
+
+
+def evaluate_version(wildcards):
+    return code_digest("transfer.evaluation.metrics")
+
+
+def table_version(wildcards):
+    runs = {
+        (dataset, recipe): PARAMS.run(dataset, recipe).model for dataset in PARAMS.datasets for recipe in PARAMS.recipes
+    }
+    parts = [[*key, model.num_lanets, model.mad, model.msad] for key, model in runs.items()]
+    families = [PARAMS.dataset_definitions[dataset].reported_as for dataset in PARAMS.datasets]
+    chosen = PARAMS.model_dump(include={"experiment", "datasets", "recipes", "baseline", "seeds", "protocols"})
+    return digest(chosen, parts, families, code_digest("transfer.tables.experiment"))
+
+
+# ---- Resources
+
+
+def detect_threads(wildcards):
+    return PARAMS.face_params(wildcards.dataset).threads
+
+
+def train_threads(wildcards):
+    return PARAMS.run(wildcards.dataset, wildcards.recipe).train.threads
+
+
+def store_mb(wildcards, input):
+    """Memory for a job that goes through a dataset's faces: two copies of its inputs, and 4 GB for the libraries."""
+    return 4000 + 2 * input.size_mb

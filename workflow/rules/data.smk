@@ -1,0 +1,42 @@
+# Raw archives and what they hold.
+
+
+rule synthesize_archive:
+    output:
+        archive=f"{RAW_DIR}/{{archive}}",
+    log:
+        f"results/{EXPERIMENT}/logs/synthesize_archive/{{archive}}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        config=SNAPSHOT,
+        dataset=drawn_dataset,
+        version=archive_version,
+    message:
+        "Drawing faces in the layout of a real dataset: {wildcards.archive}"
+    shell:
+        "python -m transfer synthesize --params {params.config} --dataset {params.dataset} > {log} 2>&1"
+
+
+rule index_dataset:
+    input:
+        archive=archive,
+    output:
+        index="results/{experiment}/data/{dataset}/index.parquet",
+    log:
+        "results/{experiment}/logs/index_dataset/{dataset}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        config=SNAPSHOT,
+        version=index_version,
+    message:
+        "Reading labels and splits of {wildcards.dataset}"
+    shell:
+        "python -m transfer index --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"

@@ -1,0 +1,59 @@
+# Table 1, over datasets, recipes, seeds and protocols.
+
+
+rule make_table1:
+    input:
+        metrics=expand(
+            rules.evaluate_run.output.metrics,
+            dataset=PARAMS.datasets,
+            recipe=PARAMS.recipes,
+            seed=PARAMS.seeds,
+            allow_missing=True,
+        ),
+        environments=expand(
+            rules.train_model.output.environment,
+            dataset=PARAMS.datasets,
+            recipe=PARAMS.recipes,
+            seed=PARAMS.seeds,
+            allow_missing=True,
+        ),
+        reports=expand(rules.align_faces.output.report, dataset=PARAMS.datasets, allow_missing=True),
+        reported="params/reported.yaml",
+    output:
+        csv="results/{experiment}/table1.csv",
+        md="results/{experiment}/table1.md",
+    log:
+        "results/{experiment}/logs/make_table1.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=table_version,
+    message:
+        "Table 1 of {wildcards.experiment}"
+    shell:
+        "python -m transfer table --params {params.config} > {log} 2>&1"
+
+
+rule publish_table1:
+    input:
+        csv=f"results/{EXPERIMENT}/table1.csv",
+    output:
+        csv="results/table1.csv",
+    log:
+        f"results/{EXPERIMENT}/logs/publish_table1.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        # The table of another experiment may be newer: what lies here must be that of this one.
+        version=f"{EXPERIMENT} {table_version(None)}",
+    message:
+        "{output.csv} is now that of {input.csv}"
+    shell:
+        "cp {input.csv} {output.csv}.part 2> {log} && mv {output.csv}.part {output.csv} 2>> {log}"

@@ -1,0 +1,33 @@
+# Trainings: dataset x recipe x seed.
+
+
+rule train_model:
+    input:
+        index=rules.index_dataset.output.index,
+        images=rules.align_faces.output.images,
+        manifest=rules.align_faces.output.manifest,
+        split=rules.sample_faces.output.split,
+        plan=plan,
+    output:
+        weights="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/model.safetensors",
+        history="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/history.csv",
+        predictions="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/predictions.parquet",
+        environment="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/env.json",
+    log:
+        "results/{experiment}/logs/train_model/{dataset}/{recipe}/seed{seed}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/train_model/{dataset}/{recipe}/seed{seed}.tsv"
+    conda:
+        "../envs/transfer.yaml"
+    threads: train_threads
+    resources:
+        mem_mb=store_mb,
+        runtime=2880,
+    params:
+        config=SNAPSHOT,
+        version=train_version,
+    message:
+        "Training {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        "python -m transfer train --params {params.config} --set train.threads={threads}"
+        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
