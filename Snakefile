@@ -27,3 +27,13 @@ rule all:
     input:
         "results/table1.csv",
         f"results/{EXPERIMENT}/table1.md",
+
+
+rule prepare_data:
+    input:
+        of_all_datasets("split.parquet"),
+
+
+rule train_all:
+    input:
+        of_all_runs("metrics.json"),

@@ -61,7 +61,8 @@ def params(files: ParamFiles = None, values: Values = None) -> None:
     """Check the parameters. Reads: parameter files. Writes: the resolved configuration on stdout."""
     import yaml
 
-    print(yaml.safe_dump(config.load(files or (), values or ()).model_dump(mode="json"), sort_keys=False), end="")
+    resolved = config.load(files or (), values or ()).model_dump(mode="json", exclude_none=True)
+    print(yaml.safe_dump(resolved, sort_keys=False), end="")
 
 
 @app.command()
@@ -116,6 +117,7 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
 def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
     """Find faces and five landmarks with MTCNN. Reads: D/index.parquet, the archive. Writes: D/faces.parquet."""
     chosen, layout = _load(files, values, dataset)
+    index_file = _existing(layout.data(dataset) / "index.parquet", "index")
 
     import pandas as pd
 
@@ -125,7 +127,7 @@ def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
     from transfer.training.device import choose_device
 
     faces = chosen.face_params(dataset)
-    listed = pd.read_parquet(_existing(layout.data(dataset) / "index.parquet", "index"))
+    listed = pd.read_parquet(index_file)
     with (
         source.open_source(archive_path(chosen, dataset)) as archive,
         progress("detecting faces", len(listed)) as report,
@@ -147,6 +149,8 @@ def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
     """Warp the faces onto the template. Reads: D/index.parquet, D/faces.parquet, the archive. Writes: D/aligned.npy,
     D/aligned.parquet, D/faces.json, D/montage.png."""
     chosen, layout = _load(files, values, dataset)
+    data = layout.data(dataset)
+    index_file, faces_file = _existing(data / "index.parquet", "index"), _existing(data / "faces.parquet", "detect")
 
     import numpy as np
     import pandas as pd
@@ -156,10 +160,8 @@ def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
     from transfer.faces.report import face_report, montage
     from transfer.files import write_json
 
-    data = layout.data(dataset)
     policies = chosen.face_params(dataset).model_dump(include={"landmarks", "size", "no_face", "broken"})
-    listed = pd.read_parquet(_existing(data / "index.parquet", "index"))
-    faces = pd.read_parquet(_existing(data / "faces.parquet", "detect"))
+    listed, faces = pd.read_parquet(index_file), pd.read_parquet(faces_file)
     with source.open_source(archive_path(chosen, dataset)) as archive:
         stream = images.stream_images(archive, listed["path"].tolist())
         counts = align_dataset(stream, listed, faces, data / "aligned.npy", data / "aligned.parquet", **policies)

@@ -67,7 +67,8 @@ def write_schema(path: Path = SCHEMA) -> None:
 def schema_text() -> str:
     """The JSON schema of the parameters; nothing is required, since an override file holds only what differs."""
     schema = Params.model_json_schema()
-    schema.pop("required")
+    for block in (schema, *schema["$defs"].values()):
+        block.pop("required", None)
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 

@@ -11,12 +11,41 @@ from pathlib import Path
 _ROOT = Path(__file__).parent
 _PACKAGE = _ROOT.name
 
+# The modules in which the work of each step begins; imports lead to the rest. timm finds the models by their names, and
+# a dataset's parser is found by its name, so that imports do not lead there: `index` needs the parser's module as well.
+STEPS = {
+    "synthesize": ("transfer.datasets.synthetic",),
+    "index": ("transfer.datasets.registry", "transfer.datasets.counts"),
+    "detect": ("transfer.faces.detect", "transfer.datasets.images"),
+    "align": ("transfer.faces.align", "transfer.faces.report", "transfer.datasets.images"),
+    "sample": ("transfer.sampling",),
+    "train": ("transfer.training.run", "transfer.models.transfer"),
+    "evaluate": ("transfer.evaluation.metrics",),
+    "table": ("transfer.tables.experiment",),
+}
+
 # Left out of every digest. What config, params and layout decide shows in the parameters and in the names of the files;
-# cli, environment, errors, progress and tracking do not change what is written; files writes what it is given.
+# files writes what it is given; the others show or note what happens, and do not change it.
 TRANSPARENT = frozenset(
     f"{_PACKAGE}.{name}"
-    for name in ("cli", "config", "digest", "environment", "errors", "files", "layout", "params", "progress", "tracking")
+    for name in (
+        "cli",
+        "config",
+        "digest",
+        "environment",
+        "errors",
+        "files",
+        "layout",
+        "params",
+        "progress",
+        "tracking",
+    )
 )
+
+
+def step_digest(step: str, *modules: str) -> str:
+    """Digest of the code that a step of the workflow depends on, and of further ``modules``."""
+    return code_digest(*STEPS[step], *modules)
 
 
 def code_digest(*modules: str) -> str:

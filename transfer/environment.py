@@ -13,7 +13,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment() -> dict[str, Any]:
-    """Commit (with -dirty where tracked files differ from it), Python, packages, operating system, processor, deployment.
+    """Commit (-dirty where tracked files differ from it), Python, packages, operating system, processor, deployment.
 
     Nothing in it names a user, a host or a folder.
     """
@@ -34,6 +34,7 @@ def commit() -> str | None:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             cwd=_ROOT,
+            env=os.environ | {"GIT_CEILING_DIRECTORIES": str(_ROOT.parent)},  # not a repository that surrounds the code
             capture_output=True,
             text=True,
             check=True,
@@ -52,6 +53,6 @@ def _cpu() -> str:
 
 
 def _deployment() -> str:
-    if os.environ.get("CONDA_PREFIX"):
+    if (Path(sys.prefix) / "conda-meta").is_dir():  # CONDA_PREFIX also stands where a venv is used inside conda
         return "conda"
     return "venv" if sys.prefix != sys.base_prefix else "system python"

@@ -130,8 +130,8 @@ class FaceParams(Strict):
     """What happens to an image in which no face is found: used as a whole, or left out."""
     broken: Literal["drop", "stop"] = "stop"
     """What happens to an image that cannot be decoded."""
-    min_side: Annotated[int, Field(ge=48, le=2048)] = 160
-    """Images whose short side is smaller are enlarged to it before detection."""
+    min_side: Annotated[int, Field(ge=48, le=320)] = 96
+    """Images whose short side is smaller are enlarged to it before detection; larger ones are reduced to 320."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """CPU threads of one detection."""
 

@@ -28,7 +28,7 @@ _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
 
 # finish() waits this long for a slow store. A training has seconds to minutes for what a healthy store does in one.
-_FLUSH_SECONDS = 60
+_FLUSH_SECONDS = 120
 _STALLED_SECONDS = 10  # between two of MLflow's migrations, on a busy machine
 _FAILED = 3  # exit status of a writer that has already said why
 
@@ -118,8 +118,27 @@ class Tracking:
         """Copy a file to the run's artifacts; it has to stay where it is until :meth:`finish` returns."""
         self._send({"artifact": os.path.abspath(path)})
 
+    def log_results(self, run_dir: Path, folder: Path, **identity: Any) -> None:
+        """Show what ``transfer evaluate`` says of a finished training: its metrics.json, and accuracies by protocol.
+
+        ``identity`` is that of :func:`transfer.evaluation.metrics.evaluate`; the copy lies in ``folder``, which has to
+        stay until :meth:`finish` returns.
+        """
+        if self._writer is None:
+            return
+        from transfer.evaluation.metrics import evaluate
+
+        for protocol, result in evaluate(run_dir, folder=folder, **identity)["protocols"].items():
+            shown = {
+                f"{protocol}/{split}_{name}": values[name]
+                for split, values in result["splits"].items()
+                for name in ("accuracy", "mean_class_accuracy", "macro_f1")
+            }
+            self.log_epoch(result["epoch"], shown)
+        self.log_artifact(folder / "metrics.json")
+
     def finish(self, status: str = "FINISHED") -> None:
-        """End the run as "FINISHED", "FAILED" or "KILLED"; wait, at most a minute, until the store has everything."""
+        """End the run as "FINISHED", "FAILED" or "KILLED"; wait (at most two minutes) for the store."""
         self._send({"finish": status, "time": _now()})
         writer, self._writer = self._writer, None
         if writer is None:

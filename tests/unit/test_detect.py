@@ -113,11 +113,11 @@ def test_landmarks_of_a_face_that_fills_the_frame(faces):
     images, truth = faces
     whole = landmarks(run(images))
     eye_distance = np.median(np.linalg.norm(truth[:, 1] - truth[:, 0], axis=1))
-    cut = round(0.13 * 96)
+    cut = 20
     close = landmarks(run([np.ascontiguousarray(image[cut:-cut, cut:-cut]) for image in images])) + cut
     distance = np.linalg.norm(close - whole, axis=2).mean(axis=1) / eye_distance
     assert np.isfinite(distance).mean() >= 0.7
-    assert np.nanmedian(distance) < 0.06
+    assert np.nanmedian(distance) < 0.08
 
 
 def test_the_cascade_agrees_with_facenet_pytorch(faces):

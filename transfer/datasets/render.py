@@ -50,7 +50,7 @@ def render_face(
     actions = sample_actions(rng, expression, intensity)
     geometry = build_geometry(rng, who, actions)
     pose = sample_pose(rng, style, size)
-    light = rng.normal([0, -0.3, 1.25], [0.5, 0.35, 0.2])
+    light = rng.normal([0, -0.3, 1.25], [0.4, 0.3, 0.2])
     head = paint(rng, who, actions, geometry, light / np.linalg.norm(light), bool(rng.random() < style.occlusion))
     image = take_picture(rng, head, pose, size, style)
 

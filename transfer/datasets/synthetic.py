@@ -1,7 +1,7 @@
 """The embedded default's data: drawn faces in the archive layouts of RAF-DB, FERPlus and AffectNet.
 
-The three archives let every rule of the workflow run where no licensed data are at hand. They are populations of their own
-(framing, pose, occlusion, picture quality, imbalance and label noise differ), not the datasets whose layout they borrow.
+The three archives let every rule of the workflow run where no licensed data are at hand. They are populations of their
+own (framing, pose, occlusion, picture quality, imbalance and labels differ), not the datasets whose layout they borrow.
 """
 
 import csv
@@ -9,44 +9,45 @@ import gzip
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from transfer.datasets import affectnet, ferplus, rafdb
 from transfer.datasets.drawing.picture import Style, background, expose
 from transfer.datasets.render import Face, render_face
 from transfer.files import atomic
 
 Kind = Literal["rafdb", "ferplus", "affectnet"]
-Counts = Mapping[str, Mapping[str, int]]
+Counts = Mapping[str, Mapping[str, int]]  # split -> class name -> images
+Members = Iterator[tuple[str, bytes]]  # name, content
 
-RAFDB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
-FERPLUS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
-AFFECTNET = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
+CLASSES: dict[str, list[str]] = {"rafdb": rafdb.CLASSES, "ferplus": ferplus.CLASSES, "affectnet": affectnet.CLASSES}
 
 # Images per class of the real datasets' parts, whose proportions the drawn ones mirror (FERPlus by the majority rule).
-_REAL: dict[str, dict[str, tuple[tuple[str, ...], tuple[int, ...]]]] = {
+_REAL = {
     "rafdb": {
-        "train": (RAFDB, (1290, 281, 717, 4772, 1982, 705, 2524)),
-        "test": (RAFDB, (329, 74, 160, 1185, 478, 162, 680)),
+        "train": (1290, 281, 717, 4772, 1982, 705, 2524),
+        "test": (329, 74, 160, 1185, 478, 162, 680),
     },
     "ferplus": {
-        "train": (FERPLUS, (8740, 7287, 3149, 3014, 2100, 119, 532, 119)),
-        "val": (FERPLUS, (1182, 865, 415, 351, 287, 24, 62, 13)),
-        "test": (FERPLUS, (1090, 893, 396, 384, 273, 18, 83, 16)),
+        "train": (8740, 7287, 3149, 3014, 2100, 119, 532, 119),
+        "val": (1182, 865, 415, 351, 287, 24, 62, 13),
+        "test": (1090, 893, 396, 384, 273, 18, 83, 16),
     },
     "affectnet": {
-        "train": (AFFECTNET, (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750)),
-        "val": (AFFECTNET, (500,) * 8),
+        "train": (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750),
+        "test": (500,) * 8,
     },
 }
 _TOTAL = {
     "rafdb": {"train": 900, "test": 500},
     "ferplus": {"train": 900, "val": 150, "test": 500},
-    "affectnet": {"train": 1000, "val": 400},
+    "affectnet": {"train": 1000, "test": 400},
 }
 _FLOOR = {"train": 24, "val": 10, "test": 10}
 
@@ -56,10 +57,10 @@ _STYLES = {
     "affectnet": Style(scale=(0.20, 0.30), shift=0.04, roll=8, yaw=12, pitch=7, occlusion=0.15, blur=0.7, noise=7),
 }
 
-_README = (
-    "Drawn faces, made by a program to try this workflow with. They are not {name}: only the folder layout is the same.\n"
-    "A figure measured on them says nothing about the real dataset.\n"
-)
+_README = """\
+Drawn faces, made by a program to try this workflow with. They are not {name}: only the layout of the files is the same.
+A figure measured on them says nothing about the real dataset.
+"""
 
 # Where a class lies on the circumplex of affect at full intensity: valence, arousal.
 _AFFECT = {
@@ -87,43 +88,40 @@ _TAKEN_FOR = {
 
 
 def default_counts(kind: Kind, scale: float = 1.0) -> dict[str, dict[str, int]]:
-    """Images per split and class: the real dataset's proportions, with a floor for its rare classes; ``scale`` shrinks both."""
+    """Images per split and class: the real dataset's proportions with a floor for rare classes, times ``scale``."""
     counts = {}
-    for split, (names, real) in _REAL[kind].items():
+    for split, real in _REAL[kind].items():
         share = _TOTAL[kind][split] * scale / sum(real)
         floor = max(2, round(_FLOOR[split] * scale))
-        counts[split] = {name: max(floor, round(n * share)) for name, n in zip(names, real, strict=True)}
+        counts[split] = {name: max(floor, round(n * share)) for name, n in zip(CLASSES[kind], real, strict=True)}
     return counts
 
 
-def write_archive(
-    kind: Kind, path: str | Path, seed: int = 0, scale: float = 1.0, counts: Counts | None = None
-) -> None:
-    """Draw a population of faces and write it to ``path``: .zip for "rafdb" and "affectnet", .tar.gz for "ferplus".
+def write_archive(kind: Kind, path: str | Path, seed: int, scale: float = 1.0, counts: Counts | None = None) -> None:
+    """Draw a population of faces and write it to ``path``: a zip for "rafdb" and "affectnet", a tar.gz for "ferplus".
 
-    ``counts`` (split -> class name -> images) replaces the defaults of ``default_counts(kind, scale)``. The same arguments
-    give the same bytes. FERPlus and AffectNet gain a few images that their rules drop: unknown and not-a-face votes, the
+    ``counts`` (split -> class name -> images) replaces ``default_counts(kind, scale)``. The same arguments give the
+    same bytes. FERPlus and AffectNet gain a few images that their rules drop: votes for unknown and for not a face,
     expression codes 8 to 10.
     """
-    counts = counts or default_counts(kind, scale)
-    members = {"rafdb": _rafdb, "ferplus": _ferplus, "affectnet": _affectnet}[kind](seed, counts)
+    draw, write = _KINDS[kind]
     with atomic(path) as part:
-        (_write_tar_gz if kind == "ferplus" else _write_zip)(part, members)
+        write(part, draw(seed, counts or default_counts(kind, scale)))
 
 
-def _write_zip(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
+def _write_zip(path: Path, members: Members) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members:
-            info = zipfile.ZipInfo(name, (2021, 10, 11, 0, 0, 0))
+            info = zipfile.ZipInfo(name)  # dated 1980
             info.external_attr = 0o644 << 16
             info.compress_type = zipfile.ZIP_STORED if name.endswith(".jpg") else zipfile.ZIP_DEFLATED
             archive.writestr(info, data)
 
 
-def _write_tar_gz(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
-    # gzip would note the temporary file's name and the time.
+def _write_tar_gz(path: Path, members: Members) -> None:
     with (
         open(path, "wb") as raw,
+        # Named and dated here, since gzip would note the temporary file's name and the time.
         gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
@@ -135,7 +133,7 @@ def _write_tar_gz(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
 
 def _shuffled(seed: int, split: str, counts: Mapping[str, int]) -> list[str]:
     labels = [name for name, n in counts.items() for _ in range(n)]
-    np.random.default_rng([seed, len(split), 1]).shuffle(labels)
+    np.random.default_rng([seed, *split.encode()]).shuffle(labels)
     return labels
 
 
@@ -145,7 +143,7 @@ def _rng(kind: Kind, seed: int, split: str, number: int) -> np.random.Generator:
 
 
 def _intensity(rng: np.random.Generator) -> float:
-    return float(0.25 + 0.75 * rng.beta(2.2, 1.4))
+    return float(0.55 + 0.45 * rng.beta(2.2, 1.2))
 
 
 def _jpeg(image: np.ndarray, quality: int) -> bytes:
@@ -154,7 +152,7 @@ def _jpeg(image: np.ndarray, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-# ------------------------------------------------------------------------------------------------------------------ RAF-DB
+# --------------------------------------------------------------------------------------------------------------- RAF-DB
 
 # Where RAF-DB's 100 x 100 crops have eyes, nose and mouth corners, about.
 _CROP_100 = np.array([(32.5, 40.5), (67.5, 40.5), (50.0, 61.0), (35.5, 80.5), (64.5, 80.5)])
@@ -172,7 +170,7 @@ def _crop(face: Face, template: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(picture.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR))
 
 
-def _rafdb(seed: int, counts: Counts) -> Iterator[tuple[str, bytes]]:
+def _rafdb(seed: int, counts: Counts) -> Members:
     yield "basic/README.txt", _README.format(name="RAF-DB").encode()
     lines = []
     for split, digits in (("train", 5), ("test", 4)):
@@ -181,7 +179,7 @@ def _rafdb(seed: int, counts: Counts) -> Iterator[tuple[str, bytes]]:
             size = int(rng.integers(100, 176))
             face = render_face(rng, name, _intensity(rng), size, _STYLES["rafdb"])
             stem, quality = f"{split}_{number:0{digits}d}", int(rng.integers(60, 95))
-            lines.append(f"{stem}.jpg {RAFDB.index(name) + 1}\n")
+            lines.append(f"{stem}.jpg {rafdb.CLASSES.index(name) + 1}\n")
             yield f"basic/Image/original/{stem}.jpg", _jpeg(face.image, quality)
             yield f"basic/Image/aligned/{stem}_aligned.jpg", _jpeg(_crop(face, _CROP_100, 100), 90)
             points = "".join(f"{x:.2f}\t{y:.2f}\n" for x, y in face.landmarks)
@@ -190,79 +188,74 @@ def _rafdb(seed: int, counts: Counts) -> Iterator[tuple[str, bytes]]:
     yield "basic/EmoLabel/list_patition_label.txt", "".join(lines).encode()
 
 
-# ----------------------------------------------------------------------------------------------------------------- FERPlus
+# -------------------------------------------------------------------------------------------------------------- FERPlus
 
 
 def _votes(rng: np.random.Generator, name: str, intensity: float) -> list[int]:
     """Ten taggers' votes over the eight classes, unknown and NF; a faint expression is often read as neutral."""
     chance = np.zeros(10)
-    chance[FERPLUS.index(name)] = 1.0
+    chance[ferplus.CLASSES.index(name)] = 1.0
     doubt = rng.beta(1.2, 3.2) * (1.25 - 0.6 * intensity)
     others = _TAKEN_FOR[name]
     weights = rng.dirichlet(np.full(len(others), 0.6))
     chance = (1 - doubt) * chance
     for other, weight in zip(others, weights, strict=True):
-        chance[FERPLUS.index(other)] += doubt * weight * 0.9
+        chance[ferplus.CLASSES.index(other)] += doubt * weight * 0.9
     chance[8] += doubt * 0.1
     return rng.multinomial(10, chance).tolist()
 
 
-def _ferplus(seed: int, counts: Counts) -> Iterator[tuple[str, bytes]]:
+def _ferplus(seed: int, counts: Counts) -> Members:
     yield "ferplus/README.txt", _README.format(name="FERPlus").encode()
-    number = 0
+    file_numbers = count()
     for split, folder in (("train", "FER2013Train"), ("val", "FER2013Valid"), ("test", "FER2013Test")):
         labels = _shuffled(seed, split, counts[split])
         labels += ["unknown"] * max(1, len(labels) // 60) + ["NF"] * max(1, len(labels) // 150)
         table = io.StringIO()
         rows = csv.writer(table)  # ends its lines with \r\n, as the real file does
-        for name in labels:
-            rng = _rng("ferplus", seed, split, number)
+        for i, name in enumerate(labels):
+            rng = _rng("ferplus", seed, split, i)
             if name == "NF":
                 image = expose(rng, background(rng, 48), _STYLES["ferplus"])
                 votes = [0] * 9 + [10]
             elif name == "unknown":
-                image = render_face(rng, str(rng.choice(FERPLUS)), 0.3, 48, _STYLES["ferplus"]).image
+                image = render_face(rng, str(rng.choice(ferplus.CLASSES)), 0.3, 48, _STYLES["ferplus"]).image
                 votes = rng.multinomial(10, [0.12, 0, 0, 0.12, 0, 0.06, 0, 0.1, 0.6, 0]).tolist()
             else:
                 intensity = _intensity(rng)
                 image = render_face(rng, name, intensity, 48, _STYLES["ferplus"]).image
                 votes = _votes(rng, name, intensity)
-            file = f"fer{number:07d}.png"
+            file = f"fer{next(file_numbers):07d}.png"
             buffer = io.BytesIO()
             Image.fromarray(image).convert("L").save(buffer, "PNG", compress_level=1)
             yield f"ferplus/{folder}/{file}", buffer.getvalue()
             rows.writerow([file, "(0, 0, 48, 48)", *votes])
-            number += 1
         yield f"ferplus/{folder}/label.csv", table.getvalue().encode()
 
 
-# --------------------------------------------------------------------------------------------------------------- AffectNet
-
-_COLUMNS = (
-    "subDirectory_filePath face_x face_y face_width face_height facial_landmarks expression valence arousal".split()
-)
+# ------------------------------------------------------------------------------------------------------------ AffectNet
 
 
-def _affectnet(seed: int, counts: Counts) -> Iterator[tuple[str, bytes]]:
+def _affectnet(seed: int, counts: Counts) -> Members:
     yield "README.txt", _README.format(name="AffectNet").encode()
-    for split, file in (("train", "training.csv"), ("val", "validation.csv")):
+    for split, file in (("train", "training.csv"), ("test", "validation.csv")):
         labels = _shuffled(seed, split, counts[split])
         if split == "train":  # the validation set has the eight classes only
-            labels += [code for code in ("none", "uncertain", "no_face") for _ in range(max(1, len(labels) // 100))]
+            labels += [name for name in affectnet.NOT_EXPRESSIONS.values() for _ in range(max(1, len(labels) // 100))]
         table = io.StringIO()
         rows = csv.writer(table, lineterminator="\n")
-        rows.writerow(_COLUMNS)
+        rows.writerow(affectnet.HEADER)
         for number, name in enumerate(labels):
             rng = _rng("affectnet", seed, split, number)
             size, quality = int(rng.integers(120, 181)), int(rng.integers(60, 95))
-            if name in AFFECTNET:
+            if name in affectnet.CLASSES:
                 intensity = _intensity(rng)
                 face = render_face(rng, name, intensity, size, _STYLES["affectnet"])
-                code = AFFECTNET.index(name)
+                code = affectnet.CLASSES.index(name)
                 valence, arousal = np.clip(np.array(_AFFECT[name]) * intensity + rng.normal(0, 0.08, 2), -1, 1)
             else:
-                face = render_face(rng, str(rng.choice(AFFECTNET)), 0.3, size, _STYLES["affectnet"])
-                code = 8 + ("none", "uncertain", "no_face").index(name)
+                face = render_face(rng, str(rng.choice(affectnet.CLASSES)), 0.3, size, _STYLES["affectnet"])
+                code = {text: number for number, text in affectnet.NOT_EXPRESSIONS.items()}[name]
                 valence = arousal = -2.0
             image = face.image if name != "no_face" else expose(rng, background(rng, size), _STYLES["affectnet"])
             x0, y0, x1, y1 = face.box
@@ -272,3 +265,10 @@ def _affectnet(seed: int, counts: Counts) -> Iterator[tuple[str, bytes]]:
             rows.writerow([member, *box, points, code, f"{valence:.6f}", f"{arousal:.6f}"])
             yield f"Manually_Annotated_Images/{member}", _jpeg(image, quality)
         yield file, table.getvalue().encode()
+
+
+_KINDS: dict[str, tuple[Callable[[int, Counts], Members], Callable[[Path, Members], None]]] = {
+    "rafdb": (_rafdb, _write_zip),
+    "ferplus": (_ferplus, _write_tar_gz),
+    "affectnet": (_affectnet, _write_zip),
+}

@@ -61,9 +61,16 @@ def run_metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, 
 
 
 def evaluate(
-    run_dir: str | os.PathLike, *, experiment: str, dataset: str, recipe: str, seed: int, classes: Sequence[str]
+    run_dir: str | os.PathLike,
+    *,
+    experiment: str,
+    dataset: str,
+    recipe: str,
+    seed: int,
+    classes: Sequence[str],
+    folder: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-    """Read ``run_dir``/predictions.parquet, write ``run_dir``/metrics.json and return its content.
+    """Read ``run_dir``/predictions.parquet, write metrics.json there or in ``folder``, and return its content.
 
     ``classes`` are the names in label order. Raises UserError if the predictions are broken or of other classes.
     """
@@ -84,7 +91,7 @@ def evaluate(
         **run_metrics(predictions, classes),
         "predictions_sha256": sha256(path),
     }
-    write_json(Path(run_dir) / "metrics.json", content)
+    write_json(Path(folder or run_dir) / "metrics.json", content)
     return content
 
 

@@ -118,6 +118,7 @@ def align_dataset(
             f"{sample}: its five landmarks are one and the same point; correct them or use landmarks: mtcnn"
         )
 
+    torch.set_num_threads(1)  # a single small picture at a time: more threads spend their time waiting for each other
     row_of = np.cumsum(kept) - 1
     manifest = index.loc[kept, ["sample", "split", "label", "class_name"]].reset_index(drop=True)
     manifest["status"] = faces["status"].to_numpy()[kept]

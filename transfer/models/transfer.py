@@ -128,11 +128,11 @@ def _check(
 
 
 def _initialise(module: nn.Module) -> None:
-    """Start values of a training from scratch: He's for convolutions, ViT's for linear layers."""
+    """Start values of a training from scratch: He's for convolutions, Glorot's for linear layers, at every width."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, a=0.25, mode="fan_out")
     elif isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.xavier_uniform_(module.weight)
     if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 

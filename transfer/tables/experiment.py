@@ -1,7 +1,6 @@
 """Table 1 of a whole experiment: its runs, and what readers have to know about data and hardware."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from transfer.tables.reported import load_reported
 from transfer.tables.table1 import table1, write_table1
 
 REPORTED = Path("params/reported.yaml")
-_ENVIRONMENT = ("commit", "python", "torch", "device", "precision", "deployment")
+_ENVIRONMENT = ("commit", "python", "torch", "timm", "cpu", "cores", "device", "precision", "deployment")
 
 
 def write_experiment(params: Params, layout: Layout) -> None:
@@ -36,7 +35,7 @@ def write_experiment(params: Params, layout: Layout) -> None:
         layout.root / "table1.csv",
         layout.root / "table1.md",
         data={dataset: describe(params, layout, dataset) for dataset in params.datasets},
-        environment=environment(layout, params),
+        environment=environment(params, layout),
     )
 
 
@@ -52,21 +51,17 @@ def describe(params: Params, layout: Layout, dataset: str) -> str:
     )
 
 
-def environment(layout: Layout, params: Params) -> dict[str, str]:
+def environment(params: Params, layout: Layout) -> dict[str, str]:
     """What the runs ran in; where they differ, all of it."""
     values: dict[str, dict[str, None]] = {}
-    for env in _environments(params, layout):
-        for key in _ENVIRONMENT:
-            if key in env:
-                values.setdefault(key, {})[str(env[key])] = None
-    return {key: " and ".join(found) for key, found in values.items()}
-
-
-def _environments(params: Params, layout: Layout) -> Iterator[dict[str, Any]]:
     for dataset in params.datasets:
         for recipe in params.recipes:
             for seed in params.seeds:
-                yield _json(layout.run(dataset, recipe, seed) / "env.json")
+                env = _json(layout.run(dataset, recipe, seed) / "env.json")
+                for name, value in (env | env["packages"]).items():
+                    if name in _ENVIRONMENT:
+                        values.setdefault(name, {})[str(value or "unknown")] = None
+    return {name: " and ".join(values[name]) for name in _ENVIRONMENT}
 
 
 def _json(path: Path) -> dict[str, Any]:

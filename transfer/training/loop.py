@@ -20,7 +20,7 @@ def learning_rate(params: TrainParams, epoch: float) -> float:
     if params.schedule == "cosine":
         length = max(params.epochs - params.warmup_epochs, 1e-9)
         return params.lr * 0.5 * (1 + math.cos(math.pi * (epoch - params.warmup_epochs) / length))
-    return params.lr * params.gamma ** sum(epoch >= milestone for milestone in params.milestones)
+    return params.lr * params.gamma ** sum(epoch > milestone for milestone in params.milestones)
 
 
 def make_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.SGD:
@@ -73,15 +73,16 @@ def train_epoch(
     loss_sum, correct_sum, count = total.tolist()
     if not math.isfinite(loss_sum):
         raise UserError(
-            f"the loss is no longer finite in epoch {epoch + 1} (learning rate {learning_rate(params, epoch + 1):.3g}); "
-            "lower train.lr or lengthen train.warmup_epochs; the last good epoch is kept"
+            f"the loss is no longer finite in epoch {epoch + 1} "
+            f"(learning rate {learning_rate(params, epoch + 1):.3g}); lower train.lr or lengthen train.warmup_epochs; "
+            "the last good epoch is kept"
         )
     return loss_sum / count, correct_sum / count
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Iterator[Tensor], precision: str, flip_views: bool) -> np.ndarray:
-    """Class probabilities (N, C) float32 of normalised images; with ``flip_views`` the mean with their mirror images."""
+    """Class probabilities (N, C) float32 of normalised images; ``flip_views`` averages those of their mirror images in."""
     model.eval()
     device = next(model.parameters()).device
     parts = []

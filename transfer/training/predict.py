@@ -16,7 +16,7 @@ from transfer.errors import UserError
 from transfer.faces.align import align_dataset
 from transfer.faces.detect import detect
 from transfer.files import atomic
-from transfer.params import ModelParams, TrainParams
+from transfer.params import FaceParams, ModelParams, TrainParams
 from transfer.training.batches import FaceStore, evaluation_batches
 from transfer.training.device import choose_device, choose_precision
 from transfer.training.loop import predict
@@ -30,14 +30,12 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     try:
         with safe_open(weights, "pt") as file:
-            metadata = file.metadata() or {}
+            about = json.loads((file.metadata() or {})["transfer"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        about = {key: json.loads(metadata[key]) for key in ("model", "classes", "flip_views")} | {
-            key: metadata[key] for key in ("run", "protocol", "epoch")
-        }
-    except (OSError, SafetensorError, KeyError) as error:
+        params = ModelParams(**about["model"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:  # ValueError: no JSON, or other keys than ours
         raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
-    model = create_model(ModelParams(**about["model"]), len(about["classes"]))
+    model = create_model(params, len(about["classes"]))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -62,11 +60,11 @@ def predict_files(weights: Path, images: Sequence[Path], out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if [path.suffix for path in images] == [".npy"]:
             store = images[0]
-            rows = len(np.load(store, mmap_mode="r"))
+            rows = _faces_in(store)
             table = pd.DataFrame({"image": [f"{store.name}#{row}" for row in range(rows)], "status": "aligned"})
         else:
             store = Path(folder) / "aligned.npy"
-            table = _align(images, store)
+            table = _align(images, store, FaceParams(**about["faces"]))
         rows = np.arange(len(table))
         batches = evaluation_batches(FaceStore(store, about["model"]["img_size"], rows), rows, device)
         precision = choose_precision(TrainParams(), device)
@@ -78,12 +76,22 @@ def predict_files(weights: Path, images: Sequence[Path], out: Path) -> None:
         table.to_csv(part, index=False) if out.suffix == ".csv" else table.to_parquet(part, index=False)
 
 
-def _align(images: Sequence[Path], store: Path) -> pd.DataFrame:
+def _faces_in(store: Path) -> int:
+    try:
+        pixels = np.load(store, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{store}: not an aligned store ({error})") from None
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (pixels.shape[1], pixels.shape[1], 3):
+        raise UserError(f"{store}: expected uint8 (faces, size, size, 3), found {pixels.dtype} {pixels.shape}")
+    return len(pixels)
+
+
+def _align(images: Sequence[Path], store: Path, params: FaceParams) -> pd.DataFrame:
     """Detect and align photos into ``store``; one row per photo: image, status."""
     names = [str(path) for path in images]
     index = pd.DataFrame({"sample": names, "path": names, "split": "test", "label": 0, "class_name": ""})
-    faces = detect(_decoded(images), names)
-    align_dataset(_decoded(images), index, faces, store, store.with_suffix(".parquet"), broken="stop")
+    faces = detect(_decoded(images), names, min_side=params.min_side)
+    align_dataset(_decoded(images), index, faces, store, store.with_suffix(".parquet"), size=params.size, broken="stop")
     return pd.DataFrame({"image": names, "status": faces["status"]})
 
 

@@ -19,7 +19,7 @@ from transfer.errors import UserError
 from transfer.evaluation.predictions import predictions_frame, write_predictions
 from transfer.files import atomic, sha256, write_json
 from transfer.layout import Layout
-from transfer.params import Params, RunParams, digest
+from transfer.params import ModelParams, Params, RunParams, digest
 from transfer.progress import progress
 from transfer.tracking import Tracking
 from transfer.training.batches import FaceStore, evaluation_batches, training_batches
@@ -52,7 +52,8 @@ class Training:
         torch.set_num_threads(self.run_params.train.threads)
         torch.manual_seed(stream(seed, "weights"))
         self._load_data(layout.data(dataset), layout.plan(dataset, self.run_params.sampling.upsample))
-        self.model = create_model(self.run_params, len(self.classes)).to(self.device, memory_format=torch.channels_last)
+        self.model = create_model(self.run_params.model, len(self.classes))
+        self.model.to(self.device, memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, self.run_params.train)
         self.digest = digest(
             self.run_params.model_dump(mode="json", exclude={"train": {"threads", "device"}}),
@@ -66,23 +67,28 @@ class Training:
     def _load_data(self, data: Path, plan: Path) -> None:
         aligned = pd.read_parquet(data / "aligned.parquet")
         split = pd.read_parquet(data / "split.parquet").sort_values("row")
-        self.classes = aligned.groupby("label")["class_name"].first().tolist()
+        names = aligned.groupby("label")["class_name"].first()
+        self.classes = [names.get(label, f"label {label}") for label in range(names.index.max() + 1)]
         self.rows = {name: part["row"].to_numpy() for name, part in split.groupby("split")}
         self.samples = aligned["sample"].to_numpy()
         self.labels = aligned["label"].to_numpy()
         self.plan = np.load(plan)
         absent = set(range(len(self.classes))) - set(self.labels[self.plan])
         if absent:
-            names = ", ".join(self.classes[label] for label in sorted(absent))
-            raise UserError(f"{plan}: no training image of {names}; every class needs at least one")
+            listed = ", ".join(self.classes[label] for label in sorted(absent))
+            raise UserError(f"{plan}: no training image of {listed}; every class needs at least one")
+        for part in ("val", "test"):
+            if part not in self.rows:
+                raise UserError(f"{data / 'split.parquet'}: no {part} images; every protocol is evaluated on some")
         self.targets = self._targets(data)
         self.store = FaceStore(data / "aligned.npy", self.run_params.model.img_size, split["row"].to_numpy())
         files = [data / "aligned.parquet", data / "split.parquet", plan]
+        files += [data / "index.parquet"] if self.run_params.train.targets == "votes" else []
         self.data_digest = digest([sha256(file) for file in files])
 
     def _targets(self, data: Path) -> torch.Tensor:
         if self.run_params.train.targets == "label":
-            return torch.from_numpy(self.labels)
+            return torch.tensor(self.labels)
         index = pd.read_parquet(data / "index.parquet").set_index("sample")
         columns = [f"vote_{name}" for name in self.classes]
         if not set(columns) <= set(index.columns):
@@ -97,7 +103,8 @@ class Training:
         status = "FAILED"
         try:
             self._epochs(tracking)
-            self._write(tracking)
+            self._write()
+            self._show(tracking)
             status = "FINISHED"
         finally:
             tracking.finish(status)
@@ -196,7 +203,8 @@ class Training:
         self.mlflow_run = state["mlflow_run"]
 
     def _start_tracking(self) -> Tracking:
-        tags = {"commit": environment()["commit"] or "none", "data_digest": self.data_digest}
+        commit = environment()["commit"] or "none"
+        tags = {"commit": commit, "mlflow.source.git.commit": commit, "data_digest": self.data_digest}
         return Tracking.start(
             experiment=self.params.experiment,
             dataset=self.dataset,
@@ -210,17 +218,19 @@ class Training:
             enabled=self.params.tracking,
         )
 
-    def _write(self, tracking: Tracking) -> None:
+    def _write(self) -> None:
         """The outputs of the run directory; each appears whole."""
         chosen = self.best.get(self.kept) or self._last_weights()
-        metadata = {
-            "model": json.dumps(self.run_params.model.model_dump(mode="json")),
-            "classes": json.dumps(self.classes),
+        about = {
+            "model": self.run_params.model.model_dump(mode="json"),
+            "faces": self.params.face_params(self.dataset).model_dump(mode="json"),
+            "classes": self.classes,
             "run": f"{self.params.experiment}/{self.dataset}/{self.recipe}/seed{self.seed}",
             "protocol": self.kept,
-            "epoch": str(chosen["epoch"]),
-            "flip_views": json.dumps(self.run_params.train.flip_views),
+            "epoch": chosen["epoch"],
+            "flip_views": self.run_params.train.flip_views,
         }
+        metadata = {"transfer": json.dumps(about)}  # one entry: safetensors writes several in random order
         with atomic(self.directory / "model.safetensors") as part:
             save_file({name: value.contiguous() for name, value in chosen["weights"].items()}, part, metadata)
         with atomic(self.directory / "history.csv") as part:
@@ -236,11 +246,15 @@ class Training:
                 epoch=best["epoch"],
             )
             for protocol, best in self.best.items()
-            if protocol in self.params.protocols
             for part in ("val", "test")
         ]
         write_predictions(self.directory / "predictions.parquet", pd.concat(frames, ignore_index=True))
         write_json(self.directory / "env.json", self._environment())
+
+    def _show(self, tracking: Tracking) -> None:
+        identity = {"dataset": self.dataset, "recipe": self.recipe, "seed": self.seed, "classes": self.classes}
+        folder = self.state_file.parent
+        tracking.log_results(self.directory, folder, experiment=self.params.experiment, **identity)
         for name in ("history.csv", "env.json"):
             tracking.log_artifact(self.directory / name)
 
@@ -264,12 +278,12 @@ class Training:
         }
 
 
-def create_model(run: RunParams, num_classes: int) -> nn.Module:
+def create_model(params: ModelParams, num_classes: int) -> nn.Module:
     """The network of a run, from timm's registry. Raises UserError for an unknown name or contradictory values."""
-    keywords = run.model.model_dump(exclude={"name"})
+    keywords = params.model_dump(exclude={"name"})
     try:
-        return timm.create_model(run.model.name, num_classes=num_classes, **keywords)
-    except (RuntimeError, ValueError) as error:
+        return timm.create_model(params.name, num_classes=num_classes, **keywords)
+    except (RuntimeError, ValueError, TypeError) as error:  # TypeError: a model of timm that lacks our keywords
         raise UserError(f"model: {error}") from error
 
 

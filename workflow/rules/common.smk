@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from snakemake.shell import shell
 from snakemake_interface_executor_plugins.settings import DeploymentMethod, ExecMode
 
 from transfer.config import DEFAULT, snapshot, validate
-from transfer.digest import code_digest
+from transfer.digest import step_digest
 from transfer.errors import UserError
 from transfer.layout import UPSAMPLING, Layout, archive_path
 from transfer.params import digest
@@ -47,7 +48,7 @@ def drop_conda_if_absent():
         print("conda is not on PATH: the jobs run in the current environment", file=sys.stderr)
     if DeploymentMethod.CONDA not in settings.deployment_method:
         # `python` means the one that runs Snakemake, also where its environment is not activated.
-        shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent.as_posix()!r}:$PATH; ")
+        shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
 
 
 def drop_stale_locks():
@@ -118,54 +119,72 @@ def plan(wildcards):
     return Layout(wildcards.experiment).plan(wildcards.dataset, upsample).as_posix()
 
 
+def of_all_datasets(name):
+    """A file of every dataset of the experiment."""
+    return expand(
+        "results/{experiment}/data/{dataset}/{name}", experiment=EXPERIMENT, dataset=PARAMS.datasets, name=name
+    )
+
+
+def of_all_runs(name):
+    """A file of every training of the experiment."""
+    return expand(
+        "results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/{name}",
+        experiment=EXPERIMENT,
+        dataset=PARAMS.datasets,
+        recipe=PARAMS.recipes,
+        seed=PARAMS.seeds,
+        name=name,
+    )
+
+
 # ---- Versions: a job is out of date when a parameter or the code that it depends on has changed, and only then.
 
 
 def archive_version(wildcards):
     data = PARAMS.dataset_definitions[drawn_dataset(wildcards)]
-    return digest(data.parser, data.synthetic, data.synthetic_scale, code_digest("transfer.datasets.synthetic"))
+    return digest(data.parser, data.synthetic, data.synthetic_scale, step_digest("synthesize"))
 
 
 def index_version(wildcards):
     data = PARAMS.dataset_definitions[wildcards.dataset]
-    code = code_digest(f"transfer.datasets.{data.parser}", "transfer.datasets.counts", "transfer.datasets.source")
+    code = step_digest("index", f"transfer.datasets.{data.parser}")
     return digest(data.parser, data.options, data.expect, data.missing, code)
 
 
 def detect_version(wildcards):
-    faces = PARAMS.face_params(wildcards.dataset)
-    return digest(faces.min_side, code_digest("transfer.faces.detect", "transfer.datasets.images"))
+    return digest(PARAMS.face_params(wildcards.dataset).min_side, step_digest("detect"))
 
 
 def align_version(wildcards):
     faces = PARAMS.face_params(wildcards.dataset)
-    code = code_digest("transfer.faces.align", "transfer.faces.report", "transfer.datasets.images")
-    return digest(faces.landmarks, faces.size, faces.no_face, faces.broken, code)
+    return digest(faces.landmarks, faces.size, faces.no_face, faces.broken, step_digest("align"))
 
 
 def sample_version(wildcards):
     sampling = PARAMS.sampling_params(wildcards.dataset)
-    return digest(sampling.val_fraction, sampling.split_seed, code_digest("transfer.sampling"))
+    return digest(sampling.val_fraction, sampling.split_seed, step_digest("sample"))
 
 
 def train_version(wildcards):
     run = PARAMS.run(wildcards.dataset, wildcards.recipe)
     train = run.train.model_dump(mode="json", exclude={"device", "threads"})
-    return digest(run.model, train, code_digest("transfer.training.run", "transfer.models.transfer"))
+    return digest(run.model, train, sorted(PARAMS.protocols), step_digest("train"))
 
 
 def evaluate_version(wildcards):
-    return code_digest("transfer.evaluation.metrics")
+    return step_digest("evaluate")
 
 
 def table_version(wildcards):
-    runs = {
-        (dataset, recipe): PARAMS.run(dataset, recipe).model for dataset in PARAMS.datasets for recipe in PARAMS.recipes
-    }
-    parts = [[*key, model.num_lanets, model.mad, model.msad] for key, model in runs.items()]
-    families = [PARAMS.dataset_definitions[dataset].reported_as for dataset in PARAMS.datasets]
     chosen = PARAMS.model_dump(include={"experiment", "datasets", "recipes", "baseline", "seeds", "protocols"})
-    return digest(chosen, parts, families, code_digest("transfer.tables.experiment"))
+    families = [PARAMS.dataset_definitions[dataset].reported_as for dataset in PARAMS.datasets]
+    parts = [
+        PARAMS.run(dataset, recipe).model.model_dump(include={"num_lanets", "mad", "msad"})
+        for dataset in PARAMS.datasets
+        for recipe in PARAMS.recipes
+    ]
+    return digest(chosen, families, parts, step_digest("table"))
 
 
 # ---- Resources

@@ -3,21 +3,9 @@
 
 rule make_table1:
     input:
-        metrics=expand(
-            rules.evaluate_run.output.metrics,
-            dataset=PARAMS.datasets,
-            recipe=PARAMS.recipes,
-            seed=PARAMS.seeds,
-            allow_missing=True,
-        ),
-        environments=expand(
-            rules.train_model.output.environment,
-            dataset=PARAMS.datasets,
-            recipe=PARAMS.recipes,
-            seed=PARAMS.seeds,
-            allow_missing=True,
-        ),
-        reports=expand(rules.align_faces.output.report, dataset=PARAMS.datasets, allow_missing=True),
+        metrics=of_all_runs("metrics.json"),
+        environments=of_all_runs("env.json"),
+        reports=of_all_datasets("faces.json"),
         reported="params/reported.yaml",
     output:
         csv="results/{experiment}/table1.csv",

@@ -55,6 +55,7 @@ _IRISES = np.array([[58, 36, 22], [84, 54, 30], [110, 84, 48], [74, 104, 72], [8
 
 
 def sample_identity(rng: np.random.Generator) -> Identity:
+    """A new person."""
     tone = rng.uniform(0, 1) ** 1.25 * (len(_TONES) - 1)
     skin = np.array([np.interp(tone, range(len(_TONES)), _TONES[:, c]) for c in range(3)])
     skin = skin * rng.normal(1, [0.02, 0.025, 0.04])
@@ -86,14 +87,14 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         eye_h=np.clip(n(0.088, 0.011), 0.062, 0.115),
         eye_tilt=n(0.012, 0.014),
         iris_r=n(0.085, 0.005),
-        brow_y=n(-0.27, 0.022),
+        brow_y=n(-0.27, 0.016),
         brow_arch=np.clip(n(0.045, 0.015), 0.005, 0.09),
-        brow_thick=np.clip(n(0.060 if gender == 0 else 0.044, 0.010), 0.025, 0.09),
+        brow_thick=np.clip(n(0.066 if gender == 0 else 0.052, 0.010), 0.03, 0.09),
         nose_y=n(0.50, 0.03),
         nose_w=np.clip(n(0.175, 0.02), 0.13, 0.24),
         mouth_y=n(0.92, 0.03),
         mouth_w=n(0.325, 0.022),
-        mouth_rest=n(0.0, 0.018),
+        mouth_rest=n(0.0, 0.012),
         lip_up=np.clip(n(0.062, 0.012), 0.035, 0.10),
         lip_low=np.clip(n(0.084, 0.014), 0.05, 0.13),
         hair_style=styles[rng.choice(4, p=[0.4, 0.25, 0.2, 0.15])],
@@ -142,84 +143,91 @@ class Geometry:
 
 
 def build_geometry(rng: np.random.Generator, who: Identity, a: dict[str, float]) -> Geometry:
-    sides = np.array([-1.0, 1.0])
-    lopsided = np.clip(1 + sides * a["asymmetry"], 0, 2)
-    jaw = a["jaw_drop"]
-
-    chin = who.chin + 0.20 * jaw - 0.03 * a["chin_raise"]
-    w, j = who.width, who.jaw
-    half = [(0, who.forehead - 0.38), (0.50 * w, who.forehead - 0.28), (0.88 * w, who.forehead + 0.12), (w, -0.10)]
-    half += [(0.97 * w, 0.38), (j + 0.04, 0.92 + 0.04 * jaw), (0.62 * j, chin - 0.17), (0.24, chin - 0.015)]
-    right = np.array(half)
-    outline = smooth(np.vstack([right, [(0, chin)], right[:0:-1] * [-1, 1]]), closed=True)
-
-    brows, lids, irises = [], [], []
-    s = np.linspace(0, 1, 9)
+    """The lines of the face of ``who`` when it does the actions ``a``, looking about where ``rng`` says."""
+    sides = (-1, 1)
+    lopsided = np.clip(1 + np.array(sides) * a["asymmetry"], 0, 2)
     gaze = rng.normal(0, [0.022, 0.008])
-    open_up = who.eye_h * (1 + 0.80 * a["lid_raise"] - 0.30 * a["lid_tighten"] - 0.55 * a["lid_droop"])
-    open_up *= 1 - 0.25 * a["nose_wrinkle"] - 0.25 * a["cheek_raise"] * a["corner_pull"]
-    open_low = 0.62 * who.eye_h * (1 + 0.20 * a["lid_raise"] - 0.65 * a["lid_tighten"] - 0.60 * a["cheek_raise"])
-    open_low *= 1 - 0.25 * a["nose_wrinkle"]
-    for side in sides:
-        raised = 0.17 * a["inner_raise"] * (1 - s) ** 1.6 + 0.17 * a["outer_raise"] * np.exp(
-            -(((s - 0.68) / 0.38) ** 2)
-        )
-        lowered = a["brow_lower"] * (0.125 * (1 - s) ** 1.3 + 0.02) + 0.05 * a["nose_wrinkle"] * (1 - s)
-        y = who.brow_y - who.brow_arch * np.sin(np.pi * s**1.25) + 0.03 * s - raised + lowered
-        x = 0.165 - 0.055 * a["brow_lower"] + s * (0.50 + 0.05 * a["brow_lower"]) * (who.eye_x / 0.40)
-        brows.append(np.stack([side * x, y], 1))
-
-        t = ALONG * side  # -1 at the inner corner
-        droop = 0.05 * a["inner_raise"] * a["lid_droop"] * np.clip(t, 0, 1)  # the upper lid sinks outwards in sadness
-        corner_y = -who.eye_tilt * t
-        # The upper lid is highest a little inside the middle, the lower one deepest a little outside.
-        upper = corner_y - np.maximum(open_up, 0.008) * (1 - ALONG**2) ** 0.62 * (1 - 0.16 * t) + droop * (1 - ALONG**2)
-        lower = corner_y + np.maximum(open_low, 0.010) * (1 - ALONG**2) ** 0.8 * (1 + 0.18 * t)
-        x = side * who.eye_x + who.eye_w * ALONG
-        lids.append((np.stack([x, upper], 1), np.stack([x, np.maximum(lower, upper)], 1)))
-        irises.append(np.array([side * who.eye_x, -0.25 * who.eye_h]) + gaze)
-
     pull = a["corner_pull"] * lopsided
-    mouth_y = who.mouth_y + 0.04 * jaw
-    spread = (
-        1 + 0.24 * pull + 0.24 * a["lip_stretch"] + 0.06 * a["lip_raise"] - 0.20 * jaw * (1 - min(a["corner_pull"], 1))
-    )
-    spread = spread - 0.12 * a["lip_press"] - 0.08 * a["chin_raise"] + 0.05 * a["dimple"] * lopsided
-    corner_x = who.mouth_w * np.maximum(spread, 0.6)
-    corner_y = mouth_y - 0.145 * pull + 0.125 * a["corner_depress"] + 0.035 * a["lip_stretch"] + 0.06 * jaw
-    corner_y = corner_y - 0.02 * a["dimple"] * lopsided + who.mouth_rest
-    near = (ALONG > 0).astype(int)
-    x = ALONG * corner_x[near]
-    level = corner_y[near]
-    gap = max(0.10 * a["lips_part"] + 0.40 * jaw - 0.06 * a["lip_press"] - 0.05 * a["chin_raise"] - 0.012, 0.0)
-    up_mid = mouth_y - 0.085 * a["lip_raise"] - 0.045 * a["nose_wrinkle"] - 0.20 * gap - 0.045 * a["chin_raise"]
-    up_mid += 0.02 * a["corner_pull"]
-    low_mid = up_mid + gap
-    # A stretched or pulled mouth opens as a band, a dropped jaw as an oval.
-    round_up = ALONG**2
-    round_low = np.abs(ALONG) ** (2.0 + 1.5 * a["lip_stretch"])
-    inner_up = level * round_up + up_mid * (1 - round_up)
-    inner_low = np.maximum(level * round_low + low_mid * (1 - round_low), inner_up)
-    thin = 1 - 0.55 * min(a["lip_press"], 1) - 0.25 * np.clip(a["corner_pull"], 0, 1) - 0.25 * min(a["lip_stretch"], 1)
-    taper = (1 - ALONG**2) ** 0.65
-    bow = 1 - 0.30 * np.exp(-((ALONG / 0.16) ** 2)) - 0.25 * np.abs(ALONG)
-    lines = {
-        "outer_up": inner_up - who.lip_up * thin * taper * bow * 1.25,
-        "inner_up": inner_up,
-        "inner_low": inner_low,
-        "outer_low": inner_low + who.lip_low * thin * taper * (1 + 0.25 * a["chin_raise"]),
-    }
+    outline, chin = _outline(who, a)
     return Geometry(
         outline=outline,
         chin=chin,
-        brows=brows,
-        lids=lids,
-        irises=irises,
-        nose=np.array([0.0, who.nose_y - 0.05 * a["nose_wrinkle"] - 0.01 * a["lip_raise"]]),
-        nose_w=who.nose_w * (1 + 0.14 * a["nose_wrinkle"] + 0.10 * min(a["corner_pull"], 1)),
-        lips={name: np.stack([x, y], 1) for name, y in lines.items()},
+        brows=[_brow(who, a, side, lopsided[i]) for i, side in enumerate(sides)],
+        lids=[_lids(who, a, side) for side in sides],
+        irises=[np.array([side * who.eye_x, -0.25 * who.eye_h]) + gaze for side in sides],
+        nose=np.array([0.0, who.nose_y - 0.06 * a["nose_wrinkle"] - 0.01 * a["lip_raise"]]),
+        nose_w=who.nose_w * (1 + 0.18 * a["nose_wrinkle"] + 0.10 * min(a["corner_pull"], 1)),
+        lips=_lips(who, a, pull, a["dimple"] * lopsided),
         pull=pull,
     )
+
+
+def _outline(who: Identity, a: dict[str, float]) -> tuple[np.ndarray, float]:
+    """The face's contour, and the chin's y."""
+    chin = who.chin + 0.22 * a["jaw_drop"] - 0.03 * a["chin_raise"]
+    w, top, jaw = who.width, who.forehead, who.jaw
+    right = [(0, top - 0.38), (0.50 * w, top - 0.28), (0.88 * w, top + 0.12), (w, -0.10), (0.97 * w, 0.38)]
+    right += [(jaw + 0.04, 0.92 + 0.04 * a["jaw_drop"]), (0.62 * jaw, chin - 0.17), (0.24, chin - 0.015)]
+    left = np.array(right[:0:-1]) * [-1, 1]
+    return smooth(np.vstack([right, [(0, chin)], left]), closed=True), chin
+
+
+def _brow(who: Identity, a: dict[str, float], side: int, lopsided: float) -> np.ndarray:
+    """A brow's centre line from its inner to its outer end, (9, 2)."""
+    s = np.linspace(0, 1, 9)
+    outer = a["outer_raise"] * lopsided
+    raised = 0.19 * a["inner_raise"] * (1 - s) ** 1.6 + 0.20 * outer * np.exp(-(((s - 0.68) / 0.38) ** 2))
+    lowered = a["brow_lower"] * (0.15 * (1 - s) ** 1.3 + 0.03) + 0.06 * a["nose_wrinkle"] * (1 - s)
+    y = who.brow_y - who.brow_arch * np.sin(np.pi * s**1.25) + 0.03 * s - raised + lowered
+    x = 0.165 - 0.060 * a["brow_lower"] + s * (0.50 + 0.05 * a["brow_lower"]) * (who.eye_x / 0.40)
+    return np.stack([side * x, y], 1)
+
+
+def _lids(who: Identity, a: dict[str, float], side: int) -> tuple[np.ndarray, np.ndarray]:
+    """An eye's upper and lower lid from left to right, (17, 2) each."""
+    up = who.eye_h * (1 + 0.90 * a["lid_raise"] - 0.35 * a["lid_tighten"] - 0.60 * a["lid_droop"])
+    up *= 1 - 0.30 * a["nose_wrinkle"] - 0.35 * a["cheek_raise"] * min(a["corner_pull"], 1)
+    low = 0.62 * who.eye_h * (1 + 0.35 * a["lid_raise"] - 0.65 * a["lid_tighten"] - 0.60 * a["cheek_raise"])
+    low *= 1 - 0.30 * a["nose_wrinkle"]
+    t = ALONG * side  # -1 at the inner corner
+    corner = -who.eye_tilt * t
+    arch = 1 - ALONG**2
+    # In sadness the upper lid sinks outwards. It is highest a little inside the middle, the lower one deepest outside.
+    sink = 0.05 * a["inner_raise"] * a["lid_droop"] * np.clip(t, 0, 1)
+    upper = corner - np.maximum(up, 0.008) * arch**0.62 * (1 - 0.16 * t) + sink * arch
+    lower = corner + np.maximum(low, 0.010) * arch**0.8 * (1 + 0.18 * t)
+    x = side * who.eye_x + who.eye_w * ALONG
+    return np.stack([x, upper], 1), np.stack([x, np.maximum(lower, upper)], 1)
+
+
+def _lips(who: Identity, a: dict[str, float], pull: np.ndarray, dimple: np.ndarray) -> dict[str, np.ndarray]:
+    """The four lip lines from left to right, (17, 2) each; ``pull`` and ``dimple`` have a value per side."""
+    jaw, smile = a["jaw_drop"], min(a["corner_pull"], 1)
+    middle = who.mouth_y + 0.04 * jaw
+    spread = 1 + 0.26 * pull + 0.28 * a["lip_stretch"] + 0.06 * a["lip_raise"] - 0.22 * jaw * (1 - smile)
+    spread = spread - 0.15 * a["lip_press"] - 0.08 * a["chin_raise"] + 0.06 * dimple
+    corner_y = middle - 0.175 * pull + 0.155 * a["corner_depress"] + 0.04 * a["lip_stretch"] + 0.06 * jaw
+    corner_y = corner_y - 0.02 * dimple + who.mouth_rest
+    near = (ALONG > 0).astype(int)  # which corner a point belongs to
+    x, corner_y = ALONG * who.mouth_w * np.maximum(spread, 0.6)[near], corner_y[near]
+
+    gap = 0.11 * a["lips_part"] + 0.45 * jaw - 0.06 * a["lip_press"] - 0.05 * a["chin_raise"] - 0.012
+    gap = max(gap, 0.0)
+    up = middle - 0.115 * a["lip_raise"] - 0.05 * a["nose_wrinkle"] - 0.2 * gap - 0.05 * a["chin_raise"] + 0.02 * smile
+    # A stretched mouth opens as a band, a dropped jaw as an oval.
+    near_up, near_low = ALONG**2, np.abs(ALONG) ** (2.0 + 1.5 * a["lip_stretch"])
+    inner_up = corner_y * near_up + up * (1 - near_up)
+    inner_low = np.maximum(corner_y * near_low + (up + gap) * (1 - near_low), inner_up)
+    thin = 1 - 0.60 * min(a["lip_press"], 1) - 0.25 * np.clip(smile, 0, 1) - 0.25 * min(a["lip_stretch"], 1)
+    taper = thin * (1 - ALONG**2) ** 0.65
+    bow = 1 - 0.30 * np.exp(-((ALONG / 0.16) ** 2)) - 0.25 * np.abs(ALONG)
+    lines = {
+        "outer_up": inner_up - 1.25 * who.lip_up * taper * bow,
+        "inner_up": inner_up,
+        "inner_low": inner_low,
+        "outer_low": inner_low + who.lip_low * taper * (1 + 0.25 * a["chin_raise"]),
+    }
+    return {name: np.stack([x, y], 1) for name, y in lines.items()}
 
 
 def points68(g: Geometry) -> np.ndarray:

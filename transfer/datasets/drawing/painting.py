@@ -26,7 +26,10 @@ def rgb(colour: np.ndarray, gain: float = 1.0) -> tuple[int, int, int]:
 
 
 class Pen:
-    """Draws on an image in face units; ``scale`` is the image's side over CANVAS, ``corner`` the face units at its corner."""
+    """Draws on an image in face units.
+
+    ``scale`` is the image's resolution relative to the canvas, ``corner`` the face units at its upper left corner.
+    """
 
     def __init__(self, image: Image.Image, scale: float = 1.0, corner: np.ndarray = ORIGIN) -> None:
         self.draw, self.unit, self.corner = ImageDraw.Draw(image), UNIT * scale, corner
@@ -69,7 +72,10 @@ class _Solid:
 def paint(
     rng: np.random.Generator, who: Identity, a: dict[str, float], g: Geometry, light: np.ndarray, occluded: bool
 ) -> Image.Image:
-    """Head and shoulders of ``who`` doing the actions ``a``, RGBA, (CANVAS, CANVAS); ``light`` is a unit vector towards the light."""
+    """Head and shoulders of ``who`` doing the actions ``a``, RGBA, (CANVAS, CANVAS).
+
+    ``light`` is a unit vector towards the light: x to the right of the picture, y down, z towards the viewer.
+    """
     cloth = _muted(rng)
     canvas = Image.new("RGB", (CANVAS, CANVAS), rgb(cloth))
     alpha = Image.new("L", (CANVAS, CANVAS), 0)
@@ -146,7 +152,7 @@ def _both(x: float, *rest: float) -> list[tuple[float, ...]]:
 
 
 def _shading(who: Identity, a: dict[str, float], g: Geometry, light: np.ndarray, ambient: float) -> Image.Image:
-    """What the painted colours are multiplied with: light on the face's relief, hollows, blush and stubble; 128 is one."""
+    """What the colours are multiplied with: light on the face's relief, hollows, blush, stubble; 128 is one."""
     mouth_y = float(g.lips["inner_up"][8, 1])
     low_lip = float(g.lips["outer_low"][8, 1])
     nose_y = float(g.nose[1])
@@ -209,7 +215,7 @@ def _creases(who: Identity, a: dict[str, float], g: Geometry) -> Image.Image:
     nose_y, old = float(g.nose[1]), who.wrinkles
     for i, side in enumerate((-1, 1)):
         cx, cy = g.lips["inner_up"][-i]  # -0 is the left corner, -1 the right one
-        fold = 0.12 + 0.45 * old + 0.75 * g.pull[i] + 0.75 * a["nose_wrinkle"] + 0.5 * a["lip_raise"]
+        fold = 0.10 + 0.30 * old + 0.75 * g.pull[i] + 0.9 * a["nose_wrinkle"] + 0.5 * a["lip_raise"]
         start = (side * (g.nose_w + 0.03), nose_y - 0.02 - 0.06 * a["nose_wrinkle"])
         line([start, (side * (g.nose_w + 0.14), nose_y + 0.14), (cx + side * 0.10, cy - 0.06)], 0.75 * fold, 0.06)
         dimple = 0.35 + 0.6 * a["dimple"] * g.pull[i]
@@ -227,10 +233,10 @@ def _creases(who: Identity, a: dict[str, float], g: Geometry) -> Image.Image:
 
         inner = g.brows[i][0]
         frown = [(side * 0.055, inner[1] - 0.06), (side * 0.065, inner[1] + 0.11)]
-        line(frown, 0.95 * a["brow_lower"] + 0.15 * old - 0.1)
+        line(frown, 1.05 * a["brow_lower"] + 0.15 * old - 0.1)
         for k in range(2):
             bridge = [(side * 0.02, -0.03 + 0.08 * k), (side * 0.12, 0.03 + 0.09 * k)]
-            line(bridge, 0.85 * a["nose_wrinkle"] - 0.05)
+            line(bridge, 0.95 * a["nose_wrinkle"] - 0.05)
     forehead = 0.5 * min(a["inner_raise"], 1) + 0.35 * a["outer_raise"] + 0.35 * old - 0.25
     reach = 0.28 + 0.25 * min(a["outer_raise"] + 0.5 * old, 1)
     dip = 0.04 * a["inner_raise"] - 0.03 * a["outer_raise"]

@@ -92,7 +92,7 @@ def _interpolation(n: int, knots: int) -> np.ndarray:
 
 
 def _view(head: Image.Image, pose: Pose, size: int, over: int) -> Image.Image:
-    """The head seen in ``pose``, RGBA, (over * size, over * size): sampled by nearest neighbour, to be reduced later."""
+    """The head seen in ``pose``, RGBA, (over * size, over * size): by nearest neighbour, to be reduced later."""
     n, knots = size * over, 33
     lattice = np.linspace(0, size, knots)
     matrix = _interpolation(n, knots)

@@ -1,0 +1,142 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from transfer import cli, config
+from transfer.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path, monkeypatch):
+    (tmp_path / "params").mkdir()
+    for file in ("default.yaml", "reported.yaml"):
+        (tmp_path / "params" / file).write_bytes((ROOT / "params" / file).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def transfer(monkeypatch, capsys):
+    """Run the command line in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["transfer", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def test_params_prints_the_resolved_configuration(transfer, directory):
+    (directory / "mine.yaml").write_text("train: {epochs: 3}\n")
+    code, out, err = transfer("params", "--params", "mine.yaml", "--set", "seeds=[5]", "--set", "train.lr=0.5")
+    assert (code, err) == (0, "")
+    resolved = yaml.safe_load(out)
+    assert (resolved["train"]["epochs"], resolved["train"]["lr"], resolved["seeds"]) == (3, 0.5, [5])
+    (directory / "resolved.yaml").write_text(out)
+    assert config.load([Path("resolved.yaml")]).train == config.load([Path("mine.yaml")], ["train.lr=0.5"]).train
+
+
+def test_schema_writes_the_file(transfer):
+    assert transfer("schema")[0] == 0
+    assert Path("params/schema.json").read_text() == config.schema_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["params", "--set", "train.epochs=0"], "command line: train.epochs: should be greater than or equal to 1"),
+        (["params", "--params", "none.yaml"], "none.yaml: no such parameter file"),
+        (["index", "--dataset", "rafdb"], "--dataset rafdb: not in experiment demo; allowed: demo_rafdb, "),
+        (["train", "--dataset", "demo_rafdb", "--recipe", "x", "--seed", "0"], "--recipe x: not in experiment demo;"),
+        (["train", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "-1"], "'--seed'"),
+        (["index"], "Missing option '--dataset'"),
+        (["index", "--datset", "demo_rafdb"], "No such option"),
+        (["indx"], "No such command 'indx'"),
+        (["index", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "RAF-DB is given for research on request"),
+        (["synthesize", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "dataset rafdb: not a drawn one"),
+        (["detect", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
+        (["align", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
+        (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with transfer align"),
+        (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "predictions.parquet"),
+        (["table"], "metrics.json: missing"),
+    ],
+)
+def test_a_mistake_is_exit_code_1_and_one_line(transfer, arguments, message):
+    code, out, err = transfer(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not Path("results").exists()
+    assert not Path("data").exists()
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["transfer", "index", "--dataset", "rafdb", "--debug"])
+    with pytest.raises(UserError, match="not in experiment"):
+        cli.main()
+
+
+def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
+    def broken(*_):
+        raise KeyError("x\ny")
+
+    monkeypatch.setattr(config, "load", broken)
+    code, _, err = transfer("params")
+    assert code == 1
+    assert err == "error: KeyError: 'x\\ny' (unexpected: --debug shows where)\n"
+
+
+def test_help_says_what_each_verb_reads_and_writes(transfer):
+    code, out, _ = transfer()
+    assert code == 0
+    verbs = ["synthesize", "index", "detect", "align", "sample", "train", "predict", "evaluate", "table"]
+    assert [command.callback.__name__ for command in cli.app.registered_commands] == ["params", "schema", *verbs]
+    for verb in verbs:
+        code, out, _ = transfer(verb, "--help")
+        assert code == 0
+        assert "Writes:" in out
+        assert "Reads:" in out or verb == "synthesize"
+
+
+def test_sample_writes_the_split_and_a_plan_for_every_method(transfer):
+    data = Path("results/demo/data/demo_rafdb")
+    data.mkdir(parents=True)
+    names = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
+    labels = np.repeat(np.arange(7), [4, 2, 3, 10, 4, 4, 5])
+    rows = [("train", label) for label in labels] + [("test", label) for label in range(7)]
+    manifest = pd.DataFrame(rows, columns=["split", "label"])
+    manifest["sample"] = [f"face{i}" for i in range(len(manifest))]
+    manifest["class_name"] = [names[label] for label in manifest["label"]]
+    manifest.to_parquet(data / "aligned.parquet")
+    assert transfer("sample", "--dataset", "demo_rafdb")[0] == 0
+    split = pd.read_parquet(data / "split.parquet")
+    training = split[split["split"] == "train"]
+    assert split["split"].value_counts().to_dict() == {"train": 25, "val": 7, "test": 7}
+    full, sqrt, none = (np.load(data / f"plan_{method}.npy") for method in ("full", "sqrt", "none"))
+    assert none.tolist() == sorted(training["row"])
+    assert np.bincount(manifest["label"][full]).tolist() == [9] * 7
+    assert set(sqrt) == set(none)
+    assert sorted(path.name for path in data.iterdir()) == [
+        "aligned.parquet",
+        "plan_full.npy",
+        "plan_none.npy",
+        "plan_sqrt.npy",
+        "split.parquet",
+    ]
+
+
+def test_runs_as_a_module_from_the_repository_root():
+    command = [sys.executable, "-m", "transfer", "params", "--set", "x=1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: command line: x: unknown key")

@@ -1,0 +1,200 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from snakemake.utils import update_config
+
+from transfer import config
+from transfer.errors import UserError
+from transfer.layout import Layout, archive_path
+from transfer.params import merge
+
+ROOT = Path(__file__).parents[2]
+FILES = [*sorted(path for path in (ROOT / "params").glob("*.yaml") if path.name != "reported.yaml")]
+FILES += [ROOT / "tests/workflow/smallest.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_schema_is_current():
+    assert (ROOT / "params/schema.json").read_text() == config.schema_text(), "run: transfer schema"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
+def test_files_of_the_repository_are_valid(file):
+    config.load([file])
+    jsonschema.validate(yaml.safe_load(file.read_text()), json.loads((ROOT / "params/schema.json").read_text()))
+
+
+def test_paper_is_the_papers_grid():
+    params = config.load([ROOT / "params/paper.yaml"])
+    assert (len(params.datasets), len(params.recipes), len(params.seeds)) == (3, 6, 5)
+    run = params.run("affectnet7", "full")
+    assert (run.model.name, run.model.mad, run.model.msad) == ("transfer_base", 0.2, 0.6)
+    assert (run.train.epochs, run.train.batch_size, run.train.lr, run.train.weight_decay) == (40, 128, 1e-3, 5e-4)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("trian.epochs=3", "command line: trian: unknown key; allowed: baseline, dataset_definitions,"),
+        ("train.epoch=3", "command line: train.epoch: unknown key; allowed: augment, batch_size, "),
+        ("train.epochs=many", "command line: train.epochs: should be a valid integer"),
+        ("train.epochs=0", "command line: train.epochs: should be greater than or equal to 1, found 0"),
+        ("train.lr=.nan", "command line: train.lr: should be a finite number, found nan"),
+        ("train=3", "command line: train: should be a mapping, found 3"),
+        ("seeds=[0, -1]", "command line: seeds.1: should be greater than or equal to 0, found -1"),
+        ("seeds=[1, 1]", "command line: seeds: a seed appears twice"),
+        ("datasets=[rafdc]", "command line: datasets: unknown name 'rafdc'; allowed: demo_rafdb, "),
+        ("recipes=[baseline, ful]", "command line: recipes: unknown name 'ful'; allowed: baseline, local_cnns, "),
+        ("model.num_lanets=1", "recipe_definitions.local_cnns_mad: mad drops one of B LANet maps"),
+        ("dataset_definitions.rafdb.expect=most", "dataset_definitions.rafdb.expect: should be 'any' or 'official'"),
+        ("dataset_definitions.rafdb.expect={trian: 1}", "dataset_definitions.rafdb.expect.trian: should be 'train', "),
+        ("dataset_definitions.new.archive=x", "command line: dataset_definitions.new.parser: missing"),
+        ("experiment=My Table", "command line: experiment: String should match pattern"),
+        ("train.epochs", "--set train.epochs: expected key=value"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_key_and_what_is_allowed(value, expected):
+    with pytest.raises(UserError) as error:
+        config.load((), [value])
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_file_and_line_of_a_wrong_value_are_named(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("# a comment\ntrain:\n  lr: 0.1\n  epochs: -1\n")
+    second.write_text("seeds: [0]\n")
+    with pytest.raises(UserError, match=rf"^{first}:4: train.epochs: "):
+        config.load([first, second])
+    assert config.load([first, second], ["train.epochs=7"]).train.epochs == 7
+
+
+def test_the_default_file_is_named_where_nothing_overrides_it(tmp_path, monkeypatch):
+    (tmp_path / "params").mkdir()
+    text = (ROOT / "params/default.yaml").read_text()
+    (tmp_path / "params/default.yaml").write_text(text.replace("  epochs: 10", "  epochs: ten"))
+    monkeypatch.chdir(tmp_path)
+    line = next(i for i, text in enumerate(text.splitlines(), 1) if text.startswith("  epochs:"))
+    with pytest.raises(UserError, match=rf"^params/default.yaml:{line}: train.epochs: .*found 'ten'"):
+        config.load()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("train: {epochs: 3", r"bad.yaml:\d+: not a YAML file"),
+        ("- 1\n- 2\n", "bad.yaml: expected a mapping of parameters, found list"),
+        ("", "bad.yaml: expected a mapping of parameters, found NoneType"),
+    ],
+)
+def test_a_file_that_is_no_parameter_file(tmp_path, content, expected):
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(UserError, match=expected):
+        config.load([tmp_path / "bad.yaml"])
+
+
+def test_a_missing_file():
+    with pytest.raises(UserError, match="none.yaml: no such parameter file"):
+        config.load([Path("none.yaml")])
+
+
+def test_files_merge_as_in_snakemake():
+    default = yaml.safe_load((ROOT / "params/default.yaml").read_text())
+    for file in FILES:
+        override = yaml.safe_load(file.read_text())
+        ours, theirs = merge(default, override), json.loads(json.dumps(default))
+        update_config(theirs, override)
+        assert ours == theirs
+
+
+def test_snapshot_resolves_to_the_same_parameters(tmp_path):
+    params = config.load([ROOT / "tests/workflow/smallest.yaml"], ["train.epochs=2"])
+    config.snapshot(params, tmp_path / "params.yaml")
+    again = config.load([tmp_path / "params.yaml"])
+    assert again == params
+    assert again.run("demo_affectnet", "full") == params.run("demo_affectnet", "full")
+    assert again.run("demo_affectnet", "full").model.mad == 0.2, "an override keeps out what it does not set"
+
+
+def test_archive_path(tmp_path):
+    params = config.load((), [f"raw_dir={tmp_path}", "datasets=[rafdb]"])
+    assert archive_path(params, "demo_rafdb") == tmp_path / "demo_rafdb.zip", "drawn: need not be there"
+    with pytest.raises(UserError, match="dataset rafdb: .*not found in .*RAF-DB is given for research on request"):
+        archive_path(params, "rafdb")
+    (tmp_path / "rafdb").mkdir()
+    assert archive_path(params, "rafdb") == tmp_path / "rafdb"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("parser=rafdc", "dataset_definitions.ferplus_majority: unknown dataset 'rafdc'"),
+        ("options={rule: most}", "dataset_definitions.ferplus_majority: .*rule is 'most'; allowed: majority, argmax"),
+        ("options={rules: argmax}", "dataset_definitions.ferplus_majority: .*unknown option 'rules'; allowed: rule"),
+    ],
+)
+def test_wrong_parser_or_option_is_named_before_the_archive_is_looked_for(value, expected):
+    params = config.load((), [f"dataset_definitions.ferplus_majority.{value}"])
+    with pytest.raises(UserError, match=expected):
+        archive_path(params, "ferplus_majority")
+
+
+def test_layout():
+    layout = Layout("demo")
+    assert layout.params.as_posix() == "results/demo/params.yaml"
+    assert layout.plan("d", "sqrt").as_posix() == "results/demo/data/d/plan_sqrt.npy"
+    assert layout.run("d", "r", 3).as_posix() == "results/demo/runs/d/r/seed3"
+    assert layout.state("d", "r", 3).as_posix() == "results/demo/state/d/r/seed3"
+
+
+def test_what_the_snakefile_imports_does_not_import_torch():
+    code = (
+        "import sys; from transfer.config import load; from transfer.layout import archive_path\n"
+        "from transfer.digest import STEPS, step_digest\n"
+        "archive_path(load(), 'demo_rafdb'); [step_digest(step) for step in STEPS]\n"
+        "print(sorted({'torch', 'mlflow', 'scipy', 'timm', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_pins_of_the_conda_environment_are_those_of_the_lock_file():
+    pins = (ROOT / "requirements.lock").read_text().split()
+    environment = yaml.safe_load((ROOT / "workflow/envs/transfer.yaml").read_text())
+    assert environment["dependencies"][-1] == {"pip": pins}
+    assert pins == sorted(pins, key=lambda pin: pin.lower())
+    assert all(pin.count("==") == 1 and not set(pin) & set("@/;[ ") for pin in pins)
+
+
+def test_the_lock_file_pins_every_dependency():
+    import tomllib
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    pins = dict(pin.split("==") for pin in (ROOT / "requirements.lock").read_text().split())
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["dev"]]
+    wanted += project["build-system"]["requires"]
+    for requirement in map(Requirement, wanted):
+        assert pins.get(canonicalize_name(requirement.name), "") in requirement.specifier, requirement
+
+
+def test_default_is_found_from_the_working_directory_only(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    monkeypatch.chdir(tmp_path)
+    assert config.load().experiment == "demo"
+    monkeypatch.chdir(tmp_path / "params")
+    with pytest.raises(UserError, match="params/default.yaml: no such parameter file"):
+        config.load()

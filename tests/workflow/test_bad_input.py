@@ -1,0 +1,65 @@
+"""What is wrong is said in one line, before any job where it can be known then; nothing half-written is left."""
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+
+
+def errors(done):
+    return [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "trian={epochs: 3}"], "command line: trian: unknown key; allowed: baseline, "),
+        (["--config", "train={epochs: many}"], "command line: train.epochs: should be a valid integer"),
+        (["--config", "datasets=[rafdc]"], "command line: datasets: unknown name 'rafdc'; allowed: demo_rafdb, "),
+        (["--config", "recipes=[baseline,ful]"], "command line: recipes: unknown name 'ful'; allowed: baseline, "),
+        (["--configfile", "bad.yaml"], "bad.yaml:3: train.lr: should be less than or equal to 10, found 1000"),
+        (
+            ["--configfile", "params/paper.yaml"],
+            "dataset rafdb: rafdb: not found in data/raw (looked for rafdb/, rafdb.zip, rafdb.tar, ",
+        ),
+        (
+            ["--config", "dataset_definitions={demo_ferplus: {options: {rule: most}}}"],
+            "dataset_definitions.demo_ferplus: ferplus: option rule is 'most'; allowed: majority, argmax",
+        ),
+    ],
+)
+def test_configuration_and_archives_are_checked_before_any_job(fresh, arguments, message):
+    (fresh.root / "bad.yaml").write_text("# my parameters\ntrain:\n  lr: 1000\n")
+    done = fresh.snakemake(*arguments)
+    assert done.returncode == 1
+    (error,) = errors(done)
+    assert message in error
+    for noise in ("Traceback", "Error in", "Exception", "Building DAG", "\nrule "):
+        assert noise not in done.stdout
+    assert not (fresh.root / "results").exists()
+    assert not (fresh.root / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["demo_rafdb.zip", "demo_ferplus.tar.gz"])
+def test_a_truncated_archive_stops_at_its_index(copy, name):
+    archive = copy.root / "data/raw" / name
+    archive.write_bytes(archive.read_bytes()[:-20000])
+    done = copy.snakemake()
+    assert done.returncode == 1
+    (error,) = set(errors(done))  # the job's log is shown
+    assert name in error
+    assert "Traceback" not in done.stdout
+    data = copy.root / "results/smallest/data" / name.partition(".")[0]
+    assert not (data / "index.parquet").exists()
+    assert not [path for path in data.iterdir() if ".part" in path.name]
+    table = copy.root / "results/smallest/table1.csv"
+    assert table.exists(), "what was made before stays"
+
+
+def test_dry_run_of_the_paper_schedules_its_grid(fresh):
+    for name in ("rafdb", "ferplus", "affectnet"):
+        (fresh.root / "data/raw" / name).mkdir(parents=True)
+    jobs = fresh.scheduled("--configfile", "params/paper.yaml")
+    assert jobs["train_model"] == jobs["evaluate_run"] == 3 * 6 * 5
+    assert jobs["index_dataset"] == jobs["detect_faces"] == jobs["align_faces"] == jobs["sample_faces"] == 3
+    assert "synthesize_archive" not in jobs
+    assert not (fresh.root / "results").exists(), "a dry run writes nothing"
