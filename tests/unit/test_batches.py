@@ -48,8 +48,8 @@ def test_resized_rows_are_torchs_antialiased_bilinear(faces, monkeypatch):
     images = FaceStore(path, 16, wanted).images(np.array([9, 17]), CPU)
     expected = interpolate(as_tensor(pixels[[9, 17]]), (16, 16), mode="bilinear", antialias=True)
     assert images.shape == (2, 3, 16, 16)
-    # Stored in whole steps, and rounded once more between the rows and the columns.
-    assert (images - expected).abs().max() < 1.01 / 255 and (images - expected).mean().abs() < 0.05 / 255
+    # Stored in whole steps, and rounded (halves up) once more between the rows and the columns.
+    assert (images - expected).abs().max() < 1.01 / 255 and (images - expected).mean().abs() < 0.15 / 255
 
 
 def test_an_epoch_is_a_permutation_of_the_plan(faces):

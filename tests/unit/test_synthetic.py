@@ -57,16 +57,14 @@ def test_same_seed_gives_the_same_bytes(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_default_counts_mirror_the_real_imbalance(kind):
-    official = registry.get(kind).official(**registry.get(kind).resolve({"classes": 8} if kind == "affectnet" else {}))[
-        0
-    ]
+    official = registry.get(kind).official(**({"classes": 8} if kind == "affectnet" else {}))[0]
     for split, counts in default_counts(kind).items():
         drawn, real = np.array(list(counts.values())), np.array(official[split])
         assert list(counts) == CLASSES[kind]
         assert 150 <= drawn.sum() <= 1150
         assert drawn.min() >= 10
-        common = real / real.sum() > 0.1
-        assert drawn[common] / drawn.sum() == pytest.approx(real[common] / real.sum(), abs=0.04)
+        common = drawn[real / real.sum() > 0.1] / real[real / real.sum() > 0.1]  # the floor is for the rare ones
+        assert common.max() / common.min() < 1.1
 
 
 @pytest.mark.parametrize("kind", KINDS)

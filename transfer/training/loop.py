@@ -57,7 +57,7 @@ def train_epoch(
     total = torch.zeros(3, device=device)  # loss, correct, images
     for step, (images, targets) in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(params, epoch + (step + 1) / steps)
+            group["lr"] = learning_rate(params, epoch + (step + 0.5) / steps)
         with autocast(device, precision):
             logits = model(images)
         loss = cross_entropy(logits.float(), targets, label_smoothing=params.label_smoothing)
@@ -71,18 +71,23 @@ def train_epoch(
         total += torch.stack([loss.detach() * len(images), correct, torch.tensor(len(images), device=device)])
         on_batch(len(images))
     loss_sum, correct_sum, count = total.tolist()
-    if not math.isfinite(loss_sum):
+    require_finite(loss_sum, epoch, params)
+    return loss_sum / count, correct_sum / count
+
+
+def require_finite(loss: float, epoch: int, params: TrainParams) -> None:
+    """Raise UserError if a training or validation loss of the (0-based) ``epoch`` is NaN or infinite."""
+    if not math.isfinite(loss):
         raise UserError(
             f"the loss is no longer finite in epoch {epoch + 1} "
             f"(learning rate {learning_rate(params, epoch + 1):.3g}); lower train.lr or lengthen train.warmup_epochs; "
             "the last good epoch is kept"
         )
-    return loss_sum / count, correct_sum / count
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Iterator[Tensor], precision: str, flip_views: bool) -> np.ndarray:
-    """Class probabilities (N, C) float32 of normalised images; ``flip_views`` averages those of their mirror images in."""
+    """Class probabilities (N, C) float32 of normalised images, with ``flip_views`` averaged with the mirrored ones'."""
     model.eval()
     device = next(model.parameters()).device
     parts = []

@@ -24,7 +24,7 @@ from transfer.progress import progress
 from transfer.tracking import Tracking
 from transfer.training.batches import FaceStore, evaluation_batches, training_batches
 from transfer.training.device import choose_device, choose_precision
-from transfer.training.loop import learning_rate, make_optimizer, predict, train_epoch
+from transfer.training.loop import learning_rate, make_optimizer, predict, require_finite, train_epoch
 from transfer.training.seeds import stream
 from transfer.training.state import load_state, save_state
 
@@ -164,6 +164,7 @@ class Training:
 
         row["val_accuracy"] = accuracy("val")
         row["val_loss"] = _cross_entropy(predicted("val"), self.labels[self.rows["val"]])
+        require_finite(row["val_loss"], int(row["epoch"]) - 1, self.run_params.train)
         if "test_selected" in self.params.protocols:
             row["test_accuracy"] = accuracy("test")
         self.history.append(row)
