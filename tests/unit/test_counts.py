@@ -59,3 +59,8 @@ def test_differences_in_one_line(expect, official, message):
 def test_empty_class(splits, message):
     with pytest.raises(UserError, match=message):
         check_counts(index(**splits), CLASSES)
+
+
+def test_official_counts_that_nobody_knows():
+    with pytest.raises(UserError, match="official counts of this dataset are not known"):
+        check_counts(index(train=[1, 1], test=[1, 1]), ["a", "b"], "official", [])

@@ -139,8 +139,8 @@ def test_official_counts():
 def test_registry():
     parser = registry.get("rafdb")
     assert parser.classes() == parser.classes(images="aligned") == CLASSES
-    assert parser.resolve({}) == {"images": "original", "missing": "stop"}
-    with pytest.raises(UserError, match="rafdb: unknown option 'image'; allowed: images, missing"):
+    assert parser.resolve({}) == {"images": "original"}
+    with pytest.raises(UserError, match="rafdb: unknown option 'image'; allowed: images"):
         parser.resolve({"image": "aligned"})
     with pytest.raises(UserError, match="rafdb: option images is 'cropped'; allowed: original, aligned"):
         parser.classes(images="cropped")

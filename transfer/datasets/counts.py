@@ -28,6 +28,8 @@ def check_counts(
             raise UserError(f"{verb.format(named)} no {part} image; check the archive and the dataset's options")
     if expect == "any":
         return
+    if expect == "official" and not official:
+        raise UserError("expect: official, but the official counts of this dataset are not known; give counts, or any")
     wanted = official if expect == "official" else [expect]
     differences = min((_differences(found, counts, classes) for counts in wanted), key=len)
     if differences:

@@ -18,9 +18,6 @@ Counts = dict[str, int | list[int]]
 LANDMARKS = [f"landmark_{i}_{axis}" for i in range(5) for axis in "xy"]
 """Left eye, right eye, nose tip, left and right mouth corner; pixels of the original image; left = smaller x."""
 
-MISSING = {"missing": ("stop", "drop")}
-"""What happens with images that are listed but absent; every dataset has this option."""
-
 _PARSERS: dict[str, "Parser"] = {}
 
 
@@ -39,7 +36,8 @@ class Parser:
         """All options with their values; UserError for an unknown one or a value that is not allowed."""
         for key, value in options.items():
             if key not in self.options:
-                raise UserError(f"{self.name}: unknown option {key!r}; allowed: {', '.join(self.options)}")
+                allowed = ", ".join(self.options) or "none"
+                raise UserError(f"{self.name}: unknown option {key!r}; allowed: {allowed}")
             if value not in self.options[key]:
                 allowed = ", ".join(map(str, self.options[key]))
                 raise UserError(f"{self.name}: option {key} is {value!r}; allowed: {allowed}")
@@ -47,21 +45,20 @@ class Parser:
 
     def classes(self, **options: Any) -> list[str]:
         """Class names in label order."""
-        return self.class_names(**self._own(options))
+        return self.class_names(**self.resolve(options))
 
     def official(self, **options: Any) -> list[Counts]:
         """Image counts per split of the official release; several where several official versions are in use."""
-        return self.official_counts(**self._own(options))
+        return self.official_counts(**self.resolve(options))
 
-    def index(self, source: Source, **options: Any) -> pd.DataFrame:
+    def index(self, source: Source, *, missing: str = "stop", **options: Any) -> pd.DataFrame:
         """The index of the dataset: one row per image, with sample, path, split, label, class_name and what it has.
 
         ``path`` is the name in ``source``, or ``<csv>#<0-based data row>`` for images held in a csv file. ``attrs``
         counts what was left out: ``missing`` (absent images) and ``dropped`` (reason -> rows). Raises UserError for
         malformed files, and for absent images unless ``missing`` is "drop".
         """
-        missing = self.resolve(options)["missing"]
-        index = self.read(source, **self._own(options))
+        index = self.read(source, **self.resolve(options))
         repeated = index["sample"][index["sample"].duplicated()]
         if len(repeated):
             raise UserError(f"{source.path}: {len(repeated)} images are listed twice, such as {repeated.iloc[0]}")
@@ -71,16 +68,13 @@ class Parser:
             first = ", ".join(absent[:3])
             raise UserError(
                 f"{source.path}: {len(absent)} of {len(index)} listed images are absent, first {first}; "
-                "complete the archive, or set the option missing to drop"
+                "complete the archive, or set missing: drop for the dataset"
             )
         index = index[present].reset_index(drop=True)
         names = self.classes(**options)
         index.insert(4, "class_name", index["label"].map(dict(enumerate(names))).astype(str))
         index.attrs["missing"] = len(absent)
         return index
-
-    def _own(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in self.resolve(options).items() if key not in MISSING}
 
 
 def dataset(
@@ -99,7 +93,7 @@ def dataset(
 
     def register(read: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
         allowed = {key: tuple(values) for key, values in (options or {}).items()}
-        _PARSERS[name] = Parser(name, read, classes, official, allowed | MISSING, how_to_get)
+        _PARSERS[name] = Parser(name, read, classes, official, allowed, how_to_get)
         return read
 
     return register

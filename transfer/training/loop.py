@@ -24,8 +24,8 @@ def learning_rate(params: TrainParams, epoch: float) -> float:
 
 
 def make_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.SGD:
-    """SGD with momentum; no weight decay on what ``model.no_weight_decay()`` names."""
-    without = model.no_weight_decay()
+    """SGD with momentum; no weight decay on what the model's ``no_weight_decay()`` names, where it has one."""
+    without = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         groups[name not in without].append(parameter)
