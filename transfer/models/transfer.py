@@ -154,7 +154,7 @@ def transfer_base(pretrained: bool = False, **kwargs: Any) -> TransFER:
 @register_model
 def transfer_small(pretrained: bool = False, **kwargs: Any) -> TransFER:
     """The same network for training from scratch on a few cores."""
-    stem = {"stem_widths": (32, 64, 128, 256), "stem_units": (2, 3, 4, 2)}
+    stem = {"stem_widths": (32, 64, 128, 256), "stem_units": (1, 2, 3, 1)}
     return _create(pretrained, stem | {"embed_dim": 192, "depth": 4, "num_heads": 6}, kwargs)
 
 
