@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from transfer.errors import UserError
 from transfer.files import write_text
+from transfer.models.registration import modules as models
 from transfer.params import Params, ParamsError, merge
 
 DEFAULT = Path("params/default.yaml")
@@ -44,7 +45,7 @@ def validate(config: Mapping[str, Any], files: Sequence[str | Path], command_lin
     Raises UserError: file, line, key and what is allowed.
     """
     try:
-        return Params.model_validate(dict(config))
+        params = Params.model_validate(dict(config))
     except ValidationError as error:
         found = [(_location(details, config), details) for details in error.errors()]
         # Where a value may be of several kinds there is an error for each: the deepest one knows what was meant.
@@ -52,6 +53,29 @@ def validate(config: Mapping[str, Any], files: Sequence[str | Path], command_lin
         loc, first = max(alternatives, key=lambda pair: len(pair[0]))
         written = loc[:-1] if first["type"] == "missing" else loc
         raise UserError(f"{_origin(written, files, command_line)}: {_key(loc)}: {_explain(first, loc)}") from None
+    _check_models(params, files, command_line)
+    return params
+
+
+def _check_models(params: Params, files: Sequence[str | Path], command_line: Mapping[str, Any]) -> None:
+    """Raise UserError if a run names a model that nothing registers."""
+    for dataset in params.datasets:
+        for recipe in params.recipes:
+            name = params.run(dataset, recipe).model.name
+            if name not in models():
+                blocks = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
+                values = params.model_dump(exclude_unset=True)
+                loc = next((*block, "model", "name") for block in blocks if _holds(values, (*block, "model", "name")))
+                origin = _origin(loc, files, command_line)
+                raise UserError(f"{origin}: {_key(loc)}: unknown model {name!r}; allowed: {', '.join(models())}")
+
+
+def _holds(values: Any, loc: tuple[str, ...]) -> bool:
+    for part in loc:
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def snapshot(params: Params, path: Path) -> None:

@@ -11,15 +11,15 @@ from pathlib import Path
 _ROOT = Path(__file__).parent
 _PACKAGE = _ROOT.name
 
-# The modules in which the work of each step begins; imports lead to the rest. timm finds the models by their names, and
-# a dataset's parser is found by its name, so that imports do not lead there: `index` needs the parser's module as well.
+# The modules in which the work of each step begins; imports lead to the rest. Parsers and models are found by their
+# names, so that imports do not lead there: `index` needs the parser's module as well, `train` that of the model.
 STEPS = {
     "synthesize": ("transfer.datasets.synthetic",),
     "index": ("transfer.datasets.registry", "transfer.datasets.counts"),
     "detect": ("transfer.faces.detect", "transfer.datasets.images"),
     "align": ("transfer.faces.align", "transfer.faces.report", "transfer.datasets.images"),
     "sample": ("transfer.sampling",),
-    "train": ("transfer.training.run", "transfer.models.transfer"),
+    "train": ("transfer.training.run",),
     "evaluate": ("transfer.evaluation.metrics",),
     "table": ("transfer.tables.experiment",),
 }

@@ -414,13 +414,13 @@ def test_a_dataset_without_validation_or_test_images(copy, part):
 
 @pytest.mark.parametrize("name", ["transfer_huge", "resnet18"])
 def test_a_model_that_does_not_exist_or_is_none_of_ours(layout, name):
-    with pytest.raises(UserError, match="^model: ") as caught:
+    with pytest.raises(UserError, match="unknown model") as caught:
         Training(tiny_params(model={"name": name}), "faces", "baseline", 0, layout)
     assert "\n" not in str(caught.value)
 
 
 def test_an_image_size_that_the_stem_does_not_divide(layout):
-    with pytest.raises(UserError, match="^model: img_size must be a multiple of 8"):
+    with pytest.raises(UserError, match="^model transfer_tiny: img_size must be a multiple of 8"):
         Training(tiny_params(model={"img_size": 20}), "faces", "baseline", 0, layout)
 
 

@@ -54,7 +54,7 @@ _FLOOR = {"train": 24, "val": 10, "test": 10}
 _STYLES = {
     "rafdb": Style(),
     "ferplus": Style(scale=(0.31, 0.37), shift=0.02, roll=6, yaw=9, pitch=6, occlusion=0.10, blur=0.6, noise=6),
-    "affectnet": Style(scale=(0.20, 0.30), shift=0.04, roll=8, yaw=12, pitch=7, occlusion=0.15, blur=0.7, noise=7),
+    "affectnet": Style(scale=(0.20, 0.30), shift=0.04, roll=8, yaw=12, pitch=8, occlusion=0.20, blur=0.7, noise=7),
 }
 
 _README = """\
@@ -142,8 +142,8 @@ def _rng(kind: Kind, seed: int, split: str, number: int) -> np.random.Generator:
     return np.random.default_rng([seed, *(kind + split).encode(), number])
 
 
-def _intensity(rng: np.random.Generator) -> float:
-    return float(0.55 + 0.45 * rng.beta(2.2, 1.2))
+def _intensity(rng: np.random.Generator, least: float) -> float:
+    return float(least + (1 - least) * rng.beta(2.2, 1.2))
 
 
 def _jpeg(image: np.ndarray, quality: int) -> bytes:
@@ -176,8 +176,8 @@ def _rafdb(seed: int, counts: Counts) -> Members:
     for split, digits in (("train", 5), ("test", 4)):
         for number, name in enumerate(_shuffled(seed, split, counts[split]), 1):
             rng = _rng("rafdb", seed, split, number)
-            size = int(rng.integers(100, 176))
-            face = render_face(rng, name, _intensity(rng), size, _STYLES["rafdb"])
+            size = int(rng.integers(100, 151))
+            face = render_face(rng, name, _intensity(rng, 0.5), size, _STYLES["rafdb"])
             stem, quality = f"{split}_{number:0{digits}d}", int(rng.integers(60, 95))
             lines.append(f"{stem}.jpg {rafdb.CLASSES.index(name) + 1}\n")
             yield f"basic/Image/original/{stem}.jpg", _jpeg(face.image, quality)
@@ -222,7 +222,7 @@ def _ferplus(seed: int, counts: Counts) -> Members:
                 image = render_face(rng, str(rng.choice(ferplus.CLASSES)), 0.3, 48, _STYLES["ferplus"]).image
                 votes = rng.multinomial(10, [0.12, 0, 0, 0.12, 0, 0.06, 0, 0.1, 0.6, 0]).tolist()
             else:
-                intensity = _intensity(rng)
+                intensity = _intensity(rng, 0.55)
                 image = render_face(rng, name, intensity, 48, _STYLES["ferplus"]).image
                 votes = _votes(rng, name, intensity)
             file = f"fer{next(file_numbers):07d}.png"
@@ -247,9 +247,9 @@ def _affectnet(seed: int, counts: Counts) -> Members:
         rows.writerow(affectnet.HEADER)
         for number, name in enumerate(labels):
             rng = _rng("affectnet", seed, split, number)
-            size, quality = int(rng.integers(120, 181)), int(rng.integers(60, 95))
+            size, quality = int(rng.integers(110, 161)), int(rng.integers(60, 95))
             if name in affectnet.CLASSES:
-                intensity = _intensity(rng)
+                intensity = _intensity(rng, 0.42)
                 face = render_face(rng, name, intensity, size, _STYLES["affectnet"])
                 code = affectnet.CLASSES.index(name)
                 valence, arousal = np.clip(np.array(_AFFECT[name]) * intensity + rng.normal(0, 0.08, 2), -1, 1)

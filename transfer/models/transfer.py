@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from timm.models import register_model
 from torch import Tensor, nn
 
 from transfer.models.ir50 import IRStem
 from transfer.models.lanet import LocalCNNs
+from transfer.models.registration import register
 from transfer.models.vit import Block
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -145,21 +145,21 @@ def _create(pretrained: bool, sizes: dict[str, Any], overrides: dict[str, Any]) 
     return TransFER(**{**sizes, **overrides})
 
 
-@register_model
+@register
 def transfer_base(pretrained: bool = False, **kwargs: Any) -> TransFER:
     """The paper's model: IR-50 stem, ViT of width 768 and depth 8; 65.2 M parameters, 15.28 GMACs at 112x112."""
     return _create(pretrained, {}, kwargs)
 
 
-@register_model
+@register
 def transfer_small(pretrained: bool = False, **kwargs: Any) -> TransFER:
     """The same network for training from scratch on a few cores."""
     stem = {"stem_widths": (32, 64, 128, 256), "stem_units": (1, 2, 3, 1)}
     return _create(pretrained, stem | {"embed_dim": 192, "depth": 4, "num_heads": 6}, kwargs)
 
 
-@register_model
+@register
 def transfer_tiny(pretrained: bool = False, **kwargs: Any) -> TransFER:
     """The same network for trying the workflow: seconds per epoch on one core."""
-    stem = {"stem_widths": (16, 32, 64, 128), "stem_units": (1, 2, 2, 1)}
+    stem = {"stem_widths": (32, 32, 64, 128), "stem_units": (1, 1, 2, 1)}
     return _create(pretrained, stem | {"embed_dim": 96, "depth": 2, "num_heads": 4}, kwargs)

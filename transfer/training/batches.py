@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2.functional import normalize
 
 from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD
 from transfer.params import Augmentation
@@ -64,9 +63,15 @@ def training_batches(
     size = min(batch_size, len(order))
     for start in range(0, len(order) - size + 1, size):
         batch = order[start : start + size]
-        images = normalize(augment(store.images(batch, device)), IMAGENET_MEAN, IMAGENET_STD)
+        images = normalize(augment(store.images(batch, device)))
         images = augment.erase(images).contiguous(memory_format=torch.channels_last)
         yield images, targets[torch.from_numpy(batch)].to(device, non_blocking=True)
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] to ImageNet's mean 0 and standard deviation 1, as the authors feed them."""
+    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
 
 
 def evaluation_batches(
@@ -74,4 +79,4 @@ def evaluation_batches(
 ) -> Iterator[Tensor]:
     """``rows`` in order as normalised images, without augmentation."""
     for start in range(0, len(rows), batch_size):
-        yield normalize(store.images(rows[start : start + batch_size], device), IMAGENET_MEAN, IMAGENET_STD)
+        yield normalize(store.images(rows[start : start + batch_size], device))

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from transfer.digest import code_digest
+from transfer.digest import step_digest
 from transfer.environment import environment
 from transfer.errors import UserError
 from transfer.evaluation.predictions import predictions_frame, write_predictions
 from transfer.files import atomic, sha256, write_json
 from transfer.layout import Layout
+from transfer.models.registration import model_function, modules
 from transfer.params import ModelParams, Params, RunParams, digest
 from transfer.progress import progress
 from transfer.tracking import Tracking
@@ -55,9 +55,10 @@ class Training:
         self.model = create_model(self.run_params.model, len(self.classes))
         self.model.to(self.device, memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, self.run_params.train)
+        self.code_digest = step_digest("train", modules()[self.run_params.model.name])
         self.digest = digest(
             self.run_params.model_dump(mode="json", exclude={"train": {"threads", "device"}}),
-            [self.data_digest, self.seed, params.protocols, code_digest("transfer.training.run")],
+            [self.data_digest, self.seed, params.protocols, self.code_digest],
         )
         self.history: list[dict[str, float]] = []
         self.best: dict[str, dict[str, Any]] = {}
@@ -272,7 +273,7 @@ class Training:
             "threads": self.run_params.train.threads,
             "data_digest": self.data_digest,
             "params_digest": digest(self.run_params),
-            "code_digest": code_digest("transfer.training.run"),
+            "code_digest": self.code_digest,
             "weights_sha256": sha256(self.directory / "model.safetensors"),
             "training_images_per_epoch": images,
             "seconds_per_epoch": [round(seconds, 3) for seconds in self.seconds],
@@ -280,12 +281,13 @@ class Training:
 
 
 def create_model(params: ModelParams, num_classes: int) -> nn.Module:
-    """The network of a run, from timm's registry. Raises UserError for an unknown name or contradictory values."""
-    keywords = params.model_dump(exclude={"name"})
+    """The network of a run. Raises UserError for an unknown name or contradictory values."""
+    if params.name not in modules():
+        raise UserError(f"model.name: unknown model {params.name!r}; allowed: {', '.join(modules())}")
     try:
-        return timm.create_model(params.name, num_classes=num_classes, **keywords)
-    except (RuntimeError, ValueError, TypeError) as error:  # TypeError: a model of timm that lacks our keywords
-        raise UserError(f"model: {error}") from error
+        return model_function(params.name)(num_classes=num_classes, **params.model_dump(exclude={"name"}))
+    except (ValueError, TypeError) as error:  # TypeError: a model that lacks one of our keywords
+        raise UserError(f"model {params.name}: {error}") from error
 
 
 def _cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:

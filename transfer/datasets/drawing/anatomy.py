@@ -64,7 +64,10 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     hair = _HAIRS[rng.integers(len(_HAIRS) if tone < 3 else 3)] * rng.uniform(0.75, 1.2)
     if age >= 3 and rng.random() < 0.25 * (age - 1):
         hair = np.array([150.0, 148, 146]) * rng.uniform(0.8, 1.3)
-    n = rng.normal
+
+    def n(mean: float, deviation: float) -> float:  # nobody is far from the mean
+        return mean + deviation * min(max(rng.standard_normal(), -2.5), 2.5)
+
     lips = skin * np.array([0.86, 0.64, 0.64]) + rng.uniform(-10, 10, 3)
     if gender == 1 and rng.random() < 0.45:
         lips = 0.5 * lips + 0.5 * np.array([176, 52, 70]) * rng.uniform(0.8, 1.15)
@@ -83,20 +86,20 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         chin=n(1.47 if gender == 0 else 1.41, 0.05),
         forehead=n(-0.88, 0.06),
         eye_x=n(0.40, 0.015),
-        eye_w=np.clip(n(0.185, 0.013), 0.15, 0.22),
-        eye_h=np.clip(n(0.088, 0.011), 0.062, 0.115),
+        eye_w=n(0.185, 0.013),
+        eye_h=n(0.088, 0.011),
         eye_tilt=n(0.012, 0.014),
         iris_r=n(0.085, 0.005),
         brow_y=n(-0.27, 0.016),
-        brow_arch=np.clip(n(0.045, 0.015), 0.005, 0.09),
-        brow_thick=np.clip(n(0.066 if gender == 0 else 0.052, 0.010), 0.03, 0.09),
+        brow_arch=n(0.045, 0.015),
+        brow_thick=n(0.066 if gender == 0 else 0.052, 0.010),
         nose_y=n(0.50, 0.03),
-        nose_w=np.clip(n(0.175, 0.02), 0.13, 0.24),
+        nose_w=n(0.175, 0.02),
         mouth_y=n(0.92, 0.03),
         mouth_w=n(0.325, 0.022),
         mouth_rest=n(0.0, 0.012),
-        lip_up=np.clip(n(0.062, 0.012), 0.035, 0.10),
-        lip_low=np.clip(n(0.084, 0.014), 0.05, 0.13),
+        lip_up=n(0.062, 0.012),
+        lip_low=n(0.084, 0.014),
         hair_style=styles[rng.choice(4, p=[0.4, 0.25, 0.2, 0.15])],
         beard=float(rng.random() < 0.45) * rng.uniform(0.2, 1) if gender == 0 and age >= 2 else 0.0,
         glasses=bool(rng.random() < 0.12),

@@ -7,10 +7,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from transfer.datasets.drawing.anatomy import ALONG, Geometry, Identity, smooth
 
-CANVAS = 320  # pixels of the square canvas
+CANVAS = (256, 304)  # width and height of the canvas in pixels
 UNIT = 80.0  # canvas pixels per face unit
-ORIGIN = np.array([-2.0, -1.75])  # face units at the canvas' upper left corner
-FIELD = 80  # side of the coarse grid of smooth shading; one of its cells is CANVAS / FIELD pixels
+ORIGIN = np.array([-1.6, -1.72])  # face units at the canvas' upper left corner
+CELL = 4  # canvas pixels per cell of the coarse grid of smooth shading
 
 Line = np.ndarray | list[tuple[float, float]]
 
@@ -34,20 +34,21 @@ class Pen:
     def __init__(self, image: Image.Image, scale: float = 1.0, corner: np.ndarray = ORIGIN) -> None:
         self.draw, self.unit, self.corner = ImageDraw.Draw(image), UNIT * scale, corner
 
-    def _pixels(self, points: Line) -> list[float]:
+    def pixels(self, points: Line) -> list[float]:
+        """Face units to the image's pixels, as ImageDraw takes them."""
         return ((np.asarray(points) - self.corner) * self.unit).ravel().tolist()
 
     def area(self, points: Line, fill: int | tuple[int, int, int]) -> None:
         """Fill a polygon."""
-        self.draw.polygon(self._pixels(points), fill=fill)
+        self.draw.polygon(self.pixels(points), fill=fill)
 
     def line(self, points: Line, fill: int | tuple[int, int, int], width: float) -> None:
         """Draw a line, ``width`` in face units."""
-        self.draw.line(self._pixels(points), fill=fill, width=max(1, round(width * self.unit)), joint="curve")
+        self.draw.line(self.pixels(points), fill=fill, width=max(1, round(width * self.unit)), joint="curve")
 
     def disc(self, x: float, y: float, rx: float, ry: float, fill: int | tuple[int, int, int]) -> None:
         """Fill an ellipse."""
-        self.draw.ellipse(self._pixels([(x - rx, y - ry), (x + rx, y + ry)]), fill=fill)
+        self.draw.ellipse(self.pixels([(x - rx, y - ry), (x + rx, y + ry)]), fill=fill)
 
 
 class _Solid:
@@ -72,13 +73,13 @@ class _Solid:
 def paint(
     rng: np.random.Generator, who: Identity, a: dict[str, float], g: Geometry, light: np.ndarray, occluded: bool
 ) -> Image.Image:
-    """Head and shoulders of ``who`` doing the actions ``a``, RGBA, (CANVAS, CANVAS).
+    """Head and shoulders of ``who`` doing the actions ``a``, RGBA, of size CANVAS.
 
     ``light`` is a unit vector towards the light: x to the right of the picture, y down, z towards the viewer.
     """
     cloth = _muted(rng)
-    canvas = Image.new("RGB", (CANVAS, CANVAS), rgb(cloth))
-    alpha = Image.new("L", (CANVAS, CANVAS), 0)
+    canvas = Image.new("RGB", CANVAS, rgb(cloth))
+    alpha = Image.new("L", CANVAS, 0)
     solid, pen = _Solid(canvas, alpha), Pen(canvas)
 
     _hair_behind(solid, who)
@@ -133,14 +134,13 @@ def _shade(canvas: Image.Image, shading: Image.Image) -> Image.Image:
 
 # --------------------------------------------------------------------------------------------------------------- light
 
-_GRID = (np.arange(FIELD) + 0.5) * (CANVAS / FIELD / UNIT)
-_GRID_X, _GRID_Y = ORIGIN[0] + _GRID, ORIGIN[1] + _GRID
+_GRID_X, _GRID_Y = (start + (np.arange(n // CELL) + 0.5) * CELL / UNIT for start, n in zip(ORIGIN, CANVAS, strict=True))
 _SKULL = 1 - (_GRID_X / 1.12) ** 2 - (((_GRID_Y - 0.15) / 1.75) ** 2)[:, None]
 _SKULL = 0.85 * np.sqrt(np.maximum(_SKULL, 0.04))
 
 
 def _bumps(rows: list[tuple[float, ...]]) -> np.ndarray:
-    """Sum of axis-parallel Gaussians (x, y, sigma x, sigma y, height) on the coarse grid, (FIELD, FIELD)."""
+    """Sum of axis-parallel Gaussians (x, y, sigma x, sigma y, height) on the coarse grid."""
     x, y, sx, sy, height = np.array(rows).T[:, :, None]
     along_x = np.exp(-0.5 * ((_GRID_X - x) / sx) ** 2)
     along_y = np.exp(-0.5 * ((_GRID_Y - y) / sy) ** 2) * height
@@ -172,7 +172,7 @@ def _shading(who: Identity, a: dict[str, float], g: Geometry, light: np.ndarray,
             (0, g.chin - 0.16, 0.20, 0.13, 0.10 + 0.05 * a["chin_raise"]),
         ]
     )
-    slope_y, slope_x = np.gradient(relief, _GRID[1] - _GRID[0])
+    slope_y, slope_x = np.gradient(relief, CELL / UNIT)
     steep = np.sqrt(1 + slope_x**2 + slope_y**2)
     lit = (light[2] - slope_x * light[0] - slope_y * light[1]) / steep
     hollow = _bumps(
@@ -200,12 +200,12 @@ def _shading(who: Identity, a: dict[str, float], g: Geometry, light: np.ndarray,
     gloss = who.gloss * np.maximum(shine, 0) ** 24
     value = (ambient + (1 - ambient) * np.maximum(lit, 0))[..., None] * np.exp(-tint) + gloss[..., None] / who.skin
     field = Image.fromarray(np.minimum(value * 128, 255).astype(np.uint8))
-    return field.resize((CANVAS, CANVAS), Image.Resampling.BILINEAR)
+    return field.resize(CANVAS, Image.Resampling.BILINEAR)
 
 
 def _creases(who: Identity, a: dict[str, float], g: Geometry) -> Image.Image:
     """Folds and wrinkles as a soft mask: drawn at half size, blurred, enlarged."""
-    mask = Image.new("L", (CANVAS // 2, CANVAS // 2), 0)
+    mask = Image.new("L", (CANVAS[0] // 2, CANVAS[1] // 2), 0)
     pen = Pen(mask, scale=0.5)
 
     def line(points: Line, strength: float, width: float = 0.04) -> None:
@@ -245,7 +245,7 @@ def _creases(who: Identity, a: dict[str, float], g: Geometry) -> Image.Image:
         line([(-reach, y + dip), (0, y - dip), (reach, y + dip)], forehead)
     dent = float(g.lips["outer_low"][8, 1]) + 0.10
     line([(-0.16, dent + 0.05), (0, dent), (0.16, dent + 0.05)], 0.7 * a["chin_raise"] - 0.05, 0.06)
-    return mask.filter(ImageFilter.BoxBlur(0.9)).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR)
+    return mask.filter(ImageFilter.BoxBlur(0.9)).resize(CANVAS, Image.Resampling.BILINEAR)
 
 
 # ------------------------------------------------------------------------------------------------------------- features
@@ -385,7 +385,7 @@ def _glasses(rng: np.random.Generator, canvas: Image.Image, who: Identity) -> No
     frame, width, radius = rgb(rng.integers(10, 90, 3)), rng.uniform(0.03, 0.06), rng.uniform(0.08, 0.22)
     for side in (-1, 1):
         x = side * who.eye_x
-        rim = pen._pixels([(x - 0.29, -0.19), (x + 0.29, 0.25)])
+        rim = pen.pixels([(x - 0.29, -0.19), (x + 0.29, 0.25)])
         pen.draw.rounded_rectangle(rim, radius * UNIT, outline=frame, width=round(width * UNIT))
         pen.line([(x + side * 0.29, -0.02), (side * who.width, -0.06)], frame, width)
     pen.line([(-who.eye_x + 0.28, -0.02), (0, -0.05), (who.eye_x - 0.28, -0.02)], frame, width)

@@ -97,11 +97,15 @@ def _view(head: Image.Image, pose: Pose, size: int, over: int) -> Image.Image:
     lattice = np.linspace(0, size, knots)
     matrix = _interpolation(n, knots)
     index = []
-    for units, origin in zip(pose.inverse(*np.meshgrid(lattice, lattice)), ORIGIN, strict=True):
+    for units, origin, length in zip(pose.inverse(*np.meshgrid(lattice, lattice)), ORIGIN, CANVAS, strict=True):
         pixels = matrix @ ((units - origin) * UNIT).astype(np.float32) @ matrix.T
-        index.append(np.clip(pixels, 0, CANVAS - 1).astype(np.int32))
+        # Beyond the canvas its edge goes on: shoulders, or nothing.
+        index.append(np.clip(pixels, 0, length - 1, out=pixels).astype(np.int32))
+    column, row = index
+    row *= CANVAS[0]
+    row += column
     flat = np.asarray(head).view(np.uint32).ravel()
-    return Image.fromarray(flat[index[1] * CANVAS + index[0]].view(np.uint8).reshape(n, n, 4))
+    return Image.fromarray(flat.take(row).view(np.uint8).reshape(n, n, 4))
 
 
 def background(rng: np.random.Generator, size: int) -> Image.Image:
@@ -130,15 +134,17 @@ def expose(rng: np.random.Generator, image: Image.Image, style: Style) -> np.nda
     gain *= (125 / max(middle.mean(), 25.0)) ** 0.4  # a camera exposes for the middle of its picture, more or less
     cast = (rng.normal(1, [0.03, 0.015, 0.04]) * gain * contrast).astype(np.float32)
     noise = rng.standard_normal((size, size), dtype=np.float32) * np.float32(rng.uniform(1, style.noise))
-    value = np.asarray(image) * (vignette[..., None] * cast)
-    value += (noise + np.float32(115 * (1 - contrast) * gain))[..., None]
+    noise += np.float32(115 * (1 - contrast) * gain)
+    value = np.multiply(image, cast, dtype=np.float32)
+    value *= vignette[..., None]
+    value += noise[..., None]
     return np.clip(value, 0, 255, out=value).astype(np.uint8)
 
 
 def take_picture(rng: np.random.Generator, head: Image.Image, pose: Pose, size: int, style: Style) -> np.ndarray:
     """Picture of a painted head before a background, (size, size, 3) uint8 RGB."""
-    over = 2 if size >= 96 else 4
-    picture = background(rng, size * over)
+    over = 2 if size >= 96 else 3
+    picture = background(rng, size).resize((size * over, size * over), Image.Resampling.NEAREST)
     view = _view(head, pose, size, over)
     picture.paste(view, (0, 0), view)
     return expose(rng, picture.reduce(over), style)
