@@ -24,9 +24,17 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         yield part
         with open(part, "rb") as handle:
             os.fsync(handle.fileno())
+        part.chmod(0o666 & ~_umask())  # some writers make files that only their owner reads
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -8,11 +8,21 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"expected the smaller bound first, found {list(pair)}")
+    return pair
+
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Range = Annotated[tuple[Fraction, Fraction], AfterValidator(_rising)]
 Protocol = Literal["last", "val_selected", "test_selected"]
+Upsample = Literal["full", "sqrt", "none"]
 
 
 class Strict(BaseModel):
@@ -58,7 +68,7 @@ class Augmentation(Strict):
     """Probability of a rotation."""
     degrees: Annotated[float, Field(ge=0, le=180)] = 6.0
     """Largest angle of the rotation."""
-    crop_scale: tuple[Fraction, Fraction] = (0.8, 1.0)
+    crop_scale: Range = (0.8, 1.0)
     """Range of the resized crop's area, as a fraction of the image."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
@@ -72,7 +82,7 @@ class Augmentation(Strict):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     erase: Fraction = 0.5
     """Probability of random erasing."""
-    erase_scale: tuple[Fraction, Fraction] = (0.02, 0.33)
+    erase_scale: Range = (0.02, 0.33)
     """Range of the erased area, as a fraction of the image."""
 
 
@@ -115,7 +125,7 @@ class SamplingParams(Strict):
     """Part of the training images that becomes the validation part where the dataset has none; stratified by class."""
     split_seed: int = 0
     """Seed of that split and of the upsampling's remainder; the same for all training seeds."""
-    upsample: Literal["full", "sqrt", "none"] = "full"
+    upsample: Upsample = "full"
     """full: every class as large as the largest; sqrt: as in the authors' later code; the training part only."""
 
 
@@ -187,7 +197,8 @@ class RecipeDefinition(Strict):
     """Multi-head self-attention dropping."""
     model: ModelOverride = ModelOverride()
     train: TrainOverride = TrainOverride()
-    sampling: SamplingOverride = SamplingOverride()
+    upsample: Upsample | None = None
+    """Balance of this recipe's training part; null: that of the dataset. The split is the same for all recipes."""
 
 
 class Params(Strict):
@@ -245,7 +256,7 @@ class Params(Strict):
         return _merged(self.faces, self.dataset_definitions[dataset].faces)
 
     def sampling_params(self, dataset: str) -> SamplingParams:
-        """Split and class balance of ``dataset``, before a recipe's overrides."""
+        """Split and class balance of ``dataset``, before a recipe's own balance."""
         return _merged(self.sampling, self.dataset_definitions[dataset].sampling)
 
     def run(self, dataset: str, recipe: str) -> "RunParams":
@@ -256,7 +267,7 @@ class Params(Strict):
         return RunParams(
             model=_merged(self.model, data.model, off, rec.model),
             train=_merged(self.train, data.train, rec.train),
-            sampling=_merged(self.sampling, data.sampling, rec.sampling),
+            sampling=_merged(self.sampling, data.sampling, {"upsample": rec.upsample} if rec.upsample else {}),
         )
 
 

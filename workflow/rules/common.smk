@@ -15,6 +15,7 @@ from transfer.config import DEFAULT, snapshot, validate
 from transfer.digest import step_digest
 from transfer.errors import UserError
 from transfer.layout import UPSAMPLING, Layout, archive_path
+from transfer.models.registration import modules as models
 from transfer.params import digest
 
 # ---- Before any job
@@ -113,6 +114,18 @@ def drawn_dataset(wildcards):
     return DRAWN[wildcards.archive]
 
 
+def drawn_values(wildcards):
+    """What a drawn archive depends on, as options of the command line."""
+    dataset = drawn_dataset(wildcards)
+    keys = {"parser", "archive", "synthetic", "synthetic_scale"}
+    definition = PARAMS.dataset_definitions[dataset].model_dump_json(include=keys)
+    return [
+        f"--set=raw_dir={RAW_DIR}",
+        f"--set=datasets=[{dataset}]",
+        f"--set=dataset_definitions.{dataset}={definition}",
+    ]
+
+
 def plan(wildcards):
     """The upsampling plan of a training."""
     upsample = PARAMS.run(wildcards.dataset, wildcards.recipe).sampling.upsample
@@ -142,8 +155,7 @@ def of_all_runs(name):
 
 
 def archive_version(wildcards):
-    data = PARAMS.dataset_definitions[drawn_dataset(wildcards)]
-    return digest(data.parser, data.synthetic, data.synthetic_scale, step_digest("synthesize"))
+    return step_digest("synthesize")
 
 
 def index_version(wildcards):
@@ -169,7 +181,7 @@ def sample_version(wildcards):
 def train_version(wildcards):
     run = PARAMS.run(wildcards.dataset, wildcards.recipe)
     train = run.train.model_dump(mode="json", exclude={"device", "threads"})
-    return digest(run.model, train, sorted(PARAMS.protocols), step_digest("train"))
+    return digest(run.model, train, sorted(PARAMS.protocols), step_digest("train", models()[run.model.name]))
 
 
 def evaluate_version(wildcards):
