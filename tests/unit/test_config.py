@@ -82,7 +82,7 @@ def test_the_file_and_line_of_a_wrong_value_are_named(tmp_path):
 def test_the_default_file_is_named_where_nothing_overrides_it(tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
     text = (ROOT / "params/default.yaml").read_text()
-    (tmp_path / "params/default.yaml").write_text(text.replace("  epochs: 10", "  epochs: ten"))
+    (tmp_path / "params/default.yaml").write_text(text.replace("\n  epochs: 3\n", "\n  epochs: ten\n"))
     monkeypatch.chdir(tmp_path)
     line = next(i for i, text in enumerate(text.splitlines(), 1) if text.startswith("  epochs:"))
     with pytest.raises(UserError, match=rf"^params/default.yaml:{line}: train.epochs: .*found 'ten'"):

@@ -162,5 +162,5 @@ def test_weights_that_do_not_fit_their_description(weights, tmp_path):
         load_model(edited(weights, tmp_path / "a.safetensors", model=model | {"num_lanets": 0, "mad": 0}))
     with pytest.raises(UserError, match="not the model.safetensors of a run"):
         load_model(edited(weights, tmp_path / "b.safetensors", model=model | {"unheard_of": 1}))
-    with pytest.raises(UserError, match="^model: "):
+    with pytest.raises(UserError, match="^model.name: unknown model"):
         load_model(edited(weights, tmp_path / "c.safetensors", model=model | {"name": "transfer_huge"}))
