@@ -1,4 +1,4 @@
-# make table1   set up .venv, run the workflow on the embedded default, print results/table1.csv
+# make table1   set up .venv, run the workflow on the embedded default, print results/table1.md
 # make test     set up .venv, check the style, run all tests
 # Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
 
@@ -25,7 +25,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 
 table1: $(VENV)/installed
 	$(RUN) snakemake --cores all --use-conda results/table1.csv $(ARGS)
-	@cat results/table1.csv
+	@cat results/table1.md
 
 dry-run: $(VENV)/installed
 	$(RUN) snakemake --dry-run results/table1.csv $(ARGS)

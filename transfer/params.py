@@ -164,6 +164,8 @@ FaceOverride = _partial(FaceParams, "FaceOverride")
 class DatasetDefinition(Strict):
     """A dataset: where it lies, how it is read, and what it changes in the blocks below."""
 
+    about: str = ""
+    """A sentence that stands above the dataset's results, such as what its parts are."""
     parser: Name
     """The parser's name: a module of transfer/datasets."""
     archive: str

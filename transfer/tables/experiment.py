@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.tables.reported import load_reported
 from transfer.tables.table1 import table1, write_table1
 
 REPORTED = Path("params/reported.yaml")
+PARTS = {"train": "to train on", "val": "to validate on", "test": "to test on"}
 _ENVIRONMENT = ("commit", "python", "torch", "timm", "cpu", "cores", "device", "precision", "deployment")
 
 
@@ -40,14 +43,16 @@ def write_experiment(params: Params, layout: Layout) -> None:
 
 
 def describe(params: Params, layout: Layout, dataset: str) -> str:
-    """One sentence on a dataset: its layout and options, its test faces, and in how many images a face was found."""
+    """What readers must know of a dataset: what it is, its options, its faces by part, and how many were found."""
     definition = params.dataset_definitions[dataset]
+    about = f"{definition.about.rstrip('.')}. " if definition.about else ""
     options = "".join(f", {key} {value}" for key, value in definition.options.items())
-    report = _json(layout.data(dataset) / "faces.json")
-    total, test = report["counts"], report["splits"]["test"]["counts"]
+    parts = pd.read_parquet(layout.data(dataset) / "split.parquet", columns=["split"])["split"].value_counts()
+    faces = ", ".join(f"{parts[part]:,} {name}" for part, name in PARTS.items())
+    counts = _json(layout.data(dataset) / "faces.json")["counts"]
     return (
-        f"Layout {definition.parser}{options}; {test['images'] - test['dropped']:,} test faces; "
-        f"MTCNN found a face in {total['found'] / total['images']:.1%} of {total['images']:,} images."
+        f"{about}Layout {definition.parser}{options}; faces: {faces}; "
+        f"MTCNN found a face in {counts['found'] / counts['images']:.1%} of {counts['images']:,} images."
     )
 
 

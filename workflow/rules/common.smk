@@ -190,7 +190,8 @@ def evaluate_version(wildcards):
 
 def table_version(wildcards):
     chosen = PARAMS.model_dump(include={"experiment", "datasets", "recipes", "baseline", "seeds", "protocols"})
-    families = [PARAMS.dataset_definitions[dataset].reported_as for dataset in PARAMS.datasets]
+    definitions = [PARAMS.dataset_definitions[dataset] for dataset in PARAMS.datasets]
+    families = [(definition.reported_as, definition.about) for definition in definitions]
     parts = [
         PARAMS.run(dataset, recipe).model.model_dump(include={"num_lanets", "mad", "msad"})
         for dataset in PARAMS.datasets

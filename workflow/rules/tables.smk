@@ -6,6 +6,7 @@ rule make_table1:
         metrics=of_all_runs("metrics.json"),
         environments=of_all_runs("env.json"),
         reports=of_all_datasets("faces.json"),
+        splits=of_all_datasets("split.parquet"),
         reported="params/reported.yaml",
     output:
         csv="results/{experiment}/table1.csv",
@@ -29,8 +30,10 @@ rule make_table1:
 rule publish_table1:
     input:
         csv=f"results/{EXPERIMENT}/table1.csv",
+        md=f"results/{EXPERIMENT}/table1.md",
     output:
         csv="results/table1.csv",
+        md="results/table1.md",
     log:
         f"results/{EXPERIMENT}/logs/publish_table1.log",
     conda:
@@ -44,4 +47,5 @@ rule publish_table1:
     message:
         "{output.csv} is now that of {input.csv}"
     shell:
-        "cp {input.csv} {output.csv}.part 2> {log} && mv {output.csv}.part {output.csv} 2>> {log}"
+        "(cp {input.csv} {output.csv}.part && cp {input.md} {output.md}.part"
+        " && mv {output.csv}.part {output.csv} && mv {output.md}.part {output.md}) > {log} 2>&1"
