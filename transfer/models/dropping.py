@@ -15,41 +15,37 @@ def keep_all_but_one(samples: int, branches: int, rate: float, device: torch.dev
     return (~(dropped & chosen)).float()
 
 
-class MAD(nn.Module):
-    """Multi-attention dropping: with probability p1 one of a sample's B attention maps becomes 0.
+class DropOneBranch(nn.Module):
+    """In training, with probability ``rate`` one of a sample's branches, drawn uniformly, becomes 0; nothing is rescaled.
 
-    Nothing is rescaled, as in the authors' la_max.py; in evaluation the maps pass untouched.
+    In evaluation the input passes untouched. A dropped branch gets a gradient of exactly 0.
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Maps (N, B, H, W) to maps (N, B, H, W)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Branches (N, branches, ., .), same shape back."""
         if not self.training or self.rate == 0:
-            return maps
-        mask = keep_all_but_one(maps.shape[0], maps.shape[1], self.rate, maps.device)
-        return maps * mask[:, :, None, None].to(maps.dtype)
+            return x
+        mask = keep_all_but_one(x.shape[0], x.shape[1], self.rate, x.device)
+        return x * mask[:, :, None, None].to(x.dtype)
 
 
-class MSAD(nn.Module):
-    """Multi-head self-attention dropping: with probability p2 one head of a sample's attention outputs 0.
+class MAD(DropOneBranch):
+    """Multi-attention dropping: the branches are the B attention maps (N, B, H, W); the rate is the paper's p1.
+
+    As in the authors' la_max.py (MaxHybridFlatten).
+    """
+
+
+class MSAD(DropOneBranch):
+    """Multi-head self-attention dropping: the branches are a block's heads (N, heads, T, head_dim); the rate is p2.
 
     The head's output is masked rather than its queries, keys and values, which is the same function and leaves fused
-    attention in use. Every block draws for itself. Nothing is rescaled.
+    attention in use. Every block draws for itself.
     """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, heads: Tensor) -> Tensor:
-        """Outputs of the heads (N, heads, tokens, head_dim), same shape back."""
-        if not self.training or self.rate == 0:
-            return heads
-        mask = keep_all_but_one(heads.shape[0], heads.shape[1], self.rate, heads.device)
-        return heads * mask[:, :, None, None].to(heads.dtype)
 
 
 class TokenDrop(nn.Module):
