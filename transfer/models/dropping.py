@@ -16,7 +16,7 @@ def keep_all_but_one(samples: int, branches: int, rate: float, device: torch.dev
 
 
 class DropOneBranch(nn.Module):
-    """In training, with probability ``rate`` one of a sample's branches, drawn uniformly, becomes 0; nothing is rescaled.
+    """With probability ``rate`` one of a sample's branches, drawn uniformly, becomes 0 in training, without rescaling.
 
     In evaluation the input passes untouched. A dropped branch gets a gradient of exactly 0.
     """
