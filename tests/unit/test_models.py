@@ -1,7 +1,10 @@
 """The network: the contract's numbers, the shapes of Figure 2, and the fast paths against the plain ones."""
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -188,3 +191,21 @@ def test_evaluation_uses_fused_attention():
     with torch.no_grad(), torch.profiler.profile() as profile, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         model(torch.randn(2, 3, 32, 32))
     assert any("flash_attention" in event.key for event in profile.key_averages())
+
+
+@pytest.mark.parametrize("first", ["import transfer.models.imported_first", "import transfer, timm"])
+def test_a_model_in_a_module_that_imports_timm_is_registered(first, tmp_path):
+    """As docs/adding-a-model.md has it; the module is found by lying in the folder."""
+    package = shutil.copytree(Path(transfer.__file__).parent, tmp_path / "transfer")
+    (package / "models/imported_first.py").write_text(
+        "from timm.models.resnet import BasicBlock, ResNet\nfrom transfer.models.registration import register\n\n"
+        "@register\ndef small_resnet(num_classes=7, **unused):\n"
+        "    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=num_classes)\n"
+    )
+    code = (
+        f"{first}\nimport timm\nfrom transfer.models.registration import model_function\n"
+        "assert timm.create_model('small_resnet', num_classes=3).fc.out_features == 3\n"
+        "assert model_function('small_resnet')(num_classes=3).fc.out_features == 3\n"
+        "assert timm.is_model('transfer_base')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""})

@@ -21,6 +21,8 @@ _REGISTERED: dict[str, Callable[..., Any]] = {}
 def register(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a function that makes a model: its name becomes the model's name, here and in timm."""
     _REGISTERED[function.__name__] = function
+    if _timm_is_loaded():
+        _tell_timm(function)
     return function
 
 
@@ -43,18 +45,29 @@ def model_function(name: str) -> Callable[..., Any]:
 
 def register_with_timm() -> None:
     """Register now if timm is loaded, else as soon as it is."""
-    timm = sys.modules.get("timm")
-    if timm is not None and hasattr(timm, "create_model"):
-        _hand_over()
+    if _timm_is_loaded():
+        _import_all()
     elif not any(isinstance(finder, _TimmFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _TimmFinder())
 
 
-def _hand_over() -> None:
+def _timm_is_loaded() -> bool:
+    return hasattr(sys.modules.get("timm"), "create_model")
+
+
+def _tell_timm(function: Callable[..., Any]) -> None:
     from timm.models import register_model
 
-    for name in modules():
-        register_model(model_function(name))
+    register_model(function)
+
+
+def _import_all() -> None:
+    """Import all modules of models, now that timm is there; those that were imported before it are told here."""
+    for function in _REGISTERED.values():
+        _tell_timm(function)
+    # A module that has just imported timm is itself half imported here; its models follow when it registers them.
+    for module in sorted(set(modules().values())):
+        importlib.import_module(module)
 
 
 class _TimmFinder(MetaPathFinder):
@@ -71,7 +84,7 @@ class _TimmFinder(MetaPathFinder):
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
-                _hand_over()
+                _import_all()
 
             spec.loader.exec_module = execute_and_register
         return spec
