@@ -247,6 +247,17 @@ def table(files: ParamFiles = None, values: Values = None) -> None:
     write_experiment(chosen, layout)
 
 
+@app.command()
+def publish(files: ParamFiles = None, values: Values = None) -> None:
+    """Keep a table in git. Reads: R/table1.csv, R/table1.md, D/faces.json; metrics.json, history.csv and env.json of
+    all runs. Writes: results/published/EXPERIMENT/, and the experiment's table in README.md where it has a place."""
+    chosen, layout = _load(files, values)
+
+    from transfer.tables.publish import publish as publish_results
+
+    print(publish_results(chosen, layout))
+
+
 def _load(
     files: list[Path] | None, values: list[str] | None, dataset: str | None = None, recipe: str | None = None
 ) -> tuple[Params, Layout]:

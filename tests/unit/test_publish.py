@@ -1,0 +1,70 @@
+"""Published tables: what is copied, and that the README's tables are those of results/published/."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from transfer import config
+from transfer.errors import UserError
+from transfer.layout import Layout
+from transfer.tables.publish import publish, short_table, with_table
+
+ROOT = Path(__file__).parents[2]
+
+
+def table() -> pd.DataFrame:
+    rows = [
+        ("d1", "baseline", "last", 2, 10.0, 1.0),
+        ("d1", "baseline", "val_selected", 2, 71.5, 0.25),
+        ("d1", "full", "val_selected", 2, 80.0, None),
+        ("d2", "baseline", "val_selected", 2, 60.0, 2.0),
+        ("d2", "full", "val_selected", 2, 61.25, 0.0),
+    ]
+    return pd.DataFrame(rows, columns=["dataset", "recipe", "protocol", "n_seeds", "accuracy", "accuracy_std"])
+
+
+def test_short_table_by_hand():
+    assert short_table(table()).splitlines()[2:] == [
+        "| recipe | `d1` | `d2` |",
+        "| --- | ---: | ---: |",
+        "| `baseline` | 71.50 ± 0.25 | 60.00 ± 2.00 |",
+        "| `full` | 80.00 | 61.25 ± 0.00 |",
+    ]
+
+
+def test_publish_copies_what_git_may_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    params = config.load([], ["raw_dir=/somewhere/else"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("before\n<!-- table: demo -->\nold\n<!-- end of table -->\nafter\n")
+    layout = Layout("demo")
+    with pytest.raises(UserError, match="table1.csv: missing"):
+        publish(params, layout)
+    files = [layout.root / "table1.md", *(layout.data(dataset) / "faces.json" for dataset in params.datasets)]
+    for dataset in params.datasets:
+        for recipe in params.recipes:
+            for seed in params.seeds:
+                run = layout.run(dataset, recipe, seed)
+                files += [run / name for name in ("metrics.json", "history.csv", "env.json", "model.safetensors")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+    table().to_csv(layout.root / "table1.csv", index=False)
+    folder = publish(params, layout)
+    published = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert {"table1.csv", "table1.md", "params.yaml", "runs/demo_rafdb/full/seed0/metrics.json"} <= published
+    assert not any(name.endswith("model.safetensors") for name in published)
+    assert "/somewhere/else" not in (folder / "params.yaml").read_text()
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.startswith("before\n") and readme.endswith("after\n")
+    assert "71.50 ± 0.25" in readme and "old" not in readme
+
+
+def test_the_readme_shows_the_published_tables():
+    """No figure in it is typed by hand."""
+    readme = (ROOT / "README.md").read_text()
+    for experiment in re.findall("<!-- table: (.*) -->", readme):
+        folder = Path("results/published") / experiment
+        assert with_table(readme, experiment, ROOT / folder).replace(f"{ROOT}/", "") == readme
