@@ -83,7 +83,7 @@ def test_nothing_is_left_over(finished):
     results = repository.root / "results"
     assert not [path for path in results.rglob("*") if ".part" in path.name]
     assert not [path for path in (results / "smallest/state").rglob("*") if path.is_file()], "no resume state"
-    assert {path.name for path in results.iterdir()} == {"smallest", "table1.csv"}
+    assert {path.name for path in results.iterdir()} == {"smallest", "table1.csv", "table1.md"}
 
 
 def test_missing_conda_is_said_in_one_line(finished):
