@@ -45,9 +45,9 @@ _REAL = {
     },
 }
 _TOTAL = {
-    "rafdb": {"train": 720, "test": 400},
-    "ferplus": {"train": 720, "val": 120, "test": 400},
-    "affectnet": {"train": 800, "test": 400},
+    "rafdb": {"train": 480, "test": 300},
+    "ferplus": {"train": 480, "val": 100, "test": 300},
+    "affectnet": {"train": 480, "test": 240},
 }
 _FLOOR = {"train": 24, "val": 10, "test": 10}
 
@@ -177,7 +177,7 @@ def _rafdb(seed: int, counts: Counts) -> Members:
         for number, name in enumerate(_shuffled(seed, split, counts[split]), 1):
             rng = _rng("rafdb", seed, split, number)
             size = int(rng.integers(100, 151))
-            face = render_face(rng, name, _intensity(rng, 0.6), size, _STYLES["rafdb"])
+            face = render_face(rng, name, _intensity(rng, 0.75), size, _STYLES["rafdb"])
             stem, quality = f"{split}_{number:0{digits}d}", int(rng.integers(60, 95))
             lines.append(f"{stem}.jpg {rafdb.CLASSES.index(name) + 1}\n")
             yield f"basic/Image/original/{stem}.jpg", _jpeg(face.image, quality)
@@ -222,7 +222,7 @@ def _ferplus(seed: int, counts: Counts) -> Members:
                 image = render_face(rng, str(rng.choice(ferplus.CLASSES)), 0.3, 48, _STYLES["ferplus"]).image
                 votes = rng.multinomial(10, [0.12, 0, 0, 0.12, 0, 0.06, 0, 0.1, 0.6, 0]).tolist()
             else:
-                intensity = _intensity(rng, 0.7)
+                intensity = _intensity(rng, 0.8)
                 image = render_face(rng, name, intensity, 48, _STYLES["ferplus"]).image
                 votes = _votes(rng, name, intensity)
             file = f"fer{next(file_numbers):07d}.png"
@@ -249,7 +249,7 @@ def _affectnet(seed: int, counts: Counts) -> Members:
             rng = _rng("affectnet", seed, split, number)
             size, quality = int(rng.integers(110, 161)), int(rng.integers(60, 95))
             if name in affectnet.CLASSES:
-                intensity = _intensity(rng, 0.62)
+                intensity = _intensity(rng, 0.8)
                 face = render_face(rng, name, intensity, size, _STYLES["affectnet"])
                 code = affectnet.CLASSES.index(name)
                 valence, arousal = np.clip(np.array(_AFFECT[name]) * intensity + rng.normal(0, 0.08, 2), -1, 1)
