@@ -61,7 +61,7 @@ def test_default_counts_mirror_the_real_imbalance(kind):
     for split, counts in default_counts(kind).items():
         drawn, real = np.array(list(counts.values())), np.array(official[split])
         assert list(counts) == CLASSES[kind]
-        assert 120 <= drawn.sum() <= 1000
+        assert 100 <= drawn.sum() <= 1000
         assert drawn.min() >= 10
         common = drawn[real / real.sum() > 0.1] / real[real / real.sum() > 0.1]  # the floor is for the rare ones
         assert common.max() / common.min() < 1.1
