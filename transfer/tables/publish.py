@@ -67,5 +67,5 @@ def short_table(table: pd.DataFrame) -> str:
         cells = rows.set_index("dataset").loc[datasets]
         spread = cells["accuracy_std"].map(lambda std: "" if pd.isna(std) else f" ± {std:.2f}")
         lines.append([f"`{recipe}`", *(cells["accuracy"].map("{:.2f}".format) + spread)])
-    head = f"Test accuracy in percent; epoch chosen on the validation part (`{_PROTOCOL}`); seeds per cell: {seeds}."
+    head = f"Test accuracy in percent; epoch chosen on the validation part (`{_PROTOCOL}`); number of seeds: {seeds}."
     return "\n".join([head, "", *("| " + " | ".join(cells) + " |" for cells in lines)])
