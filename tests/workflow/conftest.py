@@ -73,7 +73,10 @@ class Repository:
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory) -> Path:
-    """The files of the repository that git knows or would add, and nothing that was made from them."""
+    """The files of the repository that git knows or would add, and nothing that was made from them.
+
+    Without the published tables, so that what a test finds in results/ was written by that test.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -83,7 +86,7 @@ def sources(tmp_path_factory) -> Path:
     )
     root = tmp_path_factory.mktemp("sources") / "repository"
     for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() and not name.startswith("results/"):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
     return root
