@@ -99,7 +99,7 @@ def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
 def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
-    verbs = ["synthesize", "index", "detect", "align", "sample", "train", "predict", "evaluate", "table"]
+    verbs = ["synthesize", "index", "detect", "align", "sample", "train", "predict", "evaluate", "table", "publish"]
     assert [command.callback.__name__ for command in cli.app.registered_commands] == ["params", "schema", *verbs]
     for verb in verbs:
         code, out, _ = transfer(verb, "--help")
