@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from transfer.digest import step_digest
-from transfer.environment import environment
+from transfer.environment import commit, environment
 from transfer.errors import UserError
 from transfer.evaluation.predictions import predictions_frame, write_predictions
 from transfer.files import atomic, sha256, write_json
@@ -81,6 +81,7 @@ class Training:
         for part in ("val", "test"):
             if part not in self.rows:
                 raise UserError(f"{data / 'split.parquet'}: no {part} images; every protocol is evaluated on some")
+        self.batch_size = min(self.run_params.train.batch_size, len(self.plan))
         self.targets = self._targets(data)
         self.store = FaceStore(data / "aligned.npy", self.run_params.model.img_size, split["row"].to_numpy())
         files = [data / "aligned.parquet", data / "split.parquet", plan]
@@ -113,10 +114,9 @@ class Training:
 
     def _epochs(self, tracking: Tracking) -> None:
         train, epochs = self.run_params.train, self.run_params.train.epochs
-        size = min(train.batch_size, len(self.plan))
-        steps = len(self.plan) // size
+        steps = len(self.plan) // self.batch_size
         what = f"{self.dataset} {self.recipe} seed{self.seed}"
-        with progress(what, (epochs - len(self.history)) * steps * size) as report:
+        with progress(what, (epochs - len(self.history)) * steps * self.batch_size) as report:
             done = 0
 
             def on_batch(images: int) -> None:
@@ -131,7 +131,7 @@ class Training:
                     self.store,
                     self.targets,
                     self.plan,
-                    train.batch_size,
+                    self.batch_size,
                     train.augment,
                     stream(self.seed, "order", epoch),
                     stream(self.seed, "augment", epoch),
@@ -176,8 +176,7 @@ class Training:
                 parts = {part: torch.from_numpy(predicted(part)) for part in ("val", "test")}
                 self.best[protocol] = {"epoch": row["epoch"], "probabilities": parts}
                 if protocol == self.kept:
-                    weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-                    self.best[protocol]["weights"] = weights
+                    self.best[protocol]["weights"] = self._weights()
 
     @property
     def kept(self) -> str:
@@ -205,8 +204,8 @@ class Training:
         self.mlflow_run = state["mlflow_run"]
 
     def _start_tracking(self) -> Tracking:
-        commit = environment()["commit"] or "none"
-        tags = {"commit": commit, "mlflow.source.git.commit": commit, "data_digest": self.data_digest}
+        code = commit() or "none"
+        tags = {"commit": code, "mlflow.source.git.commit": code, "data_digest": self.data_digest}
         return Tracking.start(
             experiment=self.params.experiment,
             dataset=self.dataset,
@@ -222,7 +221,7 @@ class Training:
 
     def _write(self) -> None:
         """The outputs of the run directory; each appears whole."""
-        chosen = self.best.get(self.kept) or self._last_weights()
+        chosen = self.best.get(self.kept) or {"epoch": len(self.history), "weights": self._weights()}
         about = {
             "model": self.run_params.model.model_dump(mode="json"),
             "faces": self.params.face_params(self.dataset).model_dump(mode="json"),
@@ -260,13 +259,11 @@ class Training:
         for name in ("history.csv", "env.json"):
             tracking.log_artifact(self.directory / name)
 
-    def _last_weights(self) -> dict[str, Any]:
-        weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
-        return {"epoch": len(self.history), "weights": weights}
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """A copy of the present weights, on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
     def _environment(self) -> dict[str, Any]:
-        images = len(self.plan) // min(self.run_params.train.batch_size, len(self.plan))
-        images *= min(self.run_params.train.batch_size, len(self.plan))
         return environment() | {
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "precision": self.precision,
@@ -275,7 +272,7 @@ class Training:
             "params_digest": digest(self.run_params),
             "code_digest": self.code_digest,
             "weights_sha256": sha256(self.directory / "model.safetensors"),
-            "training_images_per_epoch": images,
+            "training_images_per_epoch": len(self.plan) // self.batch_size * self.batch_size,
             "seconds_per_epoch": [round(seconds, 3) for seconds in self.seconds],
         }
 
