@@ -31,7 +31,7 @@ def test_code(copy):
         (lanet, "import torch", "CHANGED = 1\nimport torch", TRAININGS),
         (table, "COLUMNS = [", "CHANGED = 1\nCOLUMNS = [", TABLE),
         ("transfer/evaluation/statistics.py", "import numpy", "CHANGED = 1\nimport numpy", TABLE),
-        ("transfer/cli.py", "import sys", "import sys\n\nCHANGED = 1", {}),
+        ("transfer/cli/__init__.py", "import sys", "import sys\n\nCHANGED = 1", {}),
         ("transfer/tracking.py", "import json", "import json\n\nCHANGED = 1", {}),
     ]
     for file, old, new, expected in cases:

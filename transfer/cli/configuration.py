@@ -1,0 +1,23 @@
+"""What the parameters are."""
+
+import typer
+
+from transfer import config
+from transfer.cli.options import ParamFiles, Values
+
+app = typer.Typer()
+
+
+@app.command()
+def params(files: ParamFiles = None, values: Values = None) -> None:
+    """Check the parameters. Reads: parameter files. Writes: the resolved configuration on stdout."""
+    import yaml
+
+    resolved = config.load(files or (), values or ()).model_dump(mode="json", exclude_none=True)
+    print(yaml.safe_dump(resolved, sort_keys=False), end="")
+
+
+@app.command()
+def schema() -> None:
+    """Write the JSON schema of the parameters. Writes: params/schema.json."""
+    config.write_schema()

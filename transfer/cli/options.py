@@ -1,0 +1,60 @@
+"""What the verbs share: their options, the parameters that these name, and the errors for what is not there."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from transfer import config
+from transfer.errors import UserError
+from transfer.layout import Layout
+from transfer.params import Params
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ParamFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--params", metavar="FILE", help="Parameter file on top of params/default.yaml; repeatable."),
+]
+Values = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A single parameter, such as train.epochs=3; repeatable."),
+]
+Dataset = Annotated[str, typer.Option(metavar="NAME", help="One of the experiment's datasets.")]
+Recipe = Annotated[str, typer.Option(metavar="NAME", help="One of the experiment's recipes.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the training.")]
+
+
+def load(
+    files: list[Path] | None, values: list[str] | None, dataset: str | None = None, recipe: str | None = None
+) -> tuple[Params, Layout]:
+    """The parameters and where their files lie; UserError for a dataset or recipe that the experiment has not."""
+    chosen = config.load(files or (), values or ())
+    for what, name, known in (("dataset", dataset, chosen.datasets), ("recipe", recipe, chosen.recipes)):
+        if name is not None and name not in known:
+            raise UserError(f"--{what} {name}: not in experiment {chosen.experiment}; allowed: {', '.join(known)}")
+    return chosen, Layout(chosen.experiment)
+
+
+def classes_of(chosen: Params, dataset: str) -> list[str]:
+    """Class names in label order."""
+    from transfer.datasets import registry
+
+    definition = chosen.dataset_definitions[dataset]
+    return registry.get(definition.parser).classes(**definition.options)
+
+
+def existing(path: Path, verb: str) -> Path:
+    """``path``, which ``transfer VERB`` makes; UserError if it is not there."""
+    if not path.exists():
+        raise UserError(f"{path}: not there; make it with transfer {verb}, or let snakemake do it")
+    return path
+
+
+def write_table(frame: "pd.DataFrame", path: Path) -> None:
+    """Write ``frame`` as parquet, atomically."""
+    from transfer.files import atomic
+
+    with atomic(path) as part:
+        frame.to_parquet(part, index=False)
