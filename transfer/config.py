@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from transfer.errors import UserError
 from transfer.files import write_text
 from transfer.models.registration import modules as models
-from transfer.params import Params, ParamsError, merge
+from transfer.params import Params, ParamsError, S, merge
 
 DEFAULT = Path("params/default.yaml")
 SCHEMA = Path("params/schema.json")
@@ -44,17 +44,32 @@ def validate(config: Mapping[str, Any], files: Sequence[str | Path], command_lin
 
     Raises UserError: file, line, key and what is allowed.
     """
+    params = _validated(Params, config, files, command_line)
+    _check_models(params, files, command_line)
+    return params
+
+
+def read_model(file: Path, model: type[S]) -> S:
+    """The content of a YAML file as ``model``.
+
+    Raises UserError: file, line, key and what is allowed.
+    """
+    return _validated(model, _read(file), [file], {})
+
+
+def _validated(
+    model: type[S], config: Mapping[str, Any], files: Sequence[str | Path], command_line: Mapping[str, Any]
+) -> S:
     try:
-        params = Params.model_validate(dict(config))
+        return model.model_validate(dict(config))
     except ValidationError as error:
         found = [(_location(details, config), details) for details in error.errors()]
         # Where a value may be of several kinds there is an error for each: the deepest one knows what was meant.
         alternatives = [pair for pair in found if pair[0][: len(found[0][0])] == found[0][0]]
         loc, first = max(alternatives, key=lambda pair: len(pair[0]))
         written = loc[:-1] if first["type"] == "missing" else loc
-        raise UserError(f"{_origin(written, files, command_line)}: {_key(loc)}: {_explain(first, loc)}") from None
-    _check_models(params, files, command_line)
-    return params
+        origin = _origin(written, files, command_line)
+        raise UserError(f"{origin}: {_key(loc)}: {_explain(first, loc, model)}") from None
 
 
 def _check_models(params: Params, files: Sequence[str | Path], command_line: Mapping[str, Any]) -> None:
@@ -126,13 +141,13 @@ def _location(error: Mapping[str, Any], config: Any) -> tuple[str | int, ...]:
     return tuple(loc)
 
 
-def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...]) -> str:
+def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...], model: type[BaseModel]) -> str:
     """What is wrong with the value and what is allowed."""
     kind, value = error["type"], error.get("input")
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind == "extra_forbidden":
-        return f"unknown key; allowed: {', '.join(_allowed(loc[:-1]))}"
+        return f"unknown key; allowed: {', '.join(_allowed(loc[:-1], model))}"
     if kind == "missing":
         return "missing"
     if kind == "model_type":
@@ -140,11 +155,12 @@ def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...]) -> str:
     return f"{error['msg'].replace('Input should', 'should')}, found {value!r}"
 
 
-def _allowed(loc: tuple[str | int, ...]) -> list[str]:
-    """Keys of the block at ``loc``."""
-    block: Any = Params
+def _allowed(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
+    """Keys of the block of ``model`` at ``loc``."""
+    block: Any = model
     for part in loc:
-        block = get_args(block)[-1] if get_origin(block) is dict else block.model_fields[str(part)].annotation
+        holds_many = get_origin(block) in (dict, list)
+        block = get_args(block)[-1] if holds_many else block.model_fields[str(part)].annotation
         if get_origin(block) is UnionType:
             block = next(arg for arg in get_args(block) if isinstance(arg, type) and issubclass(arg, BaseModel))
     return sorted(block.model_fields)

@@ -15,7 +15,8 @@ from transfer.layout import Layout, archive_path
 from transfer.params import merge
 
 ROOT = Path(__file__).parents[2]
-FILES = [*sorted(path for path in (ROOT / "params").glob("*.yaml") if path.name != "reported.yaml")]
+NO_PARAMETERS = ("reported.yaml", "sources.yaml")
+FILES = [*sorted(path for path in (ROOT / "params").glob("*.yaml") if path.name not in NO_PARAMETERS)]
 FILES += [ROOT / "tests/workflow/smallest.yaml"]
 
 

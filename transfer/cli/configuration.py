@@ -2,7 +2,7 @@
 
 import typer
 
-from transfer import config
+from transfer import config, sources
 from transfer.cli.options import ParamFiles, Values
 
 app = typer.Typer()
@@ -19,5 +19,7 @@ def params(files: ParamFiles = None, values: Values = None) -> None:
 
 @app.command()
 def schema() -> None:
-    """Write the JSON schema of the parameters. Writes: params/schema.json."""
+    """Write the JSON schemas of the parameters and of the sources. Writes: params/schema.json,
+    params/sources.schema.json."""
     config.write_schema()
+    sources.write_schema()

@@ -1,0 +1,118 @@
+"""Where datasets, lists and weight files come from: ``params/sources.yaml``, typed and checked."""
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from transfer.config import read_model
+from transfer.errors import UserError
+from transfer.files import write_text
+from transfer.params import Name, ParamsError, Strict
+
+SOURCES = Path("params/sources.yaml")
+SCHEMA = Path("params/sources.schema.json")
+
+
+def _below(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or str(PurePosixPath(path)) != path:
+        raise ValueError(f"expected a plain path below raw_dir, such as weights/file.pth, found {path!r}")
+    return path
+
+
+Below = Annotated[str, AfterValidator(_below)]
+Page = Annotated[str, Field(pattern=r"^https?://\S+$")]
+
+
+class SourceFile(Strict):
+    """A file, and how it is told from another one; what is not known is left out."""
+
+    path: Below
+    """Where it lies below raw_dir."""
+    url: Annotated[str, Field(pattern=r"^https://\S+$")] | None = None
+    """Where it is downloaded from; null: by hand."""
+    size: Annotated[int, Field(ge=1)] | None = None
+    """Bytes."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256_prefix: Annotated[str, Field(pattern=r"^[0-9a-f]{8,63}$")] | None = None
+    """The first digits of the sha256, which timm writes into its file names."""
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+
+
+class SourceEntry(Strict):
+    """A dataset, some lists or a weight file: where it comes from and how it is had."""
+
+    kind: Literal["dataset", "list", "weights"]
+    how: Literal["download", "form", "kaggle", "manual"]
+    """download: `transfer fetch` does it; the others are asked for by a person, as ``ask`` says."""
+    title: str
+    page: Page
+    """The page of its authors, where it is asked for if it is not downloaded."""
+    licence: str
+    citation: str
+    ask: str = ""
+    """What to ask for, and which file to put where."""
+    archive: Below | None = None
+    """Folder or archive below raw_dir that a dataset is read from, as in dataset_definitions."""
+    files: list[SourceFile] = []
+    """Its files one by one, where they have fixed names."""
+    checked: str
+    """Where these facts were read."""
+    unconfirmed: str = ""
+    """What could not be confirmed."""
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> "SourceEntry":
+        downloads = self.how == "download"
+        if downloads and not (self.files and all(file.url for file in self.files)):
+            raise ValueError("how: download needs files with a url each")
+        if not downloads and any(file.url for file in self.files):
+            raise ValueError(f"how: {self.how} has no url in its files; what is downloaded says how: download")
+        if not downloads and not self.ask:
+            raise ValueError(f"how: {self.how} needs ask: what to ask for, and which file to put where")
+        if not self.files and not self.archive:
+            raise ValueError("needs files, or the archive that they make up")
+        return self
+
+
+class Sources(Strict):
+    """The whole table."""
+
+    sources: Annotated[dict[Name, SourceEntry], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _files_are_told_apart(self) -> "Sources":
+        owners: dict[str, str] = {}
+        for name, entry in self.sources.items():
+            for file in entry.files:
+                if file.path in owners:
+                    other = owners[file.path]
+                    raise ParamsError(("sources", name, "files"), f"{file.path} is a file of {other} already")
+                owners[file.path] = name
+        return self
+
+
+def load(path: Path = SOURCES) -> dict[str, SourceEntry]:
+    """The sources by name. Raises UserError: file, line, key and what is allowed."""
+    return read_model(path, Sources).sources
+
+
+def get(name: str, path: Path = SOURCES) -> SourceEntry:
+    """One source; UserError with the known names if there is none of this name."""
+    sources = load(path)
+    if name not in sources:
+        raise UserError(f"{path}: no source {name!r}; allowed: {', '.join(sources)}")
+    return sources[name]
+
+
+def schema_text() -> str:
+    """The JSON schema of the table, for editors."""
+    schema = Sources.model_json_schema()
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+def write_schema(path: Path = SCHEMA) -> None:
+    """Write the JSON schema of the table."""
+    write_text(path, schema_text())
