@@ -50,6 +50,7 @@ def archive_path(params: Params, dataset: str) -> Path:
 
     Raises UserError for an unknown parser or a wrong option, and with the way to get it for an archive that is missing.
     """
+    from transfer import sources
     from transfer.datasets import registry, source
 
     definition = params.dataset_definitions[dataset]
@@ -63,4 +64,5 @@ def archive_path(params: Params, dataset: str) -> Path:
     try:
         return source.locate(Path(params.raw_dir), definition.archive)
     except UserError as error:
-        raise UserError(f"dataset {dataset}: {error} {parser.how_to_get}") from None
+        hint = sources.where_to_get(definition.archive, sources.load())
+        raise UserError(f"dataset {dataset}: {error}. {hint}".rstrip()) from None
