@@ -5,7 +5,6 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 from filelock import FileLock
 from rich.table import Table
@@ -51,7 +50,7 @@ def fetch_file(entry: SourceEntry, file: SourceFile, raw_dir: Path, mirror: str 
             )
         if file.url is None:
             raise UserError(f"{path}: {_by_hand(entry, raw_dir)}")
-        url = f"{mirror.rstrip('/')}/{quote(file.path)}" if mirror else file.url
+        url = f"{mirror.rstrip('/')}/{file.path}" if mirror else file.url
         known = bool(file.sha256 or file.sha256_prefix or file.md5 or recorded(file))
         download(url, path, check=lambda part: check(file, part, path), size=file.size, known=known)
     digest = check(file, path)
