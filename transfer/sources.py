@@ -101,6 +101,14 @@ def load(path: Path = SOURCES) -> dict[str, SourceEntry]:
     return read_model(path, Sources).sources
 
 
+def get(name: str, path: Path = SOURCES) -> SourceEntry:
+    """One source; UserError with the known names if there is none of this name."""
+    table = load(path)
+    if name not in table:
+        raise UserError(f"{path}: no source {name!r}; allowed: {', '.join(table)}")
+    return table[name]
+
+
 def find(name: str, table: Mapping[str, SourceEntry]) -> tuple[str, SourceEntry, SourceFile | None]:
     """The source called ``name``, or the one that has a file of this path, and that file.
 

@@ -106,8 +106,10 @@ def test_a_source_is_found_by_its_name_or_by_a_file(table):
     assert sources.find("ran_rafdb", table) == ("ran_rafdb", table["ran_rafdb"], None)
     file = table["ran_ferplus"].files[2]
     assert sources.find(file.path, table) == ("ran_ferplus", table["ran_ferplus"], file)
-    with pytest.raises(UserError, match="no source 'vit'; allowed: rafdb, rafdb_apvit, "):
-        sources.find("vit", table)
+    assert sources.get("ran_rafdb", ROOT / sources.SOURCES) == table["ran_rafdb"]
+    for unknown in (lambda: sources.find("vit", table), lambda: sources.get("vit", ROOT / sources.SOURCES)):
+        with pytest.raises(UserError, match="no source 'vit'; allowed: rafdb, rafdb_apvit, "):
+            unknown()
 
 
 @pytest.mark.parametrize("archive", ["ferplus", "ferplus.tar.gz"])
