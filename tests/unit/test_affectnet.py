@@ -111,7 +111,8 @@ def test_image_folder(files, tmp_path):
 
 def test_absent_images(files, tmp_path):
     del files["images/Manually_Annotated_Images/1/aa.jpg"]
-    with pytest.raises(UserError, match=r"1 of 3 listed images are absent, first .*1/aa\.jpg;"):
+    message = r"1 of 3 listed images are absent \(train 1 of 2, test 0 of 1\), " r"first .*1/aa\.jpg;"
+    with pytest.raises(UserError, match=message):
         index(files, tmp_path)
     found = index(files, tmp_path, missing="drop")
     assert found.attrs["missing"] == 1 and found["sample"].tolist() == ["3/ee", "4/gg"]

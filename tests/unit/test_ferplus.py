@@ -175,9 +175,11 @@ def test_one_csv_is_not_enough(absent, tmp_path):
 def test_absent_images(tmp_path):
     files = png_form()
     del files["ferplus/FER2013Train/fer0000001.png"]
-    with pytest.raises(
-        UserError, match=r"1 of 4 listed images are absent, first ferplus/FER2013Train/fer0000001\.png;"
-    ):
+    message = (
+        r"1 of 4 listed images are absent \(train 1 of 3, test 0 of 1\), "
+        r"first ferplus/FER2013Train/fer0000001\.png;"
+    )
+    with pytest.raises(UserError, match=message):
         index(files, tmp_path)
     assert index(files, tmp_path, missing="drop").attrs == {"missing": 1, "dropped": {"unnamed": 0, "unlabelled": 9}}
 

@@ -106,9 +106,11 @@ def test_bad_annotation(content, files, tmp_path):
 
 def test_absent_images(files, tmp_path):
     del files["basic/Image/original/train_00001.jpg"]
-    with pytest.raises(
-        UserError, match=r"1 of 3 listed images are absent, first basic/Image/original/train_00001\.jpg;"
-    ):
+    message = (
+        r"1 of 3 listed images are absent \(train 1 of 2, test 0 of 1\), "
+        r"first basic/Image/original/train_00001\.jpg;"
+    )
+    with pytest.raises(UserError, match=message):
         index(files, tmp_path)
     table = index(files, tmp_path, missing="drop")
     assert table["sample"].tolist() == ["train_00002", "test_0001"] and table.index.tolist() == [0, 1]

@@ -65,9 +65,9 @@ class Parser:
         present = index["path"].map(lambda path: split_path(path)[0] in source).astype(bool)
         absent = index["path"][~present]
         if len(absent) and missing == "stop":
-            first = ", ".join(absent[:3])
             raise UserError(
-                f"{source.path}: {len(absent)} of {len(index)} listed images are absent, first {first}; "
+                f"{source.path}: {len(absent):,} of {len(index):,} listed images are absent "
+                f"({_per_split(index['split'], present)}), first {', '.join(absent[:3])}; "
                 "complete the archive, or set missing: drop for the dataset"
             )
         index = index[present].reset_index(drop=True)
@@ -75,6 +75,12 @@ class Parser:
         index.insert(4, "class_name", index["label"].map(dict(enumerate(names))).astype(str))
         index.attrs["missing"] = len(absent)
         return index
+
+
+def _per_split(split: pd.Series, present: pd.Series) -> str:
+    """How many images of each split are absent: "train 6,135 of 12,271, test 0 of 3,068"."""
+    absent = (~present).groupby(split, sort=False).agg(["sum", "size"])
+    return ", ".join(f"{name} {gone:,} of {listed:,}" for name, gone, listed in absent.itertuples())
 
 
 def dataset(
