@@ -16,6 +16,7 @@ _PACKAGE = _ROOT.name
 STEPS = {
     "synthesize": ("transfer.datasets.synthetic",),
     "index": ("transfer.datasets.registry", "transfer.datasets.counts"),
+    "subsets": ("transfer.datasets.subsets",),
     "detect": ("transfer.faces.detect", "transfer.datasets.images"),
     "align": ("transfer.faces.align", "transfer.faces.report", "transfer.datasets.images"),
     "sample": ("transfer.sampling",),

@@ -52,6 +52,33 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
 
 
 @app.command()
+def subsets(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+    """Find the challenge subsets of the test split. Reads: D/index.parquet, the lists in raw_dir/challenge_lists.
+    Writes: D/subsets.parquet, D/subsets.json."""
+    chosen, layout = load(files, values, dataset)
+    data = layout.data(dataset)
+    index_file = existing(data / "index.parquet", "index")
+
+    import pandas as pd
+
+    from transfer.datasets.subsets import find_subsets, list_files
+    from transfer.files import write_json
+
+    definition = chosen.dataset_definitions[dataset]
+    lists = list_files(chosen.raw_dir, definition.parser, definition.options)
+    if not lists:
+        print(f"{dataset}: no challenge lists in {chosen.raw_dir}/challenge_lists, hence no subsets")
+        return
+    table, report = find_subsets(
+        pd.read_parquet(index_file), definition.parser, len(classes_of(chosen, dataset)), lists
+    )
+    write_table(table, data / "subsets.parquet")
+    write_json(data / "subsets.json", report)
+    found = ", ".join(f"{subset} {counts['matched']:,} of {counts['unique']:,}" for subset, counts in report.items())
+    print(f"{dataset}: {found}")
+
+
+@app.command()
 def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
     """Find faces and five landmarks with MTCNN. Reads: D/index.parquet, the archive. Writes: D/faces.parquet."""
     chosen, layout = load(files, values, dataset)

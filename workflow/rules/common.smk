@@ -12,6 +12,7 @@ from snakemake.shell import shell
 from snakemake_interface_executor_plugins.settings import DeploymentMethod, ExecMode
 
 from transfer.config import DEFAULT, snapshot, validate
+from transfer.datasets.subsets import list_files
 from transfer.digest import step_digest
 from transfer.errors import UserError
 from transfer.layout import UPSAMPLING, Layout, archive_path
@@ -39,6 +40,16 @@ def checked_params():
 def located_archives():
     """Folder or archive of each selected dataset; that of a drawn one may be missing, a rule makes it."""
     return {dataset: archive_path(PARAMS, dataset).as_posix() for dataset in PARAMS.datasets}
+
+
+def located_lists():
+    """The lists of challenge subsets of each selected dataset that are there."""
+    found = {}
+    for dataset in PARAMS.datasets:
+        data = PARAMS.dataset_definitions[dataset]
+        files = list_files(PARAMS.raw_dir, data.parser, data.options).values()
+        found[dataset] = [file.as_posix() for file in files]
+    return found
 
 
 def drop_conda_if_absent():
@@ -75,6 +86,7 @@ EXPERIMENT = PARAMS.experiment
 SNAPSHOT = Layout(EXPERIMENT).params.as_posix()
 RAW_DIR = Path(PARAMS.raw_dir).as_posix()
 ARCHIVES = or_stop(located_archives)
+SUBSET_LISTS = located_lists()
 # Archives that the workflow draws itself, with the dataset that each is for.
 DRAWN = {
     definition.archive: name
@@ -126,6 +138,17 @@ def drawn_values(wildcards):
     ]
 
 
+def subset_lists(wildcards):
+    """The lists of a dataset's challenge subsets that were there when the workflow started."""
+    return SUBSET_LISTS[wildcards.dataset]
+
+
+def subsets_of_dataset(wildcards):
+    """The challenge subsets of a run's dataset, where there are lists of them."""
+    found = SUBSET_LISTS[wildcards.dataset]
+    return [(Layout(wildcards.experiment).data(wildcards.dataset) / "subsets.parquet").as_posix()] if found else []
+
+
 def plan(wildcards):
     """The upsampling plan of a training."""
     upsample = PARAMS.run(wildcards.dataset, wildcards.recipe).sampling.upsample
@@ -162,6 +185,11 @@ def index_version(wildcards):
     data = PARAMS.dataset_definitions[wildcards.dataset]
     code = step_digest("index", f"transfer.datasets.{data.parser}")
     return digest(data.parser, data.options, data.expect, data.missing, code)
+
+
+def subsets_version(wildcards):
+    data = PARAMS.dataset_definitions[wildcards.dataset]
+    return digest(data.parser, data.options, step_digest("subsets"))
 
 
 def detect_version(wildcards):
