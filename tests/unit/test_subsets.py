@@ -4,9 +4,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from transfer.datasets.subsets import FOLDER, LISTS, find_subsets, list_files, read_list
+from transfer.datasets.lists import FOLDER, read_list
+from transfer.datasets.subsets import LISTS, find_subsets, list_files
 from transfer.errors import UserError
 from transfer.files import sha256
+from transfer.params import DatasetDefinition
 
 SHARED = Path(__file__).parents[3] / "shared" / "raw"
 HASHES = ["a" * 56, "0123456789abcdef" * 3 + "01234567", "f" * 56]
@@ -30,6 +32,10 @@ def write(raw_dir, parser, subset, text):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(text.encode())
     return file
+
+
+def definition(parser, **options):
+    return DatasetDefinition(parser=parser, archive=parser, options=options)
 
 
 def index(rows):
@@ -64,13 +70,15 @@ def test_a_web_page_instead_of_a_list(tmp_path):
 
 
 def test_lists_that_are_there(tmp_path):
-    assert list_files(tmp_path, "rafdb", {}) == {}
+    assert list_files(tmp_path, definition("rafdb")) == {}
     pose = write(tmp_path, "rafdb", "pose45", "")
     occlusion = write(tmp_path, "affectnet", "occlusion", "")
-    assert list_files(tmp_path, "rafdb", {"images": "aligned"}) == {"pose45": pose}
-    assert list_files(tmp_path, "affectnet", {"classes": 8}) == {"occlusion": occlusion}
-    assert list_files(tmp_path, "affectnet", {"release": "reduced"}) == {}, "its images have other names"
-    assert list_files(tmp_path, "holiday", {}) == {}
+    assert list_files(tmp_path, definition("rafdb", images="aligned")) == {"pose45": pose}
+    assert list_files(tmp_path, definition("affectnet", classes=8)) == {"occlusion": occlusion}
+    assert list_files(tmp_path, definition("affectnet", release="reduced")) == {}, "its images have other names"
+    assert list_files(tmp_path, definition("holiday")) == {}
+    drawn = DatasetDefinition(parser="rafdb", archive="demo_rafdb.zip", synthetic=1)
+    assert list_files(tmp_path, drawn) == {}, "drawn faces are not the people of the lists"
 
 
 def test_oddities_are_counted(tmp_path):
@@ -139,14 +147,14 @@ def test_the_real_lists(tmp_path):
         "affectnet": {"occlusion": (683, 683), "pose30": (1949, 1944), "pose45": (985, 983)},
     }
     for parser, counts in expected.items():
-        files = list_files(tmp_path, parser, {})
+        files = list_files(tmp_path, definition(parser))
         _, report = find_subsets(index([("nobody", "test", 0)]), parser, 8, files)
         assert {subset: (entry["rows"], entry["unique"]) for subset, entry in report.items()} == counts
         labels = {}
         for subset, file in files.items():
             for name, label in read_list(file, LISTS[parser][subset]):
                 assert labels.setdefault(name, label) == label, "the three lists agree on an image's label"
-    rafdb = list_files(tmp_path, "rafdb", {})
+    rafdb = list_files(tmp_path, definition("rafdb"))
     occluded = read_list(rafdb["occlusion"], LISTS["rafdb"]["occlusion"])
     assert [sum(label == i for _, label in occluded) for i in range(7)] == [72, 35, 47, 236, 122, 31, 192]
     turned = read_list(rafdb["pose30"], LISTS["rafdb"]["pose30"])

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -31,6 +32,7 @@ class Parser:
     official_counts: Callable[..., list[Counts]]
     options: Mapping[str, tuple]
     how_to_get: str
+    list_files: Callable[..., dict[str, str]]
 
     def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """All options with their values; UserError for an unknown one or a value that is not allowed."""
@@ -51,14 +53,28 @@ class Parser:
         """Image counts per split of the official release; several where several official versions are in use."""
         return self.official_counts(**self.resolve(options))
 
-    def index(self, source: Source, *, missing: str = "stop", **options: Any) -> pd.DataFrame:
+    def lists(self, raw_dir: str | Path = ".", **options: Any) -> dict[str, Path]:
+        """Files besides the archive that the options need, name in ``raw_dir`` -> path; UserError if one is absent."""
+        resolved = self.resolve(options)
+        needed = self.list_files(**resolved)
+        for file, how in needed.items():
+            if not (Path(raw_dir) / file).is_file():
+                chosen = ", ".join(f"{key} {value}" for key, value in resolved.items())
+                raise UserError(f"{self.name} with {chosen} needs {Path(raw_dir) / file}, which is not there; {how}")
+        return {file: Path(raw_dir) / file for file in needed}
+
+    def index(
+        self, source: Source, *, missing: str = "stop", raw_dir: str | Path = ".", **options: Any
+    ) -> pd.DataFrame:
         """The index of the dataset: one row per image, with sample, path, split, label, class_name and what it has.
 
         ``path`` is the name in ``source``, or ``<csv>#<0-based data row>`` for images held in a csv file. ``attrs``
-        counts what was left out: ``missing`` (absent images) and ``dropped`` (reason -> rows). Raises UserError for
-        malformed files, and for absent images unless ``missing`` is "drop".
+        counts what was left out: ``missing`` (absent images) and ``dropped`` (reason -> rows); ``noted`` counts what is
+        odd and was kept. ``raw_dir`` is where `lists` lie. Raises UserError for malformed files, and for absent images
+        unless ``missing`` is "drop".
         """
-        index = self.read(source, **self.resolve(options))
+        lists = self.lists(raw_dir, **options)
+        index = self.read(source, **self.resolve(options), **({"lists": lists} if lists else {}))
         repeated = index["sample"][index["sample"].duplicated()]
         if len(repeated):
             raise UserError(f"{source.path}: {len(repeated)} images are listed twice, such as {repeated.iloc[0]}")
@@ -90,16 +106,19 @@ def dataset(
     official: Callable[..., list[Counts]],
     how_to_get: str,
     options: Mapping[str, Sequence] | None = None,
+    lists: Callable[..., dict[str, str]] | None = None,
 ) -> Callable[[Callable[..., pd.DataFrame]], Callable[..., pd.DataFrame]]:
     """Register the decorated function ``read(source, **options)`` as the parser of dataset ``name``.
 
     ``read`` returns the columns sample, path, split, label in this order, then optional ones. ``options`` lists the
-    allowed values of each option, the default first; ``read``, ``classes`` and ``official`` get all of them.
+    allowed values of each option, the default first; ``read``, ``classes`` and ``official`` get all of them. ``lists``
+    gets them too, and names the files below raw_dir that these options need besides the archive, each with the way to
+    get it; where there are any, ``read`` gets the keyword ``lists``: name -> path.
     """
 
     def register(read: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
         allowed = {key: tuple(values) for key, values in (options or {}).items()}
-        _PARSERS[name] = Parser(name, read, classes, official, allowed, how_to_get)
+        _PARSERS[name] = Parser(name, read, classes, official, allowed, how_to_get, lists or (lambda **_: {}))
         return read
 
     return register

@@ -5,33 +5,18 @@ their folders and names. Their labels count as our indices do: RAF-DB from surpr
 of the vote columns, AffectNet by its codes. The files are read as they are; what is odd in them is counted.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from transfer.datasets.source import text_lines
-from transfer.errors import UserError
+from transfer.datasets.lists import FOLDER, NameList, read_list
 from transfer.files import sha256
+from transfer.params import DatasetDefinition
 
-FOLDER = "challenge_lists"
-"""Where the lists lie below raw_dir."""
 _SHOWN = 10
-
-
-@dataclass(frozen=True)
-class NameList:
-    """A list with one image a line; ``pattern`` finds its name and label, ``example`` shows a line."""
-
-    file: str
-    pattern: str
-    example: str
-
-
 _RAFDB_POSE = r"(?P<label>[0-6])/(?P<name>test_\d+)_aligned\.jpg"
 _FERPLUS_POSE = r"(?P<label>[0-7])/(?P<name>fer\d+)\.jpg"
 _HASH = r"(?P<label>[0-7])/(?P<name>[0-9a-f]{56})"
@@ -68,25 +53,16 @@ LISTS: dict[str, dict[str, NameList]] = {
 """Parser -> subset -> list."""
 
 
-def list_files(raw_dir: str | Path, parser: str, options: Mapping[str, Any]) -> dict[str, Path]:
-    """The lists of a dataset that are there, subset -> file; AffectNet's reduced releases do not keep the names."""
-    if options.get("release") == "reduced":
+def list_files(raw_dir: str | Path, definition: DatasetDefinition) -> dict[str, Path]:
+    """The lists of a dataset that are there, subset -> file.
+
+    None for drawn faces, which have the names of real ones, and for AffectNet's reduced releases, which have others.
+    """
+    if definition.synthetic is not None or definition.options.get("release") == "reduced":
         return {}
-    lists = {subset: Path(raw_dir) / FOLDER / entry.file for subset, entry in LISTS.get(parser, {}).items()}
-    return {subset: file for subset, file in lists.items() if file.is_file()}
-
-
-def read_list(file: Path, entry: NameList) -> list[tuple[str, int]]:
-    """Names and labels in the order of the list; blank lines are skipped. UserError (file, line) for any other line."""
-    rows = []
-    for number, line in enumerate(text_lines(str(file), file.read_bytes()), 1):
-        if not line.strip():
-            continue
-        match = re.fullmatch(entry.pattern, line.strip())
-        if not match:
-            raise UserError(f"{file}, line {number}: {line.strip()[:80]!r}; expected a line such as {entry.example!r}")
-        rows.append((match["name"], int(match["label"])))
-    return rows
+    lists = LISTS.get(definition.parser, {})
+    files = {subset: Path(raw_dir) / FOLDER / entry.file for subset, entry in lists.items()}
+    return {subset: file for subset, file in files.items() if file.is_file()}
 
 
 def find_subsets(

@@ -15,7 +15,7 @@ from transfer.config import DEFAULT, snapshot, validate
 from transfer.datasets.subsets import list_files
 from transfer.digest import step_digest
 from transfer.errors import UserError
-from transfer.layout import UPSAMPLING, Layout, archive_path
+from transfer.layout import UPSAMPLING, Layout, archive_path, index_lists
 from transfer.models.registration import modules as models
 from transfer.params import digest
 
@@ -43,13 +43,17 @@ def located_archives():
 
 
 def located_lists():
+    """Files besides the archive that the selected datasets need, all of which must be there."""
+    return {dataset: [file.as_posix() for file in index_lists(PARAMS, dataset)] for dataset in PARAMS.datasets}
+
+
+def located_subset_lists():
     """The lists of challenge subsets of each selected dataset that are there."""
-    found = {}
-    for dataset in PARAMS.datasets:
-        data = PARAMS.dataset_definitions[dataset]
-        files = list_files(PARAMS.raw_dir, data.parser, data.options).values()
-        found[dataset] = [file.as_posix() for file in files]
-    return found
+    definitions = {dataset: PARAMS.dataset_definitions[dataset] for dataset in PARAMS.datasets}
+    return {
+        dataset: [file.as_posix() for file in list_files(PARAMS.raw_dir, definition).values()]
+        for dataset, definition in definitions.items()
+    }
 
 
 def drop_conda_if_absent():
@@ -86,7 +90,8 @@ EXPERIMENT = PARAMS.experiment
 SNAPSHOT = Layout(EXPERIMENT).params.as_posix()
 RAW_DIR = Path(PARAMS.raw_dir).as_posix()
 ARCHIVES = or_stop(located_archives)
-SUBSET_LISTS = located_lists()
+LISTS = or_stop(located_lists)
+SUBSET_LISTS = located_subset_lists()
 # Archives that the workflow draws itself, with the dataset that each is for.
 DRAWN = {
     definition.archive: name
@@ -136,6 +141,11 @@ def drawn_values(wildcards):
         f"--set=datasets=[{dataset}]",
         f"--set=dataset_definitions.{dataset}={definition}",
     ]
+
+
+def lists(wildcards):
+    """Files besides the archive that a dataset's index needs."""
+    return LISTS[wildcards.dataset]
 
 
 def subset_lists(wildcards):

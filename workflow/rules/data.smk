@@ -25,8 +25,10 @@ rule synthesize_archive:
 rule index_dataset:
     input:
         archive=archive,
+        lists=lists,
     output:
         index="results/{experiment}/data/{dataset}/index.parquet",
+        summary="results/{experiment}/data/{dataset}/index.json",
     log:
         "results/{experiment}/logs/index_dataset/{dataset}.log",
     conda:
