@@ -64,14 +64,3 @@ def archive_path(params: Params, dataset: str) -> Path:
         return source.locate(Path(params.raw_dir), definition.archive)
     except UserError as error:
         raise UserError(f"dataset {dataset}: {error} {parser.how_to_get}") from None
-
-
-def index_lists(params: Params, dataset: str) -> list[Path]:
-    """Files besides the archive that the dataset's options need; UserError with the way to get one that is missing."""
-    from transfer.datasets import registry
-
-    definition = params.dataset_definitions[dataset]
-    try:
-        return list(registry.get(definition.parser).lists(params.raw_dir, **definition.options).values())
-    except UserError as error:
-        raise UserError(f"dataset {dataset}: {error}") from None

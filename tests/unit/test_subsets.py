@@ -87,6 +87,7 @@ def test_oddities_are_counted(tmp_path):
         "test_0002_aligned 1 0",  # listed twice, as another kind of occlusion
         "test_0002_aligned 1 2",
         "test_0003_aligned 5 0",  # sadness (4) in the index
+        "test_0003_aligned 5 1",
         "test_0009_aligned 0 0",  # no such image
         "test_0008_aligned 0 0",
     ]
@@ -107,9 +108,9 @@ def test_oddities_are_counted(tmp_path):
     assert report["occlusion"] == {
         "file": "rafdb_occlusion_list.txt",
         "sha256": sha256(files["occlusion"]),
-        "rows": 6,
+        "rows": 7,
         "unique": 5,
-        "listed_twice": ["test_0002"],
+        "listed_twice": ["test_0002", "test_0003"],
         "other_class": 0,
         "absent": 2,
         "absent_first": ["test_0009", "test_0008"],

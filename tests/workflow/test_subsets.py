@@ -38,12 +38,3 @@ def test_lists_that_come_later_change_the_evaluation_alone(smallest):
     for part in (*before["protocols"].values(), *after["protocols"].values()):
         part.pop("subsets", None)
     assert after["protocols"] == before["protocols"]
-
-
-def test_lists_that_an_index_needs_are_checked_before_any_job(fresh):
-    (fresh.root / "data/raw/ferplus").mkdir(parents=True)
-    done = fresh.snakemake("--config", "datasets=[ferplus_ran]")
-    assert done.returncode == 1
-    (error,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-    assert "dataset ferplus_ran: ferplus with rule ran needs data/raw/challenge_lists/FERplus_dir/dlib_" in error
-    assert not (fresh.root / "results").exists()

@@ -54,14 +54,8 @@ class Parser:
         return self.official_counts(**self.resolve(options))
 
     def lists(self, raw_dir: str | Path = ".", **options: Any) -> dict[str, Path]:
-        """Files besides the archive that the options need, name in ``raw_dir`` -> path; UserError if one is absent."""
-        resolved = self.resolve(options)
-        needed = self.list_files(**resolved)
-        for file, how in needed.items():
-            if not (Path(raw_dir) / file).is_file():
-                chosen = ", ".join(f"{key} {value}" for key, value in resolved.items())
-                raise UserError(f"{self.name} with {chosen} needs {Path(raw_dir) / file}, which is not there; {how}")
-        return {file: Path(raw_dir) / file for file in needed}
+        """Files besides the archive that the options need: name below ``raw_dir`` -> path."""
+        return {file: Path(raw_dir) / file for file in self.list_files(**self.resolve(options))}
 
     def index(
         self, source: Source, *, missing: str = "stop", raw_dir: str | Path = ".", **options: Any
@@ -70,11 +64,16 @@ class Parser:
 
         ``path`` is the name in ``source``, or ``<csv>#<0-based data row>`` for images held in a csv file. ``attrs``
         counts what was left out: ``missing`` (absent images) and ``dropped`` (reason -> rows); ``noted`` counts what is
-        odd and was kept. ``raw_dir`` is where `lists` lie. Raises UserError for malformed files, and for absent images
-        unless ``missing`` is "drop".
+        odd and was kept. ``raw_dir`` is where `lists` lie. Raises UserError for malformed files and missing lists, and
+        for absent images unless ``missing`` is "drop".
         """
-        lists = self.lists(raw_dir, **options)
-        index = self.read(source, **self.resolve(options), **({"lists": lists} if lists else {}))
+        resolved, lists = self.resolve(options), self.lists(raw_dir, **options)
+        for file, path in lists.items():
+            if not path.is_file():
+                chosen = ", ".join(f"{key} {value}" for key, value in resolved.items())
+                how = self.list_files(**resolved)[file]
+                raise UserError(f"{self.name} with {chosen} needs {path}, which is not there; {how}")
+        index = self.read(source, **resolved, **({"lists": lists} if lists else {}))
         repeated = index["sample"][index["sample"].duplicated()]
         if len(repeated):
             raise UserError(f"{source.path}: {len(repeated)} images are listed twice, such as {repeated.iloc[0]}")

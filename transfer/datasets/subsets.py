@@ -82,13 +82,13 @@ def find_subsets(
     tables, report = [], {}
     for subset, file in files.items():
         rows = read_list(file, LISTS[parser][subset])
-        listed = pd.DataFrame(rows, columns=["name", "listed"]).drop_duplicates()
+        listed = pd.DataFrame(rows, columns=["name", "listed"])
         matched = test.merge(listed, on="name")
         names = dict(rows)
         absent = {name: label for name, label in names.items() if name not in tested}
         foreign = [name for name, label in absent.items() if label >= classes]
         missing = [name for name, label in absent.items() if label < classes]
-        differs = matched.loc[matched["label"] != matched["listed"], "sample"].tolist()
+        differs = matched.loc[matched["label"] != matched["listed"], "sample"].unique().tolist()
         samples = matched["sample"].drop_duplicates()
         tables.append(pd.DataFrame({"sample": samples, "subset": subset}))
         report[subset] = {

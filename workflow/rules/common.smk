@@ -12,10 +12,11 @@ from snakemake.shell import shell
 from snakemake_interface_executor_plugins.settings import DeploymentMethod, ExecMode
 
 from transfer.config import DEFAULT, snapshot, validate
+from transfer.datasets.registry import get as parser
 from transfer.datasets.subsets import list_files
 from transfer.digest import step_digest
 from transfer.errors import UserError
-from transfer.layout import UPSAMPLING, Layout, archive_path, index_lists
+from transfer.layout import UPSAMPLING, Layout, archive_path
 from transfer.models.registration import modules as models
 from transfer.params import digest
 
@@ -40,11 +41,6 @@ def checked_params():
 def located_archives():
     """Folder or archive of each selected dataset; that of a drawn one may be missing, a rule makes it."""
     return {dataset: archive_path(PARAMS, dataset).as_posix() for dataset in PARAMS.datasets}
-
-
-def located_lists():
-    """Files besides the archive that the selected datasets need, all of which must be there."""
-    return {dataset: [file.as_posix() for file in index_lists(PARAMS, dataset)] for dataset in PARAMS.datasets}
 
 
 def located_subset_lists():
@@ -90,7 +86,6 @@ EXPERIMENT = PARAMS.experiment
 SNAPSHOT = Layout(EXPERIMENT).params.as_posix()
 RAW_DIR = Path(PARAMS.raw_dir).as_posix()
 ARCHIVES = or_stop(located_archives)
-LISTS = or_stop(located_lists)
 SUBSET_LISTS = located_subset_lists()
 # Archives that the workflow draws itself, with the dataset that each is for.
 DRAWN = {
@@ -145,7 +140,8 @@ def drawn_values(wildcards):
 
 def lists(wildcards):
     """Files besides the archive that a dataset's index needs."""
-    return LISTS[wildcards.dataset]
+    data = PARAMS.dataset_definitions[wildcards.dataset]
+    return [file.as_posix() for file in parser(data.parser).lists(RAW_DIR, **data.options).values()]
 
 
 def subset_lists(wildcards):

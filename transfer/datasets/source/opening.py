@@ -91,9 +91,7 @@ def _as_unpacked(members: Mapping[str, str], folder: str) -> dict[str, str]:
 
     Some archives hold the folder itself, others only what is in it.
     """
-    top = folder.removesuffix("/").rpartition("/")[2] + "/"
-    if not all(name.startswith(top) for name in members):
-        top = ""
+    top = Path(folder).name + "/"
     return {folder + name.removeprefix(top): member for name, member in members.items()}
 
 
