@@ -15,7 +15,8 @@ _PACKAGE = _ROOT.name
 # names, so that imports do not lead there: `index` needs the parser's module as well, `train` that of the model.
 STEPS = {
     "synthesize": ("transfer.datasets.synthetic",),
-    "index": ("transfer.datasets.registry", "transfer.datasets.counts"),
+    "index": ("transfer.datasets.registry", "transfer.datasets.counts", "transfer.datasets.summary"),
+    "subsets": ("transfer.datasets.subsets",),
     "detect": ("transfer.faces.detect", "transfer.datasets.images"),
     "align": ("transfer.faces.align", "transfer.faces.report", "transfer.datasets.images"),
     "sample": ("transfer.sampling",),

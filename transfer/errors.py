@@ -5,4 +5,9 @@ class UserError(Exception):
     """What is wrong with the input, and what to do, in one line.
 
     The command line prints it on stderr and ends with exit code 1; a traceback appears only under ``--debug``.
+    ``details`` may be longer, such as a table: they are printed on stdout before it.
     """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details

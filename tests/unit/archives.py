@@ -1,8 +1,10 @@
 """Small archives for the tests of the dataset layer."""
 
 import io
+import struct
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -38,3 +40,63 @@ def noise(seed, width=20, height=16, mode="RGB", suffix="png"):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG" if suffix == "jpg" else suffix)
     return buffer.getvalue(), pixels
+
+
+def zip_bytes(files, method=zipfile.ZIP_DEFLATED):
+    """A zip of {name: content} in memory."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as handle:
+        for name, content in files.items():
+            handle.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tar_gz_bytes(files):
+    """A .tar.gz of {name: content} in memory."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as handle:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            handle.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def encrypted_zip_bytes(files, password):
+    """A zip of {name: content} encrypted by ZipCrypto (APPNOTE.TXT 6.1), which Python reads and does not write."""
+    body, directory = b"", b""
+    for name, content in files.items():
+        packer = zlib.compressobj(wbits=-15)
+        crc, packed = zlib.crc32(content), packer.compress(content) + packer.flush()
+        data = _zip_crypto(bytes(11) + bytes([crc >> 24]) + packed, password)
+        encoded = name.encode()
+        fields = struct.pack("<HHHHHIIIHH", 20, 1, 8, 0, 33, crc, len(data), len(content), len(encoded), 0)
+        directory += b"PK\1\2" + struct.pack("<H", 20) + fields + struct.pack("<HHHII", 0, 0, 0, 0, len(body)) + encoded
+        body += b"PK\3\4" + fields + encoded + data
+    end = struct.pack("<HHHHIIH", 0, 0, len(files), len(files), len(directory), len(body), 0)
+    return body + directory + b"PK\5\6" + end
+
+
+def _zip_crypto(data, password):
+    table = [_plain_crc(i) for i in range(256)]
+    keys = [0x12345678, 0x23456789, 0x34567890]
+
+    def update(byte):
+        keys[0] = (keys[0] >> 8) ^ table[(keys[0] ^ byte) & 0xFF]
+        keys[1] = ((keys[1] + (keys[0] & 0xFF)) * 134775813 + 1) & 0xFFFFFFFF
+        keys[2] = (keys[2] >> 8) ^ table[(keys[2] ^ (keys[1] >> 24)) & 0xFF]
+
+    for byte in password:
+        update(byte)
+    out = bytearray()
+    for byte in data:
+        k = keys[2] | 2
+        out.append(byte ^ (((k * (k ^ 1)) >> 8) & 0xFF))
+        update(byte)
+    return bytes(out)
+
+
+def _plain_crc(value):
+    for _ in range(8):
+        value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
+    return value

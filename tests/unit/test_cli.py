@@ -64,6 +64,7 @@ def test_schema_writes_the_file(transfer):
         (["indx"], "No such command 'indx'"),
         (["index", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "transfer fetch rafdb says how"),
         (["synthesize", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "dataset rafdb: not a drawn one"),
+        (["subsets", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
         (["detect", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
         (["align", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
         (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with transfer align"),
@@ -100,19 +101,8 @@ def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
 def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
-    verbs = [
-        "fetch",
-        "synthesize",
-        "index",
-        "detect",
-        "align",
-        "sample",
-        "train",
-        "predict",
-        "evaluate",
-        "table",
-        "publish",
-    ]
+    verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "sample", "train", "predict", "evaluate"]
+    verbs += ["table", "publish"]
     assert list(typer.main.get_command(cli.app).commands) == ["params", "schema", *verbs]
     for verb in verbs:
         code, out, _ = transfer(verb, "--help")

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from transfer.datasets.counts import check_counts
+from transfer.datasets.counts import CountsError, as_text, check_counts, per_class
 from transfer.errors import UserError
 
 CLASSES = ["fear", "anger"]
@@ -32,11 +32,11 @@ def test_official_may_have_versions():
 @pytest.mark.parametrize(
     ("expect", "official", "message"),
     [
-        ({"train": 6}, (), "image counts differ: train expected 6, found 5; complete"),
-        ({"train": [2, 3]}, (), "differ: train fear expected 2, found 3; train anger expected 3, found 2; complete"),
-        ({"train": [3, 3], "val": 0}, (), "differ: train anger expected 3, found 2; val expected 0, found 1; complete"),
-        ("official", [{"train": [3, 2], "test": [1, 3]}], "differ: test anger expected 3, found 1; complete"),
-        ("official", [{"train": [1, 1]}, {"train": [3, 1]}], "differ: train anger expected 1, found 2; complete"),
+        ({"train": 6}, (), "differ in 1 of 1 cells, first train all: expected 6, found 5; complete"),
+        ({"train": [2, 3]}, (), "differ in 2 of 2 cells, first train fear: expected 2, found 3; complete"),
+        ({"train": [3, 3], "val": 0}, (), "differ in 2 of 3 cells, first train anger: expected 3, found 2; complete"),
+        ("official", [{"train": [3, 2], "test": [1, 3]}], "1 of 4 cells, first test anger: expected 3, found 1;"),
+        ("official", [{"train": [1, 1]}, {"train": [3, 1]}], "1 of 2 cells, first train anger: expected 1, found 2;"),
         ({"dev": 1}, (), "unknown split 'dev'; allowed: train, val, test"),
         ({"train": [5]}, (), "train lists 1 classes; the dataset has 2"),
     ],
@@ -45,6 +45,40 @@ def test_differences_in_one_line(expect, official, message):
     with pytest.raises(UserError) as error:
         check_counts(INDEX, CLASSES, expect, official)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_differences_as_a_table():
+    with pytest.raises(CountsError) as error:
+        check_counts(INDEX, CLASSES, {"train": [3, 1200], "val": 1, "test": [2, 1]})
+    assert error.value.table.to_numpy().tolist() == [
+        ["train", "fear", 3, 3, 0],
+        ["train", "anger", 1200, 2, -1198],
+        ["val", "all", 1, 1, 0],
+        ["test", "fear", 2, 1, -1],
+        ["test", "anger", 1, 1, 0],
+    ]
+    assert as_text(error.value.table).splitlines() == [
+        "split  class         expected     found difference",
+        "train  fear                 3         3",
+        "train  anger            1,200         2     -1,198  <--",
+        "val    all                  1         1",
+        "test   fear                 2         1         -1  <--",
+        "test   anger                1         1",
+    ]
+
+
+def test_as_expected_gives_the_table_too():
+    table = check_counts(INDEX, CLASSES, "official", [{"train": 7}, {"train": [3, 2], "test": 2}])
+    assert table["class"].tolist() == ["fear", "anger", "all"] and (table["difference"] == 0).all()
+    assert check_counts(INDEX, CLASSES) is None
+
+
+def test_repeated_rows_count_as_found():
+    """The official counts are those of the rows."""
+    repeated = index(train=(3, 2), test=(1, 1))
+    repeated.attrs["repeated"] = [{"split": "train", "label": 1}, {"split": "train", "label": 1}]
+    check_counts(repeated, CLASSES, {"train": [3, 4]})
+    assert per_class(repeated, CLASSES) == {"train": {"fear": 3, "anger": 2}, "test": {"fear": 1, "anger": 1}}
 
 
 @pytest.mark.parametrize(

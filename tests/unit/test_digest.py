@@ -105,6 +105,7 @@ def test_every_step_and_every_transparent_module_exists():
     [
         ("synthesize", ("faces", "models", "training", "evaluation", "tables", "sampling")),
         ("index", ("faces", "models", "training", "evaluation", "tables", "sampling")),
+        ("subsets", ("faces", "models", "training", "evaluation", "tables", "sampling")),
         ("detect", ("models", "training", "evaluation", "tables", "sampling")),
         ("align", ("models", "training", "evaluation", "tables", "sampling")),
         ("sample", ("datasets", "faces", "models", "training", "evaluation", "tables")),

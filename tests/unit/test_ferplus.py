@@ -7,7 +7,7 @@ from archives import FORMS, noise, pack
 
 from transfer.datasets import registry
 from transfer.datasets.counts import check_counts
-from transfer.datasets.ferplus import COLUMNS, label_votes
+from transfer.datasets.ferplus import COLUMNS, RAN_LISTS, label_votes
 from transfer.datasets.images import stream_images
 from transfer.datasets.source import open_source
 from transfer.errors import UserError
@@ -175,11 +175,73 @@ def test_one_csv_is_not_enough(absent, tmp_path):
 def test_absent_images(tmp_path):
     files = png_form()
     del files["ferplus/FER2013Train/fer0000001.png"]
-    with pytest.raises(
-        UserError, match=r"1 of 4 listed images are absent, first ferplus/FER2013Train/fer0000001\.png;"
-    ):
+    message = (
+        r"1 of 4 listed images are absent \(train 1 of 3, test 0 of 1\), "
+        r"first ferplus/FER2013Train/fer0000001\.png;"
+    )
+    with pytest.raises(UserError, match=message):
         index(files, tmp_path)
     assert index(files, tmp_path, missing="drop").attrs == {"missing": 1, "dropped": {"unnamed": 0, "unlabelled": 9}}
+
+
+def write_lists(folder, train, test):
+    for entry, rows in zip(RAN_LISTS.values(), (train, test), strict=True):
+        path = folder / entry.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{label}/fer{number:07d} 6\n" for number, label in rows))
+    return {entry.file: folder / entry.file for entry in RAN_LISTS.values()}
+
+
+# Images 0-5 are the training part, 6-8 the validation part, 9-12 the test part; only 0, 1, 4 and 10 have a majority.
+RAN_TRAIN, RAN_TEST = [(0, 1), (4, 2), (1, 0), (7, 3)], [(10, 7)]
+
+
+@pytest.mark.parametrize("make", [png_form, csv_form])
+def test_ran_lists_decide_images_labels_and_splits(make, tmp_path):
+    write_lists(tmp_path, RAN_TRAIN, RAN_TEST)
+    table = index(make(), tmp_path, rule="ran", raw_dir=tmp_path)
+    assert table["sample"].tolist() == ["fer0000000", "fer0000004", "fer0000001", "fer0000007", "fer0000010"]
+    assert table["label"].tolist() == [1, 2, 0, 3, 7] and table["label"].dtype == np.int64
+    assert table["split"].tolist() == ["train"] * 4 + ["test"]
+    assert table["class_name"].tolist() == ["happiness", "surprise", "neutral", "sadness", "contempt"]
+    assert table[[f"vote_{name}" for name in COLUMNS]].to_numpy().tolist() == [VOTES[i][0] for i in (0, 4, 1, 7, 10)]
+    assert table.attrs["dropped"] == {"unnamed": int(make is csv_form), "unlisted": 8}
+    assert table.attrs["noted"] == {"label is not the majority of the votes": 2}
+    majority = index(make(), tmp_path, rule="majority").set_index("sample")["path"]
+    assert table["path"].tolist()[:2] == majority[["fer0000000", "fer0000004"]].tolist()
+
+
+def test_ran_lists_name_images_that_are_absent(tmp_path):
+    write_lists(tmp_path, RAN_TRAIN, [*RAN_TEST, (20, 0), (21, 1)])
+    message = r"2 of 7 listed images are absent \(train 0 of 4, test 2 of 3\), first fer0000020\.png, fer0000021\.png;"
+    with pytest.raises(UserError, match=message):
+        index(png_form(), tmp_path, rule="ran", raw_dir=tmp_path)
+    table = index(png_form(), tmp_path, rule="ran", raw_dir=tmp_path, missing="drop")
+    assert len(table) == 5 and table.attrs["missing"] == 2
+
+
+def test_ran_lists_that_are_not_there_or_broken(tmp_path):
+    with pytest.raises(
+        UserError, match=r"ferplus with rule ran needs .*train_center_crop_range_list\.txt, .* transfer fetch"
+    ):
+        index(png_form(), tmp_path, rule="ran", raw_dir=tmp_path)
+    write_lists(tmp_path, RAN_TRAIN, RAN_TEST)
+    (tmp_path / RAN_LISTS["test"].file).write_text("0/fer0000010 6\n0/fer0000011.png 6\n")
+    message = (
+        r"val_center_crop_range_list\.txt, line 2: '0/fer0000011\.png 6'; expected a line such as '0/fer0000001 6'"
+    )
+    with pytest.raises(UserError, match=message):
+        index(png_form(), tmp_path, rule="ran", raw_dir=tmp_path)
+    write_lists(tmp_path, [*RAN_TRAIN, (0, 1)], RAN_TEST)
+    with pytest.raises(UserError, match="1 images are listed twice, such as fer0000000"):
+        index(png_form(), tmp_path, rule="ran", raw_dir=tmp_path)
+
+
+def test_other_rules_need_no_lists(tmp_path):
+    parser = registry.get("ferplus")
+    assert parser.lists(tmp_path) == parser.lists(tmp_path, rule="argmax") == {}
+    lists = write_lists(tmp_path, RAN_TRAIN, RAN_TEST)
+    assert parser.lists(tmp_path, rule="ran") == lists
 
 
 def test_official_counts():
@@ -195,6 +257,11 @@ def test_official_counts():
     assert totals["argmax"][0] == {"train": 28_389, "val": 3_553, "test": 3_546}
     # Microsoft's label.csv files; the RAN authors' lists have 28,236 images in train + val and 3,137 in test
     assert totals["majority"][1] == {"train": 25_045, "val": 3_191, "test": 3_137}
+    assert sum(parser.official(rule="ran")[0]["train"]) == 28_236 == 25_045 + 3_191
+    assert sum(parser.official(rule="ran")[0]["test"]) == 3_137
+    older = parser.official(rule="majority")[1]
+    both = [a + b for a, b in zip(older["train"], older["val"], strict=True)]
+    assert parser.official(rule="ran") == [{"train": both, "test": older["test"]}], "the older votes' majority"
     assert totals["argmax"][1] == {"train": 28_385, "val": 3_555, "test": 3_545}
 
 

@@ -57,6 +57,14 @@ def test_not_an_image(content):
         decode(content)
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"), [(b"<!DOCTYPE html><p>404", "an HTML page"), (b"version https://git-lfs", "a Git LFS pointer")]
+)
+def test_what_it_is_instead(content, kind):
+    with pytest.raises(BrokenImage, match=f"^is {kind}.*, not an image$"):
+        decode(content)
+
+
 def test_flipped_bytes_never_escape():
     content = noise(0)[0]
     rng = np.random.default_rng(0)

@@ -98,6 +98,31 @@ def test_evaluate_writes_what_it_returns(tmp_path):
     assert read_metrics(tmp_path, **IDENTITY) == content
 
 
+def test_subsets_are_parts_of_the_test_split():
+    names = [("occlusion", "t0"), ("occlusion", "t3"), ("pose30", "t1"), ("pose30", "v0"), ("pose45", "nobody")]
+    subsets = pd.DataFrame(names, columns=["subset", "sample"])
+    protocols = run_metrics(predictions(), CLASSES, subsets)["protocols"]
+    assert list(protocols["last"]["subsets"]) == ["occlusion", "pose30"]
+    assert protocols["last"]["subsets"]["occlusion"]["n"] == 2
+    assert protocols["last"]["subsets"]["occlusion"]["accuracy"] == 1.0
+    assert protocols["last"]["subsets"]["pose30"]["n"] == 1, "v0 is no test face"
+    assert protocols["test_selected"]["subsets"]["occlusion"]["accuracy"] == 0.0
+    assert protocols["test_selected"]["subsets"]["pose30"]["accuracy"] == 1.0
+    whole = pd.DataFrame({"subset": "all", "sample": ["t0", "t1", "t2", "t3"]})
+    last = run_metrics(predictions(), CLASSES, whole)["protocols"]["last"]
+    assert last["subsets"]["all"] == last["splits"]["test"]
+
+
+def test_evaluate_notes_which_subsets(tmp_path):
+    write_predictions(tmp_path / "predictions.parquet", predictions())
+    file = tmp_path / "subsets.parquet"
+    pd.DataFrame({"sample": ["t1"], "subset": ["pose30"]}).to_parquet(file)
+    content = evaluate(tmp_path, **IDENTITY, classes=CLASSES, subsets=file)
+    assert content["subsets_sha256"] == sha256(file)
+    assert content["protocols"]["last"]["subsets"]["pose30"]["n"] == 1
+    assert read_metrics(tmp_path, **IDENTITY) == content
+
+
 def test_evaluate_refuses_classes_in_another_order(tmp_path):
     write_predictions(tmp_path / "predictions.parquet", predictions())
     with pytest.raises(UserError, match=r"predictions.parquet: classes are surprise, fear, disgust, expected fear"):

@@ -104,11 +104,28 @@ def test_bad_annotation(content, files, tmp_path):
         index(files, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ((3, 0, 0), r"line 6: gender is 3; expected 0 \(male\), 1 \(female\), 2 \(unsure\)"),
+        ((0, -1, 0), r"line 7: race is -1; expected 0 \(Caucasian\)"),
+        ((0, 0, 2.5), r"line 8: age is 2\.5; expected 0 \(0-3\), 1 \(4-19\)"),
+        ((0, 0, 5), r"line 8: age is 5; expected .*4 \(70\+\)"),
+    ],
+)
+def test_attribute_that_has_no_meaning(attributes, message, files, tmp_path):
+    files["basic/Annotation/manual/train_00001_manu_attri.txt"] = annotation(POINTS["train_00001"], attributes)
+    with pytest.raises(UserError, match=rf"train_00001_manu_attri\.txt, {message}"):
+        index(files, tmp_path)
+
+
 def test_absent_images(files, tmp_path):
     del files["basic/Image/original/train_00001.jpg"]
-    with pytest.raises(
-        UserError, match=r"1 of 3 listed images are absent, first basic/Image/original/train_00001\.jpg;"
-    ):
+    message = (
+        r"1 of 3 listed images are absent \(train 1 of 2, test 0 of 1\), "
+        r"first basic/Image/original/train_00001\.jpg;"
+    )
+    with pytest.raises(UserError, match=message):
         index(files, tmp_path)
     table = index(files, tmp_path, missing="drop")
     assert table["sample"].tolist() == ["train_00002", "test_0001"] and table.index.tolist() == [0, 1]

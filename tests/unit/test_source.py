@@ -1,13 +1,14 @@
 import gzip
 import os
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
-from archives import FORMS, pack
+from archives import FORMS, encrypted_zip_bytes, pack, tar_gz_bytes, zip_bytes
 
-from transfer.datasets.source import csv_rows, locate, open_source, split_path, text_lines
+from transfer.datasets.source import bounds, csv_rows, locate, open_source, split_path, text_lines
 from transfer.errors import UserError
 
 FILES = {
@@ -185,21 +186,229 @@ def test_flipped_bytes_are_noticed(form, tmp_path):
         read_all(path)
 
 
-@pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "tgz"])
-def test_name_that_lies(form, tmp_path):
+HTML = b"\n <!DOCTYPE html><title>Sign in</title>" + b"x" * 2000
+KINDS = {
+    "html": (HTML, "an HTML page"),
+    "zip": (zip_bytes({"a.txt": b"a"}), "a zip archive"),
+    "tar.gz": (tar_gz_bytes({"a.txt": b"a"}), "a gzip file"),
+    "tar": (gzip.decompress(tar_gz_bytes({"a.txt": b"a"})), "a tar archive"),
+    "rar": (b"Rar!\x1a\x07\x01\x00" + bytes(2000), "a RAR archive"),
+    "pdf": (b"%PDF-1.7" + bytes(2000), "a PDF document"),
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "remedy"),
+    [
+        ("html", "zip", "the download gave a web page"),
+        ("html", "tar.gz", "the download gave a web page"),
+        ("rar", "zip", "unpack it into the folder data/"),
+        ("zip", "tar.gz", r"rename it to data\.zip"),
+        ("tar", "tar.gz", r"rename it to data\.tar"),
+        ("tar", "tgz", r"rename it to data\.tar"),
+        ("tar.gz", "tar", r"rename it to data\.tar\.gz"),
+        ("tar.gz", "zip", r"rename it to data\.tar\.gz"),
+        ("pdf", "tar", "download it again"),
+    ],
+)
+def test_name_that_lies(content, name, remedy, tmp_path):
+    path = tmp_path / f"data.{name}"
+    path.write_bytes(KINDS[content][0])
+    with pytest.raises(UserError, match=rf"data\.{name}: is {KINDS[content][1]}, not .*; {remedy}"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
+def test_what_nothing_is_known_of(form, tmp_path):
     path = tmp_path / f"data.{form}"
-    path.write_bytes(b"<html>404 not found</html>" * 100)
+    path.write_bytes(b"who knows" * 100)
     with pytest.raises(UserError, match="truncated or corrupt"):
         open_source(path)
 
 
-def test_encrypted_zip(tmp_path):
-    path = pack({"a.txt": b"a"}, "zip", tmp_path / "data")
-    content = bytearray(path.read_bytes())
-    content[6] |= 1  # the encryption flag, in the local header and in the central directory
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"data\.zip: encrypted; unpack it .* folder data/"):
+SECRETS = {"d/a.txt": b"ay" * 500, "d/b.txt": np.random.default_rng(1).bytes(3000), "d/empty": b""}
+
+
+@pytest.fixture
+def encrypted(tmp_path):
+    path = tmp_path / "data.zip"
+    path.write_bytes(encrypted_zip_bytes(SECRETS, b"se cret"))
+    return path
+
+
+@pytest.mark.parametrize("text", ["se cret", "se cret\n", "\ufeffse cret\r\n"])
+def test_encrypted_zip(text, encrypted):
+    encrypted.with_name("data.zip.password").write_text(text, newline="")
+    assert read_all(encrypted) == SECRETS
+
+
+def test_encrypted_zip_without_password(encrypted):
+    with pytest.raises(
+        UserError, match=r"data\.zip: encrypted; write its password into .*data\.zip\.password, or"
+    ) as error:
+        open_source(encrypted)
+    assert "\n" not in str(error.value)
+
+
+def test_every_wrong_password_is_noticed_on_opening(encrypted):
+    """One of 256 passes the check that the format has: a thousand would show it."""
+    for number in range(1000):
+        encrypted.with_name("data.zip.password").write_text(f"guess{number}")
+        with pytest.raises(UserError, match=r"the password in .*data\.zip\.password is wrong"):
+            open_source(encrypted)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "two\nlines\n"])
+def test_password_is_one_line(text, encrypted):
+    encrypted.with_name("data.zip.password").write_text(text)
+    with pytest.raises(UserError, match=r"data\.zip\.password: expected one line"):
+        open_source(encrypted)
+
+
+def test_member_with_another_password(encrypted):
+    content = encrypted.read_bytes()
+    other = encrypted_zip_bytes(SECRETS, b"other")
+    at = content.index(b"PK\3\4", 4)  # from the second member on the content is another one's
+    encrypted.write_bytes(content[:at] + other[at:])
+    encrypted.with_name("data.zip.password").write_text("se cret")
+    with pytest.raises(UserError, match=r"data\.zip"):
+        read_all(encrypted)
+
+
+def test_encrypted_by_aes(encrypted):
+    content = bytearray(encrypted.read_bytes())
+    content[content.index(b"PK\1\2") + 10] = 99
+    encrypted.write_bytes(content)
+    with pytest.raises(UserError, match=r"data\.zip: encrypted by AES, .* 7-Zip .* into the folder data/"):
+        open_source(encrypted)
+
+
+INNER = {"train_1.jpg": b"one", "train_2.jpg": b"two"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("top", ["", "original/"])
+@pytest.mark.parametrize("make", [zip_bytes, tar_gz_bytes])
+def test_archive_inside_is_read_as_if_unpacked_there(form, top, make, tmp_path):
+    name = "original.zip" if make is zip_bytes else "original.tar.gz"
+    inner = make({f"{top}{name}": content for name, content in INNER.items()})
+    files = {"basic/list.txt": b"l", f"basic/Image/{name}": inner}
+    found = read_all(pack(files, form, tmp_path / "data"))
+    assert found == files | {f"basic/Image/original/{name}": content for name, content in INNER.items()}
+
+
+def test_archive_inside_that_has_been_unpacked_is_left_alone(tmp_path):
+    files = {"Image/original.zip": b"not even a zip", "Image/original/train_1.jpg": b"unpacked"}
+    assert read_all(pack(files, "folder", tmp_path / "data")) == files
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_archive_inside_may_have_the_password(form, tmp_path):
+    path = pack({"Image/original.zip": encrypted_zip_bytes(SECRETS, b"pw")}, form, tmp_path / "data")
+    message = rf"{path.name}/Image/original\.zip: encrypted; write its password into .*{path.name}\.password"
+    with pytest.raises(UserError, match=message):
+        open_source(path)
+    path.with_name(f"{path.name}.password").write_text("pw\n")
+    found = read_all(path)
+    assert {name: found[f"Image/original/{name}"] for name in SECRETS} == SECRETS
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (HTML, "is an HTML page, not a zip archive"),
+        (zip_bytes(INNER)[:-30], "truncated or corrupt"),
+        (zip_bytes({"../out.txt": b""}), "leaves the dataset's folder"),
+        (zip_bytes({"zeros": bytes(80 << 20)}), "refused as a zip bomb"),
+    ],
+)
+def test_bad_archive_inside_is_named(form, inner, message, tmp_path):
+    path = pack({"a/original.zip": inner}, form, tmp_path / "data")
+    with pytest.raises(UserError, match=rf"data.*/a/original\.zip: .*{message}"):
+        open_source(path)
+
+
+def test_copy_of_an_archive_inside_needs_room(tmp_path, monkeypatch):
+    path = pack({"original.zip": zip_bytes(INNER)}, "zip", tmp_path / "data")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    with pytest.raises(UserError, match=r"data\.zip: 'original\.zip' has \d+ bytes, .* unpack data\.zip into"):
+        open_source(path)
+
+
+ZEROS = bytes(80 << 20)
+
+
+@pytest.mark.parametrize("form", ["zip", "tar.gz"])
+def test_bomb_is_refused_before_it_is_unpacked(form, tmp_path, monkeypatch):
+    path = pack({"zeros.jpg": ZEROS}, form, tmp_path / "data")
+    limit = bounds.MAX_RATIO * path.stat().st_size + bounds.FREE
+    assert limit < len(ZEROS)
+    unpacked = []
+    read = gzip.GzipFile.read
+    monkeypatch.setattr(gzip.GzipFile, "read", lambda self, size: unpacked.append(size) or read(self, size))
+    with pytest.raises(UserError, match=rf"data\.{form}: [\d,]+ bytes unpack to 83,886,080 or more, .* zip bomb"):
+        open_source(path)
+    assert sum(unpacked) < 10_000
+
+
+def test_many_members_are_a_bomb_too(tmp_path, monkeypatch):
+    path = pack(FILES, "zip", tmp_path / "data")
+    monkeypatch.setattr(bounds, "MAX_FILES", 3)
+    with pytest.raises(UserError, match="more than 3 members; refused"):
+        open_source(path)
+
+
+def test_total_is_bounded(tmp_path, monkeypatch):
+    path = pack(FILES, "tar", tmp_path / "data")
+    monkeypatch.setattr(bounds, "MAX_TOTAL", 1 << 16)
+    with pytest.raises(UserError, match="unpacks to more than 0 GiB; refused"):
+        open_source(path)
+
+
+def test_files_that_are_read_into_memory_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, "MAX_FILE", 1 << 16)
+    with open_source(pack(FILES, "folder", tmp_path / "data")) as source:
+        assert source.read("top/a.txt") == b"ay"
+        with pytest.raises(UserError, match=r"data: 'top/deep/noise\.bin' has 70,000 bytes; at most"):
+            source.read("top/deep/noise.bin")
+
+
+def test_zeros_after_the_end_of_a_tar_are_bounded(tmp_path):
+    path = tmp_path / "data.tar.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(tar_gz_bytes({"a.txt": b"a"})) + ZEROS))
+    with pytest.raises(UserError, match="refused as a zip bomb"):
+        open_source(path)
+
+
+def test_tar_header_that_announces_a_long_name(tmp_path):
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 60 << 20
+    path = tmp_path / "data.tar.gz"
+    path.write_bytes(gzip.compress(info.tobuf() + b"x" * info.size))
+    with pytest.raises(UserError, match=r"truncated or corrupt; .*a header of 62,914,560 bytes"):
+        open_source(path)
+
+
+def test_member_that_yields_more_than_it_declares(tmp_path):
+    content = bytearray(zip_bytes({"a.jpg": ZEROS}))
+    size = len(ZEROS).to_bytes(4, "little")
+    assert content.count(size) == 2
+    path = tmp_path / "data.zip"
+    path.write_bytes(content.replace(size, (1000).to_bytes(4, "little")))
+    with open_source(path) as source:
+        tracemalloc.start()
+        with pytest.raises(UserError, match=r"data\.zip: truncated or corrupt"):
+            source.read("a.jpg")
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_that_unpack_without_bound_are_not_read(method, tmp_path):
+    path = tmp_path / "data.zip"
+    path.write_bytes(zip_bytes({"a.txt": b"a"}, method))
+    with pytest.raises(UserError, match=f"'a.txt' is compressed by method {method}, .* into the folder data/"):
         open_source(path)
 
 
@@ -248,6 +457,10 @@ def test_text_helpers():
         list(csv_rows("l.csv", b"a\n" + b"x" * 200_000 + b"\n"))
     with pytest.raises(UserError, match=r"l\.csv: not a UTF-8 csv file"):
         list(csv_rows("l.csv", b"a\n\xff\xfe\n"))
+    for kind, what in KINDS.values():
+        for read in (text_lines, csv_rows):
+            with pytest.raises(UserError, match=f"l: is {what}, not a text file; get the file again"):
+                list(read("l", kind))
 
 
 def test_split_path():

@@ -46,8 +46,8 @@ def test_every_file_of_the_contract_is_there_and_agrees_with_the_table(finished)
         assert len(names) == n_classes
         data = repository.root / "results/smallest/data" / dataset
         assert sorted(path.name for path in data.iterdir()) == sorted(
-            ["index.parquet", "faces.parquet", "aligned.npy", "aligned.parquet", "faces.json", "montage.png"]
-            + ["split.parquet", "plan_full.npy", "plan_sqrt.npy", "plan_none.npy"]
+            ["index.parquet", "index.json", "faces.parquet", "aligned.npy", "aligned.parquet", "faces.json"]
+            + ["montage.png", "split.parquet", "plan_full.npy", "plan_sqrt.npy", "plan_none.npy"]
         )
         split = pd.read_parquet(data / "split.parquet")
         assert np.load(data / "aligned.npy", mmap_mode="r").shape == (len(split), 112, 112, 3)

@@ -31,6 +31,8 @@ def main() -> None:
             raise
         if isinstance(error, UserError):
             message = str(error)
+            if error.details:
+                print(error.details, flush=True)  # before the line, also where both streams go into one file
         elif hasattr(error, "format_message"):  # a mistake on the command line, found by typer
             message = f"{error.format_message()} (see transfer --help)"
         else:

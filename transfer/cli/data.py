@@ -77,26 +77,70 @@ def synthesize(dataset: Dataset, files: ParamFiles = None, values: Values = None
 
 @app.command()
 def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
-    """List a dataset's images, labels and splits. Reads: its archive in raw_dir. Writes: D/index.parquet."""
+    """List a dataset's images, labels and splits. Reads: its archive in raw_dir. Writes: D/index.parquet,
+    D/index.json; D/counts.csv where the counts are not the expected ones."""
     chosen, layout = load(files, values, dataset)
 
-    from transfer.datasets import counts, registry, source
+    from transfer.datasets import counts, registry, source, summary
+    from transfer.files import write_json, write_text
 
     definition = chosen.dataset_definitions[dataset]
     parser = registry.get(definition.parser)
-    path = archive_path(chosen, dataset)
+    path, data = archive_path(chosen, dataset), layout.data(dataset)
+    options, classes = parser.resolve(definition.options), classes_of(chosen, dataset)
     with source.open_source(path) as archive:
-        table = parser.index(archive, **definition.options, missing=definition.missing)
+        table = parser.index(archive, **options, missing=definition.missing, raw_dir=chosen.raw_dir)
+    differences = data / "counts.csv"
+    differences.unlink(missing_ok=True)
     try:
-        counts.check_counts(
-            table, parser.classes(**definition.options), definition.expect, parser.official(**definition.options)
-        )
+        counts.check_counts(table, classes, definition.expect, parser.official(**options))
+    except counts.CountsError as error:
+        write_text(differences, error.table.to_csv(index=False))
+        message = f"dataset {dataset} ({path}): {error} (table: {differences})"
+        raise UserError(message, details=counts.as_text(error.table)) from None
     except UserError as error:
         raise UserError(f"dataset {dataset} ({path}): {error}") from None
-    write_table(table, layout.data(dataset) / "index.parquet")
-    per_split = ", ".join(f"{n:,} {split}" for split, n in table["split"].value_counts().items())
-    left_out = table.attrs.get("dropped", {}) | {"missing": table.attrs.get("missing", 0)}
-    print(f"{dataset}: {per_split}; left out: {', '.join(f'{n:,} {why}' for why, n in left_out.items())}")
+    about = summary.index_summary(
+        table,
+        classes,
+        dataset=dataset,
+        archive=path,
+        parser=parser.name,
+        options=options,
+        expect=definition.model_dump(mode="json")["expect"],
+    )
+    said = summary.in_words(table)
+    table.attrs.pop("repeated", None)  # which may be long, and is in index.json
+    write_table(table, data / "index.parquet")
+    write_json(data / "index.json", about)
+    print(f"{dataset}: {said}")
+
+
+@app.command()
+def subsets(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+    """Find the challenge subsets of the test split. Reads: D/index.parquet, the lists in raw_dir/challenge_lists.
+    Writes: D/subsets.parquet, D/subsets.json."""
+    chosen, layout = load(files, values, dataset)
+    data = layout.data(dataset)
+    index_file = existing(data / "index.parquet", "index")
+
+    import pandas as pd
+
+    from transfer.datasets.subsets import find_subsets, list_files
+    from transfer.files import write_json
+
+    definition = chosen.dataset_definitions[dataset]
+    lists = list_files(chosen.raw_dir, definition)
+    if not lists:
+        print(f"{dataset}: no subsets, since {chosen.raw_dir}/challenge_lists has no lists for it")
+        return
+    table, report = find_subsets(
+        pd.read_parquet(index_file), definition.parser, len(classes_of(chosen, dataset)), lists
+    )
+    write_table(table, data / "subsets.parquet")
+    write_json(data / "subsets.json", report)
+    found = ", ".join(f"{subset} {counts['matched']:,} of {counts['unique']:,}" for subset, counts in report.items())
+    print(f"{dataset}: {found}")
 
 
 @app.command()

@@ -36,7 +36,8 @@ def predict(
 
 @app.command()
 def evaluate(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = None, values: Values = None) -> None:
-    """Metrics of a training under each protocol. Reads: RUN/predictions.parquet. Writes: RUN/metrics.json."""
+    """Metrics of a training under each protocol. Reads: RUN/predictions.parquet; D/subsets.parquet where it is there.
+    Writes: RUN/metrics.json."""
     chosen, layout = load(files, values, dataset, recipe)
 
     from transfer.evaluation import metrics
@@ -48,4 +49,5 @@ def evaluate(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = N
         recipe=recipe,
         seed=seed,
         classes=classes_of(chosen, dataset),
+        subsets=subsets if (subsets := layout.data(dataset) / "subsets.parquet").exists() else None,
     )

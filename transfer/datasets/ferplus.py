@@ -1,10 +1,13 @@
 """FERPlus: FER2013's images with Microsoft's ten-tagger votes, as PNG folders or as the two csv files."""
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from transfer.datasets.lists import FOLDER, NameList, read_list
 from transfer.datasets.registry import Counts, dataset
 from transfer.datasets.source import Source, csv_rows
 from transfer.errors import UserError
@@ -14,8 +17,15 @@ COLUMNS = [*CLASSES, "unknown", "NF"]
 FOLDERS = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 
+# The RAN authors' lists (kaiwang960112/Challenge-condition-FER-dataset); a line is label, name and number of crops.
+_LINE = {"pattern": r"(?P<label>[0-7])/(?P<name>fer\d+) \d+", "example": "0/fer0000001 6"}
+RAN_LISTS = {
+    split: NameList(f"{FOLDER}/FERplus_dir/dlib_ferplus_{part}_center_crop_range_list.txt", **_LINE)
+    for split, part in (("train", "train"), ("test", "val"))
+}
+
 # Two versions of the votes are in use: fer2013new.csv first, then the label.csv files that were once shipped beside it
-# and differ from it in a few rows. The latter give the RAN authors' lists (28,236 train + val, 3,137 test images).
+# and differ from it in a few rows. Under the majority rule the latter give the RAN authors' lists, class by class.
 OFFICIAL: dict[str, list[Counts]] = {
     "majority": [
         {
@@ -37,6 +47,12 @@ OFFICIAL: dict[str, list[Counts]] = {
             "test": 3545,
         },
     ],
+    "ran": [
+        {
+            "train": [9913, 8146, 3547, 3370, 2387, 141, 596, 136],
+            "test": [1083, 892, 394, 382, 269, 16, 86, 15],
+        },
+    ],
 }
 
 
@@ -48,27 +64,59 @@ def _official(rule: str) -> list[Counts]:
     return OFFICIAL[rule]
 
 
+def _lists(rule: str) -> dict[str, str]:
+    return {entry.file: "transfer fetch ran_ferplus gets it" for entry in RAN_LISTS.values()} if rule == "ran" else {}
+
+
 @dataset(
     "ferplus",
     classes=_classes,
     official=_official,
-    options={"rule": ("majority", "argmax")},
+    options={"rule": ("majority", "argmax", "ran")},
+    lists=_lists,
 )
-def read(source: Source, rule: str) -> pd.DataFrame:
+def read(source: Source, rule: str, lists: Mapping[str, Path] | None = None) -> pd.DataFrame:
     """Index of the images that have a label under ``rule``, with their ten votes in ``vote_*``.
 
-    Raises UserError (file, line) for malformed rows. ``attrs["dropped"]`` counts unnamed rows and rows without a label.
+    "ran" takes images and labels from the RAN authors' ``lists``, for "majority" and "argmax" see `label_votes`. Raises
+    UserError (file, line) for malformed rows. ``attrs["dropped"]`` counts unnamed rows and rows without a label.
     """
     # The folders of Microsoft's repository hold a label.csv even before their images are made from fer2013.csv.
     folders = source.find_all("FER2013Train/label.csv") and not source.find_all("fer2013.csv")
     index, votes, unnamed = _from_folders(source) if folders else _from_csv(source)
-    label = label_votes(votes, rule)
-    index["label"] = label
+    index["label"] = label_votes(votes, "majority" if rule == "ran" else rule)
     for column, name in enumerate(COLUMNS):
         index[f"vote_{name}"] = votes[:, column]
-    index = index[label >= 0].reset_index(drop=True)
-    index.attrs["dropped"] = {"unnamed": unnamed, "unlabelled": int((label < 0).sum())}
-    return index
+    if rule == "ran":
+        return _as_listed(index, lists, unnamed)
+    labelled = index[index["label"] >= 0].reset_index(drop=True)
+    labelled.attrs["dropped"] = {"unnamed": unnamed, "unlabelled": len(index) - len(labelled)}
+    return labelled
+
+
+def _as_listed(index: pd.DataFrame, lists: Mapping[str, Path], unnamed: int) -> pd.DataFrame:
+    """The images of the RAN authors' lists with their labels there.
+
+    Their training list holds the Training and PublicTest parts together, and becomes the training split as it is. What
+    is not in ``index`` is absent from the archive, and gets a path that shows it.
+    """
+    rows = [
+        (name, split, label)
+        for split, entry in RAN_LISTS.items()
+        for name, label in read_list(lists[entry.file], entry)
+    ]
+    listed = pd.DataFrame(rows, columns=["sample", "split", "label"])
+    found = index.drop(columns="split").rename(columns={"label": "majority"})
+    listed = listed.merge(found, on="sample", how="left")
+    here = listed["path"].notna()
+    differs = int((here & (listed["label"] != listed["majority"])).sum())
+    votes = [f"vote_{name}" for name in COLUMNS]
+    listed["path"] = listed["path"].where(here, listed["sample"] + ".png")
+    listed[votes] = listed[votes].fillna(0).astype(np.int64)
+    listed = listed[["sample", "path", "split", "label", *votes]]
+    listed.attrs["dropped"] = {"unnamed": unnamed, "unlisted": int((~index["sample"].isin(listed["sample"])).sum())}
+    listed.attrs["noted"] = {"label is not the majority of the votes": differs}
+    return listed
 
 
 def label_votes(votes: np.ndarray, rule: str) -> np.ndarray:

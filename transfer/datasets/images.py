@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
+from transfer.datasets.looks import HEAD, looks_like
 from transfer.datasets.source import Source, csv_rows, split_path
 from transfer.errors import UserError
 
@@ -21,7 +22,7 @@ class BrokenImage(ValueError):
 def decode(content: bytes) -> np.ndarray:
     """Decode an image file to RGB, uint8 (height, width, 3), upright by its EXIF orientation.
 
-    Raises BrokenImage for anything that is no whole image, and above 50 megapixels.
+    Raises BrokenImage for anything that is no whole image, with what it looks like instead, and above 50 megapixels.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -31,6 +32,9 @@ def decode(content: bytes) -> np.ndarray:
     except BrokenImage:
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged data
+        kind = looks_like(content[:HEAD])
+        if kind and not kind.endswith(" image"):
+            raise BrokenImage(f"is {kind}, not an image") from error
         raise BrokenImage(" ".join(f"{type(error).__name__}: {error}".split())) from error
 
 

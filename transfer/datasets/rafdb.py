@@ -11,7 +11,12 @@ from transfer.errors import UserError
 
 CLASSES = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
 LIST = "EmoLabel/list_patition_label.txt"
-ATTRIBUTES = ["gender", "race", "age"]
+# The codes are those of RAF-DB's own readme.txt, and so is the layout.
+ATTRIBUTES = {
+    "gender": ["male", "female", "unsure"],
+    "race": ["Caucasian", "African-American", "Asian"],
+    "age": ["0-3", "4-19", "20-39", "40-69", "70+"],
+}
 
 
 def _classes(images: str) -> list[str]:
@@ -32,7 +37,8 @@ def read(source: Source, images: str) -> pd.DataFrame:
     """Index in the order of the list file; landmarks and attributes from Annotation/manual/ where it is there.
 
     ``images`` chooses Image/original/ or the authors' 100x100 Image/aligned/. The landmarks are those of the original
-    image, hence left out for the aligned ones. Raises UserError (file, line) for malformed lines.
+    image, hence left out for the aligned ones. ``gender``, ``race`` and ``age`` are codes, see `ATTRIBUTES`. Raises
+    UserError (file, line) for malformed lines.
     """
     list_name = source.find(LIST)
     prefix = list_name.removesuffix(LIST)
@@ -59,12 +65,12 @@ def read(source: Source, images: str) -> pd.DataFrame:
             annotations[name]: _annotation(f"{source.path}: {name}", content)
             for name, content in source.stream(annotations)
         },
-        index=LANDMARKS + ATTRIBUTES,
+        index=[*LANDMARKS, *ATTRIBUTES],
     ).T
     # The authors do not say whose left comes first; it is the same for all images, so the typical face decides.
     if (table["landmark_0_x"] - table["landmark_1_x"]).median() > 0:
         table = table.rename(columns=_mirrored)
-    columns = (LANDMARKS if images == "original" else []) + ATTRIBUTES
+    columns = [*(LANDMARKS if images == "original" else []), *ATTRIBUTES]
     table = table[columns].astype(dict.fromkeys(ATTRIBUTES, "Int64"))
     return index.join(table, on="sample")
 
@@ -77,6 +83,10 @@ def _annotation(name: str, content: bytes) -> np.ndarray:
         values = np.empty(0)
     if len(values) != len(LANDMARKS) + len(ATTRIBUTES) or not np.isfinite(values).all():
         raise UserError(f"{name}: expected five lines 'x y', then gender, race and age, one a line")
+    for line, (value, (attribute, meanings)) in enumerate(zip(values[-3:], ATTRIBUTES.items(), strict=True), 6):
+        if value not in range(len(meanings)):
+            codes = ", ".join(f"{code} ({meaning})" for code, meaning in enumerate(meanings))
+            raise UserError(f"{name}, line {line}: {attribute} is {value:g}; expected {codes}")
     return values
 
 

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,6 +31,7 @@ class Parser:
     class_names: Callable[..., list[str]]
     official_counts: Callable[..., list[Counts]]
     options: Mapping[str, tuple]
+    list_files: Callable[..., dict[str, str]]
 
     def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """All options with their values; UserError for an unknown one or a value that is not allowed."""
@@ -50,23 +52,36 @@ class Parser:
         """Image counts per split of the official release; several where several official versions are in use."""
         return self.official_counts(**self.resolve(options))
 
-    def index(self, source: Source, *, missing: str = "stop", **options: Any) -> pd.DataFrame:
+    def lists(self, raw_dir: str | Path = ".", **options: Any) -> dict[str, Path]:
+        """Files besides the archive that the options need: name below ``raw_dir`` -> path."""
+        return {file: Path(raw_dir) / file for file in self.list_files(**self.resolve(options))}
+
+    def index(
+        self, source: Source, *, missing: str = "stop", raw_dir: str | Path = ".", **options: Any
+    ) -> pd.DataFrame:
         """The index of the dataset: one row per image, with sample, path, split, label, class_name and what it has.
 
         ``path`` is the name in ``source``, or ``<csv>#<0-based data row>`` for images held in a csv file. ``attrs``
-        counts what was left out: ``missing`` (absent images) and ``dropped`` (reason -> rows). Raises UserError for
-        malformed files, and for absent images unless ``missing`` is "drop".
+        counts what was left out: ``missing`` (absent images) and ``dropped`` (reason -> rows); ``noted`` counts what is
+        odd and was kept. ``raw_dir`` is where `lists` lie. Raises UserError for malformed files and missing lists, and
+        for absent images unless ``missing`` is "drop".
         """
-        index = self.read(source, **self.resolve(options))
+        resolved, lists = self.resolve(options), self.lists(raw_dir, **options)
+        for file, path in lists.items():
+            if not path.is_file():
+                chosen = ", ".join(f"{key} {value}" for key, value in resolved.items())
+                how = self.list_files(**resolved)[file]
+                raise UserError(f"{self.name} with {chosen} needs {path}, which is not there; {how}")
+        index = self.read(source, **resolved, **({"lists": lists} if lists else {}))
         repeated = index["sample"][index["sample"].duplicated()]
         if len(repeated):
             raise UserError(f"{source.path}: {len(repeated)} images are listed twice, such as {repeated.iloc[0]}")
         present = index["path"].map(lambda path: split_path(path)[0] in source).astype(bool)
         absent = index["path"][~present]
         if len(absent) and missing == "stop":
-            first = ", ".join(absent[:3])
             raise UserError(
-                f"{source.path}: {len(absent)} of {len(index)} listed images are absent, first {first}; "
+                f"{source.path}: {len(absent):,} of {len(index):,} listed images are absent "
+                f"({_per_split(index['split'], present)}), first {', '.join(absent[:3])}; "
                 "complete the archive, or set missing: drop for the dataset"
             )
         index = index[present].reset_index(drop=True)
@@ -76,22 +91,31 @@ class Parser:
         return index
 
 
+def _per_split(split: pd.Series, present: pd.Series) -> str:
+    """How many images of each split are absent: "train 6,135 of 12,271, test 0 of 3,068"."""
+    absent = (~present).groupby(split, sort=False).agg(["sum", "size"])
+    return ", ".join(f"{name} {gone:,} of {listed:,}" for name, gone, listed in absent.itertuples())
+
+
 def dataset(
     name: str,
     *,
     classes: Callable[..., list[str]],
     official: Callable[..., list[Counts]],
     options: Mapping[str, Sequence] | None = None,
+    lists: Callable[..., dict[str, str]] | None = None,
 ) -> Callable[[Callable[..., pd.DataFrame]], Callable[..., pd.DataFrame]]:
     """Register the decorated function ``read(source, **options)`` as the parser of dataset ``name``.
 
     ``read`` returns the columns sample, path, split, label in this order, then optional ones. ``options`` lists the
-    allowed values of each option, the default first; ``read``, ``classes`` and ``official`` get all of them.
+    allowed values of each option, the default first; ``read``, ``classes`` and ``official`` get all of them. ``lists``
+    gets them too, and names the files below raw_dir that these options need besides the archive, each with the way to
+    get it; where there are any, ``read`` gets the keyword ``lists``: name -> path.
     """
 
     def register(read: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
         allowed = {key: tuple(values) for key, values in (options or {}).items()}
-        _PARSERS[name] = Parser(name, read, classes, official, allowed)
+        _PARSERS[name] = Parser(name, read, classes, official, allowed, lists or (lambda **_: {}))
         return read
 
     return register

@@ -41,8 +41,14 @@ def metrics(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str
     }
 
 
-def run_metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
-    """Return ``{"protocols": {protocol: {"epoch": int, "splits": {split: metrics}}}}`` of one run's predictions."""
+def run_metrics(
+    predictions: pd.DataFrame, classes: Sequence[str], subsets: pd.DataFrame | None = None
+) -> dict[str, Any]:
+    """Return ``{"protocols": {protocol: {"epoch": int, "splits": {split: metrics}}}}`` of one run's predictions.
+
+    ``subsets`` (columns sample and subset) names parts of the test split; with it each protocol has ``"subsets":
+    {subset: metrics}`` as well, without those of which no face was tested.
+    """
     protocols = {}
     for protocol in PROTOCOLS:
         rows = predictions[predictions["protocol"] == protocol]
@@ -57,7 +63,18 @@ def run_metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, 
                 if len(part)
             },
         }
+        if subsets is not None:
+            protocols[protocol]["subsets"] = _subset_metrics(parts["test"], subsets, classes)
     return {"protocols": protocols}
+
+
+def _subset_metrics(test: pd.DataFrame, subsets: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
+    parts = {name: test[test["sample"].isin(rows["sample"])] for name, rows in subsets.groupby("subset", sort=False)}
+    return {
+        name: metrics(probabilities_of(part), part["label"].to_numpy(), classes)
+        for name, part in parts.items()
+        if len(part)
+    }
 
 
 def evaluate(
@@ -69,10 +86,12 @@ def evaluate(
     seed: int,
     classes: Sequence[str],
     folder: str | os.PathLike | None = None,
+    subsets: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Read ``run_dir``/predictions.parquet, write metrics.json there or in ``folder``, and return its content.
 
-    ``classes`` are the names in label order. Raises UserError if the predictions are broken or of other classes.
+    ``classes`` are the names in label order, ``subsets`` is the dataset's subsets.parquet. Raises UserError if the
+    predictions are broken or of other classes.
     """
     path = Path(run_dir) / "predictions.parquet"
     predictions = read_predictions(path)
@@ -88,9 +107,11 @@ def evaluate(
         "recipe": recipe,
         "seed": seed,
         "classes": list(classes),
-        **run_metrics(predictions, classes),
+        **run_metrics(predictions, classes, None if subsets is None else pd.read_parquet(subsets)),
         "predictions_sha256": sha256(path),
     }
+    if subsets is not None:
+        content["subsets_sha256"] = sha256(subsets)
     write_json(Path(folder or run_dir) / "metrics.json", content)
     return content
 

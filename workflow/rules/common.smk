@@ -12,6 +12,8 @@ from snakemake.shell import shell
 from snakemake_interface_executor_plugins.settings import DeploymentMethod, ExecMode
 
 from transfer.config import DEFAULT, snapshot, validate
+from transfer.datasets.registry import get as parser
+from transfer.datasets.subsets import list_files
 from transfer.digest import step_digest
 from transfer.errors import UserError
 from transfer.layout import UPSAMPLING, Layout, archive_path
@@ -40,6 +42,15 @@ def checked_params():
 def located_archives():
     """Folder or archive of each selected dataset; that of a drawn one may be missing, a rule makes it."""
     return {dataset: archive_path(PARAMS, dataset).as_posix() for dataset in PARAMS.datasets}
+
+
+def located_subset_lists():
+    """The lists of challenge subsets of each selected dataset that are there."""
+    definitions = {dataset: PARAMS.dataset_definitions[dataset] for dataset in PARAMS.datasets}
+    return {
+        dataset: [file.as_posix() for file in list_files(PARAMS.raw_dir, definition).values()]
+        for dataset, definition in definitions.items()
+    }
 
 
 def drop_conda_if_absent():
@@ -76,6 +87,7 @@ EXPERIMENT = PARAMS.experiment
 SNAPSHOT = Layout(EXPERIMENT).params.as_posix()
 RAW_DIR = Path(PARAMS.raw_dir).as_posix()
 ARCHIVES = or_stop(located_archives)
+SUBSET_LISTS = located_subset_lists()
 # Archives that the workflow draws itself, with the dataset that each is for.
 DRAWN = {
     definition.archive: name
@@ -130,6 +142,23 @@ def drawn_values(wildcards):
     ]
 
 
+def lists(wildcards):
+    """Files besides the archive that a dataset's index needs."""
+    data = PARAMS.dataset_definitions[wildcards.dataset]
+    return [file.as_posix() for file in parser(data.parser).lists(RAW_DIR, **data.options).values()]
+
+
+def subset_lists(wildcards):
+    """The lists of a dataset's challenge subsets that were there when the workflow started."""
+    return SUBSET_LISTS[wildcards.dataset]
+
+
+def subsets_of_dataset(wildcards):
+    """The challenge subsets of a run's dataset, where there are lists of them."""
+    found = SUBSET_LISTS[wildcards.dataset]
+    return [(Layout(wildcards.experiment).data(wildcards.dataset) / "subsets.parquet").as_posix()] if found else []
+
+
 def plan(wildcards):
     """The upsampling plan of a training."""
     upsample = PARAMS.run(wildcards.dataset, wildcards.recipe).sampling.upsample
@@ -166,6 +195,11 @@ def index_version(wildcards):
     data = PARAMS.dataset_definitions[wildcards.dataset]
     code = step_digest("index", f"transfer.datasets.{data.parser}")
     return digest(data.parser, data.options, data.expect, data.missing, code)
+
+
+def subsets_version(wildcards):
+    data = PARAMS.dataset_definitions[wildcards.dataset]
+    return digest(data.parser, data.options, step_digest("subsets"))
 
 
 def detect_version(wildcards):

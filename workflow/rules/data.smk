@@ -25,8 +25,10 @@ rule synthesize_archive:
 rule index_dataset:
     input:
         archive=archive,
+        lists=lists,
     output:
         index="results/{experiment}/data/{dataset}/index.parquet",
+        summary="results/{experiment}/data/{dataset}/index.json",
     log:
         "results/{experiment}/logs/index_dataset/{dataset}.log",
     conda:
@@ -41,3 +43,26 @@ rule index_dataset:
         "Reading labels and splits of {wildcards.dataset}"
     shell:
         "python -m transfer index --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+
+
+rule find_subsets:
+    input:
+        index=rules.index_dataset.output.index,
+        lists=subset_lists,
+    output:
+        subsets="results/{experiment}/data/{dataset}/subsets.parquet",
+        report="results/{experiment}/data/{dataset}/subsets.json",
+    log:
+        "results/{experiment}/logs/find_subsets/{dataset}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=subsets_version,
+    message:
+        "Occluded and turned faces of {wildcards.dataset}"
+    shell:
+        "python -m transfer subsets --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"

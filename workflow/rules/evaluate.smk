@@ -4,6 +4,7 @@
 rule evaluate_run:
     input:
         predictions=rules.train_model.output.predictions,
+        subsets=subsets_of_dataset,
     output:
         metrics="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/metrics.json",
     log:

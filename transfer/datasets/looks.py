@@ -1,0 +1,41 @@
+"""What a file is by its first bytes, whatever its name says."""
+
+HEAD = 512
+"""How many of a file's first bytes are enough for `looks_like`."""
+
+HTML = "an HTML page"
+ZIP = "a zip archive"
+GZIP = "a gzip file"
+TAR = "a tar archive"
+
+_MAGIC = (
+    (b"PK\x03\x04", ZIP),
+    (b"PK\x05\x06", ZIP),
+    (b"\x1f\x8b", GZIP),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"BZh", "a bzip2 file"),
+    (b"\xfd7zXZ\x00", "an xz file"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (b"GIF8", "a GIF image"),
+    (b"%PDF-", "a PDF document"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+)
+_HTML = (b"<!doctype html", b"<html", b"<head", b"<?xml")
+
+
+def looks_like(head: bytes) -> str | None:
+    """Name of the kind of file that begins with ``head`` (at least `HEAD` bytes if there are so many), or None.
+
+    The signatures are those of the formats' own documents; a tar archive has its mark at byte 257.
+    """
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    if head[257:262] == b"ustar":
+        return TAR
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_HTML):
+        return HTML
+    return None
