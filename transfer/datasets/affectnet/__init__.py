@@ -53,7 +53,7 @@ def read(source: Source, classes: int, release: str) -> pd.DataFrame:
     """
     here = [name for name, (module, _) in RELEASES.items() if module.found(source)]
     if release not in here:
-        module, holds = RELEASES[release]
+        _, holds = RELEASES[release]
         if not here:
             raise UserError(f"{source.path}: holds no {holds}; check that it is the right and complete archive")
         raise UserError(
