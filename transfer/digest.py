@@ -16,7 +16,7 @@ _PACKAGE = _ROOT.name
 STEPS = {
     "synthesize": ("transfer.datasets.synthetic",),
     "index": ("transfer.datasets.registry", "transfer.datasets.counts"),
-    "detect": ("transfer.faces.detect", "transfer.datasets.images"),
+    "detect": ("transfer.faces.resume",),
     "align": ("transfer.faces.align", "transfer.faces.report", "transfer.datasets.images"),
     "sample": ("transfer.sampling",),
     "train": ("transfer.training.run",),
