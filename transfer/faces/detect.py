@@ -135,7 +135,8 @@ def _parts(images: Iterable[tuple[int, np.ndarray | None, str]], min_side: int, 
 
 def _finished(part: _Part, count: Callable[[int], None]) -> pd.DataFrame:
     """The table of a part, once its batches are searched; ``count`` is told how many images each of them had."""
-    rows = [{"row": row, "status": "broken", "error": error} for row, error in part.broken]
+    broken = {"status": "broken", "n_faces": 0, "width": 0, "height": 0}
+    rows = [{"row": row, "error": error} | broken for row, error in part.broken]
     count(len(rows))
     for canvases, future in part.batches:
         rows += [_row(canvas, faces) for canvas, (faces, _) in zip(canvases, future.result(), strict=True)]
@@ -146,7 +147,7 @@ def _finished(part: _Part, count: Callable[[int], None]) -> pd.DataFrame:
 def _row(canvas: Canvas, faces: Faces) -> dict[str, object]:
     """The row of an image: its chosen face in pixels of the image."""
     size = dict(zip(("width", "height"), canvas.size.tolist(), strict=True))
-    row = {"row": canvas.row, "status": "none", "n_faces": len(faces.boxes), **size}
+    row = {"row": canvas.row, "status": "none", "n_faces": len(faces.boxes), "error": "", **size}
     if len(faces.boxes) == 0:
         return row
     # The first pixel is number 1 and begins at 0 from the outer corner; a last pixel x1 ends at x1.
@@ -159,9 +160,7 @@ def _row(canvas: Canvas, faces: Faces) -> dict[str, object]:
 
 
 def _frame(rows: list[dict[str, object]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(_COLUMNS))
-    missing = {name: 0 for name, kind in _COLUMNS.items() if kind == "int64"} | {"error": ""}
-    return frame.fillna(missing).astype(_COLUMNS)
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
 class Searching:
