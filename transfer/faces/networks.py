@@ -1,13 +1,12 @@
 """The three networks of MTCNN with the weights of facenet-pytorch, in a form that CPUs run fast.
 
-Their outputs are those of facenet-pytorch's modules up to rounding. What each change gains is in docs/performance.md:
-channels lie last in memory and are padded to multiples of 16, the first weights expect pixels from 0 to 255, pooling is
-a maximum of slices, and the heads are one product.
+Their outputs are those of facenet-pytorch's modules up to rounding: channels lie last in memory, the first weights
+expect pixels from 0 to 255, pooling is a maximum of slices, and the heads are one product.
 """
 
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, linear, prelu
+from torch.nn.functional import conv2d, linear, pad, prelu
 
 CHANNELS = 4
 """Colours of a picture and one that is 0: a pixel is then one move of 16 bytes."""
@@ -25,20 +24,19 @@ class Network(nn.Module):
         super().__init__()
         self.pools = pools
         layers = dict(stage.named_children())
-        channels, width = 3, CHANNELS  # of the map before, without and with padding
         for i in range(len(pools)):
-            conv, slope = layers[f"conv{i + 1}"], layers[f"prelu{i + 1}"]
+            conv = layers[f"conv{i + 1}"]
             weight, bias = conv.weight.detach(), conv.bias.detach()
             if i == 0:  # the networks were trained on (x - 127.5) / 128
-                weight = weight / 128
+                weight = pad(weight / 128, (0, 0, 0, 0, 0, CHANNELS - 3))
                 bias = bias - 127.5 * weight.sum(dim=(1, 2, 3))
-            channels, before, width = conv.out_channels, width, _multiple(conv.out_channels, 16)
-            weight = _padded(weight, width, before).contiguous(memory_format=torch.channels_last)
-            self._keep(f"conv{i}", weight, _padded(bias, width), _padded(slope.weight.detach(), width))
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            self._keep(f"conv{i}", weight, bias.clone(), layers[f"prelu{i + 1}"].weight.detach())
         dense = next((name for name in layers if name in ("dense4", "dense5")), None)
         self.flat = dense is not None
         if dense:  # facenet-pytorch flattens (width, height, channel); here the map lies as (height, width, channel)
             weight, bias = layers[dense].weight.detach(), layers[dense].bias.detach()
+            channels = len(self.get_buffer(f"conv{len(pools) - 1}_bias"))
             side = round((weight.shape[1] / channels) ** 0.5)
             weight = weight.view(-1, side, side, channels).transpose(1, 2).flatten(1)
             self._keep("dense", weight, bias, layers[dense.replace("dense", "prelu")].weight.detach())
@@ -85,14 +83,3 @@ def max_pool(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
         part = out.narrow(dim, 0, other.shape[dim])
         torch.maximum(part, other, out=part)
     return out
-
-
-def _multiple(number: int, step: int) -> int:
-    return -(-number // step) * step
-
-
-def _padded(values: torch.Tensor, *sizes: int) -> torch.Tensor:
-    """``values`` with zeros behind, so that the first dimensions have these sizes."""
-    padded = values.new_zeros(*sizes, *values.shape[len(sizes) :])
-    padded[tuple(slice(size) for size in values.shape)] = values
-    return padded
