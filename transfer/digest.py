@@ -17,7 +17,7 @@ STEPS = {
     "synthesize": ("transfer.datasets.synthetic",),
     "index": ("transfer.datasets.registry", "transfer.datasets.counts", "transfer.datasets.summary"),
     "subsets": ("transfer.datasets.subsets",),
-    "detect": ("transfer.faces.detect", "transfer.datasets.images"),
+    "detect": ("transfer.faces.resume",),
     "align": ("transfer.faces.align", "transfer.faces.report", "transfer.datasets.images"),
     "sample": ("transfer.sampling",),
     "train": ("transfer.training.run",),

@@ -44,6 +44,10 @@ class Layout:
         """Folder of a training's resume state, which no rule declares: Snakemake deletes declared files."""
         return self.root / "state" / dataset / recipe / f"seed{seed}"
 
+    def detection_state(self, dataset: str) -> Path:
+        """Folder of a detection's resume state, which no rule declares."""
+        return self.root / "state" / dataset / "detect"
+
 
 def archive_path(params: Params, dataset: str) -> Path:
     """Folder or archive in which ``dataset`` lies; one that the workflow draws need not be there yet.

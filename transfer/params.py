@@ -142,8 +142,16 @@ class FaceParams(Strict):
     """What happens to an image that cannot be decoded."""
     min_side: Annotated[int, Field(ge=48, le=320)] = 96
     """Images whose short side is smaller are enlarged to it before detection; larger ones are reduced to 320."""
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """CPU threads of one detection."""
+    border: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Border around the image in detection, as a fraction of its short side: MTCNN misses faces that fill the frame."""
+    min_face: Annotated[float, Field(ge=0.05, le=1)] = 0.25
+    """The smallest face that is looked for, as a fraction of the image's short side."""
+    threads: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Cores of one detection; null: all that there are."""
+
+    def search(self) -> dict[str, Any]:
+        """What decides which faces are found."""
+        return self.model_dump(include={"min_side", "border", "min_face"})
 
 
 def _partial(model: type[Strict], name: str) -> type[Strict]:

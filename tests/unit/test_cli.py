@@ -103,7 +103,7 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "sample", "train", "predict", "evaluate"]
     verbs += ["table", "publish"]
-    assert list(typer.main.get_command(cli.app).commands) == ["params", "schema", *verbs]
+    assert list(typer.main.get_command(cli.app).commands) == ["params", "schema", *verbs, "bench"]
     for verb in verbs:
         code, out, _ = transfer(verb, "--help")
         assert code == 0

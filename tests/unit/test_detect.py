@@ -1,14 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from facenet_pytorch import MTCNN
-from facenet_pytorch.models.utils.detect_face import detect_face
 from PIL import Image
 
 from transfer.datasets.render import Style, render_face
 from transfer.faces import detect as detect_module
-from transfer.faces.cascade import detect_faces
-from transfer.faces.detect import BOX_COLUMNS, choose, detect
+from transfer.faces.cascade import Cascade, Faces
+from transfer.faces.detect import BOX_COLUMNS, choose, detect, detect_parts
 from transfer.faces.template import LANDMARK_COLUMNS
 
 N = 12
@@ -85,23 +83,24 @@ def test_a_mirrored_face_has_mirrored_landmarks(faces):
 def test_a_face_seen_only_in_the_mirror_is_mirrored_back(faces, monkeypatch):
     images, _ = faces
     expected = run(images)
+    find = Cascade.find
     calls = []
 
-    def blind_at_first(mtcnn, pixels, min_face):
+    def blind_at_first(self, pixels, min_face):
         """Finds nothing in the plain pictures; the mirrored pictures are turned back, searched, and mirrored again."""
         calls.append(len(pixels))
         if len(calls) % 2:
-            return [(np.zeros((0, 5)), np.zeros((0, 5, 2)))] * len(pixels)
+            return [Faces(np.zeros((0, 5)), np.zeros((0, 5, 2)))] * len(pixels)
         found = []
-        for boxes, points in detect_faces(mtcnn, pixels[:, :, ::-1], min_face):
+        for boxes, points in find(self, pixels[:, :, ::-1], min_face):
             boxes, points = boxes.copy(), points[:, [1, 0, 2, 4, 3]]
-            boxes[:, [0, 2]] = pixels.shape[2] - boxes[:, [2, 0]]
+            boxes[:, [0, 2]] = pixels.shape[2] + 1 - boxes[:, [2, 0]]
             points[..., 0] = pixels.shape[2] - points[..., 0]
-            found.append((boxes, points))
+            found.append(Faces(boxes, points))
         return found
 
-    monkeypatch.setattr(detect_module, "detect_faces", blind_at_first)
-    table = run(images)
+    monkeypatch.setattr(Cascade, "find", blind_at_first)
+    table = run(images, threads=1)
     numbers = [*BOX_COLUMNS, *LANDMARK_COLUMNS]
     seen = ((expected["status"] == "found") & (table["status"] == "found")).to_numpy()
     assert seen.mean() >= 0.8
@@ -118,24 +117,6 @@ def test_landmarks_of_a_face_that_fills_the_frame(faces):
     distance = np.linalg.norm(close - whole, axis=2).mean(axis=1) / eye_distance
     assert np.isfinite(distance).mean() >= 0.7
     assert np.nanmedian(distance) < 0.08
-
-
-def test_the_cascade_agrees_with_facenet_pytorch(faces):
-    """Where facenet-pytorch's own cascade has no trouble, in the middle of a picture, both find the same face."""
-    images, _ = faces
-    pictures = np.stack([np.pad(image, ((72, 72), (72, 72), (0, 0)), mode="edge") for image in images])
-    mtcnn = MTCNN()
-    with torch.inference_mode():
-        theirs, their_points = detect_face(
-            pictures, 40, mtcnn.pnet, mtcnn.rnet, mtcnn.onet, mtcnn.thresholds, mtcnn.factor, "cpu"
-        )
-    ours = detect_faces(mtcnn, pictures, 40)
-    both = [i for i in range(N) if len(ours[i][0]) == 1 and len(theirs[i]) == 1]
-    assert len(both) >= 0.7 * N
-    boxes = np.array([ours[i][0][0, :4] - theirs[i][0, :4] for i in both], float)
-    points = np.array([ours[i][1][0] - their_points[i][0] for i in both], float)
-    assert np.median(np.abs(boxes)) < 2.5  # of boxes about 70 pixels wide
-    assert np.median(np.linalg.norm(points, axis=-1)) < 1.5
 
 
 def test_pictures_without_a_face_and_broken_files(faces):
@@ -175,29 +156,79 @@ def test_of_two_faces_the_central_large_one_is_taken_and_both_are_counted(faces)
     assert np.abs(landmarks(table)[0] - landmarks(table)[1]).max() < 1
 
 
-def test_many_sizes_do_not_pile_up_in_memory(faces, monkeypatch):
+def test_a_box_is_that_of_facenet_pytorch_in_pixels_of_the_image(faces, monkeypatch):
+    """On the canvas pixels count from 1 and the last one is inside; in the image the first pixel's centre is at 0."""
     images, _ = faces
-    mixed = [resize(images[i % N], 96 + 16 * (i % 4)) for i in range(8)]
-    expected = run(mixed)
-    monkeypatch.setattr(detect_module, "_HELD_PIXELS", 60_000)
-    waiting, largest, done = 0, 0, 0
+    boxes, points = np.array([[25.0, 33, 120, 136, 0.9]]), np.tile([24.0, 144.0], (1, 5, 1))
+    monkeypatch.setattr(Cascade, "find", lambda *_: [Faces(boxes, points)])
+    row = run([resize(images[0], 48)]).iloc[0]  # twice as large on the canvas, with 24 pixels around
+    assert np.allclose(row[BOX_COLUMNS].astype(float), [-0.5, 3.5, 47.5, 55.5])
+    assert np.allclose(row[LANDMARK_COLUMNS].astype(float), [-0.5, 59.5] * 5)
+
+
+def mixed_sizes(images, count):
+    return [resize(images[i % N], 96 + 16 * (i % 3)) for i in range(count)]
+
+
+def test_the_number_of_workers_changes_nothing(faces, monkeypatch):
+    images = mixed_sizes(faces[0], 14)
+    monkeypatch.setattr(detect_module, "_BATCH_BYTES", {"cpu": 3_000_000})
+    assert run(images, threads=3).equals(run(images, threads=1))
+
+
+def test_the_company_in_a_batch_changes_nothing(faces, monkeypatch):
+    images = mixed_sizes(faces[0], 9)
+    together = run(images)
+    monkeypatch.setattr(detect_module, "_BATCH_BYTES", {"cpu": 1})
+    alone = run(images[::-1])[::-1].reset_index(drop=True)
+    assert (together["status"] == alone["status"]).all() and (together["n_faces"] == alone["n_faces"]).all()
+    assert np.allclose(landmarks(together), landmarks(alone), atol=0.01, equal_nan=True)
+    assert np.allclose(together[BOX_COLUMNS], alone[BOX_COLUMNS], atol=0.01, equal_nan=True)
+
+
+def test_a_batch_is_as_large_as_its_memory(faces, monkeypatch):
+    sizes = []
+    search = detect_module.search
+    monkeypatch.setattr(
+        detect_module, "search", lambda *a: sizes.append((len(a[1]), a[1][0].pixels.shape)) or search(*a)
+    )
+    monkeypatch.setattr(detect_module, "_BATCH_BYTES", {"cpu": 4 * 144 * 144 * 64})
+    run([resize(faces[0][0], side) for side in [96] * 5 + [192] * 2], threads=1)
+    assert sizes == [(4, (144, 144, 3)), (1, (144, 144, 3)), (1, (288, 288, 3)), (1, (288, 288, 3))]
+
+
+def test_a_part_begins_where_the_one_before_ended(faces, monkeypatch):
+    """What a run does that continues behind the first part: the same parts as if it had done that one itself."""
+    monkeypatch.setattr(detect_module, "_PART_PIXELS", 70_000)
+    stream = [(i, image, "") for i, image in enumerate(mixed_sizes(faces[0], 10))]
+    stream[4] = (4, None, "damaged")
+    parts = list(detect_parts(stream))
+    done = set(parts[0]["row"])
+    rest = list(detect_parts([entry for entry in stream if entry[0] not in done]))
+    assert len(parts) >= 3
+    assert sorted(row for part in parts for row in part["row"]) == list(range(10))
+    assert all(one.equals(other) for one, other in zip(parts[1:], rest, strict=True))
+
+
+def test_many_images_do_not_pile_up_in_memory(faces, monkeypatch):
+    monkeypatch.setattr(detect_module, "_PART_IMAGES", 3)
+    mixed = mixed_sizes(faces[0], 14)
+    largest, done = 0, 0
 
     def stream():
-        nonlocal waiting, largest
+        nonlocal largest
         for i, image in enumerate(mixed):
-            waiting = i + 1 - done
-            largest = max(largest, waiting)
+            largest = max(largest, i + 1 - done)
             yield i, image, ""
 
     def progress(count):
         nonlocal done
-        assert count > done
+        assert count >= done
         done = count
 
-    table = detect(stream(), [f"s{i}" for i in range(8)], progress=progress)
-    assert done == 8
-    assert largest <= 4
-    assert np.allclose(landmarks(table), landmarks(expected), atol=0.01, equal_nan=True)
+    detect(stream(), [f"s{i}" for i in range(14)], progress=progress)
+    assert done == 14
+    assert largest <= 6
 
 
 def test_ribbons_are_survived():

@@ -145,32 +145,27 @@ def subsets(dataset: Dataset, files: ParamFiles = None, values: Values = None) -
 
 @app.command()
 def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
-    """Find faces and five landmarks with MTCNN. Reads: D/index.parquet, the archive. Writes: D/faces.parquet."""
+    """Find faces and five landmarks with MTCNN. Reads: D/index.parquet, the archive. Writes: D/faces.parquet; continues
+    after a kill from R/state/DATASET/detect."""
     chosen, layout = load(files, values, dataset)
     index_file = existing(layout.data(dataset) / "index.parquet", "index")
 
     import pandas as pd
 
-    from transfer.datasets import images, source
-    from transfer.faces.detect import detect as detect_faces
-    from transfer.progress import progress
+    from transfer.datasets import source
+    from transfer.faces.resume import DetectionState, detect_dataset, state_key
     from transfer.training.device import choose_device
 
     faces = chosen.face_params(dataset)
-    listed = pd.read_parquet(index_file)
-    with (
-        source.open_source(archive_path(chosen, dataset)) as archive,
-        progress("detecting faces", len(listed)) as report,
-    ):
-        found = detect_faces(
-            images.stream_images(archive, listed["path"].tolist()),
-            listed["sample"].tolist(),
-            min_side=faces.min_side,
-            threads=faces.threads,
-            device=str(choose_device(chosen.train.device)),
-            progress=report,
+    search, device = faces.search(), str(choose_device(chosen.train.device))
+    path = archive_path(chosen, dataset)
+    state = DetectionState(layout.detection_state(dataset), state_key(index_file, path, search, device))
+    with source.open_source(path) as archive:
+        found = detect_dataset(
+            archive, pd.read_parquet(index_file), state, threads=faces.threads, device=device, **search
         )
     write_table(found, layout.data(dataset) / "faces.parquet")
+    state.remove()
     print(f"{dataset}: " + ", ".join(f"{n:,} {status}" for status, n in found["status"].value_counts().items()))
 
 

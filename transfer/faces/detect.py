@@ -1,98 +1,228 @@
 """MTCNN in batches: one box and five landmarks for every image, or the reason why there are none."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from facenet_pytorch import MTCNN
-from PIL import Image
 
-from transfer.faces.cascade import detect_faces
+from transfer.faces.canvas import Canvas, place
+from transfer.faces.cascade import Cascade, Faces
 from transfer.faces.template import LANDMARK_COLUMNS
 
 BOX_COLUMNS = ["box_x0", "box_y0", "box_x1", "box_y1"]
 
-_BATCH_PIXELS = 16_000_000  # a batch of large pictures is shorter, so that its float copy stays near 200 MB
-_HELD_PIXELS = 64_000_000  # pictures of rare sizes wait for company at most up to this many pixels
-_CANVAS_STEP = 16  # canvases grow in steps, so that pictures of almost equal sizes share a batch
+_COLUMNS = {
+    **{"row": "int64", "status": "str", "n_faces": "int64"},
+    **dict.fromkeys([*BOX_COLUMNS, "probability", *LANDMARK_COLUMNS], "float64"),
+    **{"width": "int64", "height": "int64", "error": "str"},
+}
+
+_PIXEL_BYTES = 64  # what a canvas pixel needs while its batch is searched, most of it for the table of sums
+_BATCH_BYTES = {"cpu": 48_000_000, "cuda": 2_000_000_000}  # of one worker; larger ones are slower on a CPU
+_PART_PIXELS = 32_000_000  # canvases of a part: 100 MB, and some seconds of work
+_PART_IMAGES = 4096
+_AHEAD = 2  # parts that are read and not yet done
 _MIRRORED = [1, 0, 2, 4, 3]  # a mirrored left eye is a right eye
 
 
-class _Canvas(NamedTuple):
-    """A picture as MTCNN sees it: scaled, and surrounded by its mean colour."""
+class Searched(NamedTuple):
+    """What was found on a canvas."""
 
-    row: int
-    pixels: np.ndarray  # (H, W, 3) uint8
-    offset: np.ndarray  # x and y of the scaled picture inside the canvas
-    scale: np.ndarray  # canvas pixels per original pixel, in x and in y
-    size: np.ndarray  # width and height of the original
+    faces: Faces
+    mirrored: bool
+    """Whether it was found only in the mirror image; ``faces`` are those of the canvas all the same."""
 
 
-def detect(
+Batches = list[tuple[list[Canvas], Future[list[Searched]]]]
+
+
+def detect(images: Iterable[tuple[int, np.ndarray | None, str]], samples: Sequence[str], **options) -> pd.DataFrame:
+    """Find the face of every image; ``images`` and ``options`` are those of :func:`detect_parts`.
+
+    Returns a table as :func:`assemble` makes it.
+    """
+    return assemble(list(detect_parts(images, **options)), samples)
+
+
+def assemble(parts: Sequence[pd.DataFrame], samples: Sequence[str]) -> pd.DataFrame:
+    """One table of all parts, a row per sample in the order of ``samples``.
+
+    Its columns: sample, status ("found", "none", "broken"), n_faces, box, probability, five landmarks (pixels of the
+    original image, pixel centres at integers), width, height, error. Of several faces it holds the one chosen by
+    :func:`choose`; ``n_faces`` counts them all.
+    """
+    table = pd.concat([_frame([]), *parts], ignore_index=True).sort_values("row", ignore_index=True)
+    table.insert(0, "sample", [samples[row] for row in table.pop("row")])
+    return table
+
+
+def detect_parts(
     images: Iterable[tuple[int, np.ndarray | None, str]],
-    samples: Sequence[str],
     *,
     min_side: int = 96,
-    max_side: int = 320,
-    margin: float = 0.25,
+    border: float = 0.25,
     min_face: float = 0.25,
-    batch_size: int = 32,
     threads: int | None = None,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
-) -> pd.DataFrame:
-    """Find the face of every image with MTCNN (facenet-pytorch, its default thresholds) in batches.
+) -> Iterator[pd.DataFrame]:
+    """Find the face of every image with MTCNN; yields a table for every few thousand images, in their order.
 
-    ``images`` yields (position in ``samples``, RGB uint8 (H, W, 3) or None, error text) in any order, each position
-    once; images of all sizes may be mixed, and memory stays bounded. The short side of an image is enlarged to
-    ``min_side`` pixels or reduced to ``max_side``; then ``margin`` (fraction of the short side) of the image's mean
-    colour is put around it, since MTCNN misses faces that fill the frame. Faces below ``min_face`` (fraction of the
-    short side) are not looked for. Where nothing is found, the mirrored image is tried. ``progress`` is called with
-    the number of images done so far.
+    ``images`` yields (number of the sample, RGB uint8 (H, W, 3) or None, error text); images of all sizes may be mixed.
+    The short side of an image is enlarged to ``min_side`` pixels or reduced to 320; then ``border`` (fraction
+    of the short side) of the image's mean colour is put around it, since MTCNN misses faces that fill the frame. Faces
+    below ``min_face`` (fraction of the short side) are not looked for. Where nothing is found, the mirrored image is
+    tried. ``progress`` is called with the number of images done so far.
 
-    Returns one row per sample, in the order of ``samples``: sample, status ("found", "none", "broken"), n_faces, box,
-    probability, five landmarks (pixels of the original image, pixel centres at integers), width, height, error. Of
-    several faces the one chosen by :func:`choose` is returned; ``n_faces`` counts them all.
-    Source: Zhang et al., Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks (2016).
+    The parts, and the batches in them, depend on the images alone: not on the number of ``threads`` (None: one per
+    core), and a run that begins after a part makes the same parts as one that began before it. Memory stays bounded.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    # Convolutions and poolings of these narrow networks run 1.5 times as fast in this layout on CPUs.
-    mtcnn = MTCNN(device=device).to(memory_format=torch.channels_last)
-    table = _empty_table(samples)
-    waiting: dict[tuple[int, ...], list[_Canvas]] = defaultdict(list)
-    held = done = 0
+    done = 0
 
-    def flush(shape: tuple[int, ...]) -> None:
-        nonlocal held, done
-        canvases = waiting.pop(shape)
-        held -= len(canvases) * shape[0] * shape[1]
-        minimum = min_face * min(shape[:2]) / (1 + 2 * margin)
-        for canvas, (boxes, points) in zip(canvases, _detect_batch(mtcnn, canvases, minimum), strict=True):
-            _fill(table, canvas, boxes, points)
-        done += len(canvases)
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
         if progress:
             progress(done)
 
+    with Searching(threads, device) as searching:
+        ahead: deque[_Part] = deque()
+        for part in _parts(images, min_side, border):
+            part.batches = searching.start(part.canvases, min_face, border)
+            ahead.append(part)
+            if len(ahead) == _AHEAD:
+                yield _finished(ahead.popleft(), count)
+        while ahead:
+            yield _finished(ahead.popleft(), count)
+
+
+class _Part:
+    """Images that are read together, searched in batches, and end up in one table."""
+
+    def __init__(self) -> None:
+        self.canvases: list[Canvas] = []
+        self.pixels = 0  # of the canvases
+        self.broken: list[tuple[int, str]] = []  # numbers of samples, and why
+        self.batches: Batches = []
+
+    def add(self, canvas: Canvas) -> None:
+        self.canvases.append(canvas)
+        self.pixels += canvas.pixels.shape[0] * canvas.pixels.shape[1]
+
+    @property
+    def full(self) -> bool:
+        return self.pixels >= _PART_PIXELS or len(self.canvases) + len(self.broken) >= _PART_IMAGES
+
+
+def _parts(images: Iterable[tuple[int, np.ndarray | None, str]], min_side: int, border: float) -> Iterator[_Part]:
+    part = _Part()
     for row, image, error in images:
         if image is None:
-            table["status"][row], table["error"][row] = "broken", error
-            done += 1
-            continue
-        canvas = _canvas(row, image, min_side, max_side, margin)
-        shape = canvas.pixels.shape
-        waiting[shape].append(canvas)
-        held += shape[0] * shape[1]
-        if len(waiting[shape]) >= min(batch_size, _BATCH_PIXELS // (shape[0] * shape[1])):
-            flush(shape)
-        elif held > _HELD_PIXELS:
-            flush(max(waiting, key=lambda shape: len(waiting[shape]) * shape[0] * shape[1]))
-    while waiting:
-        flush(next(iter(waiting)))
-    return pd.DataFrame(table)
+            part.broken.append((row, error))
+        else:
+            part.add(place(row, image, min_side, border))
+        if part.full:
+            yield part
+            part = _Part()
+    if part.canvases or part.broken:
+        yield part
+
+
+def _finished(part: _Part, count: Callable[[int], None]) -> pd.DataFrame:
+    """The table of a part, once its batches are searched; ``count`` is told how many images each of them had."""
+    broken = {"status": "broken", "n_faces": 0, "width": 0, "height": 0}
+    rows = [{"row": row, "error": error} | broken for row, error in part.broken]
+    count(len(rows))
+    for canvases, future in part.batches:
+        rows += [_row(canvas, faces) for canvas, (faces, _) in zip(canvases, future.result(), strict=True)]
+        count(len(canvases))
+    return _frame(rows)
+
+
+def _row(canvas: Canvas, faces: Faces) -> dict[str, object]:
+    """The row of an image: its chosen face in pixels of the image."""
+    size = dict(zip(("width", "height"), canvas.size.tolist(), strict=True))
+    row = {"row": canvas.row, "status": "none", "n_faces": len(faces.boxes), "error": "", **size}
+    if len(faces.boxes) == 0:
+        return row
+    # The first pixel is number 1 and begins at 0 from the outer corner; a last pixel x1 ends at x1.
+    corners = canvas.to_image(faces.boxes[:, :4].reshape(-1, 2, 2) - [[1, 1], [0, 0]])
+    k = choose(corners.reshape(-1, 4), *canvas.size)
+    row |= {"status": "found", "probability": faces.boxes[k, 4]}
+    row |= zip(BOX_COLUMNS, corners[k].ravel().tolist(), strict=True)
+    row |= zip(LANDMARK_COLUMNS, canvas.to_image(faces.points[k]).ravel().tolist(), strict=True)
+    return row
+
+
+def _frame(rows: list[dict[str, object]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+
+
+class Searching:
+    """Workers that search batches of canvases: one thread per core with one torch thread each, or a CUDA device.
+
+    Independent batches keep all cores busy, where the threads of one small convolution mostly wait for each other; and
+    what a batch gives does not depend on how many cores there are.
+    """
+
+    def __init__(self, threads: int | None = None, device: str = "cpu") -> None:
+        """``threads`` None: one per core that this process may use."""
+        self.cascade = Cascade(device)
+        self._batch_pixels = _BATCH_BYTES[self.cascade.device.type] // _PIXEL_BYTES
+        self.workers = (threads or _cores()) if self.cascade.device.type == "cpu" else 1
+
+    def __enter__(self) -> "Searching":
+        """Start the workers."""
+        self._threads_before = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self.workers, initializer=lambda: torch.set_num_threads(1))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop them; batches that have not begun are not searched."""
+        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads_before)
+
+    def start(self, canvases: Sequence[Canvas], min_face: float, border: float) -> Batches:
+        """Begin to search canvases, in batches of equally large ones; returns the batches and what will be found."""
+        return [
+            (batch, self._pool.submit(search, self.cascade, batch, smallest_face(batch[0].pixels, min_face, border)))
+            for batch in _batched(canvases, self._batch_pixels)
+        ]
+
+
+def smallest_face(pixels: np.ndarray, min_face: float, border: float) -> float:
+    """The smallest face to look for in canvas pixels, from its fraction of the image's short side."""
+    return min_face * min(pixels.shape[:2]) / (1 + 2 * border)
+
+
+def search(cascade: Cascade, canvases: Sequence[Canvas], min_face: float) -> list[Searched]:
+    """Faces of equally large canvases; where a canvas shows none, those of its mirror image, mirrored back."""
+    pixels = np.stack([canvas.pixels for canvas in canvases])
+    found = [Searched(faces, False) for faces in cascade.find(pixels, min_face)]
+    missed = [i for i, (faces, _) in enumerate(found) if len(faces.boxes) == 0]
+    if missed:
+        width = pixels.shape[2]
+        for i, (boxes, points) in zip(missed, cascade.find(pixels[missed, :, ::-1], min_face), strict=True):
+            boxes[:, [0, 2]] = width + 1 - boxes[:, [2, 0]]
+            points = points[:, _MIRRORED]
+            points[..., 0] = width - points[..., 0]
+            found[i] = Searched(Faces(boxes, points), len(boxes) > 0)
+    return found
+
+
+def _batched(canvases: Iterable[Canvas], pixels: int) -> Iterator[list[Canvas]]:
+    """Batches of equally large canvases with at most this many pixels together, or one canvas."""
+    groups: dict[tuple[int, ...], list[Canvas]] = defaultdict(list)
+    for canvas in canvases:
+        groups[canvas.pixels.shape].append(canvas)
+    for (height, width, _), group in groups.items():
+        size = max(1, pixels // (height * width))
+        yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
 def choose(boxes: np.ndarray, width: float, height: float) -> int:
@@ -106,64 +236,6 @@ def choose(boxes: np.ndarray, width: float, height: float) -> int:
     return int(np.argmax(area - 2 * (offset**2).sum(axis=1)))
 
 
-def _empty_table(samples: Sequence[str]) -> dict[str, np.ndarray | list[str]]:
-    n = len(samples)
-    numbers = {name: np.full(n, np.nan) for name in [*BOX_COLUMNS, "probability", *LANDMARK_COLUMNS]}
-    sizes = {name: np.zeros(n, np.int64) for name in ("width", "height")}
-    return {
-        "sample": list(samples),
-        "status": ["none"] * n,
-        "n_faces": np.zeros(n, np.int64),
-        **numbers,
-        **sizes,
-        "error": [""] * n,
-    }
-
-
-def _canvas(row: int, image: np.ndarray, min_side: int, max_side: int, margin: float) -> _Canvas:
-    size = np.array([image.shape[1], image.shape[0]])
-    scale = np.clip(size.min(), min_side, max_side) / size.min()
-    scale = min(scale, 4 * max_side / size.max())  # a ribbon of 10 x 5000 pixels must not become a giant
-    scaled = np.maximum(np.rint(size * scale), 1).astype(int)
-    pixels = np.asarray(Image.fromarray(image).resize(tuple(scaled.tolist()), Image.Resampling.BICUBIC))
-    border = round(margin * scaled.min())
-    width, height = -(-(scaled + 2 * border) // _CANVAS_STEP) * _CANVAS_STEP
-    offset = (np.array([width, height]) - scaled) // 2
-    canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = np.rint(pixels.mean(axis=(0, 1)))
-    canvas[offset[1] : offset[1] + scaled[1], offset[0] : offset[0] + scaled[0]] = pixels
-    return _Canvas(row, canvas, offset, scaled / size, size)
-
-
-def _detect_batch(mtcnn: MTCNN, canvases: list[_Canvas], min_face: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Boxes (k, 5) and landmarks (k, 5, 2) of each canvas; the mirrored canvas where the plain one shows no face."""
-    pixels = np.stack([canvas.pixels for canvas in canvases])
-    found = detect_faces(mtcnn, pixels, min_face)
-    missed = [i for i, (boxes, _) in enumerate(found) if len(boxes) == 0]
-    if missed:
-        width = pixels.shape[2]
-        for i, (boxes, points) in zip(missed, detect_faces(mtcnn, pixels[missed, :, ::-1], min_face), strict=True):
-            boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
-            points = points[:, _MIRRORED]
-            points[..., 0] = width - points[..., 0]
-            found[i] = boxes, points
-    return found
-
-
-def _fill(table: dict, canvas: _Canvas, boxes: np.ndarray, points: np.ndarray) -> None:
-    """Write the chosen face, in pixels of the original image, into its row of the table."""
-    row = canvas.row
-    table["width"][row], table["height"][row] = canvas.size
-    table["n_faces"][row] = len(boxes)
-    if len(boxes) == 0:
-        return
-    # Both count from the outer corner of the first pixel, whose centre lies at 0.5.
-    corners = (boxes[:, :4].reshape(-1, 2, 2) - canvas.offset) / canvas.scale - 0.5
-    points = (points - canvas.offset) / canvas.scale - 0.5
-    k = choose(corners.reshape(-1, 4), *canvas.size)
-    table["status"][row] = "found"
-    table["probability"][row] = boxes[k, 4]
-    for name, value in zip(BOX_COLUMNS, corners[k].ravel(), strict=True):
-        table[name][row] = value
-    for name, value in zip(LANDMARK_COLUMNS, points[k].ravel(), strict=True):
-        table[name][row] = value
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -90,7 +90,7 @@ def _align(images: Sequence[Path], store: Path, params: FaceParams) -> pd.DataFr
     """Detect and align photos into ``store``; one row per photo: image, status."""
     names = [str(path) for path in images]
     index = pd.DataFrame({"sample": names, "path": names, "split": "test", "label": 0, "class_name": ""})
-    faces = detect(_decoded(images), names, min_side=params.min_side)
+    faces = detect(_decoded(images), names, **params.search())
     align_dataset(_decoded(images), index, faces, store, store.with_suffix(".parquet"), size=params.size, broken="stop")
     return pd.DataFrame({"image": names, "status": faces["status"]})
 

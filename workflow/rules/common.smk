@@ -203,7 +203,7 @@ def subsets_version(wildcards):
 
 
 def detect_version(wildcards):
-    return digest(PARAMS.face_params(wildcards.dataset).min_side, step_digest("detect"))
+    return digest(PARAMS.face_params(wildcards.dataset).search(), step_digest("detect"))
 
 
 def align_version(wildcards):
@@ -242,7 +242,8 @@ def table_version(wildcards):
 
 
 def detect_threads(wildcards):
-    return PARAMS.face_params(wildcards.dataset).threads
+    """All cores where the parameters say nothing; Snakemake gives no job more than it has itself."""
+    return PARAMS.face_params(wildcards.dataset).threads or os.cpu_count()
 
 
 def train_threads(wildcards):

@@ -1,0 +1,64 @@
+"""Speed, measured as ratios of ways that run in turns."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from transfer.cli.options import Dataset, ParamFiles, Values, load
+from transfer.errors import UserError
+from transfer.layout import archive_path
+
+app = typer.Typer(help="Measure speed, as ratios in one run.")
+
+
+@app.callback()
+def _group() -> None:
+    """Measure speed, as ratios in one run."""
+
+
+@app.command()
+def detect(
+    dataset: Dataset,
+    images: Annotated[int, typer.Option(min=1, help="How many images, drawn from the dataset.")] = 288,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each way runs.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    files: ParamFiles = None,
+    values: Values = None,
+) -> None:
+    """Detection beside facenet-pytorch's MTCNN.detect, fed image by image and in batches. Reads: the archive. Writes:
+    nothing."""
+    chosen, _ = load(files, values, dataset)
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from transfer.bench.detect import compare
+    from transfer.datasets import registry, source
+    from transfer.datasets.images import stream_images
+    from transfer.training.device import choose_device
+
+    faces, definition = chosen.face_params(dataset), chosen.dataset_definitions[dataset]
+    path = archive_path(chosen, dataset)
+    if not path.exists():
+        raise UserError(f"{path}: not there; make it with transfer synthesize --dataset {dataset}")
+    with source.open_source(path) as archive:
+        listed = registry.get(definition.parser).index(archive, **definition.options, missing="drop")
+        drawn = listed.sample(min(images, len(listed)), random_state=0)
+        pictures = [image for _, image, _ in stream_images(archive, drawn["path"].tolist()) if image is not None]
+    device = str(choose_device(chosen.train.device))
+    result = {"dataset": dataset}
+    result |= compare(pictures, **faces.search(), threads=faces.threads, device=device, rounds=rounds)
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    console = Console()
+    table = Table(title=f"{dataset}: {result['images']} images, {result['cores']} cores, {rounds} rounds")
+    table.add_column("way")
+    table.add_column("images/s", justify="right")
+    table.add_column("of own batches", justify="right")
+    for way, speed in result["images_per_second"].items():
+        table.add_row(way, f"{speed:.1f}", f"{result['ratio_to_own_batches'][way]:.2f}")
+    console.print(table)
+    for title, numbers in (("Agreement", result["agreement"]), ("Share of images with a face", result["found"])):
+        console.print(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
