@@ -90,6 +90,28 @@ def test_an_aligned_store_gets_the_predictions_of_the_training(trained, tmp_path
     assert np.allclose(table.loc[rows, COLUMNS[3:]], probabilities_of(predictions), atol=0.02)  # perhaps in bf16
 
 
+def test_photos_are_put_onto_the_template_of_the_training_data(weights, photos, tmp_path, monkeypatch):
+    faces = tiny_params().faces.model_dump(mode="json") | {"template": "box", "size": 40, "margin": 0.2}
+    seen = {}
+
+    def align(*_, **keywords):
+        seen.update(keywords)
+        raise UserError("enough")
+
+    monkeypatch.setattr("transfer.training.predict.align_dataset", align)
+    with pytest.raises(UserError, match="enough"):
+        predict_files(edited(weights, tmp_path / "w.safetensors", faces=faces), photos[:1], tmp_path / "out.csv")
+    assert seen == {"template": "box", "size": 40, "margin": 0.2, "broken": "stop"}
+
+
+def test_weights_from_before_templates_were_a_choice(weights, photos, tmp_path):
+    faces = {"landmarks": "mtcnn", "size": 48, "no_face": "whole", "broken": "stop", "min_side": 96, "threads": 1}
+    old = edited(weights, tmp_path / "w.safetensors", faces=faces)
+    predict_files(old, photos[:1], tmp_path / "out.csv")
+    predict_files(weights, photos[:1], tmp_path / "new.csv")
+    assert (tmp_path / "out.csv").read_text() == (tmp_path / "new.csv").read_text()
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
 def test_a_broken_image(weights, photos, tmp_path, content):
     (tmp_path / "broken.png").write_bytes(content)

@@ -1,0 +1,1 @@
+"""Measurements of speed and memory, as ratios and peaks within one run."""
