@@ -19,8 +19,8 @@ def aligned(tmp_path):
         {
             "sample": ["t1", "b", "v", "t2", "a"],
             "split": ["train", "test", "val", "train", "test"],
-            "label": [0, 1, 0, 1, 0],
-            "class_name": ["x", "y", "x", "y", "x"],
+            "label": [0, 0, 0, 1, 1],
+            "class_name": ["x", "x", "x", "y", "y"],
             "sha256": [hashlib.sha256(face.tobytes()).hexdigest() for face in pixels],
             "source_sha256": list("12345"),
         }
@@ -42,11 +42,11 @@ def test_the_manifest_lists_what_is_never_trained_on(aligned):
 def test_the_digest_by_its_definition(aligned):
     table, _ = aligned
     hashes = table.set_index("sample")["sha256"]
-    lines = f"a 0 {hashes['a']}\nb 1 {hashes['b']}\n"
+    lines = f"a 1 {hashes['a']}\nb 0 {hashes['b']}\n"
     found = digest_test_faces(table)
     assert found["images"] == 2
     assert found["sha256"] == hashlib.sha256(lines.encode()).hexdigest()
-    assert found["source_sha256"] == hashlib.sha256(b"a 0 5\nb 1 2\n").hexdigest()
+    assert found["source_sha256"] == hashlib.sha256(b"a 1 5\nb 0 2\n").hexdigest()
 
 
 def test_the_digest_changes_with_test_faces_alone(aligned):
