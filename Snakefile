@@ -33,6 +33,7 @@ rule all:
 rule prepare_data:
     input:
         of_all_datasets("split.parquet"),
+        of_all_datasets("faces.html"),
 
 
 rule train_all:

@@ -42,6 +42,20 @@ class ParamsError(ValueError):
         self.loc = loc
 
 
+def _template(value: str | list[tuple[float, float]]) -> str | list[tuple[float, float]]:
+    if not isinstance(value, str):
+        left, right, _, mouth_left, mouth_right = value if len(value) == 5 else [(0, 0)] * 5
+        if left[0] >= right[0] or mouth_left[0] >= mouth_right[0] or max(left[1], right[1]) >= mouth_left[1]:
+            raise ValueError(
+                "expected five [x, y]: left eye, right eye, nose, left and right mouth corner, left being the smaller "
+                f"x, found {[list(point) for point in value]}"
+            )
+    return value
+
+
+Template = Annotated[Literal["arcface", "box", "none"] | list[tuple[Fraction, Fraction]], AfterValidator(_template)]
+
+
 class ModelParams(Strict):
     """The network, and the rates that a recipe uses when it switches a part on."""
 
@@ -134,8 +148,13 @@ class FaceParams(Strict):
 
     landmarks: Literal["mtcnn", "supplied"] = "mtcnn"
     """Where the five landmarks come from."""
+    template: Template = "arcface"
+    """Where the landmarks go. arcface: ArcFace's five points; box: no rotation, the square around MTCNN's box; none:
+    the centre square of the image as it is; or five points [x, y] as fractions of the side."""
     size: Annotated[int, Field(ge=32, le=448)] = 112
     """Side of the aligned face in pixels."""
+    margin: Annotated[float, Field(ge=0, le=0.4)] = 0.0
+    """Context on each side, as a fraction of the side: the face becomes smaller by twice that."""
     no_face: Literal["whole", "drop"] = "whole"
     """What happens to an image in which no face is found: used as a whole, or left out."""
     broken: Literal["drop", "stop"] = "stop"
@@ -152,6 +171,10 @@ class FaceParams(Strict):
     def search(self) -> dict[str, Any]:
         """What decides which faces are found."""
         return self.model_dump(include={"min_side", "border", "min_face"})
+
+    def alignment(self) -> dict[str, Any]:
+        """What the aligned store depends on besides the faces that are found."""
+        return self.model_dump(mode="json", include={"landmarks", "template", "size", "margin", "no_face", "broken"})
 
 
 def _partial(model: type[Strict], name: str) -> type[Strict]:
@@ -251,7 +274,9 @@ class Params(Strict):
                 raise ParamsError((key,), "a name appears twice")
         if len(set(self.seeds)) < len(self.seeds):
             raise ParamsError(("seeds",), "a seed appears twice")
+        self._check_drawn_archives()
         for dataset in self.datasets:
+            self._check_faces(dataset)
             for recipe in self.recipes:
                 run = self.run(dataset, recipe)
                 if run.model.mad > 0 and run.model.num_lanets < 2:
@@ -260,6 +285,45 @@ class Params(Strict):
                         f"mad drops one of B LANet maps and needs num_lanets >= 2, but it is {run.model.num_lanets}",
                     )
         return self
+
+    def _check_drawn_archives(self) -> None:
+        """Datasets may share a drawn archive, such as two alignments of it, if they agree on what is drawn."""
+        drawn: dict[str, tuple[str, Any]] = {}
+        for dataset in self.datasets:
+            definition = self.dataset_definitions[dataset]
+            if definition.synthetic is not None:
+                how = (definition.parser, definition.synthetic, definition.synthetic_scale)
+                first, expected = drawn.setdefault(definition.archive, (dataset, how))
+                if how != expected:
+                    raise ParamsError(
+                        ("dataset_definitions", dataset, "archive"),
+                        f"{definition.archive} is drawn for {first} in another way; use another name, or the same "
+                        "parser, synthetic and synthetic_scale",
+                    )
+
+    def _check_faces(self, dataset: str) -> None:
+        faces = self.face_params(dataset)
+        own = self.dataset_definitions[dataset].faces.model_fields_set
+        for key, wrong, message in (
+            (
+                "template",
+                faces.template == "box" and faces.landmarks == "supplied",
+                "box is the box that MTCNN found, and landmarks: supplied has none; use landmarks: mtcnn",
+            ),
+            (
+                "template",
+                faces.template == "none" and faces.landmarks == "supplied",
+                "none takes the image as it is, without landmarks; use landmarks: mtcnn, which then only describe it",
+            ),
+            (
+                "margin",
+                faces.template == "none" and faces.margin > 0,
+                "template: none takes the image as it is, without context around it; use margin: 0",
+            ),
+        ):
+            if wrong:
+                loc = ("dataset_definitions", dataset) if own & {key, "template", "landmarks"} else ()
+                raise ParamsError((*loc, "faces", key), message)
 
     def face_params(self, dataset: str) -> FaceParams:
         """Detection and alignment of ``dataset``."""

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from transfer.errors import UserError
-from transfer.faces.align import align_dataset, similarity, warp
-from transfer.faces.template import LANDMARK_COLUMNS, template
+from transfer.faces.align import align_dataset, warp
+from transfer.faces.placement import placements, similarity
+from transfer.faces.template import BOX_COLUMNS, LANDMARK_COLUMNS, template
 
 
 def test_template_at_112_and_other_sizes():
@@ -114,6 +115,83 @@ def test_warp_of_a_face_outside_the_image_is_black():
     assert not warp(np.full((10, 10, 3), 255, np.uint8), np.array([[1.0, 0, 500], [0, 1.0, 0]]), 16).any()
 
 
+def drawn_picture():
+    """A picture by formula, 80 x 96, that looks different at every place; the same on every machine."""
+    y, x = np.mgrid[:80, :96]
+    return np.stack([(3 * x + y) % 256, (x * x // 16 + 2 * y) % 256, (5 * y + x // 2) % 256], axis=-1).astype(np.uint8)
+
+
+DRAWN_LANDMARKS = np.array([[30.5, 31.0], [58.0, 25.5], [46.5, 44.0], [37.0, 58.5], [60.5, 54.0]])
+# Every 16th pixel of every 16th row, beginning with the 8th: red and green of the aligned picture.
+GOLDEN = {
+    "arcface": """
+          0   0   0   0   0   0   0   0   0   0   0   0   0   0
+         14  23  51  30  88  59 125 110 162 181 199  18   0   0
+         34  49  71  61 108  93 145 147 182 223 219  63 149 181
+         54  77  91  92 128 128 164 185 201   8 238 108  19 230
+         73 105 110 123 147 163 184 224 221  51  24 154  39  23
+         93 133 130 155 167 199 204   8 241  93  22 200  59  74
+        113 162 150 188 187 235 224  47   4 137  41 208  78 124
+    """,
+    "box": """
+         64  45  92  70 121 107 150 155 178 215 207  30 235 112
+         73  64 102  89 131 126 159 174 188 234 216  49 245 131
+         83  83 112 108 140 145 169 193 197 253 226  68 254 150
+         92 102 121 127 150 164 178 212 207  16 235  87   8 169
+        102 121 131 146 159 184 188 231 216  35 245 106  17 188
+        112 140 140 165 169 203 197 224 226  54 166 125  27 208
+        121 159 150 184 178 222 207  14 235  73   8 144  36 227
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", list(GOLDEN))
+def test_golden_alignment(kind):
+    faces = pd.DataFrame([[20.0, 12.0, 70.0, 72.0]], columns=BOX_COLUMNS)
+    matrix = placements(DRAWN_LANDMARKS[None], faces, kind, 112, 0.05)[0]
+    aligned = warp(drawn_picture(), matrix, 112)
+    found = aligned[8::16, 8::16, :2].reshape(7, 14).astype(int)
+    expected = np.array([line.split() for line in GOLDEN[kind].strip().splitlines()], int)
+    assert np.abs(found - expected).max() <= 1  # a last bit of the matrix may round a pixel the other way
+    assert np.abs(aligned - reference_warp(drawn_picture(), matrix, 112)).max() <= 0.5 + 1e-6
+
+
+# Where faces are taken from
+
+
+def test_a_template_of_ones_own():
+    own = [[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]
+    points = 50 * np.array(own) + [7, 3]
+    (matrix,) = placements(points[None], pd.DataFrame(), own, 100)
+    assert np.allclose(matrix, [[2, 0, -14], [0, 2, -6]])
+    (matrix,) = placements(points[None], pd.DataFrame(), own, 100, 0.25)
+    assert np.allclose(matrix @ [*points.mean(axis=0), 1], 25 + 50 * np.mean(own, axis=0))
+
+
+def box_matrix(box, size, margin=0.0):
+    faces = pd.DataFrame([box], columns=BOX_COLUMNS)
+    return placements(np.full((1, 5, 2), np.nan), faces, "box", size, margin)[0]
+
+
+def test_the_square_around_the_box():
+    # A box of 20 x 40 pixels becomes a square of 40 around the same centre, from edge to edge.
+    matrix = box_matrix([9.5, 4.5, 29.5, 44.5], 80)
+    assert np.allclose(matrix @ [-0.5, 4.5, 1], [-0.5, -0.5])
+    assert np.allclose(matrix @ [39.5, 44.5, 1], [79.5, 79.5])
+    assert np.allclose(matrix[:, :2], 2 * np.eye(2)), "upright"
+
+
+def test_the_margin_around_a_box_is_a_fraction_of_the_side():
+    matrix = box_matrix([-0.5, -0.5, 49.5, 49.5], 100, 0.25)
+    assert np.allclose(matrix @ [-0.5, -0.5, 1], [24.5, 24.5])
+    assert np.allclose(matrix @ [49.5, 49.5, 1], [74.5, 74.5])
+
+
+def test_a_box_that_is_the_image_changes_nothing():
+    image = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    assert np.array_equal(warp(image, box_matrix([-0.5, -0.5, 29.5, 29.5], 30), 30), image)
+
+
 # The dataset: an aligned face, one without a face, a broken one, another aligned one (row 3).
 
 
@@ -137,6 +215,7 @@ def dataset(tmp_path):
     faces = pd.DataFrame(points, columns=LANDMARK_COLUMNS)
     faces["status"], faces["n_faces"] = ["found", "none", "broken", "found"], [1, 0, 0, 2]
     faces["error"] = ["", "", "cannot identify image file", ""]
+    faces[BOX_COLUMNS] = [[-0.5, -0.5, 111.5, 111.5], [np.nan] * 4, [np.nan] * 4, [16, 16, 47, 47]]
     stream = [(3, images[3], ""), (2, None, "cannot identify"), (0, images[0], ""), (1, images[1], "")]
     return {"images": images, "stream": stream, "index": index, "faces": faces, "npy": tmp_path / "aligned.npy"}
 
@@ -199,6 +278,55 @@ def test_supplied_landmarks(dataset):
 def test_supplied_landmarks_must_be_there(dataset):
     with pytest.raises(UserError, match="no column landmark_0_x; use landmarks: mtcnn"):
         run(dataset, landmarks="supplied")
+
+
+@pytest.mark.parametrize("policy", ["whole", "drop"])
+def test_the_policy_acts_on_rows_without_supplied_landmarks(dataset, policy):
+    supplied = pd.DataFrame(np.tile(template(112).ravel(), (4, 1)), columns=LANDMARK_COLUMNS)
+    supplied.loc[0, "landmark_4_y"] = np.nan
+    dataset["index"] = pd.concat([dataset["index"], supplied], axis=1)
+    counts, array, manifest = run(dataset, landmarks="supplied", no_face=policy)
+    assert counts["aligned"] == 2
+    assert (counts["whole"], counts["dropped_no_face"]) == ((1, 0) if policy == "whole" else (0, 1))
+    assert manifest["sample"].tolist() == (["a", "b", "d"] if policy == "whole" else ["b", "d"])
+    if policy == "whole":
+        assert np.array_equal(array[0], dataset["images"][0])
+
+
+def test_box_template(dataset):
+    counts, array, _ = run(dataset, template="box", size=112)
+    assert (counts["aligned"], counts["whole"]) == (2, 1)
+    assert np.array_equal(array[0], dataset["images"][0])  # its box is the image
+    matrix = box_matrix([16, 16, 47, 47], 112)
+    assert np.array_equal(array[2], warp(dataset["images"][3], matrix, 112))
+
+
+def test_template_none_is_the_image_as_it_is(dataset):
+    counts, array, manifest = run(dataset, template="none", size=60)
+    assert manifest["sample"].tolist() == ["a", "b", "d"]
+    assert (counts["aligned"], counts["whole"]) == (2, 1)
+    for row, image in zip(array, (0, 1, 3), strict=True):
+        source = Image.fromarray(dataset["images"][image])
+        side = min(source.size)
+        left, top = (source.width - side) // 2, (source.height - side) // 2
+        square = source.crop((left, top, left + side, top + side))
+        assert np.array_equal(row, np.asarray(square.resize((60, 60), Image.Resampling.BILINEAR)))
+    dropped = run(dataset, template="none", no_face="drop")
+    assert dropped[0]["dropped_no_face"] == 1, "the policy is the same: both arms of an ablation have the same faces"
+
+
+def test_the_hash_of_the_file_stands_beside_that_of_the_pixels(dataset):
+    _, _, manifest = run(dataset, source_sha256={"a.png": "1", "d.png": "4"})
+    assert manifest["source_sha256"].tolist() == ["1", "", "4"]
+    dataset["index"]["path"] = [f"fer.csv#{i}" for i in range(4)]
+    _, _, manifest = run(dataset, source_sha256={"fer.csv": "7"})
+    assert manifest["source_sha256"].tolist() == ["7", "7", "7"]
+
+
+def test_progress_counts_every_image(dataset):
+    done = []
+    run(dataset, progress=done.append)
+    assert done == [1, 2, 3, 4]
 
 
 def test_coinciding_landmarks_are_refused(dataset):

@@ -52,6 +52,32 @@ def test_resized_rows_are_torchs_antialiased_bilinear(faces, monkeypatch):
     assert (images - expected).abs().max() < 1.01 / 255 and (images - expected).mean().abs() < 0.15 / 255
 
 
+def test_faces_that_do_not_fit_into_memory_are_resized_with_every_batch(faces, monkeypatch):
+    path, _ = faces
+    rows = np.arange(20)
+    held = FaceStore(path, 24, rows)
+    monkeypatch.setattr("transfer.training.batches._HELD_BYTES", 20 * 24 * 24 * 3 - 1)
+    store = FaceStore(path, 24, rows)
+    assert held.held is not None and store.held is None
+    for batch in (rows, np.array([3, 19, 3])):
+        assert torch.equal(store.images(batch, CPU), held.images(batch, CPU))
+        assert store.images(batch, CPU).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("side", [32, 24])
+def test_handing_pages_back_changes_nothing(faces, monkeypatch, side):
+    path, _ = faces
+    monkeypatch.setattr("transfer.training.batches._HELD_BYTES", 0)
+    expected = FaceStore(path, side, np.arange(20)).images(np.arange(20), CPU)
+    monkeypatch.setattr("transfer.training.batches._MAPPED_BYTES", 32 * 32 * 3)
+    store = FaceStore(path, side, np.arange(20))
+    released = []
+    monkeypatch.setattr(store, "release", lambda: released.append(FaceStore.release(store)))
+    for start in (0, 5, 10, 15, 0):
+        assert torch.equal(store.images(np.arange(start, start + 5), CPU), expected[start : start + 5])
+    assert len(released) == 5 and store.mapped == 0
+
+
 def test_an_epoch_is_a_permutation_of_the_plan(faces):
     plan = [0, 0, 0, 4, 4, 7, 9, 11, 13, 13]
     epoch = batches(FaceStore(faces[0], 32, np.arange(20)), plan, 5)

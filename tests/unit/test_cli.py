@@ -67,6 +67,7 @@ def test_schema_writes_the_file(transfer):
         (["subsets", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
         (["detect", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
         (["align", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
+        (["inspect", "--dataset", "demo_rafdb"], "aligned.npy: not there; make it with transfer align"),
         (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with transfer align"),
         (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "predictions.parquet"),
         (["table"], "metrics.json: missing"),
@@ -101,11 +102,12 @@ def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
 def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
-    verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "sample", "train", "predict", "evaluate"]
-    verbs += ["table", "publish"]
-    assert list(typer.main.get_command(cli.app).commands) == ["params", "schema", *verbs, "bench"]
-    for verb in verbs:
-        code, out, _ = transfer(verb, "--help")
+    verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "sample", "train", "predict"]
+    verbs += ["evaluate", "table", "publish"]
+    commands = typer.main.get_command(cli.app).commands
+    assert list(commands) == ["params", "schema", *verbs, "bench"]
+    for verb in [*verbs, *(f"bench {name}" for name in commands["bench"].commands)]:
+        code, out, _ = transfer(*verb.split(), "--help")
         assert code == 0
         assert "Writes:" in out
         assert "Reads:" in out or verb == "synthesize"

@@ -62,6 +62,33 @@ def test_paper_is_the_papers_grid():
         ("dataset_definitions.new.archive=x", "command line: dataset_definitions.new.parser: missing"),
         ("experiment=My Table", "command line: experiment: String should match pattern"),
         ("train.epochs", "--set train.epochs: expected key=value"),
+        ("faces.template=arc", "command line: faces.template: should be 'arcface', 'box' or 'none', found 'arc'"),
+        ("faces.template=[[0.3, 0.4]]", "faces.template: expected five [x, y]: left eye, right eye, nose, "),
+        (
+            "faces.template=[[0.7, 0.4], [0.3, 0.4], [0.5, 0.6], [0.4, 0.8], [0.6, 0.8]]",
+            "faces.template: expected five [x, y]: left eye, right eye, nose, left and right mouth corner",
+        ),
+        (
+            "faces.template=[[34, 46], [66, 46], [50, 64], [37, 82], [63, 82]]",
+            "faces.template.0.0: should be less than or equal to 1, found 34",
+        ),
+        ("faces.margin=0.5", "command line: faces.margin: should be less than or equal to 0.4, found 0.5"),
+        (
+            "faces={template: box, landmarks: supplied}",
+            "command line: faces.template: box is the box that MTCNN found, and landmarks: supplied has none",
+        ),
+        (
+            "dataset_definitions.demo_rafdb.faces={template: none, landmarks: supplied}",
+            "command line: dataset_definitions.demo_rafdb.faces.template: none takes the image as it is",
+        ),
+        (
+            "dataset_definitions.demo_rafdb.faces={template: none, margin: 0.1}",
+            "dataset_definitions.demo_rafdb.faces.margin: template: none takes the image as it is, without context",
+        ),
+        (
+            "dataset_definitions.demo_ferplus={archive: demo_rafdb.zip}",
+            "dataset_definitions.demo_ferplus.archive: demo_rafdb.zip is drawn for demo_rafdb in another way",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_line_with_key_and_what_is_allowed(value, expected):
@@ -201,3 +228,21 @@ def test_default_is_found_from_the_working_directory_only(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path / "params")
     with pytest.raises(UserError, match="params/default.yaml: no such parameter file"):
         config.load()
+
+
+def test_an_alignment_of_its_own_for_each_dataset_of_one_archive():
+    own = [[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]
+    block = "{parser: rafdb, archive: demo_rafdb.zip, synthetic: 1}"
+    values = [f"dataset_definitions.demo_other={block}", "datasets=[demo_rafdb, demo_other]"]
+    values.append(f"dataset_definitions.demo_other.faces={{template: {own}, margin: 0.1}}")
+    params = config.load((), values)
+    assert params.face_params("demo_rafdb").template == "arcface"
+    assert params.face_params("demo_other").model_dump(mode="json")["template"] == own
+    assert params.face_params("demo_other").margin == 0.1
+
+
+def test_a_template_of_ones_own_survives_the_snapshot(tmp_path):
+    own = "[[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]"
+    params = config.load((), [f"faces.template={own}"])
+    config.snapshot(params, tmp_path / "params.yaml")
+    assert config.load([tmp_path / "params.yaml"]).faces == params.faces

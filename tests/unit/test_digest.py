@@ -108,6 +108,7 @@ def test_every_step_and_every_transparent_module_exists():
         ("subsets", ("faces", "models", "training", "evaluation", "tables", "sampling")),
         ("detect", ("models", "training", "evaluation", "tables", "sampling")),
         ("align", ("models", "training", "evaluation", "tables", "sampling")),
+        ("inspect", ("models", "training", "evaluation", "tables", "sampling")),
         ("sample", ("datasets", "faces", "models", "training", "evaluation", "tables")),
         ("train", ("datasets", "faces", "tables", "sampling")),
         ("evaluate", ("datasets", "faces", "models", "training", "tables", "sampling")),
@@ -122,3 +123,10 @@ def test_a_step_depends_on_its_own_part_of_the_package(step, apart_from):
 
 def test_training_depends_on_the_model():
     assert {"transfer.models.lanet", "transfer.models.dropping", "transfer.training.loop"} <= closure(*STEPS["train"])
+
+
+def test_the_page_is_no_part_of_the_alignment():
+    """Or a change of its looks would train everything again."""
+    shown = {f"transfer.faces.{name}" for name in ("page", "montage", "distributions", "measures", "report")}
+    assert shown <= closure(*STEPS["inspect"])
+    assert not shown & closure(*STEPS["align"])

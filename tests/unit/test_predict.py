@@ -75,7 +75,7 @@ def test_photos_are_detected_and_aligned_as_the_training_data_was(weights, photo
     monkeypatch.setattr("transfer.training.predict.detect", detect)
     with pytest.raises(UserError, match="enough"):
         predict_files(weights, photos, tmp_path / "out.csv")
-    assert seen == {"min_side": tiny_params().faces.min_side}
+    assert seen == tiny_params().faces.search()
     assert load_model(weights)[1]["faces"]["size"] == 48
 
 
@@ -88,6 +88,28 @@ def test_an_aligned_store_gets_the_predictions_of_the_training(trained, tmp_path
     predictions = read_predictions(weights.parent / "predictions.parquet").query("protocol == 'val_selected'")
     rows = predictions["sample"].str.removeprefix("face").astype(int)
     assert np.allclose(table.loc[rows, COLUMNS[3:]], probabilities_of(predictions), atol=0.02)  # perhaps in bf16
+
+
+def test_photos_are_put_onto_the_template_of_the_training_data(weights, photos, tmp_path, monkeypatch):
+    faces = tiny_params().faces.model_dump(mode="json") | {"template": "box", "size": 40, "margin": 0.2}
+    seen = {}
+
+    def align(*_, **keywords):
+        seen.update(keywords)
+        raise UserError("enough")
+
+    monkeypatch.setattr("transfer.training.predict.align_dataset", align)
+    with pytest.raises(UserError, match="enough"):
+        predict_files(edited(weights, tmp_path / "w.safetensors", faces=faces), photos[:1], tmp_path / "out.csv")
+    assert seen == {"template": "box", "size": 40, "margin": 0.2, "broken": "stop"}
+
+
+def test_weights_from_before_templates_were_a_choice(weights, photos, tmp_path):
+    faces = {"landmarks": "mtcnn", "size": 48, "no_face": "whole", "broken": "stop", "min_side": 96, "threads": 1}
+    old = edited(weights, tmp_path / "w.safetensors", faces=faces)
+    predict_files(old, photos[:1], tmp_path / "out.csv")
+    predict_files(weights, photos[:1], tmp_path / "new.csv")
+    assert (tmp_path / "out.csv").read_text() == (tmp_path / "new.csv").read_text()
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])

@@ -18,6 +18,7 @@ from transfer.digest import code_digest
 from transfer.errors import UserError
 from transfer.evaluation.predictions import probabilities_of, read_predictions
 from transfer.files import sha256
+from transfer.manifest import digest_test_faces
 from transfer.params import ParamsError, digest
 from transfer.training import run, state
 from transfer.training.batches import FaceStore, evaluation_batches
@@ -123,6 +124,8 @@ def test_environment_of_a_run(layout, reference):
     assert len(noted["seconds_per_epoch"]) == EPOCHS
     assert noted["training_images_per_epoch"] == 24  # 27 in the plan, batches of 8
     assert (noted["device"], noted["precision"], noted["threads"]) == ("cpu", "fp32", 1)
+    assert noted["evaluation"] == digest_test_faces(pd.read_parquet(layout.data("faces") / "aligned.parquet"))
+    assert noted["evaluation"]["images"] == sum(COUNTS["test"])
 
 
 def test_one_protocol_alone_keeps_its_own_weights(copy):
@@ -390,6 +393,16 @@ def test_a_class_without_training_images(copy):
     plan = np.load(copy.plan("faces", "full"))
     np.save(copy.plan("faces", "full"), plan[labels[plan] != 1])
     with pytest.raises(UserError, match="plan_full.npy: no training image of sad; every class needs at least one"):
+        Training(tiny_params(), "faces", "baseline", 0, copy)
+
+
+def test_a_store_that_is_not_the_one_that_was_aligned(copy):
+    path = copy.data("faces") / "aligned.npy"
+    row = int(np.flatnonzero(pd.read_parquet(copy.data("faces") / "aligned.parquet")["split"] == "test")[0])
+    pixels = np.load(path)
+    pixels[row, 0, 0, 0] ^= 1
+    np.save(path, pixels)
+    with pytest.raises(UserError, match=rf"aligned\.npy, row {row} \(face0\d\d\): not the face that was aligned"):
         Training(tiny_params(), "faces", "baseline", 0, copy)
 
 

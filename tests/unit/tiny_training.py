@@ -1,5 +1,6 @@
 """A folder of random faces as the steps before the training leave it, and parameters to train on it in a moment."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +42,16 @@ def tiny_dataset(results: Path, *, votes: bool = False, side: int = 32) -> Layou
     pixels = rng.integers(0, 200, (len(rows), side, side, 3))
     for i, label in enumerate(labels):
         pixels[i, :, :, (label + (i % 5 == 0)) % 3] += 55
-    np.save(data / "aligned.npy", pixels.astype(np.uint8))
+    pixels = pixels.astype(np.uint8)
+    np.save(data / "aligned.npy", pixels)
     samples = [f"face{i:03}" for i in range(len(rows))]
     common = {"sample": samples, "split": split, "label": labels}
     names = [CLASSES[label] for label in labels]
-    pd.DataFrame(common | {"class_name": names}).to_parquet(data / "aligned.parquet", index=False)
+    hashes = {
+        "sha256": [hashlib.sha256(face.tobytes()).hexdigest() for face in pixels],
+        "source_sha256": [hashlib.sha256(sample.encode()).hexdigest() for sample in samples],
+    }
+    pd.DataFrame(common | {"class_name": names} | hashes).to_parquet(data / "aligned.parquet", index=False)
     pd.DataFrame(common | {"row": np.arange(len(rows))}).to_parquet(data / "split.parquet", index=False)
     index = pd.DataFrame(common | {"path": samples, "class_name": names})
     if votes:

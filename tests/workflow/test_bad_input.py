@@ -25,6 +25,10 @@ def errors(done):
             ["--config", "dataset_definitions={demo_ferplus: {options: {rule: most}}}"],
             "dataset_definitions.demo_ferplus: ferplus: option rule is 'most'; allowed: majority, argmax",
         ),
+        (
+            ["--config", "dataset_definitions={demo_rafdb: {faces: {template: box, landmarks: supplied}}}"],
+            "dataset_definitions.demo_rafdb.faces.template: box is the box that MTCNN found",
+        ),
     ],
 )
 def test_configuration_and_archives_are_checked_before_any_job(fresh, arguments, message):
@@ -60,6 +64,13 @@ def test_dry_run_of_the_paper_schedules_its_grid(fresh):
         (fresh.root / "data/raw" / name).mkdir(parents=True)
     jobs = fresh.scheduled("--configfile", "params/paper.yaml")
     assert jobs["train_model"] == jobs["evaluate_run"] == 3 * 6 * 5
-    assert jobs["index_dataset"] == jobs["detect_faces"] == jobs["align_faces"] == jobs["sample_faces"] == 3
+    assert (
+        jobs["index_dataset"]
+        == jobs["detect_faces"]
+        == jobs["align_faces"]
+        == jobs["inspect_faces"]
+        == jobs["sample_faces"]
+        == 3
+    )
     assert "synthesize_archive" not in jobs
     assert not (fresh.root / "results").exists(), "a dry run writes nothing"

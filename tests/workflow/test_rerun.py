@@ -31,6 +31,7 @@ def test_code(copy):
         (lanet, "import torch", "CHANGED = 1\nimport torch", TRAININGS),
         (table, "COLUMNS = [", "CHANGED = 1\nCOLUMNS = [", TABLE),
         ("transfer/evaluation/statistics.py", "import numpy", "CHANGED = 1\nimport numpy", TABLE),
+        ("transfer/faces/page.py", "import base64", "import base64\n\nCHANGED = 1", {"inspect_faces": 3, **TABLE}),
         ("transfer/cli/__init__.py", "import sys", "import sys\n\nCHANGED = 1", {}),
         ("transfer/tracking.py", "import json", "import json\n\nCHANGED = 1", {}),
     ]
@@ -45,7 +46,8 @@ def test_code(copy):
 
 
 def test_parameters(copy):
-    faces = {"align_faces": 3, "sample_faces": 3, **TRAININGS}
+    faces = {"align_faces": 3, "inspect_faces": 3, "sample_faces": 3, **TRAININGS}
+    one = {"align_faces": 1, "inspect_faces": 1, "sample_faces": 1, "train_model": 4, "evaluate_run": 4, **TABLE}
     cases = {
         "seeds=[0,1,2]": {"train_model": 6, "evaluate_run": 6, **TABLE},
         "recipes=[baseline,msad,full]": {"train_model": 6, "evaluate_run": 6, **TABLE},
@@ -58,6 +60,9 @@ def test_parameters(copy):
         "sampling={upsample: sqrt}": TRAININGS,
         "sampling={val_fraction: 0.2}": {"sample_faces": 3, **TRAININGS},
         "faces={no_face: drop}": faces,
+        "faces={margin: 0.1}": faces,
+        "dataset_definitions={demo_rafdb: {faces: {template: box}}}": one,
+        "dataset_definitions={demo_rafdb: {faces: {landmarks: supplied}}}": one,
     }
     for value, expected in cases.items():
         assert copy.scheduled("--config", value) == expected, value
@@ -79,7 +84,7 @@ def test_a_changed_archive_is_read_again(copy):
     os.utime(archive)
     assert copy.scheduled() == {}, "the content of small files counts, not their time"
     archive.write_bytes(archive.read_bytes() + b"more")
-    before = {"index_dataset": 1, "detect_faces": 1, "align_faces": 1, "sample_faces": 1}
+    before = {"index_dataset": 1, "detect_faces": 1, "align_faces": 1, "inspect_faces": 1, "sample_faces": 1}
     assert copy.scheduled() == before | {"train_model": 4, "evaluate_run": 4, **TABLE}
 
 

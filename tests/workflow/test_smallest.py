@@ -40,16 +40,24 @@ def test_table(finished):
 def test_every_file_of_the_contract_is_there_and_agrees_with_the_table(finished):
     repository, _ = finished
     table = pd.read_csv(repository.root / "results/table1.csv").set_index(["dataset", "recipe", "protocol"])
+    markdown = (repository.root / "results/table1.md").read_text()
     for dataset, (parser, n_classes) in DATASETS.items():
         options = {"affectnet": {"classes": 8}}.get(parser, {})
         names = registry.get(parser).classes(**options)
         assert len(names) == n_classes
         data = repository.root / "results/smallest/data" / dataset
         assert sorted(path.name for path in data.iterdir()) == sorted(
-            ["index.parquet", "index.json", "faces.parquet", "aligned.npy", "aligned.parquet", "faces.json"]
-            + ["montage.png", "split.parquet", "plan_full.npy", "plan_sqrt.npy", "plan_none.npy"]
+            ["index.parquet", "index.json", "faces.parquet", "aligned.npy", "aligned.parquet", "evaluation.csv"]
+            + ["faces.html", "faces.json", "distributions.png"]
+            + ["montage.png", "montage_worst.png", "montage_rejected.png"]
+            + ["split.parquet", "plan_full.npy", "plan_sqrt.npy", "plan_none.npy"]
         )
         split = pd.read_parquet(data / "split.parquet")
+        report = json.loads((data / "faces.json").read_text())
+        test_faces = report["evaluation"]
+        assert test_faces["images"] == (split["split"] == "test").sum()
+        assert (pd.read_csv(data / "evaluation.csv")["split"] == "test").sum() == test_faces["images"]
+        assert f"test faces {test_faces['sha256'][:12]}" in markdown
         assert np.load(data / "aligned.npy", mmap_mode="r").shape == (len(split), 112, 112, 3)
         for recipe in RECIPES:
             accuracies = {protocol: [] for protocol in PROTOCOLS}
@@ -62,6 +70,7 @@ def test_every_file_of_the_contract_is_there_and_agrees_with_the_table(finished)
                     "model.safetensors",
                     "predictions.parquet",
                 ]
+                assert json.loads((run / "env.json").read_text())["evaluation"] == test_faces
                 predictions = pd.read_parquet(run / "predictions.parquet")
                 assert set(predictions["protocol"]) == set(PROTOCOLS)
                 probabilities = predictions[[f"p_{name}" for name in names]].to_numpy()

@@ -1,1 +1,1 @@
-"""Speed, measured as a ratio of two ways to do the same thing in one run."""
+"""Measurements of speed and memory, as ratios and peaks within one run."""

@@ -1,4 +1,4 @@
-"""Speed, measured as ratios of ways that run in turns."""
+"""Measurements: what the project says about its speed and memory, to be tried on another machine."""
 
 import json
 from typing import Annotated
@@ -13,7 +13,7 @@ app = typer.Typer(help="Measure speed, as ratios in one run.")
 
 
 @app.callback()
-def _group() -> None:
+def bench() -> None:
     """Measure speed, as ratios in one run."""
 
 
@@ -43,7 +43,9 @@ def detect(
     if not path.exists():
         raise UserError(f"{path}: not there; make it with transfer synthesize --dataset {dataset}")
     with source.open_source(path) as archive:
-        listed = registry.get(definition.parser).index(archive, **definition.options, missing="drop")
+        listed = registry.get(definition.parser).index(
+            archive, **definition.options, missing="drop", raw_dir=chosen.raw_dir
+        )
         drawn = listed.sample(min(images, len(listed)), random_state=0)
         pictures = [image for _, image, _ in stream_images(archive, drawn["path"].tolist()) if image is not None]
     device = str(choose_device(chosen.train.device))
@@ -62,3 +64,16 @@ def detect(
     console.print(table)
     for title, numbers in (("Agreement", result["agreement"]), ("Share of images with a face", result["found"])):
         console.print(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+
+
+@app.command()
+def store(
+    faces: Annotated[int, typer.Option(min=128, help="Rows of the sparse store; AffectNet has 283901.")] = 20_000,
+    img_size: Annotated[int, typer.Option(min=16, help="Side that the network wants; the store has 112.")] = 112,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The aligned store against JPEG files, and the memory of an epoch. Reads: nothing. Writes: temporary files."""
+    from transfer.bench.store import bench_store, table
+
+    result = bench_store(faces, img_size)
+    print(json.dumps(result, indent=2) if as_json else table(result))

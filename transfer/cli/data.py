@@ -1,5 +1,6 @@
 """From archives to the faces that are trained and tested on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -82,6 +83,7 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
     chosen, layout = load(files, values, dataset)
 
     from transfer.datasets import counts, registry, source, summary
+    from transfer.faces import placement
     from transfer.files import write_json, write_text
 
     definition = chosen.dataset_definitions[dataset]
@@ -100,6 +102,8 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
         raise UserError(message, details=counts.as_text(error.table)) from None
     except UserError as error:
         raise UserError(f"dataset {dataset} ({path}): {error}") from None
+    if chosen.face_params(dataset).landmarks == "supplied":
+        placement.require_landmarks(table)
     about = summary.index_summary(
         table,
         classes,
@@ -172,28 +176,79 @@ def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
 @app.command()
 def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
     """Warp the faces onto the template. Reads: D/index.parquet, D/faces.parquet, the archive. Writes: D/aligned.npy,
-    D/aligned.parquet, D/faces.json, D/montage.png."""
+    D/aligned.parquet, D/evaluation.csv."""
     chosen, layout = load(files, values, dataset)
     data = layout.data(dataset)
     index_file, faces_file = existing(data / "index.parquet", "index"), existing(data / "faces.parquet", "detect")
+
+    import pandas as pd
+
+    from transfer.datasets import hashing, images, source
+    from transfer.faces.align import align_dataset
+    from transfer.files import write_text
+    from transfer.manifest import evaluation_faces
+    from transfer.progress import progress
+
+    listed, faces = pd.read_parquet(index_file), pd.read_parquet(faces_file)
+    with (
+        source.open_source(archive_path(chosen, dataset)) as archive,
+        progress("aligning faces", len(listed)) as report,
+    ):
+        hashed = hashing.HashedSource(archive)
+        counts = align_dataset(
+            images.stream_images(hashed, listed["path"].tolist()),
+            listed,
+            faces,
+            data / "aligned.npy",
+            data / "aligned.parquet",
+            **chosen.face_params(dataset).alignment(),
+            source_sha256=hashed.sha256,
+            progress=report,
+        )
+    evaluated = evaluation_faces(pd.read_parquet(data / "aligned.parquet"))
+    write_text(data / "evaluation.csv", evaluated.to_csv(index=False, lineterminator="\n"))
+    print(f"{dataset}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
+
+
+@app.command()
+def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+    """Quality page of detection and alignment. Reads: D/index.parquet, D/faces.parquet, D/aligned.npy,
+    D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json, D/distributions.png, D/montage.png,
+    D/montage_worst.png, D/montage_rejected.png."""
+    chosen, layout = load(files, values, dataset)
+    data = layout.data(dataset)
+    store, manifest = (existing(data / f"aligned{suffix}", "align") for suffix in (".npy", ".parquet"))
 
     import numpy as np
     import pandas as pd
 
     from transfer.datasets import images, source
-    from transfer.faces.align import align_dataset
-    from transfer.faces.report import face_report, montage
-    from transfer.files import write_json
+    from transfer.digest import step_digest
+    from transfer.faces.page import write_quality_page
 
-    policies = chosen.face_params(dataset).model_dump(include={"landmarks", "size", "no_face", "broken"})
-    listed, faces = pd.read_parquet(index_file), pd.read_parquet(faces_file)
-    with source.open_source(archive_path(chosen, dataset)) as archive:
-        stream = images.stream_images(archive, listed["path"].tolist())
-        counts = align_dataset(stream, listed, faces, data / "aligned.npy", data / "aligned.parquet", **policies)
-    manifest = pd.read_parquet(data / "aligned.parquet")
-    write_json(data / "faces.json", face_report(listed, faces, manifest, policies))
-    montage(np.load(data / "aligned.npy", mmap_mode="r"), data / "montage.png")
-    print(f"{dataset}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
+    path = archive_path(chosen, dataset)
+    listed = pd.read_parquet(data / "index.parquet")
+
+    def originals(rows: Sequence[int]) -> dict[int, np.ndarray]:
+        with source.open_source(path) as archive:
+            stream = images.stream_images(archive, listed["path"].iloc[rows].tolist())
+            return {rows[position]: image for position, image, _ in stream}
+
+    report = write_quality_page(
+        data,
+        listed,
+        pd.read_parquet(data / "faces.parquet"),
+        pd.read_parquet(manifest),
+        np.load(store, mmap_mode="r"),
+        chosen.face_params(dataset).alignment(),
+        {
+            "dataset": dataset,
+            "archive": path.name,
+            "code": {step: step_digest(step) for step in ("detect", "align")},
+        },
+        originals,
+    )
+    print(f"{dataset}: " + ", ".join(f"{n:,} {what}" for what, n in report["counts"].items()))
 
 
 @app.command()

@@ -1,7 +1,7 @@
-"""Five-point alignment: a least-squares similarity onto the ArcFace template, and the array of aligned faces."""
+"""Alignment: every image warped onto the template, and the array of aligned faces with its manifest."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,26 +9,11 @@ import pandas as pd
 import torch
 from PIL import Image, ImageOps
 
+from transfer.datasets.source import split_path
 from transfer.errors import UserError
-from transfer.faces.template import LANDMARK_COLUMNS, template
+from transfer.faces.placement import landmarks_of, placements
+from transfer.faces.store import store_writer
 from transfer.files import atomic
-
-
-def similarity(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
-    """Least-squares similarity transforms (scale, rotation, translation; no reflection) that map ``src`` onto ``dst``.
-
-    ``src`` is (N, K, 2), ``dst`` (K, 2), x and y in pixels; returns (N, 2, 3), to be applied to (x, y, 1). NaN where
-    the points of ``src`` coincide. Source: Umeyama, Least-squares estimation of transformation parameters between two
-    point patterns (1991); in the plane the optimum is the complex linear regression used here.
-    """
-    x, y = src[..., 0] + 1j * src[..., 1], dst[:, 0] + 1j * dst[:, 1]
-    x_mean, y_mean = x.mean(axis=1, keepdims=True), y.mean()
-    centred = x - x_mean
-    with np.errstate(invalid="ignore", divide="ignore"):
-        factor = (centred.conj() * (y - y_mean)).sum(axis=1) / (np.abs(centred) ** 2).sum(axis=1)
-    shift = y_mean - factor * x_mean[:, 0]
-    rows = [factor.real, -factor.imag, shift.real, factor.imag, factor.real, shift.imag]
-    return np.stack(rows, axis=-1).reshape(-1, 2, 3)
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
@@ -64,20 +49,6 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return warped[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
 
 
-def landmarks_of(index: pd.DataFrame, faces: pd.DataFrame, landmarks: str) -> np.ndarray:
-    """The (N, 5, 2) landmarks to align by: "mtcnn" from ``faces``, "supplied" from ``index``; NaN where there are none.
-
-    Raises UserError where "supplied" is asked of a dataset that supplies none.
-    """
-    table = faces if landmarks == "mtcnn" else index
-    missing = [name for name in LANDMARK_COLUMNS if name not in table.columns]
-    if missing:
-        raise UserError(
-            f"landmarks: supplied, but the dataset's index has no column {missing[0]}; use landmarks: mtcnn"
-        )
-    return table[LANDMARK_COLUMNS].to_numpy(np.float64).reshape(-1, 5, 2)
-
-
 def align_dataset(
     images: Iterable[tuple[int, np.ndarray | None, str]],
     index: pd.DataFrame,
@@ -87,17 +58,22 @@ def align_dataset(
     *,
     size: int = 112,
     margin: float = 0.0,
+    template: str | Sequence[Sequence[float]] = "arcface",
     no_face: str = "whole",
     broken: str = "drop",
     landmarks: str = "mtcnn",
+    source_sha256: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Align every image and write the array of faces and its manifest, rows in the order of ``index``.
 
     ``images`` yields (row of ``index``, RGB uint8 (H, W, 3) or None, error text) in any order; ``faces`` has the rows
     of ``index``. Images without landmarks are taken ``whole`` (centre square, resized) or left out
     (``no_face="drop"``); broken images are left out or stop the run (``broken="stop"``). Writes (N, size, size, 3)
-    uint8 RGB to ``out_npy`` row by row (memory stays small) and the manifest to ``out_parquet``. Returns the counts:
-    images, rows, aligned, whole, dropped_no_face, dropped_broken.
+    uint8 RGB to ``out_npy`` row by row (memory stays small) and the manifest to ``out_parquet``: sample, split, label,
+    class_name, status and n_faces of the detection, sha256 of the aligned pixels, and source_sha256, looked up by the
+    file in ``source_sha256`` (empty where it has none). Returns the counts: images, rows, aligned (with landmarks),
+    whole, dropped_no_face, dropped_broken. ``progress`` is called with the number of images done so far.
     Raises UserError for broken images under "stop", for landmarks that coincide, and where no image is left.
     """
     is_broken = (faces["status"] == "broken").to_numpy()
@@ -110,8 +86,9 @@ def align_dataset(
         raise UserError(
             f"none of the {len(index)} images can be aligned: {is_broken.sum()} broken, the rest without a face"
         )
-    matrices = similarity(points, template(size, margin))
-    degenerate = has_points & ~np.isfinite(matrices).all(axis=(1, 2))
+    matrices = placements(points, faces, template, size, margin)
+    placed = np.isfinite(matrices).all(axis=(1, 2))
+    degenerate = has_points & ~placed & (template != "none")
     if degenerate.any():
         sample = index["sample"].iloc[int(np.flatnonzero(degenerate)[0])]
         raise UserError(
@@ -125,18 +102,22 @@ def align_dataset(
     manifest["n_faces"] = faces["n_faces"].to_numpy()[kept]
     digests = [""] * len(manifest)
     with atomic(out_npy) as part_npy, atomic(out_parquet) as part_parquet:
-        array = np.lib.format.open_memmap(part_npy, mode="w+", dtype=np.uint8, shape=(len(manifest), size, size, 3))
-        for i, image, error in images:
-            if not kept[i]:
-                continue
-            if image is None:
-                raise UserError(f"{index['path'].iloc[i]}: readable at detection, but not now ({error}); detect again")
-            face = warp(image, matrices[i], size) if has_points[i] else _whole(image, size)
-            array[row_of[i]] = face
-            digests[row_of[i]] = hashlib.sha256(face.tobytes()).hexdigest()
-        array.flush()
-        del array
+        with store_writer(part_npy, len(manifest), size) as store:
+            for done, (i, image, error) in enumerate(images, 1):
+                if progress:
+                    progress(done)
+                if not kept[i]:
+                    continue
+                if image is None:
+                    raise UserError(
+                        f"{index['path'].iloc[i]}: readable at detection, but not now ({error}); detect again"
+                    )
+                face = warp(image, matrices[i], size) if placed[i] else _whole(image, size)
+                store[row_of[i]] = face
+                digests[row_of[i]] = hashlib.sha256(face.tobytes()).hexdigest()
         manifest["sha256"] = digests
+        sources = source_sha256 or {}
+        manifest["source_sha256"] = [sources.get(split_path(path)[0], "") for path in index.loc[kept, "path"]]
         manifest.to_parquet(part_parquet, index=False)
     return {
         "images": len(index),

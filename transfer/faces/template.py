@@ -1,9 +1,12 @@
 """Where the five landmarks belong in an aligned face."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Left eye, right eye, nose, left mouth corner, right mouth corner, as in MTCNN; "left" is the smaller x in the image.
 LANDMARK_COLUMNS = [f"landmark_{i}_{axis}" for i in range(5) for axis in "xy"]
+BOX_COLUMNS = ["box_x0", "box_y0", "box_x1", "box_y1"]
 
 _ARCFACE_SIZE = 112
 _ARCFACE_POINTS = np.array(
@@ -11,11 +14,12 @@ _ARCFACE_POINTS = np.array(
 )
 
 
-def template(size: int, margin: float = 0.0) -> np.ndarray:
-    """The ArcFace five-point template for a square face of ``size`` pixels.
+def template(size: int, margin: float = 0.0, points: Sequence[Sequence[float]] | None = None) -> np.ndarray:
+    """The five-point template for a square face of ``size`` pixels: ArcFace's, or ``points`` (fractions of the side).
 
     Returns (5, 2) float64, x and y in pixels (pixel centres at integers). ``margin`` is the fraction of ``size`` that
     is added as context on each side: the face shrinks towards the centre accordingly.
     Source: face.evoLVe, applications/align/align_trans.py (template times size / 112).
     """
-    return size * (margin + (1 - 2 * margin) * _ARCFACE_POINTS / _ARCFACE_SIZE)
+    fractions = _ARCFACE_POINTS / _ARCFACE_SIZE if points is None else np.asarray(points, np.float64)
+    return size * (margin + (1 - 2 * margin) * fractions)

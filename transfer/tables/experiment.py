@@ -49,10 +49,14 @@ def describe(params: Params, layout: Layout, dataset: str) -> str:
     options = "".join(f", {key} {value}" for key, value in definition.options.items())
     parts = pd.read_parquet(layout.data(dataset) / "split.parquet", columns=["split"])["split"].value_counts()
     faces = ", ".join(f"{parts[part]:,} {name}" for part, name in PARTS.items())
-    counts = _json(layout.data(dataset) / "faces.json")["counts"]
+    report = _json(layout.data(dataset) / "faces.json")
+    counts, policies, evaluation = report["counts"], report["policies"], report["evaluation"]
+    kind = policies["template"] if isinstance(policies["template"], str) else "of its own"
     return (
         f"{about}Layout {definition.parser}{options}; faces: {faces}; "
-        f"MTCNN found a face in {counts['found'] / counts['images']:.1%} of {counts['images']:,} images."
+        f"MTCNN found a face in {counts['found'] / counts['images']:.1%} of {counts['images']:,} images; "
+        f"landmarks {policies['landmarks']}, template {kind}, size {policies['size']}, margin {policies['margin']:g}; "
+        f"test faces {evaluation['sha256'][:12]}, their files {evaluation['source_sha256'][:12]} (docs/alignment.md)."
     )
 
 

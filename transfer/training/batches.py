@@ -1,5 +1,6 @@
 """The images of a training: rows of the aligned store, as batches of tensors on the device."""
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,35 +14,56 @@ from transfer.params import Augmentation
 from transfer.training.augment import Augment
 
 _CHUNK = 1024
+_HELD_BYTES = 512_000_000  # resized faces are kept in memory up to this size
+_MAPPED_BYTES = 64_000_000  # how much is read through the map before its pages are handed back
 
 
 class FaceStore:
     """The aligned faces (rows, side, side, 3) uint8, read through a memory map.
 
-    Where the network's input is smaller than the stored faces, the wanted rows are resized once and kept in memory.
+    Where the network's input is smaller than the stored faces, the wanted rows are resized once and kept in memory if
+    they fit into half a gigabyte, and with every batch if not; the pixels are the same. Pages of the map count as this
+    process's memory as long as they are mapped: they are handed back now and then, and stay in the system's cache.
     """
 
     def __init__(self, path: Path, img_size: int, rows: np.ndarray) -> None:
         self.pixels: np.ndarray = np.load(path, mmap_mode="r")
-        self.place = np.arange(len(self.pixels))
-        if self.pixels.shape[1] != img_size:
+        self.side = img_size
+        self.mapped = 0
+        self.held: np.ndarray | None = None
+        if self.pixels.shape[1] != img_size and len(rows) * img_size**2 * 3 <= _HELD_BYTES:
             self.place = np.full(len(self.pixels), -1)
             self.place[rows] = np.arange(len(rows))
-            self.pixels = _resized(self.pixels, img_size, rows)
+            held = np.empty((len(rows), img_size, img_size, 3), np.uint8)
+            for start in range(0, len(rows), _CHUNK):
+                held[start : start + _CHUNK] = self.faces(rows[start : start + _CHUNK])
+            self.held = held
+
+    def faces(self, rows: np.ndarray) -> np.ndarray:
+        """Rows to (N, side, side, 3) uint8, at the network's input size."""
+        if self.held is not None:
+            return self.held[self.place[rows]]
+        pixels = self.pixels[rows]
+        self.mapped += pixels.nbytes
+        if self.mapped > _MAPPED_BYTES:
+            self.release()
+        return pixels if pixels.shape[1] == self.side else _resized(pixels, self.side)
+
+    def release(self) -> None:
+        """Hand back the pages of the map; the next reading maps them again."""
+        self.pixels.base.madvise(mmap.MADV_DONTNEED)
+        self.mapped = 0
 
     def images(self, rows: np.ndarray, device: torch.device) -> Tensor:
         """Rows to float images (N, 3, side, side) in [0, 1], channels last, on the device."""
-        pixels = torch.from_numpy(self.pixels[self.place[rows]]).to(device, non_blocking=True)
+        pixels = torch.from_numpy(self.faces(rows)).to(device, non_blocking=True)
         return pixels.permute(0, 3, 1, 2).float().div_(255)
 
 
-def _resized(pixels: np.ndarray, side: int, rows: np.ndarray) -> np.ndarray:
-    small = np.empty((len(rows), side, side, 3), np.uint8)
-    for start in range(0, len(rows), _CHUNK):
-        chunk = torch.from_numpy(pixels[rows[start : start + _CHUNK]]).permute(0, 3, 1, 2)
-        resized = interpolate(chunk, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        small[start : start + len(chunk)] = resized.permute(0, 2, 3, 1).numpy()
-    return small
+def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    resized = interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    return resized.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def training_batches(

@@ -91,7 +91,15 @@ def _align(images: Sequence[Path], store: Path, params: FaceParams) -> pd.DataFr
     names = [str(path) for path in images]
     index = pd.DataFrame({"sample": names, "path": names, "split": "test", "label": 0, "class_name": ""})
     faces = detect(_decoded(images), names, **params.search())
-    align_dataset(_decoded(images), index, faces, store, store.with_suffix(".parquet"), size=params.size, broken="stop")
+    align_dataset(
+        _decoded(images),
+        index,
+        faces,
+        store,
+        store.with_suffix(".parquet"),
+        **params.model_dump(include={"template", "size", "margin"}),
+        broken="stop",
+    )
     return pd.DataFrame({"image": names, "status": faces["status"]})
 
 

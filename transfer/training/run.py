@@ -18,6 +18,7 @@ from transfer.errors import UserError
 from transfer.evaluation.predictions import predictions_frame, write_predictions
 from transfer.files import atomic, sha256, write_json
 from transfer.layout import Layout
+from transfer.manifest import check_store, digest_test_faces
 from transfer.models.registration import model_function, modules
 from transfer.params import ModelParams, Params, RunParams, digest
 from transfer.progress import progress
@@ -67,6 +68,8 @@ class Training:
 
     def _load_data(self, data: Path, plan: Path) -> None:
         aligned = pd.read_parquet(data / "aligned.parquet")
+        check_store(data / "aligned.npy", aligned)
+        self.test_faces = digest_test_faces(aligned)
         split = pd.read_parquet(data / "split.parquet").sort_values("row")
         names = aligned.groupby("label")["class_name"].first()
         self.classes = [names.get(label, f"label {label}") for label in range(names.index.max() + 1)]
@@ -269,6 +272,7 @@ class Training:
             "precision": self.precision,
             "threads": self.run_params.train.threads,
             "data_digest": self.data_digest,
+            "evaluation": self.test_faces,
             "params_digest": digest(self.run_params),
             "code_digest": self.code_digest,
             "weights_sha256": sha256(self.directory / "model.safetensors"),

@@ -35,22 +35,51 @@ rule align_faces:
     output:
         images="results/{experiment}/data/{dataset}/aligned.npy",
         manifest="results/{experiment}/data/{dataset}/aligned.parquet",
-        report="results/{experiment}/data/{dataset}/faces.json",
-        montage="results/{experiment}/data/{dataset}/montage.png",
+        evaluation="results/{experiment}/data/{dataset}/evaluation.csv",
     log:
         "results/{experiment}/logs/align_faces/{dataset}.log",
     conda:
         "../envs/transfer.yaml"
     resources:
-        mem_mb=store_mb,
+        mem_mb=4000,
         runtime=240,
     params:
         config=SNAPSHOT,
         version=align_version,
     message:
-        "Aligning the faces of {wildcards.dataset} onto the template"
+        "Aligning the faces of {wildcards.dataset}"
     shell:
         "python -m transfer align --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+
+
+rule inspect_faces:
+    input:
+        archive=archive,
+        index=rules.index_dataset.output.index,
+        faces=rules.detect_faces.output.faces,
+        images=rules.align_faces.output.images,
+        manifest=rules.align_faces.output.manifest,
+    output:
+        page="results/{experiment}/data/{dataset}/faces.html",
+        report="results/{experiment}/data/{dataset}/faces.json",
+        pictures=expand(
+            "results/{{experiment}}/data/{{dataset}}/{picture}.png",
+            picture=["distributions", "montage", "montage_worst", "montage_rejected"],
+        ),
+    log:
+        "results/{experiment}/logs/inspect_faces/{dataset}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        config=SNAPSHOT,
+        version=inspect_version,
+    message:
+        "Quality page of the faces of {wildcards.dataset}"
+    shell:
+        "python -m transfer inspect --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
 
 rule sample_faces:

@@ -125,20 +125,14 @@ def archive(wildcards):
     return ARCHIVES[wildcards.dataset]
 
 
-def drawn_dataset(wildcards):
-    """The dataset for which an archive is drawn."""
-    return DRAWN[wildcards.archive]
-
-
 def drawn_values(wildcards):
-    """What a drawn archive depends on, as options of the command line."""
-    dataset = drawn_dataset(wildcards)
+    """What a drawn archive depends on, as options of the command line; not the name of a dataset that uses it."""
     keys = {"parser", "archive", "synthetic", "synthetic_scale"}
-    definition = PARAMS.dataset_definitions[dataset].model_dump_json(include=keys)
+    definition = PARAMS.dataset_definitions[DRAWN[wildcards.archive]].model_dump_json(include=keys)
     return [
         f"--set=raw_dir={RAW_DIR}",
-        f"--set=datasets=[{dataset}]",
-        f"--set=dataset_definitions.{dataset}={definition}",
+        "--set=datasets=[drawn]",
+        f"--set=dataset_definitions.drawn={definition}",
     ]
 
 
@@ -207,8 +201,12 @@ def detect_version(wildcards):
 
 
 def align_version(wildcards):
-    faces = PARAMS.face_params(wildcards.dataset)
-    return digest(faces.landmarks, faces.size, faces.no_face, faces.broken, step_digest("align"))
+    return digest(PARAMS.face_params(wildcards.dataset).alignment(), step_digest("align"))
+
+
+def inspect_version(wildcards):
+    # The page names the archive and the alignment that it shows.
+    return digest(Path(ARCHIVES[wildcards.dataset]).name, align_version(wildcards), step_digest("inspect"))
 
 
 def sample_version(wildcards):

@@ -13,13 +13,12 @@ rule synthesize_archive:
         runtime=60,
     params:
         # Not the experiment's snapshot: experiments that draw the same archive share it.
-        dataset=drawn_dataset,
         values=drawn_values,
         version=archive_version,
     message:
         "Drawing faces in the layout of a real dataset: {wildcards.archive}"
     shell:
-        "python -m transfer synthesize {params.values:q} --dataset {params.dataset} > {log} 2>&1"
+        "python -m transfer synthesize {params.values:q} --dataset drawn > {log} 2>&1"
 
 
 rule index_dataset:
