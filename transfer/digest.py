@@ -19,6 +19,7 @@ STEPS = {
     "detect": ("transfer.faces.detect", "transfer.datasets.images"),
     "align": ("transfer.faces.align", "transfer.faces.report", "transfer.datasets.images"),
     "sample": ("transfer.sampling",),
+    "weights": ("transfer.models.weights.convert",),
     "train": ("transfer.training.run",),
     "evaluate": ("transfer.evaluation.metrics",),
     "table": ("transfer.tables.experiment",),

@@ -40,6 +40,14 @@ class Layout:
         """Row numbers of the training part after upsampling."""
         return self.data(dataset) / f"plan_{upsample}.npy"
 
+    def weights(self, name: str) -> Path:
+        """Weights of others with our names, as ``transfer weights`` writes them."""
+        return self.root / "weights" / f"{name}.safetensors"
+
+    def evaluated(self, weights: Path, dataset: str) -> Path:
+        """Folder of what a weight file predicts on a dataset."""
+        return self.root / "weights" / weights.stem / dataset
+
     def state(self, dataset: str, recipe: str, seed: int) -> Path:
         """Folder of a training's resume state, which no rule declares: Snakemake deletes declared files."""
         return self.root / "state" / dataset / recipe / f"seed{seed}"
@@ -64,3 +72,15 @@ def archive_path(params: Params, dataset: str) -> Path:
         return source.locate(Path(params.raw_dir), definition.archive)
     except UserError as error:
         raise UserError(f"dataset {dataset}: {error} {parser.how_to_get}") from None
+
+
+def weights_path(params: Params, source: str) -> Path:
+    """The file of a source of weights in params/sources.yaml; UserError with the way to get it if it is not there."""
+    from transfer import sources
+
+    entry = sources.get(source)
+    path = Path(params.raw_dir) / entry.files[0].path
+    if not path.is_file():  # once a rule downloads them: only those with entry.how != "download" must be there
+        how = f"run: transfer fetch {source}" if entry.how == "download" else entry.ask
+        raise UserError(f"weights {source}: {path} is not there; {how.replace('RAW_DIR', params.raw_dir)}")
+    return path

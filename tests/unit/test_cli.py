@@ -100,7 +100,19 @@ def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
 def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
-    verbs = ["synthesize", "index", "detect", "align", "sample", "train", "predict", "evaluate", "table", "publish"]
+    verbs = [
+        "synthesize",
+        "index",
+        "detect",
+        "align",
+        "sample",
+        "weights",
+        "train",
+        "predict",
+        "evaluate",
+        "table",
+        "publish",
+    ]
     assert list(typer.main.get_command(cli.app).commands) == ["params", "schema", *verbs]
     for verb in verbs:
         code, out, _ = transfer(verb, "--help")

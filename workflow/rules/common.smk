@@ -14,8 +14,9 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod, Exec
 from transfer.config import DEFAULT, snapshot, validate
 from transfer.digest import step_digest
 from transfer.errors import UserError
-from transfer.layout import UPSAMPLING, Layout, archive_path
+from transfer.layout import UPSAMPLING, Layout, archive_path, weights_path
 from transfer.models.registration import modules as models
+from transfer.models.weights.catalogue import OF_SOURCE
 from transfer.params import digest
 
 # ---- Before any job
@@ -39,6 +40,13 @@ def checked_params():
 def located_archives():
     """Folder or archive of each selected dataset; that of a drawn one may be missing, a rule makes it."""
     return {dataset: archive_path(PARAMS, dataset).as_posix() for dataset in PARAMS.datasets}
+
+
+def located_weights():
+    """File of each selected source of weights."""
+    runs = [PARAMS.run(dataset, recipe) for dataset in PARAMS.datasets for recipe in PARAMS.recipes]
+    names = dict.fromkeys(name for run in runs for name in run.model.pretrained)
+    return {name: weights_path(PARAMS, name).as_posix() for name in names}
 
 
 def drop_conda_if_absent():
@@ -75,6 +83,7 @@ EXPERIMENT = PARAMS.experiment
 SNAPSHOT = Layout(EXPERIMENT).params.as_posix()
 RAW_DIR = Path(PARAMS.raw_dir).as_posix()
 ARCHIVES = or_stop(located_archives)
+WEIGHTS = or_stop(located_weights)
 # Archives that the workflow draws itself, with the dataset that each is for.
 DRAWN = {
     definition.archive: name
@@ -100,8 +109,9 @@ wildcard_constraints:
     dataset="|".join(PARAMS.datasets),
     recipe="|".join(PARAMS.recipes),
     seed=r"\d+",
-    # Nothing matches $^: no archive is drawn where all datasets are real.
+    # Nothing matches $^: no archive is drawn where all datasets are real, no weights are imported where none are named.
     archive="|".join(map(re.escape, DRAWN)) or "$^",
+    weights="|".join(WEIGHTS) or "$^",
 
 
 def archive(wildcards):
@@ -130,6 +140,17 @@ def plan(wildcards):
     """The upsampling plan of a training."""
     upsample = PARAMS.run(wildcards.dataset, wildcards.recipe).sampling.upsample
     return Layout(wildcards.experiment).plan(wildcards.dataset, upsample).as_posix()
+
+
+def weights_file(wildcards):
+    """The file of others from which weights are imported."""
+    return WEIGHTS[wildcards.weights]
+
+
+def pretrained(wildcards):
+    """The imported weights that a training begins with."""
+    names = PARAMS.run(wildcards.dataset, wildcards.recipe).model.pretrained
+    return [Layout(wildcards.experiment).weights(name).as_posix() for name in names]
 
 
 def of_all_datasets(name):
@@ -176,6 +197,10 @@ def align_version(wildcards):
 def sample_version(wildcards):
     sampling = PARAMS.sampling_params(wildcards.dataset)
     return digest(sampling.val_fraction, sampling.split_seed, step_digest("sample"))
+
+
+def weights_version(wildcards):
+    return digest(OF_SOURCE[wildcards.weights], step_digest("weights"))
 
 
 def train_version(wildcards):
