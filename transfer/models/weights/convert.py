@@ -56,8 +56,9 @@ def read(source: Path, importer: str) -> tuple[dict[str, Tensor], dict[str, Any]
 def _tensors(source: Path, importer: Importer) -> dict[str, Tensor]:
     if importer.format == "torch":
         return read_torch(source)
-    # Copied, since torch wants memory that it may write to.
-    return {name: torch.from_numpy(array.copy()) for name, array in read_paddle(source).items()}
+    # astype copies, which torch wants to have its own memory, and puts the bytes into this machine's order.
+    arrays = read_paddle(source)
+    return {name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="))) for name, array in arrays.items()}
 
 
 def _run(importer: Importer, ours: dict[str, Tensor]) -> dict[str, Any]:

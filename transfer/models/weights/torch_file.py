@@ -54,8 +54,8 @@ def _check_zip(path: Path) -> None:
 
 def _explained(message: str) -> str:
     """One line from torch's many."""
-    refused = re.search(r"GLOBAL (\w+(?:\.\w+)+)|reduce for unrecognized function (\S+)", message)
+    refused = re.search(r"GLOBAL (\w\S*) (?:was|whose)|unrecognized function (\S+)", message)
     if refused:
         return f"asks for {refused[1] or refused[2]}, which is refused: {_EXPECTED} needs tensors only and runs no code"
-    first = message.strip().splitlines()[0][:120] if message.strip() else "no reason given"
-    return f"expected {_EXPECTED}, found damaged or other data ({first}); fetch it again"
+    found = re.search(r"WeightsUnpickler error:\s*(.+)", message) or re.search(r"\s*(.*)", message)
+    return f"expected {_EXPECTED}, found damaged or other data ({found[1][:120] if found else ''}); fetch it again"

@@ -39,7 +39,7 @@ def translate(importer: Importer, tensors: Mapping[str, Tensor]) -> tuple[dict[s
         if tuple(tensor.shape) != wanted:
             raise UserError(f"{source}: expected shape {_text(wanted)}, found {_text(tuple(tensor.shape))}")
         used.add(source)
-        ours[name] = _checked(source, tensor.T if theirs.transposed else tensor)
+        ours[name] = _checked(source, tensor.T if theirs.transposed else tensor, name.endswith("num_batches_tracked"))
         report.loaded.append(Loaded(source, name, shape, "transposed" if theirs.transposed else ""))
     _explain_the_rest(importer, tensors, used, report)
     if absent:
@@ -55,12 +55,12 @@ def _shapes_of_ours(importer: Importer, shapes: Mapping[str, Shape]) -> dict[str
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-def _checked(source: str, tensor: Tensor) -> Tensor:
-    """As stored in our files: contiguous, floating point numbers as float32."""
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise UserError(f"{source}: expected numbers, found {tensor.dtype}")
-    if not tensor.is_floating_point():
+def _checked(source: str, tensor: Tensor, counter: bool) -> Tensor:
+    """As stored in our files: contiguous, float32 but for the counters of batch norm."""
+    if counter and tensor.dtype == torch.int64:
         return tensor.contiguous()
+    if not tensor.is_floating_point():
+        raise UserError(f"{source}: expected floating point numbers, found {tensor.dtype}")
     tensor = tensor.float().contiguous()
     bad = int((~tensor.isfinite()).sum())
     if bad:
