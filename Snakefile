@@ -11,6 +11,7 @@ configfile: "params/default.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/fetch.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/align.smk"
 include: "workflow/rules/weights.smk"

@@ -58,6 +58,7 @@ def archive_path(params: Params, dataset: str) -> Path:
 
     Raises UserError for an unknown parser or a wrong option, and with the way to get it for an archive that is missing.
     """
+    from transfer import sources
     from transfer.datasets import registry, source
 
     definition = params.dataset_definitions[dataset]
@@ -71,16 +72,20 @@ def archive_path(params: Params, dataset: str) -> Path:
     try:
         return source.locate(Path(params.raw_dir), definition.archive)
     except UserError as error:
-        raise UserError(f"dataset {dataset}: {error} {parser.how_to_get}") from None
+        hint = sources.where_to_get(definition.archive, sources.load())
+        raise UserError(f"dataset {dataset}: {error}. {hint}".rstrip()) from None
 
 
 def weights_path(params: Params, source: str) -> Path:
-    """The file of a source of weights in params/sources.yaml; UserError with the way to get it if it is not there."""
+    """The file of a source of weights in params/sources.yaml; one that the workflow downloads need not be there yet.
+
+    Raises UserError, with the way to get it, for a missing one that has to be put there by hand.
+    """
     from transfer import sources
 
     entry = sources.get(source)
     path = Path(params.raw_dir) / entry.files[0].path
-    if not path.is_file():  # once a rule downloads them: only those with entry.how != "download" must be there
-        how = f"run: transfer fetch {source}" if entry.how == "download" else entry.ask
-        raise UserError(f"weights {source}: {path} is not there; {how.replace('RAW_DIR', params.raw_dir)}")
+    if entry.how != "download" and not path.is_file():
+        ask = entry.ask.replace("RAW_DIR", params.raw_dir)
+        raise UserError(f"weights {source}: {path} is not there. {ask}")
     return path

@@ -13,8 +13,11 @@ _SECONDS_BETWEEN_LINES = 15
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes the number of units done so far; shows units/s and the time left on stderr."""
+def progress(what: str, total: int, unit: str = "images", start: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes the number of units done so far; shows units/s and the time left on stderr.
+
+    ``start`` units were done before, and do not count for the speed.
+    """
     if sys.stderr.isatty():
         columns = [
             TextColumn("{task.description}"),
@@ -24,10 +27,10 @@ def progress(what: str, total: int, unit: str = "images") -> Iterator[Callable[[
             TimeRemainingColumn(),
         ]
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(what, total=total, completed=start)
             yield lambda done: bar.update(task, completed=done)
     else:
-        yield _Lines(what, total, unit)
+        yield _Lines(what, total, unit, start)
 
 
 class _Rate(ProgressColumn):
@@ -45,8 +48,8 @@ class _Rate(ProgressColumn):
 class _Lines:
     """A line when it begins to take long, then every few seconds, and at the end."""
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self.what, self.total, self.unit = what, total, unit
+    def __init__(self, what: str, total: int, unit: str, before: int) -> None:
+        self.what, self.total, self.unit, self.before = what, total, unit, before
         self.start = self.last = time.monotonic()
 
     def __call__(self, done: int) -> None:
@@ -55,6 +58,6 @@ class _Lines:
         if done < self.total and now - self.last < _SECONDS_BETWEEN_LINES:
             return
         self.last = now
-        rate = done / max(now - self.start, 1e-9)
+        rate = (done - self.before) / max(now - self.start, 1e-9)
         left = f", {(self.total - done) / rate:,.0f} s left" if rate and done < self.total else ""
         print(f"{self.what}: {done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s{left}", file=sys.stderr, flush=True)

@@ -1,12 +1,14 @@
 """Where datasets, lists and weight files come from: ``params/sources.yaml``, typed and checked."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from transfer.config import read_model
+from transfer.datasets.source import SUFFIXES
 from transfer.errors import UserError
 from transfer.files import write_text
 from transfer.params import Name, ParamsError, Strict
@@ -101,10 +103,37 @@ def load(path: Path = SOURCES) -> dict[str, SourceEntry]:
 
 def get(name: str, path: Path = SOURCES) -> SourceEntry:
     """One source; UserError with the known names if there is none of this name."""
-    sources = load(path)
-    if name not in sources:
-        raise UserError(f"{path}: no source {name!r}; allowed: {', '.join(sources)}")
-    return sources[name]
+    table = load(path)
+    if name not in table:
+        raise UserError(f"{path}: no source {name!r}; allowed: {', '.join(table)}")
+    return table[name]
+
+
+def find(name: str, table: Mapping[str, SourceEntry]) -> tuple[str, SourceEntry, SourceFile | None]:
+    """The source called ``name``, or the one that has a file of this path, and that file.
+
+    Raises UserError, with the known names, if there is neither.
+    """
+    if name in table:
+        return name, table[name], None
+    for owner, entry in table.items():
+        for file in entry.files:
+            if file.path == name:
+                return owner, entry, file
+    raise UserError(f"{SOURCES}: no source {name!r}; allowed: {', '.join(table)}, or the path of one of their files")
+
+
+def where_to_get(archive: str, table: Mapping[str, SourceEntry]) -> str:
+    """Where a dataset is asked for that is read from ``archive``, in one line; empty if no source makes it up."""
+    found = {name: entry for name, entry in table.items() if entry.archive and archive in _spellings(entry.archive)}
+    if not found:
+        return ""
+    pages = " and ".join(entry.page for entry in found.values())
+    return f"It is had from {pages}: transfer fetch {' '.join(found)} says how"
+
+
+def _spellings(archive: str) -> tuple[str, ...]:
+    return archive, *(archive + suffix for suffix in SUFFIXES)
 
 
 def schema_text() -> str:

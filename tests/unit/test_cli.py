@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def directory(tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
-    for file in ("default.yaml", "reported.yaml"):
+    for file in ("default.yaml", "reported.yaml", "sources.yaml"):
         (tmp_path / "params" / file).write_bytes((ROOT / "params" / file).read_bytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -62,7 +62,7 @@ def test_schema_writes_the_file(transfer):
         (["index"], "Missing option '--dataset'"),
         (["index", "--datset", "demo_rafdb"], "No such option"),
         (["indx"], "No such command 'indx'"),
-        (["index", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "RAF-DB is given for research on request"),
+        (["index", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "transfer fetch rafdb says how"),
         (["synthesize", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "dataset rafdb: not a drawn one"),
         (["detect", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
         (["align", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
@@ -101,6 +101,7 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
     verbs = [
+        "fetch",
         "synthesize",
         "index",
         "detect",

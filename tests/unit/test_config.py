@@ -130,7 +130,9 @@ def test_snapshot_resolves_to_the_same_parameters(tmp_path):
 def test_archive_path(tmp_path):
     params = config.load((), [f"raw_dir={tmp_path}", "datasets=[rafdb]"])
     assert archive_path(params, "demo_rafdb") == tmp_path / "demo_rafdb.zip", "drawn: need not be there"
-    with pytest.raises(UserError, match="dataset rafdb: .*not found in .*RAF-DB is given for research on request"):
+    with pytest.raises(
+        UserError, match="rafdb: not found in .* had from http://www.whdeng.cn/.*: transfer fetch rafdb "
+    ):
         archive_path(params, "rafdb")
     (tmp_path / "rafdb").mkdir()
     assert archive_path(params, "rafdb") == tmp_path / "rafdb"

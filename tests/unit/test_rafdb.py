@@ -146,8 +146,6 @@ def test_registry():
         parser.classes(images="cropped")
     with pytest.raises(UserError, match="unknown dataset 'raf'; allowed: affectnet, ferplus, rafdb"):
         registry.get("raf")
-    for name in registry.names():
-        assert "http" in registry.get(name).how_to_get and "\n" not in registry.get(name).how_to_get
 
 
 def test_parsers_do_without_torch():

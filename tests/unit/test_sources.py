@@ -102,9 +102,22 @@ def test_a_mistake_in_the_table_is_one_line_with_its_place(wrong, change, messag
     assert re.search(r"sources\.yaml:\d+: sources\.", wrong(change))
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="no source 'vit'; allowed: rafdb, rafdb_apvit, "):
-        sources.get("vit", ROOT / sources.SOURCES)
+def test_a_source_is_found_by_its_name_or_by_a_file(table):
+    assert sources.find("ran_rafdb", table) == ("ran_rafdb", table["ran_rafdb"], None)
+    file = table["ran_ferplus"].files[2]
+    assert sources.find(file.path, table) == ("ran_ferplus", table["ran_ferplus"], file)
+    assert sources.get("ran_rafdb", ROOT / sources.SOURCES) == table["ran_rafdb"]
+    for unknown in (lambda: sources.find("vit", table), lambda: sources.get("vit", ROOT / sources.SOURCES)):
+        with pytest.raises(UserError, match="no source 'vit'; allowed: rafdb, rafdb_apvit, "):
+            unknown()
+
+
+@pytest.mark.parametrize("archive", ["ferplus", "ferplus.tar.gz"])
+def test_where_to_get_names_all_that_an_archive_is_made_of(table, archive):
+    line = sources.where_to_get(archive, table)
+    assert "transfer fetch fer2013 ferplus_votes says how" in line
+    assert table["fer2013"].page in line and "\n" not in line
+    assert sources.where_to_get("holiday_faces", table) == ""
 
 
 def test_schema_is_up_to_date():

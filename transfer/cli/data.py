@@ -1,12 +1,60 @@
 """From archives to the faces that are trained and tested on."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from transfer import sources
 from transfer.cli.options import Dataset, ParamFiles, Values, classes_of, existing, load, write_table
 from transfer.errors import UserError
 from transfer.layout import UPSAMPLING, archive_path
 
 app = typer.Typer()
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Sources, or files of theirs by their path below raw_dir."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Whatever may be downloaded.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Show the sources, as without names.")] = False,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", envvar="TRANSFER_MIRROR", help="Where the files lie under their paths below raw_dir."
+        ),
+    ] = None,
+    files: ParamFiles = None,
+    values: Values = None,
+) -> None:
+    """Download datasets, lists and weights, or say how to get them. Reads: params/sources.yaml,
+    params/sources.lock.json. Writes: their files in raw_dir, params/sources.lock.json."""
+    chosen, _ = load(files, values)
+    table, raw_dir = sources.load(), Path(chosen.raw_dir)
+
+    from rich.console import Console
+
+    from transfer import fetch as fetching
+
+    if listed or not (names or everything):
+        Console().print(fetching.overview(table, raw_dir))
+        return
+    downloads = [name for name, entry in table.items() if entry.how == "download"] if everything else []
+    missing = []
+    for name, entry, file in [sources.find(name, table) for name in dict.fromkeys([*(names or ()), *downloads])]:
+        if file is not None:
+            print(fetching.fetch_file(entry, file, raw_dir, mirror))
+        elif entry.how == "download" or fetching.is_there(entry, raw_dir):
+            for line in fetching.fetch(name, entry, raw_dir, mirror):
+                print(line, flush=True)
+        else:
+            print(fetching.instructions(name, entry, raw_dir))
+            missing.append(name)
+    if missing:
+        raise UserError(f"not there, to be had by hand as said above: {', '.join(missing)}")
 
 
 @app.command()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from transfer.cli.options import Dataset, ParamFiles, Recipe, Seed, Values, classes_of, load
+from transfer.cli.options import Dataset, ParamFiles, Recipe, Seed, Values, classes_of, existing, load
 from transfer.errors import UserError
 from transfer.layout import weights_path
 from transfer.models.weights import catalogue
@@ -29,7 +29,8 @@ def weights(
         if source not in catalogue.OF_SOURCE:
             known = ", ".join(catalogue.OF_SOURCE)
             raise UserError(f"{source}: not weights of params/sources.yaml ({known}); a file needs --importer")
-        name, path, importer = source, weights_path(chosen, source), catalogue.OF_SOURCE[source]
+        name, importer = source, catalogue.OF_SOURCE[source]
+        path = existing(weights_path(chosen, source), f"fetch {source}")
     elif importer in catalogue.IMPORTERS:
         name, path = Path(source).stem, Path(source)
     else:

@@ -34,10 +34,6 @@ def _official(classes: int) -> list[Counts]:
     classes=_classes,
     official=_official,
     options={"classes": (7, 8)},
-    how_to_get=(
-        "AffectNet is given for research on request: http://mohammadmahoor.com/affectnet. Put training.csv, "
-        "validation.csv and Manually_Annotated_Images/ there in one folder or archive."
-    ),
 )
 def read(source: Source, classes: int) -> pd.DataFrame:
     """Index of the expressions 0..6 (7 classes) or 0..7 (8, with contempt), with five landmarks, valence and arousal.

@@ -53,11 +53,6 @@ def _official(rule: str) -> list[Counts]:
     classes=_classes,
     official=_official,
     options={"rule": ("majority", "argmax")},
-    how_to_get=(
-        "FERPlus: take fer2013.csv from Kaggle (challenges-in-representation-learning-facial-expression-recognition-"
-        "challenge) and fer2013new.csv from https://github.com/microsoft/FERPlus, and put both there in one folder or "
-        "archive; or the FER2013Train, FER2013Valid and FER2013Test folders that Microsoft's script makes of them."
-    ),
 )
 def read(source: Source, rule: str) -> pd.DataFrame:
     """Index of the images that have a label under ``rule``, with their ten votes in ``vote_*``.

@@ -27,10 +27,6 @@ def _official(images: str) -> list[Counts]:
     classes=_classes,
     official=_official,
     options={"images": ("original", "aligned")},
-    how_to_get=(
-        "RAF-DB is given for research on request: http://www.whdeng.cn/RAF/model1.html. Put its basic part (EmoLabel, "
-        "Image, Annotation; the zips inside it unpacked) there as a folder or an archive."
-    ),
 )
 def read(source: Source, images: str) -> pd.DataFrame:
     """Index in the order of the list file; landmarks and attributes from Annotation/manual/ where it is there.

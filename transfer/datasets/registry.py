@@ -30,7 +30,6 @@ class Parser:
     class_names: Callable[..., list[str]]
     official_counts: Callable[..., list[Counts]]
     options: Mapping[str, tuple]
-    how_to_get: str
 
     def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """All options with their values; UserError for an unknown one or a value that is not allowed."""
@@ -82,7 +81,6 @@ def dataset(
     *,
     classes: Callable[..., list[str]],
     official: Callable[..., list[Counts]],
-    how_to_get: str,
     options: Mapping[str, Sequence] | None = None,
 ) -> Callable[[Callable[..., pd.DataFrame]], Callable[..., pd.DataFrame]]:
     """Register the decorated function ``read(source, **options)`` as the parser of dataset ``name``.
@@ -93,7 +91,7 @@ def dataset(
 
     def register(read: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
         allowed = {key: tuple(values) for key, values in (options or {}).items()}
-        _PARSERS[name] = Parser(name, read, classes, official, allowed, how_to_get)
+        _PARSERS[name] = Parser(name, read, classes, official, allowed)
         return read
 
     return register

@@ -32,11 +32,11 @@ _DAMAGE = (
 )
 
 
-def locate(raw_dir: Path, archive: str, how_to_get: str = "") -> Path:
+def locate(raw_dir: Path, archive: str) -> Path:
     """Path of ``archive`` under ``raw_dir``: the folder of that name, else the first of name + .zip/.tar/.tar.gz/.tgz.
 
     ``archive`` may carry its suffix already; then only that file will do. Raises UserError with the names looked for
-    and ``how_to_get`` (where to ask for the dataset) when there is none.
+    when there is none.
     """
     candidates = [archive] if archive.endswith(SUFFIXES) else [archive, *(archive + suffix for suffix in SUFFIXES)]
     for name in candidates:
@@ -44,7 +44,7 @@ def locate(raw_dir: Path, archive: str, how_to_get: str = "") -> Path:
         if path.is_file() if name.endswith(SUFFIXES) else path.is_dir():
             return path
     shown = [name if name.endswith(SUFFIXES) else f"{name}/" for name in candidates]
-    raise UserError(f"{archive}: not found in {raw_dir} (looked for {', '.join(shown)}). {how_to_get}".rstrip())
+    raise UserError(f"{archive}: not found in {raw_dir} (looked for {', '.join(shown)})")
 
 
 def open_source(path: Path) -> "Source":

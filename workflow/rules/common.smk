@@ -18,6 +18,7 @@ from transfer.layout import UPSAMPLING, Layout, archive_path, weights_path
 from transfer.models.registration import modules as models
 from transfer.models.weights.catalogue import OF_SOURCE
 from transfer.params import digest
+from transfer.sources import load as load_sources
 
 # ---- Before any job
 
@@ -90,6 +91,8 @@ DRAWN = {
     for name, definition in PARAMS.dataset_definitions.items()
     if name in PARAMS.datasets and definition.synthetic is not None
 }
+# Files below raw_dir that a rule downloads.
+DOWNLOADS = [file.path for entry in or_stop(load_sources).values() for file in entry.files if file.url]
 
 drop_conda_if_absent()
 if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
@@ -112,6 +115,7 @@ wildcard_constraints:
     # Nothing matches $^: no archive is drawn where all datasets are real, no weights are imported where none are named.
     archive="|".join(map(re.escape, DRAWN)) or "$^",
     weights="|".join(WEIGHTS) or "$^",
+    source_file="|".join(map(re.escape, DOWNLOADS)) or "$^",
 
 
 def archive(wildcards):

@@ -1,0 +1,253 @@
+import hashlib
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from file_server import FileServer, instead
+
+from transfer import cli, sources
+from transfer import fetch as module
+from transfer.errors import UserError
+from transfer.fetch import check, fetch, fetch_file, is_there
+from transfer.sources import SourceEntry, SourceFile
+
+ROOT = Path(__file__).parents[2]
+CONTENT = random.Random(1).randbytes(5000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PATH = "weights/w-of me.bin"
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path, monkeypatch):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name == "TRANSFER_MIRROR":
+            monkeypatch.delenv(name)
+    (tmp_path / "params").mkdir()
+    for name in ("default.yaml", "sources.yaml"):
+        (tmp_path / "params" / name).write_bytes((ROOT / "params" / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def server():
+    with FileServer({PATH.replace(" ", "%20"): CONTENT}) as running:
+        yield running
+
+
+def entry(how="download", archive=None, path=PATH, **file):
+    url = "https://example.org/w" if how == "download" else None
+    return SourceEntry(
+        kind="weights",
+        how=how,
+        title="a title",
+        page="https://example.org",
+        licence="a licence",
+        citation="a citation",
+        ask="" if how == "download" else f"put it to RAW_DIR/{path}",
+        archive=archive,
+        files=[SourceFile(path=path, url=url, **file)],
+        checked="nowhere",
+    )
+
+
+def done(entry, server, name="w"):
+    return list(fetch(name, entry, Path("raw"), mirror=f"{server.url}/"))
+
+
+def locked():
+    return json.loads(module.LOCK.read_text())
+
+
+def test_a_known_checksum_is_compared_and_not_recorded(server):
+    wanted = entry(sha256=SHA256, size=5000)
+    assert done(wanted, server) == [f"raw/{PATH}: downloaded, sha256 {SHA256[:12]}... as in params/sources.yaml"]
+    assert done(wanted, server) == [f"raw/{PATH}: there, sha256 {SHA256[:12]}... as in params/sources.yaml"]
+    assert len(server.requests) == 1
+    assert not module.LOCK.exists()
+
+
+def test_the_first_checksum_is_recorded_and_later_ones_have_to_agree(server):
+    module.LOCK.write_text('{"a": "b"}')
+    wanted = entry()
+    assert done(wanted, server)[0].endswith("recorded in params/sources.lock.json")
+    assert locked() == {"a": "b", PATH: SHA256}
+    assert done(wanted, server)[0].endswith("as in params/sources.lock.json")
+    (Path("raw") / PATH).unlink()
+    assert done(wanted, server)[0].endswith("as in params/sources.lock.json")
+    (Path("raw") / PATH).unlink()
+    server.files = {PATH.replace(" ", "%20"): bytes(5000)}
+    with pytest.raises(UserError, match=f"w-of me.bin: sha256 is .*; {SHA256} was seen first ") as error:
+        done(wanted, server)
+    assert ".part" not in str(error.value) and "\n" not in str(error.value)
+    assert not (Path("raw") / PATH).exists()
+    assert locked() == {"a": "b", PATH: SHA256}
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_broken_lock_file_is_one_line(server, content):
+    module.LOCK.write_text(content)
+    with pytest.raises(UserError, match="params/sources.lock.json: "):
+        done(entry(), server)
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        ({"sha256": "0" * 64}, f"sha256 is {SHA256}; expected 0000"),
+        ({"sha256_prefix": "0" * 8}, f"sha256 is {SHA256[:8]}; expected 00000000 "),
+        ({"md5": "0" * 32}, f"md5 is {hashlib.md5(CONTENT).hexdigest()}; expected 0000"),
+        ({"size": 5001}, "5,000 bytes"),
+    ],
+)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_is_not_the_expected_file_is_refused(server, known, message, by_hand):
+    path = Path("raw") / PATH
+    if by_hand:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(CONTENT)
+    with pytest.raises(UserError, match=message):
+        done(entry(**known), server)
+    assert path.exists() == by_hand, "what was put there by hand stays"
+    assert not module.LOCK.exists()
+
+
+def test_what_is_the_expected_file_passes(directory):
+    path = directory / "file"
+    path.write_bytes(CONTENT)
+    known = {"sha256_prefix": SHA256[:9], "md5": hashlib.md5(CONTENT).hexdigest(), "size": 5000}
+    assert check(SourceFile(path="file", **known), path) == SHA256
+    assert check(SourceFile(path="file", sha256=SHA256), path) == SHA256
+
+
+def test_a_saved_web_page_is_not_a_weight_file(directory):
+    path = directory / "file.pth"
+    path.write_bytes(b"<!DOCTYPE html><title>Google Drive - Quota exceeded</title>")
+    with pytest.raises(UserError, match="file.pth: a web page under this name"):
+        check(SourceFile(path="file.pth"), path)
+
+
+def test_without_a_mirror_the_own_address_is_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "download", lambda url, path, **options: asked.append((url, options["known"])))
+    monkeypatch.setattr(module, "check", lambda file, path: SHA256)
+    fetch_file(entry(), entry().files[0], Path("raw"))
+    fetch_file(entry(), entry(md5="0" * 32).files[0], Path("raw"))
+    assert asked == [("https://example.org/w", False), ("https://example.org/w", True)]
+
+
+def test_a_file_that_is_asked_for_by_hand_is_not_downloaded(server):
+    with pytest.raises(UserError, match=r"raw/weights/w-of me.bin: not there, .*https://example.org: put it to raw/w"):
+        done(entry(how="manual"), server)
+    assert not server.requests
+
+
+def test_a_file_beside_a_packed_dataset_is_not_downloaded(server):
+    Path("raw").mkdir()
+    Path("raw/ferplus.tar.gz").write_bytes(b"")
+    wanted = entry(archive="ferplus", path="ferplus/votes.csv")
+    assert is_there(wanted, Path("raw"))
+    assert done(wanted, server) == ["w: raw/ferplus.tar.gz is read, nothing to fetch"]
+    with pytest.raises(UserError, match="its folder would be read in place of raw/ferplus.tar.gz"):
+        fetch_file(wanted, wanted.files[0], Path("raw"))
+    Path("raw/ferplus").mkdir()
+    assert not is_there(wanted, Path("raw"))
+
+
+@pytest.fixture
+def transfer(monkeypatch, capsys):
+    """Run ``transfer fetch`` in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["transfer", "fetch", *arguments])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def test_the_list_says_what_is_there(transfer):
+    lists = Path("data/raw/challenge_lists/RAF_DB_dir")
+    lists.mkdir(parents=True)
+    (lists / "val_raf_db_list.txt").write_text("")
+    Path("data/raw/affectnet.zip").write_text("")
+    Path("data/raw/ferplus").mkdir()
+    Path("data/raw/ferplus/fer2013new.csv.part").write_text("")
+    code, out, err = transfer()
+    assert (code, err) == (0, "")
+    assert out == transfer("--list", "rafdb")[1]
+    rows = {line.split()[0]: line for line in out.splitlines()[1:]}
+    assert list(rows) == list(sources.load())
+    for name, state in {"ran_rafdb": "1 of 3", "affectnet": "yes", "ferplus_votes": "partly", "rafdb": "no"}.items():
+        assert f" {state} " in rows[name]
+    assert "1,602,762" in rows["ferplus_votes"]
+    assert " ? " in rows["vit_small_p16_224"]
+
+
+def test_what_has_to_be_asked_for_is_explained(transfer):
+    code, out, err = transfer("rafdb", "fer2013", "--set", "raw_dir=my raw")
+    assert code == 1
+    assert err == "error: not there, to be had by hand as said above: rafdb, fer2013\n"
+    assert "http://www.whdeng.cn/RAF/model1.html" in out
+    assert "my raw/rafdb/" in " ".join(out.split())
+    assert "RAW_DIR" not in out
+    Path("my raw/rafdb").mkdir(parents=True)
+    code, out, err = transfer("rafdb", "--set", "raw_dir=my raw")
+    assert (code, out, err) == (0, "rafdb: my raw/rafdb is there\n", "")
+
+
+def test_unknown_names_are_refused_before_anything(transfer, server, monkeypatch):
+    monkeypatch.setenv("TRANSFER_MIRROR", server.url)
+    code, out, err = transfer("ran_rafdb", "nope")
+    assert (code, out) == (1, "")
+    assert "no source 'nope'; allowed: rafdb, " in err
+    assert not server.requests
+
+
+def shortened(path="params/sources.yaml"):
+    """Make the repository's table one of two small lists and a dataset; their contents by path."""
+    table = yaml.safe_load(Path(path).read_text())["sources"]
+    table = {name: table[name] for name in ("ran_rafdb", "vit_small_p16_224", "rafdb")}
+    contents = {}
+    for name in ("ran_rafdb", "vit_small_p16_224"):
+        for number, file in enumerate(table[name]["files"]):
+            contents[file["path"]] = f"{name} {number}".encode()
+            for key in ("size", "sha256", "sha256_prefix"):
+                file.pop(key, None)
+    Path(path).write_text(yaml.safe_dump({"sources": table}))
+    return contents
+
+
+def test_all_fetches_what_may_be_downloaded(transfer):
+    contents = shortened()
+    with FileServer(contents) as server:
+        code, out, err = transfer("--all", "--mirror", server.url)
+        assert code == 0, err
+        for path, content in contents.items():
+            assert (Path("data/raw") / path).read_bytes() == content
+        assert len(out.splitlines()) == 4
+        assert set(locked()) == set(contents)
+        path = "weights/vit_small_p16_224-15ec54c9.pth"
+        code, out, err = transfer(path, "--mirror", server.url)
+        assert (code, len(out.splitlines())) == (0, 1)
+        assert out.startswith(f"data/raw/{path}: there, ")
+        assert len(server.requests) == 4
+
+
+def test_a_failed_file_leaves_those_before_it(transfer):
+    contents = shortened()
+    with FileServer(contents) as server:
+        server.script = [instead(b"first"), instead(b"<html>")]
+        code, out, err = transfer("ran_rafdb", "--mirror", server.url)
+    assert code == 1
+    assert len(out.splitlines()) == 1
+    assert err.splitlines()[-1].startswith("error: http://127.0.0.1")
+    assert "a web page came" in err
+    assert len(locked()) == 1
