@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from transfer.errors import UserError
 from transfer.files import write_text
 from transfer.models.registration import modules as models
+from transfer.models.weights.catalogue import problem as weights_problem
 from transfer.params import Params, ParamsError, S, merge
 
 DEFAULT = Path("params/default.yaml")
@@ -73,16 +74,20 @@ def _validated(
 
 
 def _check_models(params: Params, files: Sequence[str | Path], command_line: Mapping[str, Any]) -> None:
-    """Raise UserError if a run names a model that nothing registers."""
+    """Raise UserError if a run names a model that nothing registers, or weights that are not for it."""
     for dataset in params.datasets:
         for recipe in params.recipes:
-            name = params.run(dataset, recipe).model.name
-            if name not in models():
-                blocks = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
-                values = params.model_dump(exclude_unset=True)
-                loc = next((*block, "model", "name") for block in blocks if _holds(values, (*block, "model", "name")))
-                origin = _origin(loc, files, command_line)
-                raise UserError(f"{origin}: {_key(loc)}: unknown model {name!r}; allowed: {', '.join(models())}")
+            model = params.run(dataset, recipe).model
+            if model.name not in models():
+                key, problem = "name", f"unknown model {model.name!r}; allowed: {', '.join(models())}"
+            elif wrong := weights_problem(model):
+                key, problem = "pretrained", wrong
+            else:
+                continue
+            blocks = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
+            values = params.model_dump(exclude_unset=True)
+            loc = next((*block, "model", key) for block in blocks if _holds(values, (*block, "model", key)))
+            raise UserError(f"{_origin(loc, files, command_line)}: {_key(loc)}: {problem}")
 
 
 def _holds(values: Any, loc: tuple[str, ...]) -> bool:

@@ -21,6 +21,7 @@ STEPS = {
     "align": ("transfer.faces.align", "transfer.manifest", "transfer.datasets.images", "transfer.datasets.hashing"),
     "inspect": ("transfer.faces.page", "transfer.datasets.images"),
     "sample": ("transfer.sampling",),
+    "weights": ("transfer.models.weights.convert",),
     "train": ("transfer.training.run",),
     "evaluate": ("transfer.evaluation.metrics",),
     "table": ("transfer.tables.experiment",),

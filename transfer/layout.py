@@ -40,6 +40,14 @@ class Layout:
         """Row numbers of the training part after upsampling."""
         return self.data(dataset) / f"plan_{upsample}.npy"
 
+    def weights(self, name: str) -> Path:
+        """Weights of others with our names, as ``transfer weights`` writes them."""
+        return self.root / "weights" / f"{name}.safetensors"
+
+    def evaluated(self, weights: Path, dataset: str) -> Path:
+        """Folder of what a weight file predicts on a dataset."""
+        return self.root / "weights" / weights.stem / dataset
+
     def state(self, dataset: str, recipe: str, seed: int) -> Path:
         """Folder of a training's resume state, which no rule declares: Snakemake deletes declared files."""
         return self.root / "state" / dataset / recipe / f"seed{seed}"
@@ -70,3 +78,18 @@ def archive_path(params: Params, dataset: str) -> Path:
     except UserError as error:
         hint = sources.where_to_get(definition.archive, sources.load())
         raise UserError(f"dataset {dataset}: {error}. {hint}".rstrip()) from None
+
+
+def weights_path(params: Params, source: str) -> Path:
+    """The file of a source of weights in params/sources.yaml; one that the workflow downloads need not be there yet.
+
+    Raises UserError, with the way to get it, for a missing one that has to be put there by hand.
+    """
+    from transfer import sources
+
+    entry = sources.get(source)
+    path = Path(params.raw_dir) / entry.files[0].path
+    if entry.how != "download" and not path.is_file():
+        ask = entry.ask.replace("RAW_DIR", params.raw_dir)
+        raise UserError(f"weights {source}: {path} is not there. {ask}")
+    return path

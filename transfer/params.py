@@ -73,6 +73,8 @@ class ModelParams(Strict):
     """p2, the probability that MSAD drops one head of a block, for the recipes with MSAD."""
     msad_mode: Literal["head", "token"] = "head"
     """head: as in the paper; token: as in the released code."""
+    pretrained: list[Name] = []
+    """Weights to begin with, by their names in params/sources.yaml; the tensors that none of them has start fresh."""
 
 
 class Augmentation(Strict):

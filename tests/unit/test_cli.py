@@ -102,8 +102,8 @@ def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
 def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
-    verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "sample", "train", "predict"]
-    verbs += ["evaluate", "table", "publish"]
+    verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "sample", "weights", "train"]
+    verbs += ["predict", "evaluate", "table", "publish"]
     commands = typer.main.get_command(cli.app).commands
     assert list(commands) == ["params", "schema", *verbs, "bench"]
     for verb in [*verbs, *(f"bench {name}" for name in commands["bench"].commands)]:

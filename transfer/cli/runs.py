@@ -5,9 +5,41 @@ from typing import Annotated
 
 import typer
 
-from transfer.cli.options import Dataset, ParamFiles, Recipe, Seed, Values, classes_of, load
+from transfer.cli.options import Dataset, ParamFiles, Recipe, Seed, Values, classes_of, existing, load
+from transfer.errors import UserError
+from transfer.layout import weights_path
+from transfer.models.weights import catalogue
 
 app = typer.Typer()
+
+
+@app.command()
+def weights(
+    source: Annotated[str, typer.Argument(metavar="NAME", help="Weights in params/sources.yaml, or a file.")],
+    importer: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"How a file is read: {', '.join(catalogue.IMPORTERS)}.")
+    ] = None,
+    files: ParamFiles = None,
+    values: Values = None,
+) -> None:
+    """Weights of others to safetensors with our names. Reads: the source's file in raw_dir, or the file.
+    Writes: R/weights/NAME.safetensors, R/weights/NAME.json (what became of every tensor)."""
+    chosen, layout = load(files, values)
+    if importer is None:
+        if source not in catalogue.OF_SOURCE:
+            known = ", ".join(catalogue.OF_SOURCE)
+            raise UserError(f"{source}: not weights of params/sources.yaml ({known}); a file needs --importer")
+        name, importer = source, catalogue.OF_SOURCE[source]
+        path = existing(weights_path(chosen, source), f"fetch {source}")
+    elif importer in catalogue.IMPORTERS:
+        name, path = Path(source).stem, Path(source)
+    else:
+        raise UserError(f"--importer {importer}: unknown; allowed: {', '.join(catalogue.IMPORTERS)}")
+
+    from transfer.models.weights.convert import convert
+
+    report = convert(path, importer, layout.weights(name))
+    print(f"{path} as {importer}:\n{report.to_text()}")
 
 
 @app.command()
@@ -35,10 +67,33 @@ def predict(
 
 
 @app.command()
-def evaluate(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = None, values: Values = None) -> None:
+def evaluate(
+    dataset: Dataset,
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="One of the experiment's recipes.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the training.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Instead of a training: model.safetensors, or the authors' .pdiparams."),
+    ] = None,
+    files: ParamFiles = None,
+    values: Values = None,
+) -> None:
     """Metrics of a training under each protocol. Reads: RUN/predictions.parquet; D/subsets.parquet where it is there.
-    Writes: RUN/metrics.json."""
+    Writes: RUN/metrics.json.
+    With --weights: of a weight file on the test split. Reads: FILE, D/aligned.npy, D/aligned.parquet, D/split.parquet.
+    Writes: R/weights/STEM/DATASET/predictions.parquet (with logits) and metrics.json."""
     chosen, layout = load(files, values, dataset, recipe)
+    classes = classes_of(chosen, dataset)
+
+    if weights is not None:
+        if recipe is not None or seed is not None:
+            raise UserError("--weights takes the place of --recipe and --seed; leave these out")
+        from transfer.evaluation.weights import evaluate_weights
+
+        evaluate_weights(weights, layout, dataset, classes, chosen.train)
+        return
+    if recipe is None or seed is None:
+        raise UserError(f"Missing option '--{'recipe' if recipe is None else 'seed'}', or --weights instead")
 
     from transfer.evaluation import metrics
 
@@ -48,6 +103,6 @@ def evaluate(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = N
         dataset=dataset,
         recipe=recipe,
         seed=seed,
-        classes=classes_of(chosen, dataset),
+        classes=classes,
         subsets=subsets if (subsets := layout.data(dataset) / "subsets.parquet").exists() else None,
     )

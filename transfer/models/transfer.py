@@ -139,7 +139,10 @@ def _initialise(module: nn.Module) -> None:
 
 def _create(pretrained: bool, sizes: dict[str, Any], overrides: dict[str, Any]) -> TransFER:
     if pretrained:
-        raise ValueError("no weights are distributed with the models; load a checkpoint of your own instead")
+        raise ValueError(
+            "no weights come with the models; import those of others with `transfer weights` (docs/weights.md) and "
+            "name them in model.pretrained, or give a safetensors file of this project as checkpoint_path"
+        )
     for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm passes these to every model
         overrides.pop(key, None)
     return TransFER(**{**sizes, **overrides})

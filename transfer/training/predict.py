@@ -9,38 +9,54 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from transfer.datasets.images import BrokenImage, decode
 from transfer.errors import UserError
 from transfer.faces.align import align_dataset
 from transfer.faces.detect import detect
 from transfer.files import atomic
+from transfer.models.weights import convert
+from transfer.models.weights.safetensors_file import KEY
 from transfer.params import FaceParams, ModelParams, TrainParams
 from transfer.training.batches import FaceStore, evaluation_batches
 from transfer.training.device import choose_device, choose_precision
 from transfer.training.loop import predict
 from transfer.training.run import create_model
 
+PADDLE = (".pdiparams", ".pdparams")
+"""Names of files in PaddlePaddle's format end so."""
+
 
 def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a run's model.safetensors, in evaluation mode, and what the file says about itself.
+    """The network of a weight file, in evaluation mode, and what the file says about itself.
 
-    Raises UserError for a file that is not one of this project's or whose tensors do not fit its own description.
+    A run's model.safetensors, the authors' TransFER as ``transfer weights`` wrote it, or that itself (.pdiparams).
+    Raises UserError for another file, or one whose tensors do not fit its own description.
     """
-    try:
-        with safe_open(weights, "pt") as file:
-            about = json.loads((file.metadata() or {})["transfer"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        params = ModelParams(**about["model"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:  # ValueError: no JSON, or other keys than ours
-        raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
-    model = create_model(params, len(about["classes"]))
+    tensors, about = _read(weights)
+    model = create_model(ModelParams(**about["model"]), len(about["classes"]))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(f"{weights}: its tensors do not fit the model that it names: {error}") from None
     return model.eval(), about
+
+
+def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if weights.suffix in PADDLE:
+        tensors, about, _ = convert.read(weights, "transfer_paddle")
+        return tensors, about
+    try:
+        with safe_open(weights, "pt") as file:
+            about = json.loads((file.metadata() or {})[KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if "fills" in about and "model" not in about:
+            raise UserError(f"{weights}: only a part of a model, to begin a training with (model.pretrained)")
+        ModelParams(**about["model"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:  # ValueError: no JSON, or other keys than ours
+        raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
+    return tensors, about
 
 
 def predict_files(weights: Path, images: Sequence[Path], out: Path) -> None:

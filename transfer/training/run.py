@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from transfer.files import atomic, sha256, write_json
 from transfer.layout import Layout
 from transfer.manifest import check_store, digest_test_faces
 from transfer.models.registration import model_function, modules
+from transfer.models.weights.load import load_pretrained
+from transfer.models.weights.safetensors_file import KEY
 from transfer.params import ModelParams, Params, RunParams, digest
 from transfer.progress import progress
 from transfer.tracking import Tracking
@@ -57,9 +60,11 @@ class Training:
         self.model.to(self.device, memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, self.run_params.train)
         self.code_digest = step_digest("train", modules()[self.run_params.model.name])
+        self.weights = {name: layout.weights(name) for name in self.run_params.model.pretrained}
+        self.pretrained = {name: _weights_sha256(file) for name, file in self.weights.items()}
         self.digest = digest(
             self.run_params.model_dump(mode="json", exclude={"train": {"threads", "device"}}),
-            [self.data_digest, self.seed, params.protocols, self.code_digest],
+            [self.data_digest, self.seed, params.protocols, self.code_digest, self.pretrained],
         )
         self.history: list[dict[str, float]] = []
         self.best: dict[str, dict[str, Any]] = {}
@@ -200,11 +205,18 @@ class Training:
     def _resume(self) -> None:
         state = load_state(self.state_file, self.digest)
         if state is None:
+            self._load_pretrained()
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
         self.mlflow_run = state["mlflow_run"]
+
+    def _load_pretrained(self) -> None:
+        """Weights of others over the seed's start values; what they do not have stays as the seed drew it."""
+        if self.weights:
+            report = load_pretrained(self.model, list(self.weights.values()))
+            print(f"pretrained weights {', '.join(self.weights)}:\n{report.to_text()}", file=sys.stderr)
 
     def _start_tracking(self) -> Tracking:
         code = commit() or "none"
@@ -233,8 +245,9 @@ class Training:
             "protocol": self.kept,
             "epoch": chosen["epoch"],
             "flip_views": self.run_params.train.flip_views,
+            "pretrained_sha256": self.pretrained,
         }
-        metadata = {"transfer": json.dumps(about)}  # one entry: safetensors writes several in random order
+        metadata = {KEY: json.dumps(about)}
         with atomic(self.directory / "model.safetensors") as part:
             save_file({name: value.contiguous() for name, value in chosen["weights"].items()}, part, metadata)
         with atomic(self.directory / "history.csv") as part:
@@ -275,6 +288,7 @@ class Training:
             "evaluation": self.test_faces,
             "params_digest": digest(self.run_params),
             "code_digest": self.code_digest,
+            "pretrained_sha256": self.pretrained,
             "weights_sha256": sha256(self.directory / "model.safetensors"),
             "training_images_per_epoch": len(self.plan) // self.batch_size * self.batch_size,
             "seconds_per_epoch": [round(seconds, 3) for seconds in self.seconds],
@@ -286,9 +300,15 @@ def create_model(params: ModelParams, num_classes: int) -> nn.Module:
     if params.name not in modules():
         raise UserError(f"model.name: unknown model {params.name!r}; allowed: {', '.join(modules())}")
     try:
-        return model_function(params.name)(num_classes=num_classes, **params.model_dump(exclude={"name"}))
+        return model_function(params.name)(num_classes=num_classes, **params.model_dump(exclude={"name", "pretrained"}))
     except (ValueError, TypeError) as error:  # TypeError: a model that lacks one of our keywords
         raise UserError(f"model {params.name}: {error}") from error
+
+
+def _weights_sha256(file: Path) -> str:
+    if not file.is_file():
+        raise UserError(f"{file}: not there; make it with transfer weights {file.stem}, or let snakemake do it")
+    return sha256(file)
 
 
 def _cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -16,8 +16,9 @@ from transfer.datasets.registry import get as parser
 from transfer.datasets.subsets import list_files
 from transfer.digest import step_digest
 from transfer.errors import UserError
-from transfer.layout import UPSAMPLING, Layout, archive_path
+from transfer.layout import UPSAMPLING, Layout, archive_path, weights_path
 from transfer.models.registration import modules as models
+from transfer.models.weights.catalogue import OF_SOURCE
 from transfer.params import digest
 from transfer.sources import load as load_sources
 
@@ -51,6 +52,13 @@ def located_subset_lists():
         dataset: [file.as_posix() for file in list_files(PARAMS.raw_dir, definition).values()]
         for dataset, definition in definitions.items()
     }
+
+
+def located_weights():
+    """File of each selected source of weights."""
+    runs = [PARAMS.run(dataset, recipe) for dataset in PARAMS.datasets for recipe in PARAMS.recipes]
+    names = dict.fromkeys(name for run in runs for name in run.model.pretrained)
+    return {name: weights_path(PARAMS, name).as_posix() for name in names}
 
 
 def drop_conda_if_absent():
@@ -88,6 +96,7 @@ SNAPSHOT = Layout(EXPERIMENT).params.as_posix()
 RAW_DIR = Path(PARAMS.raw_dir).as_posix()
 ARCHIVES = or_stop(located_archives)
 SUBSET_LISTS = located_subset_lists()
+WEIGHTS = or_stop(located_weights)
 # Archives that the workflow draws itself, with the dataset that each is for.
 DRAWN = {
     definition.archive: name
@@ -115,8 +124,9 @@ wildcard_constraints:
     dataset="|".join(PARAMS.datasets),
     recipe="|".join(PARAMS.recipes),
     seed=r"\d+",
-    # Nothing matches $^: no archive is drawn where all datasets are real.
+    # Nothing matches $^: no archive is drawn where all datasets are real, no weights are imported where none are named.
     archive="|".join(map(re.escape, DRAWN)) or "$^",
+    weights="|".join(WEIGHTS) or "$^",
     source_file="|".join(map(re.escape, DOWNLOADS)) or "$^",
 
 
@@ -157,6 +167,17 @@ def plan(wildcards):
     """The upsampling plan of a training."""
     upsample = PARAMS.run(wildcards.dataset, wildcards.recipe).sampling.upsample
     return Layout(wildcards.experiment).plan(wildcards.dataset, upsample).as_posix()
+
+
+def weights_file(wildcards):
+    """The file of others from which weights are imported."""
+    return WEIGHTS[wildcards.weights]
+
+
+def pretrained(wildcards):
+    """The imported weights that a training begins with."""
+    names = PARAMS.run(wildcards.dataset, wildcards.recipe).model.pretrained
+    return [Layout(wildcards.experiment).weights(name).as_posix() for name in names]
 
 
 def of_all_datasets(name):
@@ -212,6 +233,10 @@ def inspect_version(wildcards):
 def sample_version(wildcards):
     sampling = PARAMS.sampling_params(wildcards.dataset)
     return digest(sampling.val_fraction, sampling.split_seed, step_digest("sample"))
+
+
+def weights_version(wildcards):
+    return digest(OF_SOURCE[wildcards.weights], step_digest("weights"))
 
 
 def train_version(wildcards):

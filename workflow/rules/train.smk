@@ -8,6 +8,7 @@ rule train_model:
         manifest=rules.align_faces.output.manifest,
         split=rules.sample_faces.output.split,
         plan=plan,
+        pretrained=pretrained,
     output:
         weights="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/model.safetensors",
         history="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/history.csv",

@@ -1,0 +1,288 @@
+"""Reading weight files: what is in them comes back exactly, anything else is one line, and no code of theirs runs."""
+
+import collections
+import io
+import os
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from transfer.errors import UserError
+from transfer.models.weights import content
+from transfer.models.weights.paddle_pickle import read_paddle
+from transfer.models.weights.safetensors_file import read_safetensors
+from transfer.models.weights.torch_file import read_torch
+
+READERS = {"torch": read_torch, "paddle": read_paddle, "safetensors": read_safetensors}
+
+
+def refused(read, path):
+    """The message, which is one line that begins with the file's name."""
+    with pytest.raises(UserError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+class Calls:
+    """Pickles as a call of ``function``."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+# --- what is in them comes back ---
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch(tmp_path, zipped):
+    tensors = {"a": torch.arange(6.0).reshape(2, 3).T, "n": torch.tensor(7), "half": torch.ones(2).half()}
+    torch.save(collections.OrderedDict(tensors), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    read = read_torch(tmp_path / "x.pth")
+    assert list(read) == list(tensors)
+    assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_paddle(tmp_path, protocol):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "matrix": rng.standard_normal((3, 5)).astype(np.float32),
+        "columns first": np.asfortranarray(rng.standard_normal((4, 2))),
+        "big endian": np.arange(4, dtype=">f4"),
+        "half": np.ones((2, 2, 2), np.float16),
+        "scalar": np.array(3, np.int64),
+        "numpy's scalar": np.float32(1.5),
+    }
+    path = tmp_path / "x.pdparams"
+    path.write_bytes(pickle.dumps(arrays | {"StructuredToParameterName@@": {"matrix": "w_0"}}, protocol))
+    read = read_paddle(path)
+    assert list(read) == list(arrays)
+    for name, array in arrays.items():
+        assert np.array_equal(read[name], array) and read[name].dtype == array.dtype, name
+
+
+def test_paddle_of_numpy_1(tmp_path):
+    """The names by which numpy rebuilt arrays before its version 2, as in the released file."""
+    blob = pickle.dumps({"a": np.arange(3.0)}, 2)
+    assert b"numpy._core.multiarray" in blob
+    (tmp_path / "x.pdparams").write_bytes(blob.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert read_paddle(tmp_path / "x.pdparams")["a"].tolist() == [0, 1, 2]
+
+
+# --- not what the name says ---
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("start", "found"),
+    [
+        (b"\n<!DOCTYPE html><html><body>Google Drive - Virus scan warning", "found an HTML page; the page around a"),
+        (b"", "found an empty file"),
+        (b"\x1f\x8b\x08\0", "found a gzip archive; unpack it"),
+        (b"version https://git-lfs.github.com/spec/v1", "found a text"),
+        (b"\0\0\0\0\xff\xff", "found a file of an unknown kind"),
+        (b"cos\nsystem\n(S'true'\ntR.", "found a text"),  # a pickle of protocol 0
+    ],
+)
+def test_not_what_the_name_says(tmp_path, reader, start, found):
+    (tmp_path / "x.pth").write_bytes(start)
+    assert found in refused(READERS[reader], tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("read", READERS.values())
+def test_missing_folder_and_zip_of_something_else(tmp_path, read):
+    assert "cannot be read (No such file" in refused(read, tmp_path / "absent.pth")
+    assert "cannot be read (Is a directory" in refused(read, tmp_path)
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("readme.txt", "x")
+    assert "a zip archive" in refused(read, tmp_path / "x.pth")
+
+
+def test_another_framework_s_file(tmp_path):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "x.pth")
+    save_file({"a": torch.zeros(3)}, tmp_path / "x.safetensors")
+    assert "found a zip archive" in refused(read_paddle, tmp_path / "x.pth")
+    for read in (read_torch, read_paddle):
+        assert "found a safetensors file" in refused(read, tmp_path / "x.safetensors")
+    assert "this project did not write" in refused(read_safetensors, tmp_path / "x.safetensors")
+
+
+def test_too_large(tmp_path, monkeypatch):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "x.pth")
+    monkeypatch.setattr(content, "MAX_BYTES", 10)
+    assert "larger than any weights" in refused(read_torch, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])
+def test_cut_off(tmp_path, keep):
+    tensors = {f"t{i}": torch.randn(50) for i in range(40)}
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    torch.save(tensors, tmp_path / "zip.pth")
+    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps(arrays, 4))
+    save_file(tensors, tmp_path / "x.safetensors", {"transfer": "{}"})
+    for name, read, said in (
+        ("zip.pth", read_torch, "damaged or cut off"),
+        ("old.pth", read_torch, "fetch it again"),
+        ("x.pdparams", read_paddle, "fetch it again"),
+        ("x.safetensors", read_safetensors, "damaged safetensors file"),
+    ):
+        blob = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(blob[: int(len(blob) * keep)])
+        assert said in refused(read, tmp_path / name), name
+
+
+# --- no code of theirs runs ---
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("function", [os.system, eval, exec])
+def test_torch_pickle_with_code(tmp_path, zipped, function):
+    trace = tmp_path / "trace"
+    code = f"touch {trace}" if function is os.system else f"open({str(trace)!r}, 'w')"
+    torch.save(
+        {"a": torch.zeros(3), "b": Calls(function, code)}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped
+    )
+    message = refused(read_torch, tmp_path / "x.pth")
+    name = "posix.system" if function is os.system else function.__name__
+    assert message.startswith(f"asks for {name}, which is refused: ")
+    assert not trace.exists()
+
+
+def test_torch_file_that_is_a_bare_pickle_with_code(tmp_path):
+    trace = tmp_path / "trace"
+    (tmp_path / "x.pth").write_bytes(pickle.dumps({"a": Calls(os.system, f"touch {trace}")}, 2))
+    refused(read_torch, tmp_path / "x.pth")
+    assert not trace.exists()
+
+
+def test_a_whole_module_is_refused(tmp_path):
+    """A file that needs the class of a network at hand: the names of the tensors alone are asked for."""
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth")
+    assert "asks for torch.nn.modules.linear.Linear, which is refused" in refused(read_torch, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("function", [os.system, eval, exec, getattr, __import__])
+def test_paddle_pickle_with_code(tmp_path, protocol, function):
+    trace = tmp_path / "trace"
+    code = f"touch {trace}" if function is os.system else f"open({str(trace)!r}, 'w')"
+    arguments = {getattr: ("text", "upper"), __import__: ("os",)}.get(function, (code,))
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"a": np.zeros(2), "b": Calls(function, *arguments)}, protocol))
+    message = refused(read_paddle, tmp_path / "x.pdparams")
+    assert message.startswith("asks for ") and "which is refused" in message
+    if protocol == 4:
+        where = "posix" if function is os.system else "builtins"
+        assert message.startswith(f"asks for {where}.{function.__name__}, ")
+    assert not trace.exists()
+
+
+def _global(name):
+    return b"c" + name.encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _global("numpy\nfromfile") + b"X\x01\0\0\0a\x85R",
+        _global("numpy.core.multiarray\nfrombuffer") + b"X\x01\0\0\0a\x85R",
+        _global("numpy\nload") + b"X\x01\0\0\0a\x85R",
+        # dotted names, which protocol 4 follows from attribute to attribute
+        b"\x8c\x05numpy\x8c\x14core.multiarray.dtype\x93",
+        b"\x8c\x05numpy\x8c\x15ndarray.__reduce_ex__\x93",
+        # a change of what the allowed names stand for
+        _global("numpy\ndtype") + b"N}X\x04\0\0\0callX\x01\0\0\0xs\x86b",
+        _global("numpy\ndtype") + b"}X\x04\0\0\0callX\x01\0\0\0xsb",
+        _global("numpy\nndarray") + b"}X\x04\0\0\0callX\x01\0\0\0xsb",
+        _global("numpy\nndarray") + b")\x81",
+        _global("numpy\nndarray") + b")R",
+        b"X\x01\0\0\0aQ",  # an object outside the file
+        b"\x82\x01",  # a name from the registry of extensions
+    ],
+)
+def test_paddle_pickle_with_other_names(tmp_path, body):
+    path = tmp_path / "x.pdparams"
+    path.write_bytes(b"\x80\x04}X\x01\0\0\0k" + body + b"s.")
+    refused(read_paddle, path)
+    good = pickle.dumps({"a": np.arange(3.0)}, 4)
+    path.write_bytes(good)
+    assert read_paddle(path)["a"].tolist() == [0, 1, 2], "the next file is read as ever"
+
+
+# --- other contents ---
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.array([{}, 1], dtype=object), "holds an array of type 'O8'; expected plain numbers"),
+        (np.array(["text"]), "holds an array of type 'U4'; expected plain numbers"),
+        (np.zeros(2, [("x", "f4")]), "holds an array of type 'V4'"),
+        (3.0, "k: expected an array, found float"),
+        ({"a": 1}, "k: expected an array, found dict"),
+    ],
+)
+def test_paddle_content_that_is_no_array_of_numbers(tmp_path, value, said):
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"k": value}, 4))
+    assert said in refused(read_paddle, tmp_path / "x.pdparams")
+
+
+@pytest.mark.parametrize("shape", [(1 << 40,), (3, -1), (1 << 33, 1 << 33)])
+def test_paddle_array_of_absurd_size(tmp_path, shape):
+    array = np.zeros(3, np.float32)
+    rebuild, arguments, (version, _, dtype, order, data) = array.__reduce__()
+
+    class Huge:
+        def __reduce__(self):
+            return rebuild, arguments, (version, shape, dtype, order, data)
+
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"k": Huge()}, 4))
+    assert "holds an array of shape" in refused(read_paddle, tmp_path / "x.pdparams")
+
+
+def test_paddle_pickle_that_takes_all_memory(tmp_path):
+    (tmp_path / "a.pdparams").write_bytes(b"\x80\x02}r" + struct.pack("<I", (1 << 31) - 1) + b".")
+    assert "table of 2147483647 entries" in refused(read_paddle, tmp_path / "a.pdparams")
+    (tmp_path / "b.pdparams").write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 45) + b"abc.")
+    assert "fetch it again" in refused(read_paddle, tmp_path / "b.pdparams")
+
+
+def test_torch_zip_that_unpacks_to_too_much(tmp_path, monkeypatch):
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "x.pth")
+    blob = io.BytesIO()
+    with zipfile.ZipFile(tmp_path / "x.pth") as full, zipfile.ZipFile(blob, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in full.namelist():
+            packed.writestr(name, full.read(name))
+    (tmp_path / "x.pth").write_bytes(blob.getvalue())
+    for module in ("content", "torch_file"):
+        monkeypatch.setattr(f"transfer.models.weights.{module}.MAX_BYTES", 1 << 20)
+    assert "unpacks to more than" in refused(read_torch, tmp_path / "x.pth")
+
+
+def test_torch_tensor_that_is_larger_than_its_numbers(tmp_path):
+    torch.save({"a": torch.zeros(1).expand(1 << 40)}, tmp_path / "x.pth")
+    assert "together have more than" in refused(read_torch, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"state_dict": {"a": torch.zeros(2)}}, "state_dict: expected a tensor, found dict"),
+        ({"epoch": 3}, "epoch: expected a tensor, found int"),
+        ([torch.zeros(2)], r"found list"),
+        ({"a": torch.eye(2).to_sparse()}, "a: expected a tensor"),
+    ],
+)
+def test_torch_content_that_is_no_state_dict(tmp_path, value, said):
+    torch.save(value, tmp_path / "x.pth")
+    assert said in refused(read_torch, tmp_path / "x.pth")

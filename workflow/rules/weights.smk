@@ -1,0 +1,23 @@
+# Weights that others trained, under the names of our tensors: once per source in params/sources.yaml.
+
+
+rule import_weights:
+    input:
+        weights_file,
+    output:
+        weights="results/{experiment}/weights/{weights}.safetensors",
+        report="results/{experiment}/weights/{weights}.json",
+    log:
+        "results/{experiment}/logs/import_weights/{weights}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=weights_version,
+    message:
+        "Importing the weights {wildcards.weights}"
+    shell:
+        "python -m transfer weights {wildcards.weights} --params {params.config} > {log} 2>&1"
