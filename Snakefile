@@ -12,6 +12,7 @@ configfile: "params/default.yaml"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/audit.smk"
 include: "workflow/rules/align.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
@@ -37,3 +38,8 @@ rule prepare_data:
 rule train_all:
     input:
         of_all_runs("metrics.json"),
+
+
+rule audit:
+    input:
+        expand(rules.audit_copies.output, experiment=EXPERIMENT),

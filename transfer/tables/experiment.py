@@ -49,6 +49,9 @@ def describe(params: Params, layout: Layout, dataset: str) -> str:
     options = "".join(f", {key} {value}" for key, value in definition.options.items())
     parts = pd.read_parquet(layout.data(dataset) / "split.parquet", columns=["split"])["split"].value_counts()
     faces = ", ".join(f"{parts[part]:,} {name}" for part, name in PARTS.items())
+    if "dropped" in parts:
+        way = params.sampling_params(dataset).duplicates
+        faces += f"; {parts['dropped']:,} training copies of faces held out were left out ({way})"
     counts = _json(layout.data(dataset) / "faces.json")["counts"]
     return (
         f"{about}Layout {definition.parser}{options}; faces: {faces}; "

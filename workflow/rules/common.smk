@@ -126,6 +126,13 @@ def drawn_values(wildcards):
     ]
 
 
+def copies(wildcards):
+    """The pairs of copies of a dataset, where those of its training part are left out."""
+    if PARAMS.sampling_params(wildcards.dataset).duplicates == "keep":
+        return []
+    return (Layout(wildcards.experiment).data(wildcards.dataset) / "duplicates.parquet").as_posix()
+
+
 def plan(wildcards):
     """The upsampling plan of a training."""
     upsample = PARAMS.run(wildcards.dataset, wildcards.recipe).sampling.upsample
@@ -173,9 +180,23 @@ def align_version(wildcards):
     return digest(faces.landmarks, faces.size, faces.no_face, faces.broken, step_digest("align"))
 
 
+def hash_version(wildcards):
+    return step_digest("hash")
+
+
+def duplicates_version(wildcards):
+    return step_digest("duplicates")
+
+
+def audit_version(wildcards):
+    about = [PARAMS.dataset_definitions[dataset].about for dataset in PARAMS.datasets]
+    return digest(PARAMS.experiment, PARAMS.datasets, about, step_digest("audit"))
+
+
 def sample_version(wildcards):
     sampling = PARAMS.sampling_params(wildcards.dataset)
-    return digest(sampling.val_fraction, sampling.split_seed, step_digest("sample"))
+    groups = [] if sampling.duplicates == "keep" else ["transfer.audit.groups"]
+    return digest(sampling.val_fraction, sampling.split_seed, sampling.duplicates, step_digest("sample", *groups))
 
 
 def train_version(wildcards):
