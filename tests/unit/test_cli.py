@@ -66,6 +66,9 @@ def test_schema_writes_the_file(transfer):
         (["synthesize", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "dataset rafdb: not a drawn one"),
         (["detect", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
         (["align", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
+        (["hash", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
+        (["duplicates", "--dataset", "demo_rafdb"], "hashes.parquet: not there; make it with transfer hash"),
+        (["audit"], "data/demo_rafdb/hashes.parquet: not there; make it with transfer hash"),
         (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with transfer align"),
         (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "predictions.parquet"),
         (["table"], "metrics.json: missing"),
@@ -100,7 +103,8 @@ def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
 def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
-    verbs = ["synthesize", "index", "detect", "align", "sample", "train", "predict", "evaluate", "table", "publish"]
+    verbs = ["synthesize", "index", "detect", "align", "hash", "duplicates", "audit", "sample"]
+    verbs += ["train", "predict", "evaluate", "table", "publish"]
     assert list(typer.main.get_command(cli.app).commands) == ["params", "schema", *verbs]
     for verb in verbs:
         code, out, _ = transfer(verb, "--help")

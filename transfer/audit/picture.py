@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from transfer.audit.hashes import SIDE
 from transfer.files import atomic
 
-_COLUMNS, _TEXT, _GAP = 4, 38, 12
+_COLUMNS, _TEXT, _GAP = 6, 38, 12
 _EACH = 16
 
 
