@@ -14,6 +14,7 @@ from transfer import cli, config
 from transfer.audit.experiment import write_audit
 from transfer.audit.picture import chosen_pairs, draw_pairs
 from transfer.layout import Layout
+from transfer.tables.experiment import describe
 
 ROOT = Path(__file__).parents[2]
 PARTS = {"FER2013Train": 3, "FER2013Valid": 1, "FER2013Test": 1}
@@ -148,6 +149,12 @@ def test_sample_leaves_training_copies_out(transfer, archive, way, dropped):
     }
     assert (f"{len(dropped)} dropped" in printed) == bool(dropped)
     assert set(np.load(data / "plan_none.npy")) == set(split.loc[split["split"] == "train", "row"])
+    (data / "faces.json").write_text('{"counts": {"images": 40, "found": 39}}')
+    params = config.load([], ["datasets=[ferplus_majority]", f"sampling.duplicates={way}"])
+    described = describe(params, Layout("small"), NAMES[0])
+    assert f"{24 - len(dropped)} to train on, 8 to validate on, 8 to test on" in described
+    said = f"; {len(dropped)} more left out of training as copies of held-out faces ({way})" in described
+    assert said == bool(dropped)
 
 
 def test_the_picture_shows_the_least_alike(tmp_path):

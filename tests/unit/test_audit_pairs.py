@@ -107,6 +107,23 @@ def test_injected_copies_are_found_and_nothing_else(tmp_path, faces, form):
     assert pairs["similarity"].between(0.75, 1).all() and pairs["distance"].between(0, 12).all()
 
 
+def test_two_cuts_of_one_photograph_are_found_by_their_opposite_corners(monkeypatch, tmp_path, faces):
+    monkeypatch.setattr(module, "similarity", lambda first, second: np.ones(len(first), np.float32))
+    cuts, ends = {}, []
+    for i, face in enumerate(faces):
+        cuts[f"upper left {i}"] = encoded(face.crop((0, 0, 96, 96)))
+        cuts[f"lower right {i}"] = encoded(face.crop((4, 4, 100, 100)))
+        cuts[f"mirrored {i}"] = encoded(ImageOps.mirror(face.crop((4, 4, 100, 100))))
+        ends += [(f"upper left {i}", f"lower right {i}"), (f"upper left {i}", f"mirrored {i}")]
+    table, thumbnails = hashed(tmp_path, cuts, "train")
+    whole = table.set_index("sample")["hash_0"]
+    apart = [ends[i] for i in range(0, len(ends), 2) if int(whole[ends[i][0]] ^ whole[ends[i][1]]).bit_count() > 12]
+    assert len(apart) > 3, "their whole hashes do not show it"
+    pairs = duplicates(table, thumbnails)
+    found = set(zip(pairs["sample_a"], pairs["sample_b"], strict=True))
+    assert set(ends) <= found
+
+
 def test_pictures_that_are_no_copies_are_not_called_so(tmp_path):
     files = {f"{seed}.png": noise(seed, 40, 40)[0] for seed in range(60)}
     assert duplicates(*hashed(tmp_path, files, "train")).empty

@@ -51,7 +51,7 @@ def describe(params: Params, layout: Layout, dataset: str) -> str:
     faces = ", ".join(f"{parts[part]:,} {name}" for part, name in PARTS.items())
     if "dropped" in parts:
         way = params.sampling_params(dataset).duplicates
-        faces += f"; {parts['dropped']:,} training copies of faces held out were left out ({way})"
+        faces += f"; {parts['dropped']:,} more left out of training as copies of held-out faces ({way})"
     counts = _json(layout.data(dataset) / "faces.json")["counts"]
     return (
         f"{about}Layout {definition.parser}{options}; faces: {faces}; "
