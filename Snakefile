@@ -13,6 +13,7 @@ configfile: "params/default.yaml"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/audit.smk"
 include: "workflow/rules/align.smk"
 include: "workflow/rules/weights.smk"
 include: "workflow/rules/train.smk"
@@ -40,3 +41,8 @@ rule prepare_data:
 rule train_all:
     input:
         of_all_runs("metrics.json"),
+
+
+rule audit:
+    input:
+        expand(rules.audit_copies.output, experiment=EXPERIMENT),

@@ -28,6 +28,11 @@ class Layout:
         """Snapshot of the resolved configuration, written when a workflow starts."""
         return self.root / "params.yaml"
 
+    @property
+    def audit(self) -> Path:
+        """Folder of the leak audit."""
+        return self.root / "audit"
+
     def data(self, dataset: str) -> Path:
         """Folder of a dataset: index, faces, aligned store, split, upsampling plans."""
         return self.root / "data" / dataset

@@ -143,6 +143,9 @@ class SamplingParams(Strict):
     """Seed of that split and of the upsampling's remainder; the same for all training seeds."""
     upsample: Upsample = "full"
     """full: every class as large as the largest; sqrt: as in the authors' later code; the training part only."""
+    duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
+    """Training images that are copies of validation or test images: kept, as the field does, or left out: those with
+    the same pixels, or near and mirrored copies too (docs/leaks.md)."""
 
 
 class FaceParams(Strict):

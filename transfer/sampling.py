@@ -10,16 +10,24 @@ from transfer.errors import UserError
 _SQRT_THRESHOLD = 0.15  # oversample_thr of the authors' later configuration, configs/_base_/datasets/RAF.py
 
 
-def split_rows(table: pd.DataFrame, val_fraction: float, seed: int) -> pd.DataFrame:
+DROPPED = "dropped"
+"""The split of training images that are left out because they are copies of validation or test images."""
+
+
+def split_rows(table: pd.DataFrame, val_fraction: float, seed: int, groups: np.ndarray | None = None) -> pd.DataFrame:
     """Give every row a split; a stratified part of the training rows becomes "val" where the dataset has no "val".
 
     ``table`` has the columns sample, split and label. Of a class with n training rows ``val_fraction * n`` (rounded,
     at least 1, at most n - 1) are drawn; test rows are never touched, and an existing "val" is kept as it is.
+    ``groups`` gives copies of one picture the same number: training rows that share it with a test or validation row
+    get the split "dropped", before the validation part is drawn and again after it; the others stay as they are.
     Returns the columns row (int64 position in ``table``), sample, split, label.
     Raises UserError for a class with fewer than two training rows, since it cannot be both learnt and validated.
     """
     split = table["split"].to_numpy(dtype=object, copy=True)
     labels = table["label"].to_numpy()
+    if groups is not None:
+        split[training_copies(split, groups)] = DROPPED
     if not (split == "val").any():
         for label in np.unique(labels):
             rows = np.flatnonzero((split == "train") & (labels == label))
@@ -32,6 +40,8 @@ def split_rows(table: pd.DataFrame, val_fraction: float, seed: int) -> pd.DataFr
             # A generator per class: what is drawn from one class does not depend on the others.
             rng = np.random.default_rng([seed, int(label)])
             split[rng.choice(rows, n_val, replace=False)] = "val"
+    if groups is not None:
+        split[training_copies(split, groups)] = DROPPED
     return pd.DataFrame(
         {
             "row": np.arange(len(table), dtype=np.int64),
@@ -40,6 +50,12 @@ def split_rows(table: pd.DataFrame, val_fraction: float, seed: int) -> pd.DataFr
             "label": labels.astype(np.int64),
         }
     )
+
+
+def training_copies(split: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Which rows (N,) are training rows whose group has a row in "val" or "test"; bool."""
+    held_out = np.isin(split, ["val", "test"])
+    return (split == "train") & np.isin(groups, groups[held_out])
 
 
 def upsampling_plan(

@@ -68,6 +68,9 @@ def test_schema_writes_the_file(transfer):
         (["detect", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
         (["align", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
         (["inspect", "--dataset", "demo_rafdb"], "aligned.npy: not there; make it with transfer align"),
+        (["hash", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
+        (["duplicates", "--dataset", "demo_rafdb"], "hashes.parquet: not there; make it with transfer hash"),
+        (["audit"], "data/demo_rafdb/hashes.parquet: not there; make it with transfer hash"),
         (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with transfer align"),
         (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "predictions.parquet"),
         (["table"], "metrics.json: missing"),
@@ -102,8 +105,8 @@ def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
 def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
-    verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "sample", "weights", "train"]
-    verbs += ["predict", "evaluate", "table", "publish"]
+    verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
+    verbs += ["sample", "weights", "train", "predict", "evaluate", "table", "publish"]
     commands = typer.main.get_command(cli.app).commands
     assert list(commands) == ["params", "schema", *verbs, "bench"]
     for verb in [*verbs, *(f"bench {name}" for name in commands["bench"].commands)]:

@@ -9,7 +9,7 @@ import pytest
 from transfer import config
 from transfer.errors import UserError
 from transfer.layout import Layout
-from transfer.tables.publish import publish, short_table, with_table
+from transfer.tables.publish import publish, short_table, with_audit, with_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +52,12 @@ def test_publish_copies_what_git_may_hold(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")
     table().to_csv(layout.root / "table1.csv", index=False)
+    kept, stale = (layout.results / "published/demo" / name for name in ("audit/audit.csv", "runs/old/metrics.json"))
+    for file in (kept, stale):
+        file.parent.mkdir(parents=True)
+        file.write_text("earlier")
     folder = publish(params, layout)
+    assert kept.read_text() == "earlier" and not stale.exists()
     published = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     assert {"table1.csv", "table1.md", "params.yaml", "runs/demo_rafdb/full/seed0/metrics.json"} <= published
     assert not any(name.endswith("model.safetensors") for name in published)
@@ -68,3 +73,45 @@ def test_the_readme_shows_the_published_tables():
     for experiment in re.findall("<!-- table: (.*) -->", readme):
         folder = Path("results/published") / experiment
         assert with_table(readme, experiment, ROOT / folder).replace(f"{ROOT}/", "") == readme
+
+
+AUDIT = "# Copies\n\nWhat they are.\n\n## d1\n\nThree pairs.\n\n## Across datasets\n\nNo copies.\n"
+
+
+def test_the_audit_is_published_with_the_table_or_without(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    params = config.load()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/leaks.md").write_text("before\n<!-- audit: demo -->\nold\n<!-- end of audit -->\nafter\n")
+    layout = Layout("demo")
+    old = tmp_path / "results/published/demo/table1.csv"
+    old.parent.mkdir(parents=True)
+    old.write_text("published earlier")
+    layout.audit.mkdir(parents=True)
+    for name, text in (("audit.csv", "a,b\n"), ("duplicates.csv", "a,b\n"), ("pairs.png", "faces")):
+        (layout.audit / name).write_text(text)
+    with pytest.raises(UserError, match="table1.csv: missing"):
+        publish(params, layout)
+    (layout.audit / "audit.md").write_text(AUDIT)
+    folder = publish(params, layout)
+    published = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert published == {"table1.csv", "audit/audit.csv", "audit/audit.md", "audit/duplicates.csv"}, "no pictures"
+    assert (folder / "table1.csv").read_text() == "published earlier"
+    page = (tmp_path / "docs/leaks.md").read_text()
+    assert page == (
+        "before\n<!-- audit: demo -->\n### d1\n\nThree pairs.\n\n### Across datasets\n\nNo copies.\n"
+        "<!-- end of audit -->\nafter\n"
+    )
+    table().to_csv(layout.root / "table1.csv", index=False)
+    with pytest.raises(UserError, match="table1.md: missing"):
+        publish(params, layout)
+
+
+def test_docs_show_the_published_audits():
+    """No figure between the marks is typed by hand."""
+    page = (ROOT / "docs/leaks.md").read_text()
+    experiments = re.findall("<!-- audit: (.*) -->", page)
+    assert experiments
+    for experiment in experiments:
+        assert with_audit(page, experiment, ROOT / "results/published" / experiment) == page

@@ -59,6 +59,7 @@ def test_parameters(copy):
         "recipe_definitions={full: {msad: false}}": {"train_model": 6, "evaluate_run": 6, **TABLE},
         "sampling={upsample: sqrt}": TRAININGS,
         "sampling={val_fraction: 0.2}": {"sample_faces": 3, **TRAININGS},
+        "sampling={duplicates: drop_near}": {"hash_images": 3, "find_duplicates": 3, "sample_faces": 3, **TRAININGS},
         "faces={no_face: drop}": faces,
         "faces={margin: 0.1}": faces,
         "dataset_definitions={demo_rafdb: {faces: {template: box}}}": one,

@@ -251,10 +251,71 @@ def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -
     print(f"{dataset}: " + ", ".join(f"{n:,} {what}" for what, n in report["counts"].items()))
 
 
+@app.command("hash")
+def hash_dataset(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+    """Hash a dataset's images, to find copies by. Reads: D/index.parquet, the archive. Writes: D/hashes.parquet,
+    D/thumbnails.npy."""
+    chosen, layout = load(files, values, dataset)
+    data = layout.data(dataset)
+    index_file = existing(data / "index.parquet", "index")
+
+    import pandas as pd
+
+    from transfer.audit.hashes import hash_images
+    from transfer.datasets import images, source
+    from transfer.progress import progress
+
+    listed = pd.read_parquet(index_file)
+    with source.open_source(archive_path(chosen, dataset)) as archive, progress("hashing", len(listed)) as report:
+        stream = images.stream_images(archive, listed["path"].tolist())
+        hashes = hash_images(stream, listed, data / "thumbnails.npy", report)
+    write_table(hashes, data / "hashes.parquet")
+    broken = (hashes["sha256"] == "").sum()
+    print(f"{dataset}: {len(hashes):,} images, {broken:,} of them cannot be decoded")
+
+
+@app.command()
+def duplicates(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+    """Find the copies within a dataset. Reads: D/hashes.parquet, D/thumbnails.npy. Writes: D/duplicates.parquet."""
+    chosen, layout = load(files, values, dataset)
+    data = layout.data(dataset)
+    hashes_file, thumbnails_file = (existing(data / name, "hash") for name in ("hashes.parquet", "thumbnails.npy"))
+
+    import numpy as np
+    import pandas as pd
+
+    from transfer.audit.pairs import duplicates as find_duplicates
+    from transfer.progress import progress
+
+    hashes, thumbnails = pd.read_parquet(hashes_file), np.load(thumbnails_file, mmap_mode="r")
+    with progress("comparing", 2 * len(hashes)) as report:  # with the images, and with their mirror images
+        pairs = find_duplicates(hashes, thumbnails, progress=report)
+    write_table(pairs, data / "duplicates.parquet")
+    print(f"{dataset}: {len(pairs):,} pairs" + "".join(f", {n:,} {k}" for k, n in pairs["kind"].value_counts().items()))
+
+
+@app.command()
+def audit(files: ParamFiles = None, values: Values = None) -> None:
+    """Report copies within and across splits and datasets. Reads: D/hashes.parquet, D/thumbnails.npy and
+    D/duplicates.parquet of all datasets. Writes: R/audit/audit.csv, R/audit/audit.md, R/audit/duplicates.csv,
+    R/audit/pairs.png."""
+    chosen, layout = load(files, values)
+    verbs = {"hashes.parquet": "hash", "thumbnails.npy": "hash", "duplicates.parquet": "duplicates"}
+    for dataset in chosen.datasets:
+        for name, verb in verbs.items():
+            existing(layout.data(dataset) / name, verb)
+
+    from transfer.audit.experiment import write_audit
+
+    table = write_audit(chosen, layout)
+    pairs = table[["exact", "near", "mirrored"]].sum()
+    print(f"{chosen.experiment}: " + ", ".join(f"{n:,} {kind}" for kind, n in pairs.items()))
+
+
 @app.command()
 def sample(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
-    """Split and balance. Reads: D/aligned.parquet. Writes: D/split.parquet, D/plan_full.npy, D/plan_sqrt.npy,
-    D/plan_none.npy."""
+    """Split and balance. Reads: D/aligned.parquet, and D/duplicates.parquet unless sampling.duplicates is keep. Writes:
+    D/split.parquet, D/plan_full.npy, D/plan_sqrt.npy, D/plan_none.npy."""
     chosen, layout = load(files, values, dataset)
 
     import numpy as np
@@ -265,7 +326,14 @@ def sample(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
 
     sampling = chosen.sampling_params(dataset)
     manifest = pd.read_parquet(existing(layout.data(dataset) / "aligned.parquet", "align"))
-    split = split_rows(manifest, sampling.val_fraction, sampling.split_seed)
+    groups = None
+    if sampling.duplicates != "keep":
+        from transfer.audit.groups import KINDS, copy_groups
+
+        pairs = pd.read_parquet(existing(layout.data(dataset) / "duplicates.parquet", "duplicates"))
+        groups = copy_groups(manifest["sample"], pairs, KINDS[sampling.duplicates])
+    split = split_rows(manifest, sampling.val_fraction, sampling.split_seed, groups)
+    print(f"{dataset}: " + ", ".join(f"{n:,} {part}" for part, n in split["split"].value_counts().items()))
     write_table(split, layout.data(dataset) / "split.parquet")
     training = split[split["split"] == "train"]
     labels, rows = training["label"].to_numpy(), training["row"].to_numpy()

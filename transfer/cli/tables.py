@@ -20,8 +20,9 @@ def table(files: ParamFiles = None, values: Values = None) -> None:
 
 @app.command()
 def publish(files: ParamFiles = None, values: Values = None) -> None:
-    """Keep a table in git. Reads: R/table1.csv, R/table1.md, D/faces.json; metrics.json, history.csv and env.json of
-    all runs. Writes: results/published/EXPERIMENT/, and the experiment's table in README.md where it has a place."""
+    """Keep a table and the leak audit in git. Reads: R/table1.csv, R/table1.md, D/faces.json; metrics.json, history.csv
+    and env.json of all runs; R/audit/. Writes: results/published/EXPERIMENT/, and the experiment's table in README.md
+    and its audit in docs/leaks.md where they have a place."""
     chosen, layout = load(files, values)
 
     from transfer.tables.publish import publish as publish_results

@@ -49,6 +49,9 @@ def describe(params: Params, layout: Layout, dataset: str) -> str:
     options = "".join(f", {key} {value}" for key, value in definition.options.items())
     parts = pd.read_parquet(layout.data(dataset) / "split.parquet", columns=["split"])["split"].value_counts()
     faces = ", ".join(f"{parts[part]:,} {name}" for part, name in PARTS.items())
+    if "dropped" in parts:
+        way = params.sampling_params(dataset).duplicates
+        faces += f"; {parts['dropped']:,} more left out of training as copies of held-out faces ({way})"
     report = _json(layout.data(dataset) / "faces.json")
     counts, policies, evaluation = report["counts"], report["policies"], report["evaluation"]
     kind = policies["template"] if isinstance(policies["template"], str) else "of its own"

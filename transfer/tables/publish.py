@@ -1,4 +1,4 @@
-"""Published results: a table with what it was made from, in results/published/, and its short form in the README."""
+"""Published results: a table with what it was made from and the leak audit, in results/published/, and in the docs."""
 
 import re
 import shutil
@@ -13,17 +13,43 @@ from transfer.layout import Layout
 from transfer.params import Params
 
 README = Path("README.md")
+LEAKS = Path("docs/leaks.md")
 _RUN_FILES = ("metrics.json", "history.csv", "env.json")
+_AUDIT_FILES = ("audit.csv", "audit.md", "duplicates.csv")
 _PROTOCOL = "val_selected"
 
 
 def publish(params: Params, layout: Layout) -> Path:
-    """Copy the experiment's table, parameters and small run files to results/published/<experiment>/; returns it.
+    """Copy the experiment's table and its leak audit to results/published/<experiment>/; returns that folder.
 
-    No images, weights or predictions, and no folder of this machine: raw_dir becomes the default. Where the README has
-    a line ``<!-- table: EXPERIMENT -->``, the short table after it is renewed. Raises UserError if a file is missing.
+    Each is published where it is there, and leaves what is published of the other as it is. Raises UserError where
+    neither is there, or where a file of the table is missing.
     """
     folder = layout.results / "published" / params.experiment
+    audited = all((layout.audit / name).exists() for name in _AUDIT_FILES)
+    if audited:
+        publish_audit(params, layout, folder)
+    if not audited or (layout.root / "table1.csv").exists():
+        publish_table(params, layout, folder)
+    return folder
+
+
+def publish_audit(params: Params, layout: Layout, folder: Path) -> None:
+    """Copy the audit's counts and names, no pictures, and renew them in docs/leaks.md after their mark there."""
+    for name in _AUDIT_FILES:
+        copy = folder / "audit" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(layout.audit / name, copy)
+    if LEAKS.exists():
+        write_text(LEAKS, with_audit(LEAKS.read_text(encoding="utf-8"), params.experiment, folder))
+
+
+def publish_table(params: Params, layout: Layout, folder: Path) -> None:
+    """Copy the table, the parameters and the small files of the runs, and renew the short table in the README.
+
+    No images, weights or predictions, and no folder of this machine: raw_dir becomes the default. The short table
+    stands after the line ``<!-- table: EXPERIMENT -->``. Raises UserError if a file is missing.
+    """
     runs = [
         layout.run(dataset, recipe, seed)
         for dataset in params.datasets
@@ -36,7 +62,9 @@ def publish(params: Params, layout: Layout) -> Path:
     for file in files:
         if not file.exists():
             raise UserError(f"{file}: missing; run: snakemake --cores all results/table1.csv")
-    shutil.rmtree(folder, ignore_errors=True)
+    for old in folder.iterdir() if folder.exists() else ():
+        if old.name != "audit":
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
     for file in files:
         copy = folder / file.relative_to(layout.root)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -46,15 +74,25 @@ def publish(params: Params, layout: Layout) -> Path:
     )
     if README.exists():
         write_text(README, with_table(README.read_text(encoding="utf-8"), params.experiment, folder))
-    return folder
 
 
 def with_table(readme: str, experiment: str, folder: Path) -> str:
     """``readme`` with the short table of ``experiment`` between its marks; unchanged where there are none."""
     text = short_table(pd.read_csv(folder / "table1.csv"))
     text += f"\n\nAll protocols, intervals and tests: [{folder}/table1.md]({folder}/table1.md).\n"
-    marks = rf"(<!-- table: {re.escape(experiment)} -->\n).*?(<!-- end of table -->)"
-    return re.sub(marks, lambda found: f"{found[1]}{text}{found[2]}", readme, flags=re.DOTALL)
+    return _between_marks(readme, "table", experiment, text)
+
+
+def with_audit(page: str, experiment: str, folder: Path) -> str:
+    """``page`` with the audit of ``experiment``, from its first dataset on, between its marks."""
+    text = (folder / "audit" / "audit.md").read_text(encoding="utf-8")
+    datasets = re.sub("^## ", "### ", text[text.index("\n## ") + 1 :], flags=re.MULTILINE)
+    return _between_marks(page, "audit", experiment, datasets)
+
+
+def _between_marks(page: str, what: str, experiment: str, text: str) -> str:
+    marks = rf"(<!-- {what}: {re.escape(experiment)} -->\n).*?(<!-- end of {what} -->)"
+    return re.sub(marks, lambda found: f"{found[1]}{text}{found[2]}", page, flags=re.DOTALL)
 
 
 def short_table(table: pd.DataFrame) -> str:

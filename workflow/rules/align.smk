@@ -85,6 +85,7 @@ rule inspect_faces:
 rule sample_faces:
     input:
         manifest=rules.align_faces.output.manifest,
+        copies=copies,
     output:
         split="results/{experiment}/data/{dataset}/split.parquet",
         plans=expand("results/{{experiment}}/data/{{dataset}}/plan_{upsample}.npy", upsample=UPSAMPLING),

@@ -163,6 +163,13 @@ def subsets_of_dataset(wildcards):
     return [(Layout(wildcards.experiment).data(wildcards.dataset) / "subsets.parquet").as_posix()] if found else []
 
 
+def copies(wildcards):
+    """The pairs of copies of a dataset, where those of its training part are left out."""
+    if PARAMS.sampling_params(wildcards.dataset).duplicates == "keep":
+        return []
+    return (Layout(wildcards.experiment).data(wildcards.dataset) / "duplicates.parquet").as_posix()
+
+
 def plan(wildcards):
     """The upsampling plan of a training."""
     upsample = PARAMS.run(wildcards.dataset, wildcards.recipe).sampling.upsample
@@ -230,9 +237,23 @@ def inspect_version(wildcards):
     return digest(Path(ARCHIVES[wildcards.dataset]).name, align_version(wildcards), step_digest("inspect"))
 
 
+def hash_version(wildcards):
+    return step_digest("hash")
+
+
+def duplicates_version(wildcards):
+    return step_digest("duplicates")
+
+
+def audit_version(wildcards):
+    about = [PARAMS.dataset_definitions[dataset].about for dataset in PARAMS.datasets]
+    return digest(PARAMS.experiment, PARAMS.datasets, about, step_digest("audit"))
+
+
 def sample_version(wildcards):
     sampling = PARAMS.sampling_params(wildcards.dataset)
-    return digest(sampling.val_fraction, sampling.split_seed, step_digest("sample"))
+    groups = [] if sampling.duplicates == "keep" else ["transfer.audit.groups"]
+    return digest(sampling.val_fraction, sampling.split_seed, sampling.duplicates, step_digest("sample", *groups))
 
 
 def weights_version(wildcards):
