@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from transfer.evaluation.predictions import read_predictions
+from transfer.faces.cascade import Cascade
+from transfer.faces.detect import detect
+from transfer.faces.template import LANDMARK_COLUMNS
 from transfer.models.transfer import transfer_tiny
 from transfer.params import Augmentation, TrainParams
 from transfer.training.augment import Augment, shift_hue
@@ -53,6 +56,19 @@ def test_the_device_predicts_as_the_cpu_does():
     model.to(CUDA, memory_format=torch.channels_last)
     assert np.allclose(predict(model, iter([images.to(CUDA)]), "fp32", True), expected, atol=0.01)  # TF32
     assert np.allclose(predict(model, iter([images.to(CUDA)]), "bf16", True), expected, atol=0.1)
+
+
+def test_detection_finds_the_same_faces_as_on_the_cpu():
+    golden = np.load(Path(__file__).parents[1] / "unit" / "golden" / "faces.npz")
+    found = Cascade("cuda").find(golden["pictures"], 36.0)
+    assert [len(faces.boxes) for faces in found] == golden["count"].tolist()
+    boxes, points = (np.concatenate(values) for values in zip(*found, strict=True))
+    assert np.abs(boxes[:, :4] - golden["boxes"][:, :4]).max() < 0.25
+    assert np.abs(points - golden["points"]).max() < 0.25
+    images = [(i, picture, "") for i, picture in enumerate(golden["pictures"])]
+    tables = [detect(images, list("abcd"), device=device) for device in ("cpu", "cuda")]
+    assert (tables[0]["n_faces"] == tables[1]["n_faces"]).all()
+    assert np.allclose(*(table[LANDMARK_COLUMNS] for table in tables), atol=0.25)
 
 
 def test_dropping_does_not_wait_for_the_device():

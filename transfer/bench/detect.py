@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,6 @@ def _alternate(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
     return seconds
 
 
-def _share(values) -> float:
+def _share(values: Iterable[bool]) -> float:
     values = list(values)
-    return sum(values) / len(values) if values else 0.0
+    return float(sum(values) / len(values)) if values else 0.0

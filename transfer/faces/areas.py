@@ -17,7 +17,7 @@ class Areas:
         n, height, width, _ = pixels.shape
         sums = torch.zeros(n, height + 1, width + 1, CHANNELS, dtype=torch.int32, device=pixels.device)
         sums[:, 1:, 1:, :3] = pixels
-        self._sums = _pack(sums.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32))
+        self._sums = _pack(sums.cumsum_(1).cumsum_(2))  # in place: new memory would cost more than the sums
 
     def __len__(self) -> int:
         """Number of pictures."""
