@@ -49,9 +49,9 @@ class Layout:
         """Weights of others with our names, as ``transfer weights`` writes them."""
         return self.root / "weights" / f"{name}.safetensors"
 
-    def evaluated(self, weights: Path, dataset: str) -> Path:
-        """Folder of what a weight file predicts on a dataset."""
-        return self.root / "weights" / weights.stem / dataset
+    def evaluated(self, weights: Path, sha256: str, dataset: str) -> Path:
+        """Folder of what a weight file predicts on a dataset; many files are named model.safetensors."""
+        return self.root / "weights" / f"{weights.stem}-{sha256[:8]}" / dataset
 
     def state(self, dataset: str, recipe: str, seed: int) -> Path:
         """Folder of a training's resume state, which no rule declares: Snakemake deletes declared files."""

@@ -81,7 +81,7 @@ def evaluate(
     """Metrics of a training under each protocol. Reads: RUN/predictions.parquet; D/subsets.parquet where it is there.
     Writes: RUN/metrics.json.
     With --weights: of a weight file on the test split. Reads: FILE, D/aligned.npy, D/aligned.parquet, D/split.parquet.
-    Writes: R/weights/STEM/DATASET/predictions.parquet (with logits) and metrics.json."""
+    Writes: R/weights/STEM-SHA256/DATASET/predictions.parquet (with logits) and metrics.json."""
     chosen, layout = load(files, values, dataset, recipe)
     classes = classes_of(chosen, dataset)
 

@@ -33,7 +33,8 @@ def evaluate_weights(
     if about["classes"] != classes:
         found, expected = ", ".join(about["classes"]), ", ".join(classes)
         raise UserError(f"{weights}: classes are {found}; {dataset} has {expected}, in this order")
-    data, folder = layout.data(dataset), layout.evaluated(weights, dataset)
+    digest = sha256(weights)
+    data, folder = layout.data(dataset), layout.evaluated(weights, digest, dataset)
     for name in ("aligned.npy", "aligned.parquet", "split.parquet"):
         if not (data / name).exists():
             raise UserError(f"{data / name}: not there; make it with: snakemake --cores all {data}/split.parquet")
@@ -57,13 +58,14 @@ def evaluate_weights(
     logit_columns = pd.DataFrame(logits, columns=[f"logit_{name}" for name in classes])
     frame = pd.concat([frame, logit_columns], axis=1)
     write_predictions(folder / "predictions.parquet", frame)
+    subsets = data / "subsets.parquet"
     content = {
         "experiment": layout.experiment,
         "dataset": dataset,
         "weights": weights.name,
-        "weights_sha256": sha256(weights),
+        "weights_sha256": digest,
         "classes": classes,
-        **run_metrics(frame, classes),
+        **run_metrics(frame, classes, pd.read_parquet(subsets) if subsets.exists() else None),
         "predictions_sha256": sha256(folder / "predictions.parquet"),
     }
     write_json(folder / "metrics.json", content)
