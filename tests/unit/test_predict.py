@@ -75,7 +75,7 @@ def test_photos_are_detected_and_aligned_as_the_training_data_was(weights, photo
     monkeypatch.setattr("transfer.training.predict.detect", detect)
     with pytest.raises(UserError, match="enough"):
         predict_files(weights, photos, tmp_path / "out.csv")
-    assert seen == {"min_side": tiny_params().faces.min_side}
+    assert seen == tiny_params().faces.search()
     assert load_model(weights)[1]["faces"]["size"] == 48
 
 
