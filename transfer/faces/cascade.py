@@ -24,7 +24,7 @@ THRESHOLDS = (0.6, 0.7, 0.7)
 """Probabilities that a face must reach in the three networks, as in facenet-pytorch."""
 
 _CELL = 12  # side of the smallest face that P-Net sees
-_MAP_BYTES = 4_000_000  # of a network's largest map: the layers after it then find it in the cache
+_MAP_BYTES = {"cpu": 4_000_000, "cuda": 400_000_000}  # of a network's largest map: on a CPU it then stays in the cache
 
 
 class Faces(NamedTuple):
@@ -93,7 +93,7 @@ class Cascade:
         proposals, owners = [], []
         while side >= _CELL:
             shape = int(height * scale + 1), int(width * scale + 1)
-            step = max(1, _MAP_BYTES // (4 * shape[0] * shape[1] * self._proposing.width))
+            step = max(1, _MAP_BYTES[self.device.type] // (4 * shape[0] * shape[1] * self._proposing.width))
             parts = [slice(start, start + step) for start in range(0, len(areas), step)]
             said = torch.cat([self._proposing(areas.level(*shape, part)) for part in parts])
             probability = said[:, :2].softmax(1)[:, 1]
@@ -121,7 +121,7 @@ def _cut(boxes: torch.Tensor, owner: torch.Tensor, height: int, width: int) -> t
 
 def _look(network: Network, areas: Areas, owner: torch.Tensor, cut: torch.Tensor, side: int) -> torch.Tensor:
     """What ``network`` says of each crop, a few at a time."""
-    step = max(1, _MAP_BYTES // (4 * side * side * network.width))
+    step = max(1, _MAP_BYTES[cut.device.type] // (4 * side * side * network.width))
     parts = zip(owner.split(step), cut.split(step), strict=True)
     return torch.cat([network(areas.crops(some, rectangles, side)) for some, rectangles in parts])
 
