@@ -25,6 +25,7 @@ from urllib3.util import Retry
 
 from transfer.errors import UserError
 from transfer.files import write_json
+from transfer.looks import HEAD, HTML, looks_like
 from transfer.progress import progress
 
 WAITS = (1, 2, 4, 8)
@@ -121,11 +122,6 @@ def download(
         raise UserError(
             f"{part.path}: {error.strerror or error}; what has come is kept, run again to continue"
         ) from None
-
-
-def is_web_page(beginning: bytes) -> bool:
-    """Whether a file that begins like this is an HTML page."""
-    return beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html"))
 
 
 def _session() -> requests.Session:
@@ -300,7 +296,7 @@ def _write(answer: requests.Response, part: _Part, start: int, state: _State, to
         done = start
         # Whatever has come is written at once: of a larger piece a cut would lose the beginning.
         while piece := answer.raw.read1(_PIECE, decode_content=False):
-            if not done and is_web_page(piece):
+            if not done and looks_like(piece[:HEAD]) == HTML:
                 raise Damaged(_PAGE.format(answer.url))
             handle.write(piece)
             done += len(piece)

@@ -10,9 +10,10 @@ from filelock import FileLock
 from rich.table import Table
 
 from transfer.datasets.source import SUFFIXES
-from transfer.download import Damaged, download, is_web_page
+from transfer.download import Damaged, download
 from transfer.errors import UserError
 from transfer.files import write_json
+from transfer.looks import HEAD, HTML, looks_like
 from transfer.sources import SOURCES, SourceEntry, SourceFile
 
 LOCK = Path("params/sources.lock.json")
@@ -68,7 +69,7 @@ def check(file: SourceFile, path: Path, shown: Path | None = None) -> str:
     """
     shown = shown or path
     with open(path, "rb") as handle:
-        if is_web_page(handle.read(256)):
+        if looks_like(handle.read(HEAD)) == HTML:
             raise Damaged(f"{shown}: a web page under this name, perhaps one for login or quota; get the file again")
         handle.seek(0)
         sha256 = hashlib.file_digest(handle, "sha256").hexdigest()

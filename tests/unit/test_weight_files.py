@@ -88,10 +88,10 @@ def test_paddle_of_numpy_1(tmp_path):
     [
         (b"\n<!DOCTYPE html><html><body>Google Drive - Virus scan warning", "found an HTML page; the page around a"),
         (b"", "found an empty file"),
-        (b"\x1f\x8b\x08\0", "found a gzip archive; unpack it"),
-        (b"version https://git-lfs.github.com/spec/v1", "found a text"),
+        (b"\x1f\x8b\x08\0", "found a gzip file; unpack it"),
+        (b"version https://git-lfs.github.com/spec/v1", "found a Git LFS pointer"),
         (b"\0\0\0\0\xff\xff", "found a file of an unknown kind"),
-        (b"cos\nsystem\n(S'true'\ntR.", "found a text"),  # a pickle of protocol 0
+        (b"cos\nsystem\n(S'true'\ntR.", "found a Git LFS pointer"),  # a pickle of protocol 0
     ],
 )
 def test_not_what_the_name_says(tmp_path, reader, start, found):

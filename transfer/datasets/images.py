@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from transfer.datasets.looks import HEAD, looks_like
 from transfer.datasets.source import Source, csv_rows, split_path
 from transfer.errors import UserError
+from transfer.looks import HEAD, looks_like
 
 MAX_PIXELS = 50_000_000
 FER2013_SIZE = 48

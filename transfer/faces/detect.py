@@ -12,9 +12,7 @@ import torch
 
 from transfer.faces.canvas import Canvas, place
 from transfer.faces.cascade import Cascade, Faces
-from transfer.faces.template import LANDMARK_COLUMNS
-
-BOX_COLUMNS = ["box_x0", "box_y0", "box_x1", "box_y1"]
+from transfer.faces.template import BOX_COLUMNS, LANDMARK_COLUMNS
 
 _COLUMNS = {
     **{"row": "int64", "status": "str", "n_faces": "int64"},

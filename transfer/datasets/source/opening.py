@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from transfer.datasets.looks import GZIP, HEAD, HTML, TAR, ZIP, looks_like
 from transfer.datasets.source.folder import Folder
 from transfer.datasets.source.names import SUFFIXES, folder_name
 from transfer.datasets.source.password import read_password
@@ -17,6 +16,7 @@ from transfer.datasets.source.storage import Storage
 from transfer.datasets.source.tars import Tar
 from transfer.datasets.source.zips import Zip
 from transfer.errors import UserError
+from transfer.looks import GZIP, HEAD, HTML, TAR, ZIP, looks_like
 
 _STEP = 1 << 20
 _KINDS = {".zip": ZIP, ".tar": TAR, ".tar.gz": GZIP, ".tgz": GZIP}

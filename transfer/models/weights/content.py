@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from transfer.errors import UserError
+from transfer.looks import GZIP, HEAD, HTML, ZIP, looks_like
 
 MAX_BYTES = 2 << 30
 """Largest file, and largest sum of tensors, that is read: IR-50 with its last layers has 0.2 GB."""
-
-_PAGE = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 
 
 def kind(path: Path) -> str:
@@ -15,19 +14,15 @@ def kind(path: Path) -> str:
     try:
         size = path.stat().st_size
         with path.open("rb") as handle:
-            start = handle.read(512)
+            start = handle.read(HEAD)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if size > MAX_BYTES:
         raise UserError(f"{path}: {size / 1e9:.1f} GB, larger than any weights that are read here; is it another file?")
     if not start:
         return "an empty file"
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE):
-        return "an HTML page"
-    if start.startswith(b"PK\x03\x04"):
-        return "a zip archive"
-    if start.startswith(b"\x1f\x8b"):
-        return "a gzip archive"
+    if looks := looks_like(start):
+        return looks
     if start[:1] == b"\x80" and 2 <= start[1] <= 5:
         return "a pickle"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
@@ -40,9 +35,9 @@ def require(path: Path, expected: str, *allowed: str) -> str:
     found = kind(path)
     if found not in allowed:
         hint = {
-            "an HTML page": "; the page around a download was saved, so fetch the file itself",
-            "a zip archive": "; unpack it if it holds the file",
-            "a gzip archive": "; unpack it if it holds the file",
+            HTML: "; the page around a download was saved, so fetch the file itself",
+            ZIP: "; unpack it if it holds the file",
+            GZIP: "; unpack it if it holds the file",
         }.get(found, "")
         raise UserError(f"{path}: expected {expected}, found {found}{hint}")
     return found

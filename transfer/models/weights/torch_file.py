@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from transfer.errors import UserError
+from transfer.looks import ZIP
 from transfer.models.weights.content import MAX_BYTES, require
 
 _EXPECTED = "a torch state dict"
@@ -19,7 +20,7 @@ def read_torch(path: Path) -> dict[str, Tensor]:
 
     Raises UserError: not a torch file, damaged, one that asks for anything but tensors, or of absurd size.
     """
-    if require(path, _EXPECTED, "a zip archive", "a pickle") == "a zip archive":
+    if require(path, _EXPECTED, ZIP, "a pickle") == ZIP:
         _check_zip(path)
     try:
         with warnings.catch_warnings():
