@@ -16,6 +16,7 @@ include: "workflow/rules/align.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/search.smk"
 
 
 onstart:
@@ -37,3 +38,8 @@ rule prepare_data:
 rule train_all:
     input:
         of_all_runs("metrics.json"),
+
+
+rule search:
+    input:
+        expand("results/{experiment}/search/{search}/best.yaml", experiment=EXPERIMENT, search=PARAMS.searches),
