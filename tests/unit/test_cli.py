@@ -68,6 +68,13 @@ def test_schema_writes_the_file(transfer):
         (["align", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
         (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with transfer align"),
         (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "predictions.parquet"),
+        (
+            ["search", "--search", "rates", "--dataset", "demo_rafdb"],
+            "--search rates: not in experiment demo; allowed: ",
+        ),
+        (["search-report", "--search", "searched", "--set", "searches=[]"], "allowed: none; name it in searches"),
+        (["search", "--search", "searched", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with"),
+        (["dashboard"], "journal.log: no study yet"),
         (["table"], "metrics.json: missing"),
     ],
 )
@@ -100,7 +107,8 @@ def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
 def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
-    verbs = ["synthesize", "index", "detect", "align", "sample", "train", "predict", "evaluate", "table", "publish"]
+    verbs = ["synthesize", "index", "detect", "align", "sample", "train", "predict", "evaluate"]
+    verbs += ["search", "search-report", "dashboard", "table", "publish"]
     assert list(typer.main.get_command(cli.app).commands) == ["params", "schema", *verbs]
     for verb in verbs:
         code, out, _ = transfer(verb, "--help")

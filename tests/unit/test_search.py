@@ -311,7 +311,7 @@ def test_kills_at_every_step_of_a_claim_lose_no_cell(layout, monkeypatch):
             raise KeyboardInterrupt
         append(backend, logs)
 
-    for die_at in range(1, 9):
+    for die_at in range(1, 9):  # noqa: B007  dying() reads it
         writes.clear()
         with monkeypatch.context() as patch:
             patch.setattr(JournalFileBackend, "append_logs", dying)

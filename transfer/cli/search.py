@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from transfer.cli.options import Dataset, ParamFiles, Values, load
+from transfer.cli.options import Dataset, ParamFiles, Values, existing, load
 from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.params import Params
@@ -26,6 +26,8 @@ def search(
     D/split.parquet, D/plan_METHOD.npy (no test row), the study. Writes: the study in search_storage (by default
     R/search/journal.log), R/search/SEARCH/DATASET/workerK.json; unfinished trials lie in R/state/search."""
     chosen, layout = _load(files, values, name, dataset)
+    existing(layout.data(dataset) / "aligned.parquet", "align")
+    existing(layout.data(dataset) / "split.parquet", "sample")
 
     from transfer.search.worker import work
 

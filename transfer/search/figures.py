@@ -1,6 +1,7 @@
 """The figures of a study, drawn by Optuna with matplotlib."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import matplotlib
 from matplotlib import pyplot as plt
 from optuna import Study
 from optuna.importance import BaseImportanceEvaluator
+from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
 from transfer.files import atomic
@@ -19,15 +21,18 @@ _TARGET = "validation accuracy"
 def draw_figures(study: Study, evaluator: BaseImportanceEvaluator | None, folder: Path) -> None:
     """Write history.png, slices.png, contour.png and importances.png of the completed trials into ``folder``.
 
-    Without an ``evaluator`` there are no importances to show, and with one parameter no contour; the picture says so.
+    Without an ``evaluator`` there are no importances to show, and where fewer than two parameters vary no contour; the
+    picture says so.
     """
-    names = {name for trial in study.get_trials(deepcopy=False) for name in trial.params}
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    values = {(name, value) for trial in trials for name, value in trial.params.items()}
+    varied = sorted(name for name, n in Counter(name for name, _ in values).items() if n > 1)
     _draw(folder / "history.png", lambda: plots.plot_optimization_history(study, target_name=_TARGET))
     _draw(folder / "slices.png", lambda: plots.plot_slice(study, target_name=_TARGET))
-    if len(names) > 1:
-        _draw(folder / "contour.png", lambda: plots.plot_contour(study, target_name=_TARGET))
+    if len(varied) > 1:
+        _draw(folder / "contour.png", lambda: plots.plot_contour(study, params=varied, target_name=_TARGET))
     else:
-        _draw(folder / "contour.png", lambda: _say("one parameter: no contour"))
+        _draw(folder / "contour.png", lambda: _say("fewer than two parameters vary: no contour"))
     if evaluator:
         drawn = {"evaluator": evaluator, "target_name": _TARGET}
         _draw(folder / "importances.png", lambda: plots.plot_param_importances(study, **drawn))

@@ -144,21 +144,19 @@ class AdvisoryLock:
     """A lock in a PostgreSQL server, which belongs to a connection and ends with it."""
 
     def __init__(self, store: Store, name: str) -> None:
-        self._store, self._connection = store, None
+        self._url, self._connection = store.url, None
         self._key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
         self.shown = f"{name} in {store.shown}"
 
     def acquire(self, seconds: float) -> bool:
         """Take the lock, waiting for ``seconds`` at most; whether it was got."""
-        with self._store.errors():
-            engine = sqlalchemy.create_engine(
-                self._store.url, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": 10}
-            )
-            self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            # A node that lost its power must not hold the lock for the hours that TCP would wait for it.
-            self._execute("SET tcp_keepalives_idle = 30")
-            if _until(seconds, lambda: self._execute(f"SELECT pg_try_advisory_lock({self._key})").scalar()):
-                return True
+        timeout = {"connect_timeout": 10}
+        engine = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.NullPool, connect_args=timeout)
+        self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        # A node that lost its power must not hold the lock for the hours that TCP would wait for it.
+        self._execute("SET tcp_keepalives_idle = 30")
+        if _until(seconds, lambda: self._execute(f"SELECT pg_try_advisory_lock({self._key})").scalar()):
+            return True
         self.release()
         return False
 

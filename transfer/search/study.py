@@ -73,7 +73,7 @@ class SharedStudy:
     """One study, as one process sees it. Raises UserError for a storage that cannot be used, or another's study."""
 
     def __init__(self, params: Params, search: str, dataset: str, layout: Layout, declaration: dict[str, Any]) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search = params.search_definitions[search]
         self.lanets = params.run(dataset, self.search.recipe).model.num_lanets
         self.name = study_name(params, search, dataset)
@@ -99,7 +99,9 @@ class SharedStudy:
     def locked(self) -> Iterator[None]:
         """Hold the study's lock."""
         lock = self.store.lock(self.name, "study")
-        if not lock.acquire(_PATIENCE):
+        with self.store.errors():
+            held = lock.acquire(_PATIENCE)
+        if not held:
             raise UserError(f"{lock.shown}: held by another process for {_PATIENCE} seconds; end that process")
         try:
             yield
@@ -124,7 +126,9 @@ class SharedStudy:
         """Be worker ``number``. Raises UserError where another process is."""
         self._worker = f"worker{number}"
         lock = self.store.lock(self.name, self._worker)
-        if not lock.acquire(_STARTUP):
+        with self.store.errors():
+            held = lock.acquire(_STARTUP)
+        if not held:
             raise UserError(
                 f"worker {number} of study {self.name} runs already ({lock.shown} is held by another process); end it, "
                 "or give this one another number"
@@ -164,7 +168,9 @@ class SharedStudy:
     def put_again(self, trial: optuna.Trial) -> None:
         """Fail a trial that could not be trained; its values wait for the next worker."""
         with self.locked(), self.store.errors():
-            self._put_again(self.study.get_trials(deepcopy=False)[trial.number])
+            known = self.study.get_trials(deepcopy=False)[trial.number]
+            if known.state == TrialState.RUNNING:
+                self._put_again(known)
 
     def _put_again(self, trial: FrozenTrial) -> None:
         # A worker that died before it had all values leaves a trial that nobody has seen, unless they were given.
