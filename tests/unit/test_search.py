@@ -343,7 +343,7 @@ def test_four_workers_finish_exactly_what_was_asked_for(layout, tmp_path, storag
     params = search_params(storage=storage.format(tmp_path), **({"trials": 11} | changes))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["transfer.search.worker"])
-    workers = [context.Process(target=_claim_and_tell, args=(params, layout, n, n)) for n in range(4)]
+    workers = [context.Process(target=_claim_and_tell, args=(params, layout, n, n), daemon=True) for n in range(4)]
     for process in workers:
         process.start()
     for process in workers:
@@ -353,6 +353,22 @@ def test_four_workers_finish_exactly_what_was_asked_for(layout, tmp_path, storag
     assert Counter(trial.state.name for trial in trials) == {"COMPLETE": 6 if grid else 11}
     if grid:
         assert len({tuple(trial.params.values()) for trial in trials}) == 6
+
+
+def test_trials_at_work_count(layout):
+    params = search_params(trials=2)
+    one, two, three = (open_study(params, layout) for _ in range(3))
+    with one.worker(0), two.worker(1), three.worker(2):
+        first, _ = one.claim()
+        second, _ = two.claim()
+        assert three.claim() is None, "two are at work, and two were asked for"
+        one.tell(first, TrialState.COMPLETE, 0.5)
+        assert three.claim() is None and one.claim() is None
+        two.put_again(second)
+        again, _ = three.claim()
+        three.tell(again, TrialState.PRUNED)
+        assert two.claim() is None
+    assert states(params, layout) == {"COMPLETE": 1, "PRUNED": 1, "FAIL": 1}
 
 
 def test_the_trial_of_a_dead_worker_goes_to_a_living_one_and_that_of_a_living_one_does_not(layout):
@@ -379,7 +395,7 @@ def _claim_and_hang(params, layout, number):
 
 def start_worker_that_claims(params, layout, number):
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_claim_and_hang, args=(params, layout, number))
+    process = context.Process(target=_claim_and_hang, args=(params, layout, number), daemon=True)
     process.start()
     wait_for(lambda: store_of(params, layout).journal.exists() and states(params, layout)["RUNNING"] == 1)
     wait_for(lambda: "worker" in load(params, layout).trials[0].user_attrs)

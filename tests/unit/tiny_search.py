@@ -38,7 +38,7 @@ def start_worker(params, layout, number: int = 0) -> multiprocessing.Process:
     """A worker in a process of its own."""
     context = multiprocessing.get_context("forkserver")  # a process that works at once, without importing torch again
     context.set_forkserver_preload(["transfer.search.worker"])
-    process = context.Process(target=work, args=(params, "searched", "faces", number, layout))
+    process = context.Process(target=work, args=(params, "searched", "faces", number, layout), daemon=True)
     process.start()
     return process
 
