@@ -38,9 +38,14 @@ def start_worker(params, layout, number: int = 0) -> multiprocessing.Process:
     """A worker in a process of its own."""
     context = multiprocessing.get_context("forkserver")  # a process that works at once, without importing torch again
     context.set_forkserver_preload(["transfer.search.worker"])
-    process = context.Process(target=work, args=(params, "searched", "faces", number, layout), daemon=True)
+    process = context.Process(target=_work, args=(dict(os.environ), params, number, layout), daemon=True)
     process.start()
     return process
+
+
+def _work(environment, params, number, layout) -> None:
+    os.environ.update(environment)  # that of the server of processes is from before this test
+    work(params, "searched", "faces", number, layout)
 
 
 def kill(process: multiprocessing.Process) -> None:
