@@ -1,8 +1,9 @@
 # make table1   set up .venv, run the workflow on the embedded default, print results/table1.md
 # make test     set up .venv, check the style, run all tests
+# make dashboard  show the searches' studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
 # Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
 
-.PHONY: table1 dry-run lint test clean-env
+.PHONY: table1 dashboard dry-run lint test clean-env
 .DEFAULT_GOAL := table1
 
 VENV := .venv
@@ -26,6 +27,9 @@ $(VENV)/installed: requirements.lock pyproject.toml
 table1: $(VENV)/installed
 	$(RUN) snakemake --cores all --use-conda results/table1.csv $(ARGS)
 	@cat results/table1.md
+
+dashboard: $(VENV)/installed
+	$(RUN) python -m transfer dashboard $(ARGS)
 
 dry-run: $(VENV)/installed
 	$(RUN) snakemake --dry-run results/table1.csv $(ARGS)

@@ -19,6 +19,7 @@ include: "workflow/rules/weights.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/search.smk"
 
 
 onstart:
@@ -46,3 +47,8 @@ rule train_all:
 rule audit:
     input:
         expand(rules.audit_copies.output, experiment=EXPERIMENT),
+
+
+rule search:
+    input:
+        expand("results/{experiment}/search/{search}/best.yaml", experiment=EXPERIMENT, search=PARAMS.searches),

@@ -65,9 +65,10 @@ def _validated(
         return model.model_validate(dict(config))
     except ValidationError as error:
         found = [(_location(details, config), details) for details in error.errors()]
-        # Where a value may be of several kinds there is an error for each: the deepest one knows what was meant.
+        # Where a value may be of several kinds there is an error for each: the deepest one knows what was meant,
+        # and among equals the one that does not miss another type.
         alternatives = [pair for pair in found if pair[0][: len(found[0][0])] == found[0][0]]
-        loc, first = max(alternatives, key=lambda pair: len(pair[0]))
+        loc, first = max(alternatives, key=lambda pair: (len(pair[0]), not pair[1]["type"].endswith("_type")))
         written = loc[:-1] if first["type"] == "missing" else loc
         origin = _origin(written, files, command_line)
         raise UserError(f"{origin}: {_key(loc)}: {_explain(first, loc, model)}") from None
@@ -134,7 +135,7 @@ def _location(error: Mapping[str, Any], config: Any) -> tuple[str | int, ...]:
     """The keys that lead to the wrong value, without the names that pydantic gives to alternatives."""
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, ParamsError):
-        return cause.loc
+        return (*error["loc"], *cause.loc)
     loc: list[str | int] = []
     for part in error["loc"]:
         try:

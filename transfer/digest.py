@@ -28,6 +28,8 @@ STEPS = {
     "train": ("transfer.training.run",),
     "evaluate": ("transfer.evaluation.metrics",),
     "table": ("transfer.tables.experiment",),
+    "search": ("transfer.search.worker",),
+    "search_report": ("transfer.search.results",),
 }
 
 # Left out of every digest. What config, params and layout decide shows in the parameters and in the names of the files;

@@ -61,6 +61,19 @@ class Layout:
         """Folder of a detection's resume state, which no rule declares."""
         return self.root / "state" / dataset / "detect"
 
+    @property
+    def journal(self) -> Path:
+        """All studies of the experiment, where no other storage is named; no rule declares it."""
+        return self.root / "search" / "journal.log"
+
+    def search(self, search: str) -> Path:
+        """Folder of a search: its best.yaml, and a folder per dataset."""
+        return self.root / "search" / search
+
+    def search_state(self, search: str, dataset: str) -> Path:
+        """Folder of the locks and unfinished trials of a study, which no rule declares."""
+        return self.root / "state" / "search" / search / dataset
+
 
 def archive_path(params: Params, dataset: str) -> Path:
     """Folder or archive in which ``dataset`` lies; one that the workflow draws need not be there yet.

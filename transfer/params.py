@@ -5,7 +5,9 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
@@ -224,6 +226,15 @@ class DatasetDefinition(Strict):
     train: TrainOverride = TrainOverride()
 
 
+class RecipeOnDataset(Strict):
+    """What a recipe changes on one dataset alone, such as the values that a search found there."""
+
+    model: ModelOverride = ModelOverride()
+    train: TrainOverride = TrainOverride()
+    upsample: Upsample | None = None
+    """Balance of the training part on this dataset; null: that of the recipe."""
+
+
 class RecipeDefinition(Strict):
     """A recipe: which parts of TransFER are on, and what else it changes."""
 
@@ -237,6 +248,145 @@ class RecipeDefinition(Strict):
     train: TrainOverride = TrainOverride()
     upsample: Upsample | None = None
     """Balance of this recipe's training part; null: that of the dataset. The split is the same for all recipes."""
+    datasets: dict[Name, RecipeOnDataset] = {}
+    """What differs on single datasets; it wins over the keys above."""
+
+
+def _stepped(low: float, high: float, step: float) -> list[float]:
+    """low, low + step, ... high, without the rounding errors of repeated addition."""
+    first, last, width = (Decimal(str(value)) for value in (low, high, step))
+    if (last - first) % width:
+        raise ValueError(f"high is not low plus a whole number of steps: {low}, {high}, {step}")
+    return [type(low)(first + i * width) for i in range(int((last - first) / width) + 1)]
+
+
+class RateRange(Strict):
+    """A range of rates to search in."""
+
+    low: Fraction
+    high: Fraction
+    step: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Distance of the values; null: any value of the range."""
+    log: bool = False
+    """Search in the logarithm of the rate."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "RateRange":
+        if self.low >= self.high:
+            raise ValueError(f"expected low < high, found {self.low} and {self.high}")
+        if self.log and (self.step or self.low == 0):
+            raise ValueError("log needs low > 0 and no step")
+        if self.step:
+            _stepped(self.low, self.high, self.step)
+        return self
+
+    def values(self) -> list[float] | None:
+        """All values, in order; None where they are not countable."""
+        return _stepped(self.low, self.high, self.step) if self.step else None
+
+
+class CountRange(Strict):
+    """A range of whole numbers to search in."""
+
+    low: Annotated[int, Field(ge=0, le=16)]
+    high: Annotated[int, Field(ge=0, le=16)]
+    step: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "CountRange":
+        if self.low >= self.high:
+            raise ValueError(f"expected low < high, found {self.low} and {self.high}")
+        _stepped(self.low, self.high, self.step)
+        return self
+
+    def values(self) -> list[int]:
+        """All values, in order."""
+        return _stepped(self.low, self.high, self.step)
+
+
+def _different(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError(f"a value appears twice: {values}")
+    return values
+
+
+Rates = Annotated[list[Fraction], Field(min_length=1), AfterValidator(_different)]
+Counts = Annotated[list[Annotated[int, Field(ge=0, le=16)]], Field(min_length=1), AfterValidator(_different)]
+Balances = Annotated[list[Upsample], Field(min_length=1), AfterValidator(_different)]
+
+
+class SearchSpace(Strict):
+    """What a search varies: each a range or a list of choices; null: as the recipe has it."""
+
+    mad: RateRange | Rates | None = None
+    """p1. With fewer than two LANets there is nothing to drop: it is 0 then, and no part of that trial."""
+    msad: RateRange | Rates | None = None
+    """p2."""
+    num_lanets: CountRange | Counts | None = None
+    """B."""
+    upsample: Balances | None = None
+    """Balance of the training part."""
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> "SearchSpace":
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("nothing to search; give mad, msad, num_lanets or upsample a range or a list")
+        return self
+
+
+class PrunerParams(Strict):
+    """When a trial is given up for its validation accuracy."""
+
+    kind: Literal["median", "none"] = "median"
+    """median: its best epoch so far is worse than the median of the other trials at that epoch."""
+    startup_trials: Annotated[int, Field(ge=0)] = 5
+    """Completed trials before any is given up."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 5
+    """Epochs of a trial before it may be given up."""
+    interval_epochs: Annotated[int, Field(ge=1)] = 1
+    """Epochs between two decisions."""
+    min_trials: Annotated[int, Field(ge=1)] = 1
+    """Trials that must have come to that epoch."""
+
+
+class SearchDefinition(Strict):
+    """A search: a study per dataset; what it finds is a recipe of the same name."""
+
+    recipe: Name = "full"
+    """The recipe that it starts from."""
+    space: SearchSpace
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """grid: every combination once."""
+    trials: Annotated[int, Field(ge=1, le=100000)] | None = None
+    """Trials to finish, completed or given up, per dataset; a grid has as many as combinations."""
+    workers: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Processes that work on one study."""
+    epochs: Annotated[int, Field(ge=1, le=10000)] | None = None
+    """Length of its trainings; null: train.epochs. The recipe that is found does not take it over."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_different)] = [0]
+    """Training seeds: a trial's value is the mean over them."""
+    sampler_seed: Annotated[int, Field(ge=0)] = 0
+    startup_trials: Annotated[int, Field(ge=1)] = 10
+    """Trials that tpe draws at random first."""
+    pruner: PrunerParams = PrunerParams()
+
+    @model_validator(mode="after")
+    def _fits_its_sampler(self) -> "SearchDefinition":
+        if self.sampler != "grid":
+            if self.trials is None:
+                raise ParamsError(("trials",), f"missing; {self.sampler} needs a number of trials")
+            return self
+        if self.trials is not None:
+            raise ParamsError(("trials",), "a grid has as many trials as combinations; leave it out")
+        for name in ("mad", "msad"):
+            part = getattr(self.space, name)
+            if isinstance(part, RateRange) and part.step is None:
+                raise ParamsError(("space", name), "a grid needs a step or a list")
+        return self
+
+
+_STORAGE = re.compile(r"journal|sqlite:///.+|postgresql(\+\w+)?://.+|\$\{\w+\}")
+_PASSWORD = re.compile(r"://[^:@/]*:(?!\$\{\w+\}@).*@|[?&]password=(?!\$\{\w+\}(&|$))")
 
 
 class Params(Strict):
@@ -262,8 +412,14 @@ class Params(Strict):
     train: TrainParams = TrainParams()
     tracking: bool = True
     """Show the trainings in MLflow."""
+    searches: list[Name] = []
+    """The searches of `snakemake search`, by name."""
+    search_storage: str = "journal"
+    """Where the studies are kept: journal (a file of the experiment), sqlite:///FILE, postgresql://USER@HOST/DATABASE.
+    ${NAME} stands for an environment variable, which is where a password belongs."""
     dataset_definitions: dict[Name, DatasetDefinition]
     recipe_definitions: dict[Name, RecipeDefinition]
+    search_definitions: dict[Name, SearchDefinition] = {}
 
     @model_validator(mode="after")
     def _names_are_defined(self) -> "Params":
@@ -271,6 +427,7 @@ class Params(Strict):
             ("datasets", self.datasets, self.dataset_definitions),
             ("recipes", self.recipes, self.recipe_definitions),
             ("baseline", [self.baseline], dict.fromkeys(self.recipes)),
+            ("searches", self.searches, self.search_definitions),
         ):
             for name in names:
                 if name not in defined:
@@ -289,6 +446,13 @@ class Params(Strict):
                         ("recipe_definitions", recipe),
                         f"mad drops one of B LANet maps and needs num_lanets >= 2, but it is {run.model.num_lanets}",
                     )
+        for search in self.searches:
+            self._check_search(search)
+        if not _STORAGE.fullmatch(self.search_storage):
+            raise ParamsError(("search_storage",), "expected journal, sqlite:///FILE, postgresql://... or ${NAME}")
+        if _PASSWORD.search(self.search_storage):
+            message = "a password would be written to results/; put ${NAME} in its place and set the variable NAME"
+            raise ParamsError(("search_storage",), message)
         return self
 
     def _check_drawn_archives(self) -> None:
@@ -330,6 +494,21 @@ class Params(Strict):
                 loc = ("dataset_definitions", dataset) if own & {key, "template", "landmarks"} else ()
                 raise ParamsError((*loc, "faces", key), message)
 
+    def _check_search(self, name: str) -> None:
+        search = self.search_definitions[name]
+        if search.recipe not in self.recipe_definitions:
+            allowed = ", ".join(self.recipe_definitions)
+            message = f"unknown name '{search.recipe}'; allowed: {allowed}"
+            raise ParamsError(("search_definitions", name, "recipe"), message)
+        if search.recipe == name:
+            message = "a search gives its name to the recipe that it finds, and cannot start from it"
+            raise ParamsError(("search_definitions", name, "recipe"), message)
+        for dataset in self.datasets:
+            lanets = self.run(dataset, search.recipe).model.num_lanets
+            if search.space.mad and not search.space.num_lanets and lanets < 2:
+                message = f"needs num_lanets >= 2, but recipe {search.recipe} has {lanets} on {dataset}"
+                raise ParamsError(("search_definitions", name, "space", "mad"), message)
+
     def face_params(self, dataset: str) -> FaceParams:
         """Detection and alignment of ``dataset``."""
         return _merged(self.faces, self.dataset_definitions[dataset].faces)
@@ -341,12 +520,14 @@ class Params(Strict):
     def run(self, dataset: str, recipe: str) -> "RunParams":
         """What one training sees: the experiment's blocks, then the dataset's, then the recipe's."""
         data, rec = self.dataset_definitions[dataset], self.recipe_definitions[recipe]
+        here = rec.datasets.get(dataset, RecipeOnDataset())
+        upsample = here.upsample or rec.upsample
         off = {} if rec.local_cnns else {"num_lanets": 0}
         off |= {part: 0.0 for part in ("mad", "msad") if not getattr(rec, part)}
         return RunParams(
-            model=_merged(self.model, data.model, off, rec.model),
-            train=_merged(self.train, data.train, rec.train),
-            sampling=_merged(self.sampling, data.sampling, {"upsample": rec.upsample} if rec.upsample else {}),
+            model=_merged(self.model, data.model, off, rec.model, here.model),
+            train=_merged(self.train, data.train, rec.train, here.train),
+            sampling=_merged(self.sampling, data.sampling, {"upsample": upsample} if upsample else {}),
         )
 
 

@@ -73,6 +73,13 @@ def test_schema_writes_the_file(transfer):
         (["audit"], "data/demo_rafdb/hashes.parquet: not there; make it with transfer hash"),
         (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with transfer align"),
         (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "predictions.parquet"),
+        (
+            ["search", "--search", "rates", "--dataset", "demo_rafdb"],
+            "--search rates: not in experiment demo; allowed: ",
+        ),
+        (["search-report", "--search", "searched", "--set", "searches=[]"], "allowed: none; name it in searches"),
+        (["search", "--search", "searched", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with"),
+        (["dashboard"], "journal.log: no study yet"),
         (["table"], "metrics.json: missing"),
     ],
 )
@@ -106,7 +113,8 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
-    verbs += ["sample", "weights", "train", "predict", "evaluate", "table", "publish"]
+    verbs += ["sample", "weights", "train", "predict", "evaluate"]
+    verbs += ["search", "search-report", "dashboard", "table", "publish"]
     commands = typer.main.get_command(cli.app).commands
     assert list(commands) == ["params", "schema", *verbs, "bench"]
     for verb in [*verbs, *(f"bench {name}" for name in commands["bench"].commands)]:

@@ -13,6 +13,10 @@ from transfer.params import TrainParams
 from transfer.training.device import autocast
 
 
+class Diverged(UserError):
+    """The loss is no longer finite."""
+
+
 def learning_rate(params: TrainParams, epoch: float) -> float:
     """Rate at a time in epochs since the start: linear warm-up, then cosine to 0 or steps by gamma."""
     if epoch < params.warmup_epochs:
@@ -50,7 +54,7 @@ def train_epoch(
 ) -> tuple[float, float]:
     """Train for one epoch (0-based ``epoch``) of ``steps`` batches; mean loss and accuracy on its augmented images.
 
-    ``on_batch`` gets the number of images of each batch. Raises UserError when the loss is no longer finite.
+    ``on_batch`` gets the number of images of each batch. Raises Diverged when the loss is no longer finite.
     """
     model.train()
     device = next(model.parameters()).device
@@ -76,9 +80,9 @@ def train_epoch(
 
 
 def require_finite(loss: float, epoch: int, params: TrainParams) -> None:
-    """Raise UserError if a training or validation loss of the (0-based) ``epoch`` is NaN or infinite."""
+    """Raise Diverged if a training or validation loss of the (0-based) ``epoch`` is NaN or infinite."""
     if not math.isfinite(loss):
-        raise UserError(
+        raise Diverged(
             f"the loss is no longer finite in epoch {epoch + 1} "
             f"(learning rate {learning_rate(params, epoch + 1):.3g}); lower train.lr or lengthen train.warmup_epochs; "
             "the last good epoch is kept"

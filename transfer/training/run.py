@@ -4,12 +4,14 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pyarrow.parquet import read_metadata
 from safetensors.torch import save_file
 from torch import nn
 
@@ -44,9 +46,21 @@ def train(params: Params, dataset: str, recipe: str, seed: int, layout: Layout) 
 
 
 class Training:
-    """State of one training between its epochs."""
+    """State of one training between its epochs.
 
-    def __init__(self, params: Params, dataset: str, recipe: str, seed: int, layout: Layout) -> None:
+    ``parts`` are those that it predicts: a row of another part is neither known to it nor read.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        dataset: str,
+        recipe: str,
+        seed: int,
+        layout: Layout,
+        parts: Sequence[str] = ("val", "test"),
+    ) -> None:
+        self.parts = parts
         self.params, self.dataset, self.recipe, self.seed = params, dataset, recipe, seed
         self.run_params: RunParams = params.run(dataset, recipe)
         self.directory = layout.run(dataset, recipe, seed)
@@ -72,21 +86,24 @@ class Training:
         self.mlflow_run: str | None = None
 
     def _load_data(self, data: Path, plan: Path) -> None:
-        aligned = pd.read_parquet(data / "aligned.parquet")
-        check_store(data / "aligned.npy", aligned)
+        split = pd.read_parquet(data / "split.parquet", filters=[("split", "in", ["train", *self.parts])])
+        split = split.sort_values("row")
+        aligned = pd.read_parquet(data / "aligned.parquet", filters=[("sample", "in", set(split["sample"]))])
+        aligned = aligned.set_index(split["row"].to_numpy())  # both are in the order of the store
+        check_store(data / "aligned.npy", aligned, read_metadata(data / "aligned.parquet").num_rows)
         self.test_faces = digest_test_faces(aligned)
-        split = pd.read_parquet(data / "split.parquet").sort_values("row")
         names = aligned.groupby("label")["class_name"].first()
         self.classes = [names.get(label, f"label {label}") for label in range(names.index.max() + 1)]
         self.rows = {name: part["row"].to_numpy() for name, part in split.groupby("split")}
-        self.samples = aligned["sample"].to_numpy()
-        self.labels = aligned["label"].to_numpy()
+        every = range(split["row"].max() + 1)
+        self.samples = aligned["sample"].reindex(every).to_numpy()
+        self.labels = aligned["label"].reindex(every, fill_value=-1).to_numpy()
         self.plan = np.load(plan)
         absent = set(range(len(self.classes))) - set(self.labels[self.plan])
         if absent:
             listed = ", ".join(self.classes[label] for label in sorted(absent))
             raise UserError(f"{plan}: no training image of {listed}; every class needs at least one")
-        for part in ("val", "test"):
+        for part in self.parts:
             if part not in self.rows:
                 raise UserError(f"{data / 'split.parquet'}: no {part} images; every protocol is evaluated on some")
         self.batch_size = min(self.run_params.train.batch_size, len(self.plan))
@@ -103,7 +120,9 @@ class Training:
         columns = [f"vote_{name}" for name in self.classes]
         if not set(columns) <= set(index.columns):
             raise UserError(f"train.targets: votes asked for, but {self.dataset} has none; use label")
-        votes = index.loc[self.samples, columns].to_numpy(np.float32)
+        rows = np.concatenate(list(self.rows.values()))
+        votes = np.full((len(self.labels), len(columns)), np.nan, np.float32)
+        votes[rows] = index.loc[self.samples[rows], columns].to_numpy(np.float32)
         return torch.from_numpy(votes / votes.sum(axis=1, keepdims=True))
 
     def run(self) -> None:
@@ -120,7 +139,7 @@ class Training:
             tracking.finish(status)
         shutil.rmtree(self.state_file.parent)
 
-    def _epochs(self, tracking: Tracking) -> None:
+    def _epochs(self, tracking: Tracking, after_epoch: Callable[[dict[str, float]], None] = lambda row: None) -> None:
         train, epochs = self.run_params.train, self.run_params.train.epochs
         steps = len(self.plan) // self.batch_size
         what = f"{self.dataset} {self.recipe} seed{self.seed}"
@@ -154,6 +173,7 @@ class Training:
                 self._save(tracking)
                 metrics = {key: value for key, value in self.history[-1].items() if key != "epoch"}
                 tracking.log_epoch(epoch + 1, metrics)
+                after_epoch(self.history[-1])
 
     def _evaluate(self, row: dict[str, float]) -> None:
         """Predict what the protocols need after this epoch, and keep the best."""
@@ -181,7 +201,7 @@ class Training:
             key = {"val_selected": "val_accuracy", "test_selected": "test_accuracy"}.get(protocol)
             better = key is None or all(row[key] > earlier[key] for earlier in self.history[:-1])
             if wanted[protocol] and better:
-                parts = {part: torch.from_numpy(predicted(part)) for part in ("val", "test")}
+                parts = {part: torch.from_numpy(predicted(part)) for part in self.parts}
                 self.best[protocol] = {"epoch": row["epoch"], "probabilities": parts}
                 if protocol == self.kept:
                     self.best[protocol]["weights"] = self._weights()
@@ -263,7 +283,7 @@ class Training:
                 epoch=best["epoch"],
             )
             for protocol, best in self.best.items()
-            for part in ("val", "test")
+            for part in self.parts
         ]
         write_predictions(self.directory / "predictions.parquet", pd.concat(frames, ignore_index=True))
         write_json(self.directory / "env.json", self._environment())

@@ -124,7 +124,10 @@ wildcard_constraints:
     dataset="|".join(PARAMS.datasets),
     recipe="|".join(PARAMS.recipes),
     seed=r"\d+",
-    # Nothing matches $^: no archive is drawn where all datasets are real, no weights are imported where none are named.
+    search="|".join(PARAMS.searches) or "$^",
+    worker=r"\d+",
+    # Nothing matches $^: there is no search, no archive is drawn where all datasets are real, no weights are imported
+    # where none are named.
     archive="|".join(map(re.escape, DRAWN)) or "$^",
     weights="|".join(WEIGHTS) or "$^",
     source_file="|".join(map(re.escape, DOWNLOADS)) or "$^",
@@ -206,6 +209,17 @@ def of_all_runs(name):
     )
 
 
+def search_workers(wildcards):
+    """What the workers of a search leave, on every dataset."""
+    return expand(
+        "results/{experiment}/search/{search}/{dataset}/worker{worker}.json",
+        experiment=wildcards.experiment,
+        search=wildcards.search,
+        dataset=PARAMS.datasets,
+        worker=range(PARAMS.search_definitions[wildcards.search].workers),
+    )
+
+
 # ---- Versions: a job is out of date when a parameter or the code that it depends on has changed, and only then.
 
 
@@ -270,6 +284,21 @@ def evaluate_version(wildcards):
     return step_digest("evaluate")
 
 
+def search_version(wildcards):
+    search = PARAMS.search_definitions[wildcards.search]
+    run = PARAMS.run(wildcards.dataset, search.recipe)
+    train = run.train.model_dump(mode="json", exclude={"device", "threads"})
+    chosen = search.model_dump(mode="json", exclude={"workers"})
+    code = step_digest("search", models()[run.model.name])
+    return digest(chosen, run.model, run.sampling.upsample, train, code)
+
+
+def search_report_version(wildcards):
+    search = PARAMS.search_definitions[wildcards.search]
+    runs = [PARAMS.run(dataset, search.recipe) for dataset in PARAMS.datasets]
+    return digest(PARAMS.recipes, PARAMS.recipe_definitions[search.recipe], *runs, step_digest("search_report"))
+
+
 def table_version(wildcards):
     chosen = PARAMS.model_dump(include={"experiment", "datasets", "recipes", "baseline", "seeds", "protocols"})
     definitions = [PARAMS.dataset_definitions[dataset] for dataset in PARAMS.datasets]
@@ -292,6 +321,11 @@ def detect_threads(wildcards):
 
 def train_threads(wildcards):
     return PARAMS.run(wildcards.dataset, wildcards.recipe).train.threads
+
+
+def search_threads(wildcards):
+    search = PARAMS.search_definitions[wildcards.search]
+    return PARAMS.run(wildcards.dataset, search.recipe).train.threads
 
 
 def store_mb(wildcards, input):

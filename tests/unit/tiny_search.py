@@ -1,0 +1,63 @@
+"""Searches on the faces of tiny_training, and processes that work on them."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+from optuna.trial import TrialState
+from tiny_training import tiny_params
+
+from transfer.params import Params
+from transfer.search.worker import work
+
+SPACE = {"mad": {"low": 0, "high": 0.9}, "msad": [0.0, 0.3, 0.6], "num_lanets": {"low": 1, "high": 3}}
+GRID = {"sampler": "grid", "space": {"mad": [0, 0.5], "num_lanets": [1, 2, 3]}, "trials": None}
+GRID_CELLS = 5  # with one LANet there is no mad
+
+
+def search_params(*, storage: str = "journal", model: dict | None = None, tracking: bool = False, **changes) -> Params:
+    """The tiny parameters with a search that gives nothing up, unless told otherwise."""
+    search = {"space": SPACE, "trials": 6, "startup_trials": 3, "pruner": {"kind": "none"}, "epochs": 2} | changes
+    return tiny_params(
+        model={"num_lanets": 2} | (model or {}),
+        tracking=tracking,
+        searches=["searched"],
+        search_definitions={"searched": search},
+        search_storage=storage,
+    )
+
+
+def outcome(study) -> list[tuple]:
+    """What the finished trials were and gave, in order."""
+    trials = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return [(trial.params, trial.state, trial.value, trial.intermediate_values) for trial in trials]
+
+
+def start_worker(params, layout, number: int = 0) -> multiprocessing.Process:
+    """A worker in a process of its own."""
+    context = multiprocessing.get_context("forkserver")  # a process that works at once, without importing torch again
+    context.set_forkserver_preload(["transfer.search.worker"])
+    process = context.Process(target=_work, args=(dict(os.environ), params, number, layout), daemon=True)
+    process.start()
+    return process
+
+
+def _work(environment, params, number, layout) -> None:
+    os.environ.update(environment)  # that of the server of processes is from before this test
+    work(params, "searched", "faces", number, layout)
+
+
+def kill(process: multiprocessing.Process) -> None:
+    """SIGKILL, as from a machine that has no memory left."""
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    """Wait until ``condition()``."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.002)

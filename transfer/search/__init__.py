@@ -1,0 +1,1 @@
+"""Optuna searches over the rates, the number of LANets and the class balance, on the validation part alone."""

@@ -1,0 +1,60 @@
+# Searches on the validation part: dataset x worker on one study, then what was found.
+
+
+rule search_worker:
+    input:
+        index=rules.index_dataset.output.index,
+        images=rules.align_faces.output.images,
+        manifest=rules.align_faces.output.manifest,
+        split=rules.sample_faces.output.split,
+        plans=rules.sample_faces.output.plans,
+    output:
+        # The study is no output: Snakemake would delete it before a job.
+        done="results/{experiment}/search/{search}/{dataset}/worker{worker}.json",
+    log:
+        "results/{experiment}/logs/search_worker/{search}/{dataset}/worker{worker}.log",
+    conda:
+        "../envs/transfer.yaml"
+    threads: search_threads
+    resources:
+        mem_mb=store_mb,
+        runtime=2880,
+    params:
+        config=SNAPSHOT,
+        version=search_version,
+    message:
+        "Search {wildcards.search} on {wildcards.dataset}, worker {wildcards.worker}"
+    shell:
+        "python -m transfer search --params {params.config} --set train.threads={threads}"
+        " --search {wildcards.search} --dataset {wildcards.dataset} --worker {wildcards.worker} > {log} 2>&1"
+
+
+rule report_search:
+    input:
+        workers=search_workers,
+    output:
+        best="results/{experiment}/search/{search}/best.yaml",
+        tables=expand(
+            "results/{{experiment}}/search/{{search}}/{dataset}/{name}",
+            dataset=PARAMS.datasets,
+            name=["trials.csv", "grid.csv", "importances.json"],
+        ),
+        figures=expand(
+            "results/{{experiment}}/search/{{search}}/{dataset}/{name}.png",
+            dataset=PARAMS.datasets,
+            name=["history", "slices", "contour", "importances"],
+        ),
+    log:
+        "results/{experiment}/logs/report_search/{search}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=search_report_version,
+    message:
+        "What the search {wildcards.search} found"
+    shell:
+        "python -m transfer search-report --params {params.config} --search {wildcards.search} > {log} 2>&1"
