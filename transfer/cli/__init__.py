@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from transfer.cli import configuration, data, runs, tables
+from transfer.cli import configuration, data, runs, tables, track
 from transfer.errors import UserError
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 for part in (configuration, data, runs, tables):
     app.add_typer(part.app)
+app.add_typer(track.app, name="track")
 
 
 def main() -> None:
