@@ -65,6 +65,7 @@ def disk(
     shown = Table("experiment", *(f"{name}" for name in (*usage.COLUMNS, "total")))
     for column in shown.columns[1:]:
         column.justify = "right"
+        column.no_wrap = True
     for row in usage.as_json(table):
         shown.add_row(row["experiment"], *(usage.human(row[name]) for name in (*usage.COLUMNS, "total")))
     Console().print(shown)

@@ -7,14 +7,14 @@ from urllib.parse import unquote, urlparse
 from transfer.errors import UserError
 from transfer.tracking import store
 
-COLUMNS = ("data", "runs", "checkpoints", "state", "other", "mlflow")
+COLUMNS = ("data", "runs", "weights", "state", "other", "mlflow")
 CHECKPOINT = "model.safetensors"
 
 
 def disk(results: Path = Path("results")) -> dict[str, dict[str, int | None]]:
     """Bytes per experiment: {experiment: {what: bytes}}.
 
-    ``checkpoints`` are the weights of finished runs, ``runs`` the rest of their folders, ``state`` that of interrupted
+    ``weights`` are the checkpoints of finished runs, ``runs`` the rest of their folders, ``state`` that of interrupted
     ones, ``mlflow`` the artifacts in the store, None where these do not lie on this machine. An experiment that is only
     in MLflow counts too. Raises UserError without results and without a store.
     """
@@ -37,7 +37,7 @@ def disk(results: Path = Path("results")) -> dict[str, dict[str, int | None]]:
 def _kind(file: Path) -> str:
     top = file.parts[0]
     if top == "runs":
-        return "checkpoints" if file.name == CHECKPOINT else "runs"
+        return "weights" if file.name == CHECKPOINT else "runs"
     return top if top in ("data", "state") else "other"
 
 

@@ -1,6 +1,7 @@
 """Trained networks in MLflow: a logged model per run, and per recipe a registered one that stands on its own."""
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -58,7 +59,8 @@ def log_model(
 
     tags = {"weights_sha256": sha256, "weights": weights.as_posix()}
     model = client.create_logged_model(experiment, NAME, run_id, tags, dict(params), "classifier")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it recommends type hints, and would then take them for the signature
         mlflow.pyfunc.save_model(
             Path(folder) / NAME,
             mlflow_model=Model(

@@ -45,6 +45,14 @@ def locked(handle: int) -> bool:
     return True
 
 
+def read_answer(file: Path) -> dict[str, Any]:
+    """What the writer says to a training: run_id, error (of a store that does not work now), finished; {} at first."""
+    try:
+        return json.loads(file.with_suffix(ANSWER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
 def write_answer(file: Path, answer: dict[str, Any]) -> None:
     """Replace the answer to a training; ``file`` is that of its messages."""
     part = file.with_suffix(".part")
@@ -77,11 +85,8 @@ class Channel:
             line = line[os.write(self._handle, line) :]
 
     def answer(self) -> dict[str, Any]:
-        """What the writer says: run_id, error (of a store that does not work now), finished; empty before it does."""
-        try:
-            return json.loads(self.file.with_suffix(ANSWER).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
+        """What the writer says."""
+        return read_answer(self.file)
 
     def ensure_writer(self) -> None:
         """Start a writer if none is alive. The file is there before, so that one that just ends still sees it."""
@@ -90,7 +95,7 @@ class Channel:
             if locked(handle):  # which the writer inherits, so that no second one is started while it starts
                 # -P: no module of the working directory may stand for one that MLflow looks for. A session of its own:
                 # a signal to the training's process group must not reach a writer that other trainings use too.
-                subprocess.Popen(
+                process = subprocess.Popen(
                     [sys.executable, "-P", "-W", "ignore", "-m", _WRITER, str(self.folder), str(handle)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -99,6 +104,8 @@ class Channel:
                     pass_fds=[handle],
                     env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": _path()},
                 )
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, str(process.pid).encode(), 0)  # for people who look which process it is
         finally:
             os.close(handle)
 

@@ -201,11 +201,16 @@ class _Sync:
         asked = dataset in self.params.datasets and recipe in self.params.recipes
         runs = {run.info.run_id: run for run in [*shown, *seeds.values()]}
         present = {run.info.run_id for seed, run in seeds.items() if asked and seed in self.params.seeds}
+        ended = {run.info.run_id for run in seeds.values()}
+        finished = {run.data.tags["transfer.run"] for run in seeds.values()}
         for run_id, run in runs.items():
             if run.data.tags.get("recipe") == recipe and "seed" in run.data.tags:
                 mark = "true" if run_id in present else "false"
                 if run.data.tags.get(IN_TABLE, "false") != mark:
                     self.client.set_tag(run_id, IN_TABLE, mark)
+                # A second run of a training that has ended was left by a writer that was killed.
+                if run_id not in ended and run.info.status == "RUNNING" and run.data.tags["transfer.run"] in finished:
+                    self.client.set_terminated(run_id, "KILLED")
 
     def _recipe(self, dataset: str, recipe: str, experiment: str, parent: str, seeds: "dict[int, Run]") -> None:
         """The recipe's own run: means over its seeds, the published number, and the registered model."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from transfer.errors import UserError
 from transfer.tracking import store
-from transfer.tracking.spool import ANSWER, MESSAGES, WRITER, locked, write_answer
+from transfer.tracking.spool import ANSWER, MESSAGES, WRITER, locked, read_answer, write_answer
 from transfer.tracking.system import SystemMetrics
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Shown:
         self._start: dict[str, Any] = {}
         self._run_id: str | None = None
         self._known: set[tuple[str, int]] = set()
-        self._answer: dict[str, Any] = {}
+        self._answer = read_answer(file)  # there is one where another writer was killed
         self._retry_at = 0.0
         self._ended_at: float | None = None
         self._sampled_at = 0.0
@@ -129,11 +129,13 @@ class Shown:
         start, client = self._start, writer.client
         experiment = store.experiment_id(client, start["experiment"])
         parent = writer.parent(experiment, start["experiment"], start["tags"]["recipe"])
+        start["run_id"] = self._answer.get("run_id") or start["run_id"]
         # Also after an error of the store: the run may have been made before it.
         again = bool(start["run_id"] or start["history"] or self._retry_at)
         run = unfinished(client, experiment, start) if again else None
         if run is None:
-            run = client.create_run(experiment, start["time"], run_name=start["name"])
+            tags = {"transfer.run": start["tags"]["transfer.run"]}
+            run = client.create_run(experiment, start["time"], tags, start["name"])
         else:
             client.update_run(run.info.run_id, status="RUNNING")
         client.update_run(parent, status="RUNNING")
