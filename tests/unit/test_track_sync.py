@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -91,12 +93,12 @@ def view(synced, monkeypatch) -> Layout:
 
 
 @pytest.fixture
-def changed(synced, mlflow_folder) -> Layout:
+def changed(synced, mlflow_folder, monkeypatch) -> Layout:
     """The synced experiment in a folder and a store that may be changed."""
+    # By run id: the copy's runs have the ids of the original, and other folders.
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._artifact_repos_cache", OrderedDict())
     shutil.copytree(synced, mlflow_folder, dirs_exist_ok=True)
     old, new = (f"file://{folder}/" for folder in (synced, mlflow_folder))
-    import sqlite3
-
     with sqlite3.connect(mlflow_folder / "mlflow.db") as connection:
         for table, column in (
             ("experiments", "artifact_location"),
@@ -266,8 +268,6 @@ def test_weights_that_changed_are_not_taken_for_the_runs(changed):
 
 def test_what_a_store_lost_comes_back_and_nothing_else(changed):
     before, client, found = everything(), open_client(), by_name()
-    import sqlite3
-
     run = found["baseline/seed0"].info.run_id
     with sqlite3.connect("mlflow.db") as connection:  # as a live view that broke off
         connection.execute("DELETE FROM metrics WHERE run_uuid = ? AND (step = 2 OR key LIKE 'last/%')", [run])
@@ -383,8 +383,6 @@ def test_every_cell_agrees(view):
     [("accuracy", "last/test_accuracy"), ("mean_class_accuracy", "last/test_mean_class_accuracy")],
 )
 def test_a_cell_that_differs_is_one_line(changed, column, metric):
-    import sqlite3
-
     run = by_name()["full/seed0"].info.run_id
     with sqlite3.connect("mlflow.db") as connection:
         connection.execute(

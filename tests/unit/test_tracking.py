@@ -23,7 +23,7 @@ def _alone(mlflow_folder):
     pass
 
 
-def test_a_training_appears_live_in_the_default_store(mlflow_folder, capfd):
+def test_a_training_appears_live_in_the_default_store(mlflow_folder, mlflow_store, capfd):
     params = {"train": {"lr": 0.1, "crop": {"size": 112}}, "note": "x" * 7000}
     tracker = Tracking.start(
         **TRAINING, params=params, tags={"commit": "abc", "data_digest": "f00", "long": "y" * 9000}

@@ -30,7 +30,7 @@ class ExpressionClassifier(mlflow.pyfunc.PythonModel):
         weights = context.artifacts.get("weights") or _referenced(context.model_config)
         self.model, self.about = load_model(Path(weights))
 
-    def predict(self, context, model_input, params=None):  # hints here would be MLflow's schema
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Probabilities of the expressions, one row per image."""
         from transfer.training.predict import classify
 
