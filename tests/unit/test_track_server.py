@@ -14,10 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+import sqlalchemy
 from test_track_sync import PARAMS, trained  # noqa: F401  a fixture of that file
 from tracking_store import open_client, points, runs, wait_for
 
 from transfer.layout import Layout
+from transfer.errors import UserError
+from transfer.tracking import store
 from transfer.tracking.check import check
 from transfer.tracking.sync import sync
 
@@ -99,6 +102,8 @@ class Server:
 
 @pytest.fixture
 def server(postgres, mlflow_folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres)
+    store.open_store()  # makes the tables
     server = Server(postgres, mlflow_folder)
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
@@ -172,6 +177,18 @@ def test_a_server_on_postgresql_killed_in_the_middle(server, mlflow_folder, trai
     faces = np.load(layout.data("faces") / "aligned.npy")[:2]
     table = model.predict(pd.DataFrame({"image": list(faces)}))
     assert np.allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-5)
+
+
+def test_postgresql_of_another_mlflow(postgres, mlflow_folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres)
+    engine = sqlalchemy.create_engine(postgres)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+        connection.execute(sqlalchemy.text("INSERT INTO alembic_version VALUES ('ffffffffffff')"))
+    with pytest.raises(UserError, match=r"^postgresql://mlflow@127\.0\.0\.1:\d+/postgres: made by a newer MLflow"):
+        store.open_store()
+    assert sqlalchemy.inspect(engine).get_table_names() == ["alembic_version"]
+    engine.dispose()
 
 
 def test_eight_trainings_as_on_two_machines_into_one_sqlite_file(mlflow_store):

@@ -24,7 +24,7 @@ class Repository:
         self.environment |= {"PATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
 
     def command(self, *arguments: str) -> list[str]:
-        target = [] if arguments and arguments[0].startswith("results/") else ["results/table1.csv"]
+        target = [] if arguments and not arguments[0].startswith("--") else ["results/table1.csv"]
         return ["snakemake", "--cores", "2", "--use-conda", *target, *arguments, *self.options]
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:

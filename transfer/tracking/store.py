@@ -193,6 +193,7 @@ def _prepared_server(uri: str, seconds: float) -> Iterator[None]:
             if postgres:  # two machines at the migrations of one empty database break it
                 connection.execute(text(f"SELECT pg_advisory_lock({_ADVISORY_LOCK})"))
             _refuse_other_schema(MigrationContext.configure(connection).get_current_revision(), public(uri), uri)
+            connection.commit()  # ends the transaction, which the migrations would wait for; the lock stays
             yield
     except SQLAlchemyError as error:
         raise UserError(

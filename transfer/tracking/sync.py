@@ -242,8 +242,11 @@ class _Sync:
     def _register(self, dataset: str, recipe: str, experiment: str, parent: str, seeds: "dict[int, Run]") -> None:
         """The seed that does best on the validation part becomes the registered model; never by the test set."""
         alias = chosen_protocol(next(iter(seeds.values())))
-        score = f"{alias}/val_accuracy"
-        seed = min(seeds, key=lambda seed: (-seeds[seed].data.metrics[score], seed))
+        scores = {
+            seed: run.data.metrics.get(f"{alias}/val_accuracy", run.data.metrics["val_accuracy"])  # the last epoch's
+            for seed, run in seeds.items()
+        }
+        seed = min(scores, key=lambda seed: (-scores[seed], seed))
         best, name = seeds[seed], f"{self.layout.experiment}.{dataset}.{recipe}"
         weights = best.data.tags["weights_sha256"]
         if models.registered_weights(self.client, name, alias) == weights:
@@ -256,7 +259,7 @@ class _Sync:
             self.client, experiment, parent, classes, files.weights, weights, params=content.params, whole=True
         )
         tags = {"seed": str(seed), "run": best.info.run_id, "weights_sha256": weights}
-        tags |= {"val_accuracy": f"{best.data.metrics[score]:.4f}", "commit": content.tags["commit"]}
+        tags |= {"val_accuracy": f"{scores[seed]:.4f}", "commit": content.tags["commit"]}
         models.register(self.client, name, model, best.info.run_id, alias, tags)
         self.done.registered += 1
 
