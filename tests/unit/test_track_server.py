@@ -18,8 +18,8 @@ import sqlalchemy
 from test_track_sync import PARAMS, trained  # noqa: F401  a fixture of that file
 from tracking_store import open_client, points, runs, wait_for
 
-from transfer.layout import Layout
 from transfer.errors import UserError
+from transfer.layout import Layout
 from transfer.tracking import store
 from transfer.tracking.check import check
 from transfer.tracking.sync import sync

@@ -284,15 +284,18 @@ def test_what_a_store_lost_comes_back_and_nothing_else(changed):
     assert client.get_run(run).info.end_time
 
 
-def test_a_sync_killed_in_the_middle_goes_on(layout):
-    killed = f"""
-import os, signal
-from transfer.tracking import sync as module
-from transfer.tracking import models
+# PARAMS again, in a process that imports no torch, and room for what is to go wrong.
+SYNC = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from tiny_training import tiny_params
 from transfer.layout import Layout
-sys_path = {str(ROOT / "tests/unit")!r}
-import sys; sys.path.insert(0, sys_path)
-from test_track_sync import PARAMS
+from transfer.tracking import models
+from transfer.tracking.sync import sync
+exec(sys.argv[2])
+sync(tiny_params(train={"epochs": 2}, faces={"size": 32}), Layout("tiny"))
+"""
+KILL = """
 count, log = 0, models.log_model
 def log_model(*arguments, **keywords):
     global count
@@ -301,10 +304,18 @@ def log_model(*arguments, **keywords):
         os.kill(os.getpid(), signal.SIGKILL)
     return log(*arguments, **keywords)
 models.log_model = log_model
-module.sync(PARAMS, Layout("tiny"))
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", killed], env=environment).returncode == -9
+
+
+def start_sync(first: str = "") -> subprocess.Popen:
+    command = [sys.executable, "-W", "ignore", "-c", SYNC, str(ROOT / "tests/unit"), first]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_sync_killed_in_the_middle_goes_on(layout):
+    killed = start_sync(KILL)
+    killed.communicate()
+    assert killed.returncode == -9
     assert len(runs(EXPERIMENT)) == 2
     done = sync(PARAMS, layout)
     assert (done.created, done.completed, done.unchanged) == (2, 1, 1)
@@ -315,12 +326,7 @@ module.sync(PARAMS, Layout("tiny"))
 
 
 def test_two_at_once(layout):
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_track_sync as t; t.sync(t.PARAMS, t.Layout('tiny'))"
-    )
-    command = [sys.executable, "-c", code, str(ROOT / "tests/unit")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [start_sync() for _ in range(2)]
     errors = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert len(runs(EXPERIMENT)) == 4 and len(runs(EXPERIMENT, parents=True)) == 2
