@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from tiny_training import CLASSES, tiny_dataset, tiny_params
-from tracking_store import open_client, runs
+from tracking_store import open_client, points, runs
 
 from transfer.datasets.render import render_face
 from transfer.errors import UserError
@@ -453,3 +453,33 @@ def test_disk_without_anything(mlflow_folder):
     with pytest.raises(UserError, match="results: no experiment here"):
         disk()
     assert not list(mlflow_folder.iterdir()), "looking makes no database"
+
+
+# --- live and from the files ---
+
+
+def test_the_sync_completes_what_the_training_showed(trained, mlflow_store):
+    shutil.copytree(trained / "results/tiny/data", "results/tiny/data")
+    shutil.copytree(trained / "params", "params")
+    layout = Layout("tiny")
+    train(PARAMS.model_copy(update={"tracking": True}), "faces", "full", 0, layout)
+    (live,) = runs(EXPERIMENT)
+    assert json.loads((layout.run("faces", "full", 0) / "env.json").read_text())["mlflow_run"] in (
+        live.info.run_id,
+        None,
+    )
+    shown = {metric: len(points(live.info.run_id, metric)) for metric in live.data.metrics}
+    assert shown["val_loss"] == shown["system/epoch_seconds"] == 2 and shown["last/test_accuracy"] == 1
+    machine = {metric for metric in shown if metric.startswith(("system/cpu", "system/network"))}
+    assert live.info.status == "FINISHED" and machine
+
+    done = sync(PARAMS, layout)
+    assert (done.created, done.completed) == (0, 1)
+    (run,) = runs(EXPERIMENT)
+    assert run.info.run_id == live.info.run_id
+    # The same names and values by both ways: nothing is new but what the files alone cannot say live, nothing twice.
+    assert {metric: len(points(run.info.run_id, metric)) for metric in run.data.metrics} == shown
+    assert run.data.params == live.data.params
+    new = {"weights", "weights_sha256", "transfer.files", "transfer.in_table"}
+    assert run.data.tags.keys() - live.data.tags.keys() == new
+    assert {key: run.data.tags[key] for key in live.data.tags} == live.data.tags
