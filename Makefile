@@ -1,9 +1,10 @@
 # make table1   set up .venv, run the workflow on the embedded default, print results/table1.md
 # make test     set up .venv, check the style, run all tests
 # make dashboard  show the searches' studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
+# make mlflow   show the runs: http://127.0.0.1:5000
 # Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
 
-.PHONY: table1 dashboard dry-run lint test clean-env
+.PHONY: table1 dashboard dry-run mlflow lint test clean-env
 .DEFAULT_GOAL := table1
 
 VENV := .venv
@@ -33,6 +34,9 @@ dashboard: $(VENV)/installed
 
 dry-run: $(VENV)/installed
 	$(RUN) snakemake --dry-run results/table1.csv $(ARGS)
+
+mlflow: $(VENV)/installed
+	$(RUN) mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 lint: $(VENV)/installed
 	$(RUN) ruff check .

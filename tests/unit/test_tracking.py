@@ -1,71 +1,29 @@
+"""The live view: what a training says, and the writer that shows it."""
+
 import os
-import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
+from tracking_store import open_client, points, runs, wait_for, writers
 
-from transfer import tracking
-from transfer.tracking import Tracking
+from transfer.tracking import Tracking, live, writer
 
+ROOT = Path(__file__).parents[2]
 TRAINING = {"experiment": "demo", "dataset": "demo_rafdb", "recipe": "full", "seed": 1, "digest": "d1"}
 WITHOUT_SETTINGS = TRAINING | {"params": {}, "tags": {}}
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """A database with MLflow's tables, made once, since that takes seconds."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
-    """Work where MLflow's default store is not the repository's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
+def _alone(mlflow_folder):
+    pass
 
 
-@pytest.fixture
-def store(folder, empty_store) -> Path:
-    return Path(shutil.copy(empty_store, folder / "mlflow.db"))
-
-
-def open_client():
-    """MLflow's own client on the store that it finds by itself."""
-    from mlflow import MlflowClient
-
-    return MlflowClient()
-
-
-def runs(experiment: str = "demo/demo_rafdb") -> list:
-    client = open_client()
-    return client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
-
-
-def points(run_id: str, metric: str = "loss") -> list[tuple[int, float]]:
-    return [(point.step, point.value) for point in open_client().get_metric_history(run_id, metric)]
-
-
-def wait_for(condition, seconds: float = 60):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "nothing came"
-        time.sleep(0.05)
-    return value
-
-
-def test_a_training_appears_live_in_the_default_store(folder, capfd):
+def test_a_training_appears_live_in_the_default_store(mlflow_folder, mlflow_store, capfd):
     params = {"train": {"lr": 0.1, "crop": {"size": 112}}, "note": "x" * 7000}
     tracker = Tracking.start(
         **TRAINING, params=params, tags={"commit": "abc", "data_digest": "f00", "long": "y" * 9000}
@@ -76,7 +34,7 @@ def test_a_training_appears_live_in_the_default_store(folder, capfd):
     assert open_client().get_run(run_id).info.status == "RUNNING"
 
     tracker.log_epoch(2, {"loss": float("nan"), "val/accuracy": 0.5})
-    (folder / "metrics.json").write_text('{"accuracy": 0.5}')
+    (mlflow_folder / "metrics.json").write_text('{"accuracy": 0.5}')
     tracker.log_artifact("metrics.json")
     tracker.finish()
 
@@ -85,19 +43,25 @@ def test_a_training_appears_live_in_the_default_store(folder, capfd):
     assert (run.info.status, run.info.run_name) == ("FINISHED", "full/seed1")
     assert run.info.start_time <= run.info.end_time <= time.time() * 1000
     assert run.data.params == {"train.lr": "0.1", "train.crop.size": "112", "note": "x" * 6000}
-    tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
-    digest = {"commit": "abc", "data_digest": "f00", "long": "y" * 8000}
-    assert tags == digest | {"transfer.run": "demo/demo_rafdb/full/seed1@d1"}
+    (parent,) = runs(parents=True)
+    assert (parent.info.status, parent.info.run_name) == ("FINISHED", "full")
+    tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.runName"}
+    identity = {"transfer.run": "demo/demo_rafdb/full/seed1@d1", "mlflow.parentRunId": parent.info.run_id}
+    identity |= {"dataset": "demo_rafdb", "recipe": "full", "seed": "1"}
+    assert tags == identity | {"commit": "abc", "data_digest": "f00", "long": "y" * 8000}
     assert points(run_id, "val/accuracy") == [(1, 0.25), (2, 0.5)]
     assert [step for step, _ in points(run_id)] == [1, 2]
     assert [file.path for file in open_client().list_artifacts(run_id)] == ["metrics.json"]
-    copy = folder / "mlruns" / run.info.experiment_id / run_id / "artifacts" / "metrics.json"
+    copy = mlflow_folder / "mlruns" / run.info.experiment_id / run_id / "artifacts" / "metrics.json"
     assert copy.read_text() == '{"accuracy": 0.5}'
-    assert {path.name for path in folder.iterdir()} <= {"mlflow.db", "mlflow.db.lock", "mlruns", "metrics.json"}
+    assert "system/cpu_utilization_percentage" in run.data.metrics
+    assert {path.name for path in mlflow_folder.iterdir()} <= {"mlflow.db", "mlflow.db.lock", "mlruns", "metrics.json"}
+    assert not list(Path(os.environ["TMPDIR"]).rglob("*.jsonl")), "nothing left in the spool folder"
+    assert not list(Path(os.environ["TMPDIR"]).rglob("*.answer"))
     assert capfd.readouterr() == ("", "")
 
 
-def test_six_trainings_at_once_on_a_fresh_store_lose_nothing(capfd):
+def test_trainings_at_once_on_a_fresh_store_lose_nothing_and_share_a_writer(capfd):
     trainings = [TRAINING | {"dataset": f"demo_{seed % 2}", "seed": seed} for seed in range(6)]
     trackers = [Tracking.start(**training, params={"lr": 0.1}, tags={}) for training in trainings]
     for epoch in range(1, 11):
@@ -107,8 +71,10 @@ def test_six_trainings_at_once_on_a_fresh_store_lose_nothing(capfd):
         tracker.finish()
 
     assert capfd.readouterr().err == ""
+    assert len(writers()) == 1
     for name in ("demo/demo_0", "demo/demo_1"):
         assert len(runs(name)) == 3
+        assert len(runs(name, parents=True)) == 1
     for training, tracker in zip(trainings, trackers, strict=True):
         run = open_client().get_run(tracker.run_id)
         assert (run.info.status, run.info.run_name) == ("FINISHED", f"full/seed{training['seed']}")
@@ -116,7 +82,7 @@ def test_six_trainings_at_once_on_a_fresh_store_lose_nothing(capfd):
         assert points(tracker.run_id) == [(epoch, 1 / epoch) for epoch in range(1, 11)]
 
 
-def test_a_killed_training_is_continued_in_the_same_run(store):
+def test_a_killed_training_is_continued_in_the_same_run(mlflow_store):
     killed = f"""
 import os, signal
 from transfer.tracking import Tracking
@@ -125,7 +91,7 @@ tracker.log_epoch(1, {{"loss": 1.0}})
 tracker.log_epoch(2, {{"loss": 0.5}})
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", killed], env=environment).returncode == -signal.SIGKILL
     (run,) = wait_for(lambda: open_client().get_experiment_by_name("demo/demo_rafdb") and runs())
     wait_for(lambda: open_client().get_run(run.info.run_id).info.status == "KILLED")
@@ -146,7 +112,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert run.data.tags["commit"] == "b"
 
 
-def test_only_an_unfinished_run_of_the_same_training_is_continued(store):
+def test_only_an_unfinished_run_of_the_same_training_is_continued(mlflow_store):
     client = open_client()
 
     def new(name: str, experiment: str, status: str) -> str:
@@ -155,7 +121,7 @@ def test_only_an_unfinished_run_of_the_same_training_is_continued(store):
         return run.info.run_id
 
     def found(name: str, run_id: str | None = None) -> str | None:
-        run = tracking._unfinished(client, here, {"run_id": run_id, "tags": {"transfer.run": name}})
+        run = writer.unfinished(client, here, {"run_id": run_id, "tags": {"transfer.run": name}})
         return run and run.info.run_id
 
     clock = iter(range(1, 100))
@@ -172,36 +138,13 @@ def test_only_an_unfinished_run_of_the_same_training_is_continued(store):
     assert found("a@d2") is None
 
 
-def broken_sqlite(folder: Path) -> str:
-    (folder / "broken.db").write_bytes(b"no database" * 500)
-    return f"sqlite:///{folder}/broken.db"
-
-
-def truncated_sqlite(folder: Path) -> str:
-    (folder / "short.db").write_bytes((folder / "mlflow.db").read_bytes()[:50_000])
-    return f"sqlite:///{folder}/short.db"
-
-
-def forbidden_place(folder: Path) -> str:
-    (folder / "file").touch()
-    return f"sqlite:///{folder}/file/mlflow.db"
-
-
-@pytest.mark.parametrize("uri", [broken_sqlite, truncated_sqlite, forbidden_place])
-def test_a_place_without_a_database_is_refused_at_once(uri, store, folder, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri(folder))
-    with pytest.raises((sqlite3.DatabaseError, OSError)):
-        tracking._client()
-
-
 def test_without_a_store_the_training_goes_on_and_one_line_is_printed(monkeypatch, capfd):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed.getsockname()[1]}")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     tracker = Tracking.start(**WITHOUT_SETTINGS, history=[{"epoch": 1, "loss": 1.0}])
     tracker.log_epoch(2, {"loss": 0.5})
-    tracker._writer.wait()
+    wait_for(lambda: tracker._channel.answer().get("error"))
     tracker.log_epoch(3, {"loss": 0.5})
     tracker.log_artifact("metrics.json")
     tracker.finish()
@@ -209,54 +152,75 @@ def test_without_a_store_the_training_goes_on_and_one_line_is_printed(monkeypatc
     assert tracker.run_id is None
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("MLflow does not show this training: ") and err.count("\n") == 1
+    assert "cannot be reached (ConnectionError)" in err and "transfer track sync" in err
 
 
-def test_a_slow_store_delays_no_epoch_and_an_error_of_the_store_is_one_line(store, capfd):
+def test_a_slow_writer_delays_no_epoch_and_a_missing_artifact_is_one_line(mlflow_store, capfd):
     tracker = Tracking.start(**WITHOUT_SETTINGS)
-    os.kill(tracker._writer.pid, signal.SIGSTOP)
+    (pid,) = writers()
+    os.kill(pid, signal.SIGSTOP)
     metrics = {f"metric_{i:0200d}": 0.5 for i in range(20)}
-    for epoch in range(1, 21):  # 84 kB, more than a pipe holds
+    for epoch in range(1, 21):
         tracker.log_epoch(epoch, metrics)
     tracker.log_artifact("absent.json")
     tracker.log_epoch(21, metrics)
-    os.kill(tracker._writer.pid, signal.SIGCONT)
+    os.kill(pid, signal.SIGCONT)
     tracker.finish()
-    assert points(tracker.run_id, f"metric_{19:0200d}") == [(epoch, 0.5) for epoch in range(1, 21)]
+    assert points(tracker.run_id, f"metric_{19:0200d}") == [(epoch, 0.5) for epoch in range(1, 22)]
     err = capfd.readouterr().err
     assert "absent.json" in err and err.count("\n") == 1
 
 
 def test_a_store_that_hangs_is_given_up(monkeypatch, capfd):
-    monkeypatch.setattr(tracking, "_FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(live, "_FLUSH_SECONDS", 0.2)
     tracker = Tracking.start(**WITHOUT_SETTINGS)
-    writer = tracker._writer
-    os.kill(writer.pid, signal.SIGSTOP)
+    os.kill(writers()[0], signal.SIGSTOP)
     tracker.finish()
-    assert writer.returncode == -signal.SIGKILL
     assert capfd.readouterr().err.count("did not answer within 0.2 s") == 1
 
 
-def test_a_database_that_another_process_still_makes_is_left_alone(store, monkeypatch):
-    with sqlite3.connect(store) as connection:
-        (head,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        connection.execute("UPDATE alembic_version SET version_num = 'earlier'")
-    waiting = threading.Thread(target=tracking._wait_for_migrations, args=[store])
-    waiting.start()
-    waiting.join(1)
-    assert waiting.is_alive()
-    with sqlite3.connect(store) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = ?", [head])
-    waiting.join(10)
-    assert not waiting.is_alive()
+def test_a_writer_that_is_killed_is_replaced_and_nothing_is_shown_twice(mlflow_store, capfd):
+    tracker = Tracking.start(**TRAINING, params={"lr": 1}, tags={})
+    tracker.log_epoch(1, {"loss": 1.0})
+    run_id = wait_for(lambda: tracker.run_id)
+    wait_for(lambda: points(run_id))
+    (first,) = writers()
+    os.kill(first, signal.SIGKILL)
+    os.waitpid(first, 0)
+    tracker.log_epoch(2, {"loss": 0.5})
+    tracker.finish()
+    assert writers() != [first]
+    (run,) = runs()
+    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
+    assert points(run_id) == [(1, 1.0), (2, 0.5)]
+    assert len(runs(parents=True)) == 1
+    assert capfd.readouterr() == ("", "")
 
-    monkeypatch.setattr(tracking, "_STALLED_SECONDS", 0.3)
-    store.unlink()
-    tracking._wait_for_migrations(store)  # nobody makes it: comes back
+
+def test_a_writer_ends_when_there_is_nothing_to_do(mlflow_store, monkeypatch, mlflow_folder):
+    monkeypatch.setattr(writer, "_IDLE_SECONDS", 0.2)
+    spool = mlflow_folder / "spool"
+    spool.mkdir()
+    lock = os.open(spool / "writer.lock", os.O_RDWR | os.O_CREAT)
+    started = time.monotonic()
+    writer.serve(spool, lock)
+    assert time.monotonic() - started < 30
 
 
-def test_disabled_tracking_does_nothing(folder):
+def test_the_recipe_is_running_while_one_of_its_seeds_is(mlflow_store):
+    first, second = (Tracking.start(**WITHOUT_SETTINGS | {"seed": seed}) for seed in (1, 2))
+    wait_for(lambda: second.run_id and first.run_id)
+    (parent,) = runs(parents=True)
+    first.finish()
+    assert open_client().get_run(parent.info.run_id).info.status == "RUNNING"
+    second.finish()
+    assert open_client().get_run(parent.info.run_id).info.status == "FINISHED"
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs()} == {parent.info.run_id}
+
+
+def test_disabled_tracking_does_nothing(mlflow_folder):
     tracker = Tracking.start(**WITHOUT_SETTINGS, enabled=False)
     tracker.log_epoch(1, {"loss": 1.0})
     tracker.log_artifact("absent.json")
     tracker.finish()
-    assert tracker.run_id is None and not list(folder.iterdir())
+    assert tracker.run_id is None and not list(mlflow_folder.iterdir())

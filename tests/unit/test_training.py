@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -126,6 +127,10 @@ def test_environment_of_a_run(layout, reference):
     assert (noted["device"], noted["precision"], noted["threads"]) == ("cpu", "fp32", 1)
     assert noted["evaluation"] == digest_test_faces(pd.read_parquet(layout.data("faces") / "aligned.parquet"))
     assert noted["evaluation"]["images"] == sum(COUNTS["test"])
+    assert noted["params"] == tiny_params(**PARAMS).run("faces", "full").model_dump(mode="json")
+    assert noted["protocols"] == ["last", "val_selected", "test_selected"]
+    assert re.fullmatch("[0-9a-f]{12}", noted["digest"]) and noted["mlflow_run"] is None
+    assert 0 <= time.time() - noted["ended"] < 3600
 
 
 def test_one_protocol_alone_keeps_its_own_weights(copy):

@@ -33,7 +33,7 @@ def test_code(copy):
         ("transfer/evaluation/statistics.py", "import numpy", "CHANGED = 1\nimport numpy", TABLE),
         ("transfer/faces/page.py", "import base64", "import base64\n\nCHANGED = 1", {"inspect_faces": 3, **TABLE}),
         ("transfer/cli/__init__.py", "import sys", "import sys\n\nCHANGED = 1", {}),
-        ("transfer/tracking.py", "import json", "import json\n\nCHANGED = 1", {}),
+        ("transfer/tracking/live.py", "import os", "import os\n\nCHANGED = 1", {}),
     ]
     for file, old, new, expected in cases:
         path = copy.root / file

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from transfer.cli import bench, configuration, data, runs, search, tables
+from transfer.cli import bench, configuration, data, runs, search, tables, track
 from transfer.errors import UserError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 for part in (configuration, data, runs, search, tables):
     app.add_typer(part.app)
 app.add_typer(bench.app, name="bench")
+app.add_typer(track.app, name="track")
 
 
 def main() -> None:

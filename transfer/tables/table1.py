@@ -100,8 +100,13 @@ def table1(
                 if recipe != baseline and baseline in results:
                     row |= _comparison(ours, {seed: run[protocol] for seed, run in results[baseline].items()})
                 if protocol == "test_selected":
-                    row |= _published(reported, dataset, family, recipe)
+                    row |= published(reported, dataset, family, recipe)
                 rows.append(row)
+    return rounded(rows)
+
+
+def rounded(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """``rows`` as the table, with the columns ``COLUMNS`` and as many digits as are shown."""
     frame = pd.DataFrame(rows, columns=COLUMNS)
     # adding 0.0 turns -0.0 into 0.0
     frame[_TWO_DECIMALS] = frame[_TWO_DECIMALS].astype(float).round(2) + 0.0
@@ -200,9 +205,10 @@ def _comparison(
     return {"delta_vs_baseline": 100 * float(np.mean(differences)), "p_value": p_value}
 
 
-def _published(
+def published(
     reported: Sequence[Reported], dataset: str, family: str | None, recipe: str
 ) -> dict[str, float | str | None]:
+    """Return the cells of a row for the published number of a recipe; none where there is no such number."""
     # drawn faces never stand beside a published number, whatever the caller says of their family
     if family is None or dataset.startswith("demo_"):
         return {}

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,13 @@ def predict_files(weights: Path, images: Sequence[Path], out: Path) -> None:
     if absent:
         raise UserError(f"{absent[0]}: no such file")
     model, about = load_model(weights)
+    table = classify(model, about, images)
+    with atomic(out) as part:
+        table.to_csv(part, index=False) if out.suffix == ".csv" else table.to_parquet(part, index=False)
+
+
+def classify(model: nn.Module, about: Mapping[str, Any], images: Sequence[Path]) -> pd.DataFrame:
+    """The table of :func:`predict_files` for a network and its description, both from :func:`load_model`."""
     device = choose_device("auto")
     model.to(device)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,8 +95,7 @@ def predict_files(weights: Path, images: Sequence[Path], out: Path) -> None:
     table["expression"] = np.array(about["classes"])[probabilities.argmax(axis=1)]
     for column, name in enumerate(about["classes"]):
         table[f"p_{name}"] = probabilities[:, column]
-    with atomic(out) as part:
-        table.to_csv(part, index=False) if out.suffix == ".csv" else table.to_parquet(part, index=False)
+    return table
 
 
 def _faces_in(store: Path) -> int:

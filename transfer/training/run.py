@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from transfer.digest import step_digest
-from transfer.environment import commit, environment
+from transfer.environment import environment
 from transfer.errors import UserError
 from transfer.evaluation.predictions import predictions_frame, write_predictions
 from transfer.files import atomic, sha256, write_json
@@ -27,7 +27,7 @@ from transfer.models.weights.load import load_pretrained
 from transfer.models.weights.safetensors_file import KEY
 from transfer.params import ModelParams, Params, RunParams, digest
 from transfer.progress import progress
-from transfer.tracking import Tracking
+from transfer.tracking import Tracking, environment_tags, epoch_metrics
 from transfer.training.batches import FaceStore, evaluation_batches, training_batches
 from transfer.training.device import choose_device, choose_precision
 from transfer.training.loop import learning_rate, make_optimizer, predict, require_finite, train_epoch
@@ -132,7 +132,7 @@ class Training:
         status = "FAILED"
         try:
             self._epochs(tracking)
-            self._write()
+            self._write(tracking)
             self._show(tracking)
             status = "FINISHED"
         finally:
@@ -172,7 +172,7 @@ class Training:
                 self.seconds.append(time.perf_counter() - start)
                 self._save(tracking)
                 metrics = {key: value for key, value in self.history[-1].items() if key != "epoch"}
-                tracking.log_epoch(epoch + 1, metrics)
+                tracking.log_epoch(epoch + 1, metrics | epoch_metrics(self._env_of_epochs())[epoch])
                 after_epoch(self.history[-1])
 
     def _evaluate(self, row: dict[str, float]) -> None:
@@ -239,8 +239,7 @@ class Training:
             print(f"pretrained weights {', '.join(self.weights)}:\n{report.to_text()}", file=sys.stderr)
 
     def _start_tracking(self) -> Tracking:
-        code = commit() or "none"
-        tags = {"commit": code, "mlflow.source.git.commit": code, "data_digest": self.data_digest}
+        env = environment() | self._env_of_run()
         return Tracking.start(
             experiment=self.params.experiment,
             dataset=self.dataset,
@@ -248,13 +247,13 @@ class Training:
             seed=self.seed,
             digest=self.digest,
             params=self.run_params.model_dump(mode="json"),
-            tags=tags | {"params_digest": digest(self.run_params), "protocols": ",".join(self.params.protocols)},
+            tags=environment_tags(env),
             resume_run_id=self.mlflow_run,
             history=self.history,
             enabled=self.params.tracking,
         )
 
-    def _write(self) -> None:
+    def _write(self, tracking: Tracking) -> None:
         """The outputs of the run directory; each appears whole."""
         chosen = self.best.get(self.kept) or {"epoch": len(self.history), "weights": self._weights()}
         about = {
@@ -286,7 +285,7 @@ class Training:
             for part in self.parts
         ]
         write_predictions(self.directory / "predictions.parquet", pd.concat(frames, ignore_index=True))
-        write_json(self.directory / "env.json", self._environment())
+        write_json(self.directory / "env.json", self._environment(tracking))
 
     def _show(self, tracking: Tracking) -> None:
         identity = {"dataset": self.dataset, "recipe": self.recipe, "seed": self.seed, "classes": self.classes}
@@ -299,17 +298,36 @@ class Training:
         """A copy of the present weights, on the CPU."""
         return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
-    def _environment(self) -> dict[str, Any]:
-        return environment() | {
+    def _environment(self, tracking: Tracking) -> dict[str, Any]:
+        """What env.json says: enough to show the run in MLflow from its files alone."""
+        return (
+            environment()
+            | self._env_of_run()
+            | {"weights_sha256": sha256(self.directory / "model.safetensors")}
+            | self._env_of_epochs()
+            | {
+                "params": self.run_params.model_dump(mode="json"),
+                "ended": int(time.time()),
+                "mlflow_run": tracking.run_id or self.mlflow_run,
+            }
+        )
+
+    def _env_of_run(self) -> dict[str, Any]:
+        return {
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "precision": self.precision,
             "threads": self.run_params.train.threads,
+            "protocols": list(self.params.protocols),
+            "digest": self.digest,
             "data_digest": self.data_digest,
             "evaluation": self.test_faces,
             "params_digest": digest(self.run_params),
             "code_digest": self.code_digest,
             "pretrained_sha256": self.pretrained,
-            "weights_sha256": sha256(self.directory / "model.safetensors"),
+        }
+
+    def _env_of_epochs(self) -> dict[str, Any]:
+        return {
             "training_images_per_epoch": len(self.plan) // self.batch_size * self.batch_size,
             "seconds_per_epoch": [round(seconds, 3) for seconds in self.seconds],
         }

@@ -1,0 +1,199 @@
+"""A real MLflow server on a real PostgreSQL: eight trainings at once, the server killed and started again meanwhile."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+import sqlalchemy
+from test_track_sync import PARAMS, trained  # noqa: F401  a fixture of that file
+from tracking_store import open_client, points, runs, wait_for
+
+from transfer.errors import UserError
+from transfer.layout import Layout
+from transfer.tracking import store
+from transfer.tracking.check import check
+from transfer.tracking.sync import sync
+
+ROOT = Path(__file__).parents[2]
+TRAININGS, EPOCHS = 8, 12
+
+pytestmark = pytest.mark.skipif(
+    not all(shutil.which(name) for name in ("initdb", "pg_ctl", "setpriv")), reason="needs PostgreSQL and setpriv"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def postgres():
+    """The URI of an empty database, on 127.0.0.1 only; PostgreSQL refuses to run as root."""
+    pytest.importorskip("psycopg2")
+    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))  # pytest's folders are closed to other users
+    prefix = []
+    if os.getuid() == 0:
+        prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        os.chown(folder, 65534, 65534)
+    port = free_port()
+
+    def run(*command: str) -> None:
+        subprocess.run(
+            [*prefix, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL, env={"PATH": os.environ["PATH"]}
+        )
+
+    run("initdb", "--no-sync", "--auth=trust", "--username=mlflow", "--encoding=UTF8", "-D", f"{folder}/data")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+    run("pg_ctl", "start", "-w", "-D", f"{folder}/data", "-l", f"{folder}/log", "-o", options)
+    try:
+        yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", f"{folder}/data")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Server:
+    """``mlflow server`` without any option about addresses."""
+
+    def __init__(self, store: str, folder: Path) -> None:
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        artifacts = ["--artifacts-destination", str(folder / "served")]
+        command = ["server", "--backend-store-uri", store, *artifacts, "--port", str(self.port), "--workers", "1"]
+        self.command = [sys.executable, "-m", "mlflow", *command]
+        self.folder, self.process = folder, None
+
+    def start(self) -> None:
+        environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+        with open(self.folder / "server.log", "ab") as log:
+            self.process = subprocess.Popen(
+                self.command, env=environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_for(self.answers, 180)
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "server.log").read_text()[-2000:]
+        with contextlib.suppress(requests.RequestException):
+            return requests.get(f"{self.uri}/health", timeout=2).ok
+        return False
+
+    def addresses(self) -> set[str]:
+        """The addresses on which its processes listen."""
+        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        sockets = [s for process in family for s in process.net_connections() if s.status == psutil.CONN_LISTEN]
+        return {s.laddr.ip for s in sockets}
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(postgres, mlflow_folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres)
+    store.open_store()  # makes the tables
+    server = Server(postgres, mlflow_folder)
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    yield server
+    server.kill()
+
+
+TRAINING = """
+import sys, time
+from transfer.tracking import Tracking
+seed, epochs, pause = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+start = dict(experiment="demo", dataset="demo_rafdb", recipe="full", seed=seed, digest="d")
+tracker = Tracking.start(**start, params={"lr": 0.1}, tags={"commit": "abc"})
+for epoch in range(1, epochs + 1):
+    tracker.log_epoch(epoch, {"loss": 1 / epoch, "val_accuracy": epoch / 100})
+    time.sleep(pause)
+tracker.finish()
+"""
+
+
+def start_trainings(pause: float, folder: Path, spools: int = 1) -> list[subprocess.Popen]:
+    """Eight processes that only say what a training says; ``spools``: as on so many machines."""
+    processes = []
+    for seed in range(TRAININGS):
+        spool = folder / f"spool{seed % spools}"
+        spool.mkdir(exist_ok=True)
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(spool)}
+        command = [sys.executable, "-c", TRAINING, str(seed), str(EPOCHS), str(pause)]
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    return processes
+
+
+def nothing_is_missing() -> None:
+    found = {run.data.tags["seed"]: run for run in runs()}
+    assert sorted(found) == [str(seed) for seed in range(TRAININGS)] and len(runs()) == TRAININGS
+    assert len(runs(parents=True)) == 1
+    for run in found.values():
+        assert run.info.status == "FINISHED" and run.data.params == {"lr": "0.1"} and run.data.tags["commit"] == "abc"
+        assert points(run.info.run_id) == [(epoch, pytest.approx(1 / epoch)) for epoch in range(1, EPOCHS + 1)]
+        assert len(points(run.info.run_id, "val_accuracy")) == EPOCHS
+
+
+def test_a_server_on_postgresql_killed_in_the_middle(server, mlflow_folder, trained, monkeypatch):  # noqa: F811
+    assert server.addresses() == {"127.0.0.1"}
+    spools = Path(os.environ["TMPDIR"])
+    trainings = start_trainings(1.0, spools)
+    wait_for(lambda: open_client().get_experiment_by_name("demo/demo_rafdb") and len(runs()) == TRAININGS)
+    server.kill()
+    time.sleep(2)
+    server.start()
+    for training in trainings:
+        error = training.communicate(timeout=300)[1]
+        assert training.returncode == 0 and error.count("\n") <= 1, error
+    wait_for(lambda: not list(spools.rglob("*.jsonl")), 120)
+    nothing_is_missing()
+
+    # What was trained while no server was there at all comes in from the files, through the same server.
+    shutil.copytree(trained, mlflow_folder, dirs_exist_ok=True)
+    layout = Layout("tiny")
+    assert sync(PARAMS, layout).created == 4
+    second = sync(PARAMS, layout)
+    assert (second.created, second.completed, second.unchanged, second.registered) == (0, 0, 4, 0)
+    assert check(layout, "baseline")[1] == []
+    assert sorted(path.name for path in mlflow_folder.iterdir()) == ["params", "results", "served", "server.log"]
+
+    import mlflow
+    import numpy as np
+    import pandas as pd
+
+    model = mlflow.pyfunc.load_model("models:/tiny.faces.full@val_selected")
+    faces = np.load(layout.data("faces") / "aligned.npy")[:2]
+    table = model.predict(pd.DataFrame({"image": list(faces)}))
+    assert np.allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-5)
+
+
+def test_postgresql_of_another_mlflow(postgres, mlflow_folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres)
+    engine = sqlalchemy.create_engine(postgres)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+        connection.execute(sqlalchemy.text("INSERT INTO alembic_version VALUES ('ffffffffffff')"))
+    with pytest.raises(UserError, match=r"^postgresql://mlflow@127\.0\.0\.1:\d+/postgres: made by a newer MLflow"):
+        store.open_store()
+    assert sqlalchemy.inspect(engine).get_table_names() == ["alembic_version"]
+    engine.dispose()
+
+
+def test_eight_trainings_as_on_two_machines_into_one_sqlite_file(mlflow_store):
+    trainings = start_trainings(0.1, Path(os.environ["TMPDIR"]), spools=2)
+    for training in trainings:
+        error = training.communicate(timeout=300)[1]
+        assert (training.returncode, error) == (0, "")
+    nothing_is_missing()
