@@ -120,12 +120,14 @@ class Tracking:
         while not (answer := channel.answer()).get("finished"):
             if answer.get("error"):
                 self._complain(answer["error"])
-                break
+                break  # the writer goes on trying for a while
             if time.monotonic() > end:
                 self._complain(f"the store did not answer within {_FLUSH_SECONDS} s")
                 break
             channel.ensure_writer()
             time.sleep(0.05)
+        if answer.get("lost"):
+            self._complain(answer["lost"])
         self._run_id = self.run_id
         self._channel = None
         channel.close()

@@ -46,7 +46,8 @@ def locked(handle: int) -> bool:
 
 
 def read_answer(file: Path) -> dict[str, Any]:
-    """What the writer says to a training: run_id, error (of a store that does not work now), finished; {} at first."""
+    """What the writer says to a training: run_id; error, while the store does not work; lost, what cannot be shown any
+    more; finished. Empty at first."""
     try:
         return json.loads(file.with_suffix(ANSWER).read_text(encoding="utf-8"))
     except FileNotFoundError:

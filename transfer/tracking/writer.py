@@ -120,7 +120,7 @@ class Shown:
             if os.path.exists(message["artifact"]):
                 writer.client.log_artifact(self._run_id, message["artifact"])
             else:
-                self._say(error=f"{message['artifact']}: no such file")
+                self._say(lost=f"{message['artifact']}: no such file")
         else:
             self._sample(writer, system)
             self._end(message["finish"], message["time"], writer)
