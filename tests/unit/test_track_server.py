@@ -7,14 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import pytest
 import requests
 import sqlalchemy
+from postgres import PASSWORD, Postgres
 from test_track_sync import PARAMS, trained  # noqa: F401  a fixture of that file
 from tracking_store import open_client, points, runs, wait_for
 
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 TRAININGS, EPOCHS = 8, 12
 
 pytestmark = pytest.mark.skipif(
-    not all(shutil.which(name) for name in ("initdb", "pg_ctl", "setpriv")), reason="needs PostgreSQL and setpriv"
+    not all(shutil.which(name) for name in ("initdb", "postgres")), reason="needs PostgreSQL"
 )
 
 
@@ -40,28 +41,14 @@ def free_port() -> int:
 
 @pytest.fixture
 def postgres():
-    """The URI of an empty database, on 127.0.0.1 only; PostgreSQL refuses to run as root."""
+    """The URI of an empty database, on 127.0.0.1 only."""
     pytest.importorskip("psycopg2")
-    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))  # pytest's folders are closed to other users
-    prefix = []
-    if os.getuid() == 0:
-        prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-        os.chown(folder, 65534, 65534)
-    port = free_port()
-
-    def run(*command: str) -> None:
-        subprocess.run(
-            [*prefix, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL, env={"PATH": os.environ["PATH"]}
-        )
-
-    run("initdb", "--no-sync", "--auth=trust", "--username=mlflow", "--encoding=UTF8", "-D", f"{folder}/data")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-    run("pg_ctl", "start", "-w", "-D", f"{folder}/data", "-l", f"{folder}/log", "-o", options)
+    server = Postgres()
     try:
-        yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+        server.start()
+        yield server.url(quote(PASSWORD, safe=""))
     finally:
-        run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", f"{folder}/data")
-        shutil.rmtree(folder, ignore_errors=True)
+        server.remove()
 
 
 class Server:
@@ -91,9 +78,12 @@ class Server:
 
     def addresses(self) -> set[str]:
         """The addresses on which its processes listen."""
-        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        sockets = [s for process in family for s in process.net_connections() if s.status == psutil.CONN_LISTEN]
-        return {s.laddr.ip for s in sockets}
+        addresses = set()
+        for process in [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # a child that ended meanwhile
+                listening = [s for s in process.net_connections() if s.status == psutil.CONN_LISTEN]
+                addresses |= {s.laddr.ip for s in listening}
+        return addresses
 
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -185,7 +175,9 @@ def test_postgresql_of_another_mlflow(postgres, mlflow_folder, monkeypatch):
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
         connection.execute(sqlalchemy.text("INSERT INTO alembic_version VALUES ('ffffffffffff')"))
-    with pytest.raises(UserError, match=r"^postgresql://mlflow@127\.0\.0\.1:\d+/postgres: made by a newer MLflow"):
+    with pytest.raises(
+        UserError, match=r"^postgresql://tester:\*\*\*@127\.0\.0\.1:\d+/postgres: made by a newer MLflow"
+    ):
         store.open_store()
     assert sqlalchemy.inspect(engine).get_table_names() == ["alembic_version"]
     engine.dispose()
