@@ -139,7 +139,7 @@ def authors(tmp_path_factory):
 def test_the_authors_logits_on_a_dataset(authors):
     arrays, file, layout = authors
     content = evaluate_weights(file, layout, "faces", transfer_paddle.CLASSES, TrainParams(device="cpu"))
-    folder = layout.root / "weights" / "authors" / "faces"
+    folder = layout.root / "weights" / f"authors-{sha256(file)[:8]}" / "faces"
     predictions = read_predictions(folder / "predictions.parquet")
     split = pd.read_parquet(layout.data("faces") / "split.parquet").query("split == 'test'")
     assert predictions["sample"].tolist() == split["sample"].tolist()
@@ -173,7 +173,8 @@ def test_a_run_s_own_weights(layout):
     own = read_predictions(weights.parent / "predictions.parquet").query(
         "split == 'test' and protocol == 'val_selected'"
     )
-    again = read_predictions(layout.root / "weights" / "model" / "faces" / "predictions.parquet")
+    folder = layout.root / "weights" / f"model-{sha256(weights)[:8]}" / "faces"
+    again = read_predictions(folder / "predictions.parquet")
     assert again["sample"].tolist() == own["sample"].tolist()
     assert np.allclose(probabilities_of(again), probabilities_of(own), atol=1e-5)
     assert set(again["protocol"]) == {"val_selected"}
@@ -276,3 +277,11 @@ def test_the_paper_begins_with_both(directory):
     for dataset in params.datasets:
         for recipe in params.recipes:
             assert params.run(dataset, recipe).model.pretrained == ["ir50_ms1m", NAME]
+
+
+def test_a_source_s_file_with_another_checksum(transfer, directory):
+    write_torch(directory / "data/raw/weights/vit_small_p16_224-15ec54c9.pth", {"x": np.zeros(3, "f4")})
+    code, out, err = transfer("weights", "vit_small_p16_224")
+    assert code == 1 and err.count("\n") == 1
+    assert "15ec54c9.pth: sha256 is " in err and "expected 15ec54c9 (params/sources.yaml): damaged, or another" in err
+    assert not (directory / "results").exists()

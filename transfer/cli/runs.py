@@ -22,15 +22,20 @@ def weights(
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
-    """Weights of others to safetensors with our names. Reads: the source's file in raw_dir, or the file.
+    """Weights of others to safetensors with our names. Reads: the source's file in raw_dir, whose checksum must be that
+    of params/sources.yaml or params/sources.lock.json where these have one; or the file.
     Writes: R/weights/NAME.safetensors, R/weights/NAME.json (what became of every tensor)."""
     chosen, layout = load(files, values)
+
+    from transfer import fetch, sources
+
     if importer is None:
         if source not in catalogue.OF_SOURCE:
             known = ", ".join(catalogue.OF_SOURCE)
             raise UserError(f"{source}: not weights of params/sources.yaml ({known}); a file needs --importer")
         name, importer = source, catalogue.OF_SOURCE[source]
         path = existing(weights_path(chosen, source), f"fetch {source}")
+        fetch.check(sources.get(source).files[0], path)
     elif importer in catalogue.IMPORTERS:
         name, path = Path(source).stem, Path(source)
     else:
