@@ -461,6 +461,11 @@ class Params(Strict):
         for dataset in self.datasets:
             definition = self.dataset_definitions[dataset]
             if definition.synthetic is not None:
+                if definition.reported_as is not None:
+                    raise ParamsError(
+                        ("dataset_definitions", dataset, "reported_as"),
+                        "drawn faces do not compare with published numbers; leave it out",
+                    )
                 how = (definition.parser, definition.synthetic, definition.synthetic_scale)
                 first, expected = drawn.setdefault(definition.archive, (dataset, how))
                 if how != expected:

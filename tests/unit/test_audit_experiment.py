@@ -157,6 +157,9 @@ def test_sample_leaves_training_copies_out(transfer, archive, way, dropped):
     params = config.load([], ["datasets=[ferplus_majority]", f"sampling.duplicates={way}"])
     described = describe(params, Layout("small"), NAMES[0])
     assert f"{24 - len(dropped)} to train on, 8 to validate on, 8 to test on" in described
+    assert "Drawn faces" not in described
+    drawn = config.load([], ["dataset_definitions.ferplus_majority.synthetic=1", f"sampling.duplicates={way}"])
+    assert describe(drawn, Layout("small"), NAMES[0]) == f"**Drawn faces: not a result on FERPlus.**\n\n{described}"
     said = f"; {len(dropped)} more left out of training as copies of held-out faces ({way})" in described
     assert said == bool(dropped)
 

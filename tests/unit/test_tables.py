@@ -167,11 +167,6 @@ def test_published_numbers_stand_beside_test_selected_only(table, built):
     assert make(built, datasets=DATASETS | {"ferplus_majority": None})["reported_accuracy"].isna().all()
 
 
-def test_drawn_faces_never_get_a_published_number(built):
-    table = make(built, datasets=DATASETS | {"demo_rafdb": "rafdb"})
-    assert table.loc[table["dataset"] == "demo_rafdb", "reported_source"].isna().all()
-
-
 def test_the_written_csv_is_read_back_as_the_same_table(table, tmp_path):
     write_table1(table, tmp_path / "table1.csv", tmp_path / "table1.md", data=DATA, environment=ENVIRONMENT)
     back = pd.read_csv(tmp_path / "table1.csv")
@@ -247,13 +242,12 @@ def test_markdown_says_what_was_measured(table):
     assert "nan" not in text.lower()
 
 
-def test_markdown_marks_drawn_faces_and_real_ones_differently(table):
+def test_markdown_describes_each_dataset(table):
     text = to_markdown(table, data=DATA, environment=ENVIRONMENT)
-    real, drawn = text.split("\n## demo_rafdb\n")
-    assert "\n## ferplus_majority\n\nFERPlus, majority rule, 10 test faces.\n" in real
-    assert "not a result on" not in real
-    assert "**Drawn faces: not a result on RAF-DB.**" in drawn
-    assert "published" not in drawn
+    first, second = text.split("\n## demo_rafdb\n")
+    assert "\n## ferplus_majority\n\nFERPlus, majority rule, 10 test faces.\n" in first
+    assert second.startswith("\nSeven expressions, 10 test faces.\n")
+    assert "published" not in second
 
 
 def test_every_table_row_of_the_markdown_has_as_many_cells_as_its_head(table):

@@ -13,6 +13,7 @@ from transfer.tables.table1 import table1, write_table1
 
 REPORTED = Path("params/reported.yaml")
 PARTS = {"train": "to train on", "val": "to validate on", "test": "to test on"}
+_REAL = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet": "AffectNet"}
 _ENVIRONMENT = ("commit", "python", "torch", "timm", "cpu", "cores", "device", "precision", "deployment")
 
 
@@ -46,6 +47,8 @@ def describe(params: Params, layout: Layout, dataset: str) -> str:
     """What readers must know of a dataset: what it is, its options, its faces by part, and how many were found."""
     definition = params.dataset_definitions[dataset]
     about = f"{definition.about.rstrip('.')}. " if definition.about else ""
+    if definition.synthetic is not None:
+        about = f"**Drawn faces: not a result on {_REAL[definition.parser]}.**\n\n{about}"
     options = "".join(f", {key} {value}" for key, value in definition.options.items())
     parts = pd.read_parquet(layout.data(dataset) / "split.parquet", columns=["split"])["split"].value_counts()
     faces = ", ".join(f"{parts[part]:,} {name}" for part, name in PARTS.items())

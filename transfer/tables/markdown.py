@@ -11,7 +11,6 @@ _PROTOCOLS = {
     "test_selected": "the epoch with the best test accuracy, the field's custom; it flatters, and is here only to be "
     "comparable with papers",
 }
-_REAL_NAMES = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet": "AffectNet"}
 _UNDEFINED = "–"
 
 
@@ -24,7 +23,7 @@ def to_markdown(table: pd.DataFrame, *, data: Mapping[str, str], environment: Ma
     experiment = table["experiment"].iloc[0]
     lines = [f"# Table 1: {experiment}", "", *_header(table, environment)]
     for dataset, rows in table.groupby("dataset", sort=False):
-        lines += ["", f"## {dataset}", "", *_describe(str(dataset), data), "", *_section(rows)]
+        lines += ["", f"## {dataset}", "", data[str(dataset)], "", *_section(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -51,16 +50,6 @@ def _header(table: pd.DataFrame, environment: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"- `{protocol}`: {_PROTOCOLS[protocol]}" for protocol in table["protocol"].unique()]
     return [*lines, "", "Environment: " + "; ".join(f"{key} {value}" for key, value in environment.items()) + "."]
-
-
-def _describe(dataset: str, data: Mapping[str, str]) -> list[str]:
-    lines = [data[dataset]]
-    if dataset.startswith("demo_"):
-        real = next(
-            (name for key, name in _REAL_NAMES.items() if dataset.startswith(f"demo_{key}")), "any set of real faces"
-        )
-        lines = [f"**Drawn faces: not a result on {real}.**", "", *lines]
-    return lines
 
 
 def _section(rows: pd.DataFrame) -> list[str]:
