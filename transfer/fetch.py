@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 from rich.table import Table
 
-from transfer.datasets.source import SUFFIXES
+from transfer.datasets.source import find
 from transfer.download import Damaged, download
 from transfer.errors import UserError
 from transfer.files import write_json
@@ -126,10 +126,8 @@ def _locked() -> dict[str, str]:
 
 def packed_archive(entry: SourceEntry, raw_dir: Path) -> Path | None:
     """The archive file that holds the dataset of ``entry``, where it is read from one; None if a folder is read."""
-    if not entry.archive or (raw_dir / entry.archive).is_dir():
-        return None
-    candidates = [raw_dir / (entry.archive + suffix) for suffix in SUFFIXES]
-    return next((path for path in candidates if path.is_file()), None)
+    path = find(raw_dir, entry.archive) if entry.archive else None
+    return path if path and path.is_file() else None
 
 
 def is_there(entry: SourceEntry, raw_dir: Path) -> bool:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
@@ -25,6 +25,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Range = Annotated[tuple[Fraction, Fraction], AfterValidator(_rising)]
 Protocol = Literal["last", "val_selected", "test_selected"]
 Upsample = Literal["full", "sqrt", "none"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[str, ...] = get_args(Split)
 
 
 class Strict(BaseModel):
@@ -210,7 +212,7 @@ class DatasetDefinition(Strict):
     """Folder or archive below raw_dir, with or without .zip, .tar, .tar.gz, .tgz."""
     options: dict[str, str | int | bool] = {}
     """The parser's own options, such as rule or classes."""
-    expect: Literal["any", "official"] | dict[Literal["train", "val", "test"], int | list[int]] = "any"
+    expect: Literal["any", "official"] | dict[Split, int | list[int]] = "any"
     """Counts to insist on: the official ones, or per split a total or a list by class."""
     missing: Literal["stop", "drop"] = "stop"
     """What happens to listed images that are not there."""

@@ -1,11 +1,38 @@
-"""Fixtures of several test files: an MLflow store of each test's own, and writers that end with the test."""
+"""Fixtures of several test files: the command line, one torch thread, an MLflow store of each test's own."""
 
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from tracking_store import end_writers
+
+from transfer import cli
+
+
+@pytest.fixture
+def transfer(monkeypatch, capsys):
+    """Run the command line in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["transfer", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """One torch thread for the tests of a file."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -24,19 +24,6 @@ def directory(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def transfer(monkeypatch, capsys):
-    """Run the command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["transfer", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return run
-
-
 def test_params_prints_the_resolved_configuration(transfer, directory):
     (directory / "mine.yaml").write_text("train: {epochs: 3}\n")
     code, out, err = transfer("params", "--params", "mine.yaml", "--set", "seeds=[5]", "--set", "train.lr=0.5")

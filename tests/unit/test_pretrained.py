@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_training import tiny_dataset, tiny_params
 from weight_files import authors_logits, paddle_shapes, random_tensors, write_paddle, write_torch
 
-from transfer import cli, config
+from transfer import config
 from transfer.errors import UserError
 from transfer.evaluation.predictions import probabilities_of, read_predictions
 from transfer.evaluation.weights import evaluate_weights
@@ -203,19 +202,6 @@ def directory(tmp_path, monkeypatch):
         shutil.copy(ROOT / "params" / file, tmp_path / "params")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def transfer(directory, monkeypatch, capsys):
-    """Run the command line in this process: exit code, stdout, stderr."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["transfer", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return command
 
 
 @pytest.mark.parametrize(

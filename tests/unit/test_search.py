@@ -147,7 +147,7 @@ def test_every_trial_is_a_run_in_mlflow(layout, monkeypatch):
         def finish(self, status):
             ended.append(status)
 
-    monkeypatch.setattr(trial_module.Tracking, "start", lambda **start: begun.append(start) or Recorder())
+    monkeypatch.setattr("transfer.tracking.Tracking.start", lambda **start: begun.append(start) or Recorder())
     params = search_params(trials=2, tracking=True)
     work(params, "searched", "faces", 0, layout)
     trials = load(params, layout).trials

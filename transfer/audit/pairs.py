@@ -7,6 +7,7 @@ import pandas as pd
 
 from transfer.audit.hashes import HASHES, MIRRORED, OPPOSITE
 from transfer.audit.similarity import similarity
+from transfer.params import SPLITS
 
 MAX_DISTANCE = 12
 """Pairs whose hashes differ in more of the 64 bits are not looked at."""
@@ -14,7 +15,6 @@ SIMILARITY = {"near": 0.75, "mirrored": 0.80}
 """What the similarity has to reach. Mirrored copies are rare, so that chance has the larger part in what is alike."""
 COLUMNS = ["sample_a", "split_a", "label_a", "sample_b", "split_b", "label_b"]
 COLUMNS += ["kind", "distance", "similarity", "same_label"]
-_SPLITS = {"train": 0, "val": 1, "test": 2}
 _ROWS, _OTHERS, _PAIRS = 128, 4096, 512
 
 
@@ -58,7 +58,7 @@ def duplicates(
     pairs = pairs.drop_duplicates(["a", "b"], ignore_index=True)
     a, b = usable[pairs["a"]], other_usable[pairs["b"]]
     if within:
-        rank = hashes["split"].map(_SPLITS).to_numpy()
+        rank = hashes["split"].map(SPLITS.index).to_numpy()
         swap = rank[a] > rank[b]
         a, b = np.where(swap, b, a), np.where(swap, a, b)
     return _named(pairs, hashes.iloc[a], others.iloc[b])

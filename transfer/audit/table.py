@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from transfer.audit.groups import KINDS, copy_groups
+from transfer.params import SPLITS
 from transfer.sampling import training_copies
 
-SPLITS = ("train", "val", "test")
 _KEY = ["dataset_a", "split_a", "dataset_b", "split_b"]
 
 

@@ -26,10 +26,9 @@ def weights(
     of params/sources.yaml or params/sources.lock.json where these have one; or the file.
     Writes: R/weights/NAME.safetensors, R/weights/NAME.json (what became of every tensor)."""
     chosen, layout = load(files, values)
-
-    from transfer import fetch, sources
-
     if importer is None:
+        from transfer import fetch, sources
+
         if source not in catalogue.OF_SOURCE:
             known = ", ".join(catalogue.OF_SOURCE)
             raise UserError(f"{source}: not weights of params/sources.yaml ({known}); a file needs --importer")

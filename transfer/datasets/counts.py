@@ -6,8 +6,8 @@ import pandas as pd
 
 from transfer.datasets.registry import Counts
 from transfer.errors import UserError
+from transfer.params import SPLITS
 
-SPLITS = ("train", "val", "test")
 ALL = "all"
 """Stands for a split's classes together, where only the total is expected."""
 

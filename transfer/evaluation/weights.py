@@ -16,7 +16,8 @@ from transfer.layout import Layout
 from transfer.params import TrainParams
 from transfer.progress import progress
 from transfer.training.batches import FaceStore, evaluation_batches
-from transfer.training.device import autocast, choose_device
+from transfer.training.device import choose_device
+from transfer.training.loop import outputs
 from transfer.training.predict import load_model
 
 
@@ -72,18 +73,18 @@ def evaluate_weights(
     return content
 
 
-@torch.inference_mode()
 def _outputs(
     model: nn.Module, store: FaceStore, rows: np.ndarray, train: TrainParams, flip_views: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits and probabilities (N, C) float32; with ``flip_views`` the latter are averaged with the mirror image's."""
     device = choose_device(train.device)
     model.to(device, memory_format=torch.channels_last)
+    batches = evaluation_batches(store, rows, device, batch_size=64)
+    precision = "bf16" if train.precision == "bf16" else "fp32"
     logits, probabilities = [], []
-    with progress("evaluating", len(rows)) as report, autocast(device, "bf16" if train.precision == "bf16" else "fp32"):
-        for images in evaluation_batches(store, rows, device, batch_size=64):
-            views = [model(images).float()] + ([model(images.flip(3)).float()] if flip_views else [])
-            logits.append(views[0].cpu())
-            probabilities.append(torch.stack(views).softmax(dim=-1).mean(dim=0).cpu())
+    with progress("evaluating", len(rows)) as report:
+        for of_images, of_classes in outputs(model, batches, precision, flip_views):
+            logits.append(of_images)
+            probabilities.append(of_classes)
             report(sum(map(len, logits)))
     return torch.cat(logits).numpy(), torch.cat(probabilities).numpy()

@@ -1,6 +1,5 @@
 """MTCNN in batches: one box and five landmarks for every image, or the reason why there are none."""
 
-import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from transfer.environment import cores
 from transfer.faces.canvas import Canvas, place
 from transfer.faces.cascade import Cascade, Faces
 from transfer.faces.template import BOX_COLUMNS, LANDMARK_COLUMNS
@@ -172,7 +172,7 @@ class Searching:
         """``threads`` None: one per core that this process may use."""
         self.cascade = Cascade(device)
         self._batch_pixels = _BATCH_BYTES[self.cascade.device.type] // _PIXEL_BYTES
-        self.workers = (threads or _cores()) if self.cascade.device.type == "cpu" else 1
+        self.workers = (threads or cores()) if self.cascade.device.type == "cpu" else 1
 
     def __enter__(self) -> "Searching":
         """Start the workers."""
@@ -232,8 +232,3 @@ def choose(boxes: np.ndarray, width: float, height: float) -> int:
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     offset = (boxes[:, :2] + boxes[:, 2:4]) / 2 - np.array([width, height]) / 2
     return int(np.argmax(area - 2 * (offset**2).sum(axis=1)))
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 
 from transfer.environment import commit
 from transfer.layout import Layout
 from transfer.params import Params, digest
-from transfer.tracking import Tracking
 from transfer.training.run import Training
 
 Row = dict[str, float]
@@ -45,21 +45,11 @@ class TrialTraining(Training):
             tracking.finish(status)
         return best_accuracy(self.history)
 
-    def _start_tracking(self) -> Tracking:
+    def _tracked_as(self) -> dict[str, Any]:
         code = commit() or "none"
         tags = {"commit": code, "mlflow.source.git.commit": code, "data_digest": self.data_digest}
-        return Tracking.start(
-            experiment=self.params.experiment,
-            dataset=f"search/{self.recipe}/{self.dataset}",
-            recipe=f"trial{self.number}",
-            seed=self.seed,
-            digest=self.digest,
-            params=self.run_params.model_dump(mode="json"),
-            tags=tags | {"params_digest": digest(self.run_params), "search": self.recipe, "trial": str(self.number)},
-            resume_run_id=self.mlflow_run,
-            history=self.history,
-            enabled=self.params.tracking,
-        )
+        tags |= {"params_digest": digest(self.run_params), "search": self.recipe, "trial": str(self.number)}
+        return {"dataset": f"search/{self.recipe}/{self.dataset}", "recipe": f"trial{self.number}", "tags": tags}
 
 
 def best_accuracy(history: list[Row]) -> float:

@@ -89,14 +89,20 @@ def require_finite(loss: float, epoch: int, params: TrainParams) -> None:
         )
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, batches: Iterator[Tensor], precision: str, flip_views: bool) -> np.ndarray:
     """Class probabilities (N, C) float32 of normalised images, with ``flip_views`` averaged with the mirrored ones'."""
+    return torch.cat([probabilities for _, probabilities in outputs(model, batches, precision, flip_views)]).numpy()
+
+
+@torch.inference_mode()
+def outputs(
+    model: nn.Module, batches: Iterator[Tensor], precision: str, flip_views: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per batch the logits of the images themselves and the probabilities of `predict`, (n, C) float32 on the CPU."""
     model.eval()
     device = next(model.parameters()).device
-    parts = []
     for images in batches:
         with autocast(device, precision):
-            logits = [model(images)] + ([model(images.flip(3))] if flip_views else [])
-        parts.append(torch.stack(logits).float().softmax(dim=-1).mean(dim=0).cpu())
-    return torch.cat(parts).numpy()
+            views = [model(images)] + ([model(images.flip(3))] if flip_views else [])
+        logits = torch.stack(views).float()
+        yield logits[0].cpu(), logits.softmax(dim=-1).mean(dim=0).cpu()

@@ -1,6 +1,5 @@
 """Expressions of new images: the weights of a run on aligned faces or on photos."""
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from transfer.datasets.images import BrokenImage, decode
@@ -17,7 +16,7 @@ from transfer.faces.align import align_dataset
 from transfer.faces.detect import detect
 from transfer.files import atomic
 from transfer.models.weights import convert
-from transfer.models.weights.safetensors_file import KEY
+from transfer.models.weights.safetensors_file import contents
 from transfer.params import FaceParams, ModelParams, TrainParams
 from transfer.training.batches import FaceStore, evaluation_batches
 from transfer.training.device import choose_device, choose_precision
@@ -48,9 +47,7 @@ def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, about, _ = convert.read(weights, "transfer_paddle")
         return tensors, about
     try:
-        with safe_open(weights, "pt") as file:
-            about = json.loads((file.metadata() or {})[KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, about = contents(weights)
         if "fills" in about and "model" not in about:
             raise UserError(f"{weights}: only a part of a model, to begin a training with (model.pretrained)")
         ModelParams(**about["model"])

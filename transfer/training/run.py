@@ -239,19 +239,21 @@ class Training:
             print(f"pretrained weights {', '.join(self.weights)}:\n{report.to_text()}", file=sys.stderr)
 
     def _start_tracking(self) -> Tracking:
-        env = environment() | self._env_of_run()
         return Tracking.start(
             experiment=self.params.experiment,
-            dataset=self.dataset,
-            recipe=self.recipe,
             seed=self.seed,
             digest=self.digest,
             params=self.run_params.model_dump(mode="json"),
-            tags=environment_tags(env),
+            **self._tracked_as(),
             resume_run_id=self.mlflow_run,
             history=self.history,
             enabled=self.params.tracking,
         )
+
+    def _tracked_as(self) -> dict[str, Any]:
+        """Under which dataset, recipe and tags MLflow shows the training."""
+        tags = environment_tags(environment() | self._env_of_run())
+        return {"dataset": self.dataset, "recipe": self.recipe, "tags": tags}
 
     def _write(self, tracking: Tracking) -> None:
         """The outputs of the run directory; each appears whole."""

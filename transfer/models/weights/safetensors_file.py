@@ -21,10 +21,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     require(path, "a safetensors file", "a safetensors file")
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[KEY])
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+        return contents(path)
     except (KeyError, ValueError):
         raise UserError(f"{path}: a safetensors file that this project did not write") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: a damaged safetensors file ({error}); make it again") from None
+
+
+def contents(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """As `read_safetensors`, with the errors as they come: SafetensorError, OSError, KeyError, ValueError."""
+    with safe_open(path, "pt") as file:
+        about = json.loads((file.metadata() or {})[KEY])
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
