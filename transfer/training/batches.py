@@ -75,16 +75,19 @@ def training_batches(
     order_seed: int,
     augment_seed: int,
     device: torch.device,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch: ``rows`` in random order as (images, targets); a last batch that is not full is left out.
 
-    ``targets`` is indexed by row: (rows,) class numbers or (rows, C) probabilities.
+    ``targets`` is indexed by row: (rows,) class numbers or (rows, C) probabilities. ``part`` (number, of how many):
+    only that part of each batch, whose size is a multiple; the same images as in the whole batch.
     """
     order = np.random.default_rng(order_seed).permutation(rows)
-    augment = Augment(augmentation, torch.Generator(device).manual_seed(augment_seed))
+    augment = Augment(augmentation, torch.Generator(device).manual_seed(augment_seed), part)
     size = min(batch_size, len(order))
+    number, own = part[0], size // part[1]
     for start in range(0, len(order) - size + 1, size):
-        batch = order[start : start + size]
+        batch = order[start + number * own :][:own]
         images = normalize(augment(store.images(batch, device)))
         images = augment.erase(images).contiguous(memory_format=torch.channels_last)
         yield images, targets[torch.from_numpy(batch)].to(device, non_blocking=True)

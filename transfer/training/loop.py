@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from transfer.errors import UserError
 from transfer.params import TrainParams
 from transfer.training.device import autocast
+from transfer.training.parallel import ALONE, Ranks
 
 
 class Diverged(UserError):
@@ -51,10 +52,12 @@ def train_epoch(
     params: TrainParams,
     precision: str,
     on_batch: Callable[[int], None],
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
     """Train for one epoch (0-based ``epoch``) of ``steps`` batches; mean loss and accuracy on its augmented images.
 
-    ``on_batch`` gets the number of images of each batch. Raises Diverged when the loss is no longer finite.
+    ``on_batch`` gets the number of images of each batch; loss and accuracy are those of all ``ranks``. Raises Diverged
+    when the loss is no longer finite.
     """
     model.train()
     device = next(model.parameters()).device
@@ -74,7 +77,7 @@ def train_epoch(
         correct = (logits.detach().argmax(dim=1) == classes).sum()
         total += torch.stack([loss.detach() * len(images), correct, torch.tensor(len(images), device=device)])
         on_batch(len(images))
-    loss_sum, correct_sum, count = total.tolist()
+    loss_sum, correct_sum, count = ranks.total(total).tolist()
     require_finite(loss_sum, epoch, params)
     return loss_sum / count, correct_sum / count
 

@@ -25,13 +25,15 @@ from transfer.manifest import check_store, digest_test_faces
 from transfer.models.registration import model_function, modules
 from transfer.models.weights.load import load_pretrained
 from transfer.models.weights.safetensors_file import KEY
-from transfer.params import ModelParams, Params, RunParams, digest
+from transfer.params import WHERE, ModelParams, Params, RunParams, digest
 from transfer.progress import progress
 from transfer.tracking import Tracking, environment_tags, epoch_metrics
 from transfer.training.batches import FaceStore, evaluation_batches, training_batches
-from transfer.training.device import choose_device, choose_precision
+from transfer.training.device import choose_precision
 from transfer.training.loop import learning_rate, make_optimizer, predict, require_finite, train_epoch
+from transfer.training.parallel import ALONE, Ranks, joined
 from transfer.training.seeds import stream
+from transfer.training.slots import claim_device
 from transfer.training.state import load_state, save_state
 
 
@@ -42,7 +44,8 @@ def train(params: Params, dataset: str, recipe: str, seed: int, layout: Layout) 
     for), history.csv, predictions.parquet (one block per protocol), env.json. Continues after a kill from the last
     whole epoch. Raises UserError for contradictory parameters, a class without training images, a diverging loss.
     """
-    Training(params, dataset, recipe, seed, layout).run()
+    with joined(params.run(dataset, recipe).train, f"{dataset} {recipe} seed{seed}") as ranks:
+        Training(params, dataset, recipe, seed, layout, ranks=ranks).run()
 
 
 class Training:
@@ -59,25 +62,26 @@ class Training:
         seed: int,
         layout: Layout,
         parts: Sequence[str] = ("val", "test"),
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.parts = parts
+        self.parts, self.ranks = parts, ranks
         self.params, self.dataset, self.recipe, self.seed = params, dataset, recipe, seed
         self.run_params: RunParams = params.run(dataset, recipe)
         self.directory = layout.run(dataset, recipe, seed)
         self.state_file = layout.state(dataset, recipe, seed) / "last.pt"
-        self.device = choose_device(self.run_params.train.device)
+        self.device = claim_device(self.run_params.train, f"{dataset} {recipe} seed{seed}")
         self.precision = choose_precision(self.run_params.train, self.device)
         torch.set_num_threads(self.run_params.train.threads)
         torch.manual_seed(stream(seed, "weights"))
         self._load_data(layout.data(dataset), layout.plan(dataset, self.run_params.sampling.upsample))
-        self.model = create_model(self.run_params.model, len(self.classes))
+        self.model = ranks.prepare(create_model(self.run_params.model, len(self.classes)), self.device)
         self.model.to(self.device, memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, self.run_params.train)
         self.code_digest = step_digest("train", modules()[self.run_params.model.name])
         self.weights = {name: layout.weights(name) for name in self.run_params.model.pretrained}
         self.pretrained = {name: _weights_sha256(file) for name, file in self.weights.items()}
         self.digest = digest(
-            self.run_params.model_dump(mode="json", exclude={"train": {"threads", "device"}}),
+            self.run_params.model_dump(mode="json", exclude={"train": WHERE}),
             [self.data_digest, self.seed, params.protocols, self.code_digest, self.pretrained],
         )
         self.history: list[dict[str, float]] = []
@@ -107,6 +111,7 @@ class Training:
             if part not in self.rows:
                 raise UserError(f"{data / 'split.parquet'}: no {part} images; every protocol is evaluated on some")
         self.batch_size = min(self.run_params.train.batch_size, len(self.plan))
+        self.ranks.check(self.batch_size, len(self.plan))
         self.targets = self._targets(data)
         self.store = FaceStore(data / "aligned.npy", self.run_params.model.img_size, split["row"].to_numpy())
         files = [data / "aligned.parquet", data / "split.parquet", plan]
@@ -132,23 +137,26 @@ class Training:
         status = "FAILED"
         try:
             self._epochs(tracking)
-            self._write(tracking)
-            self._show(tracking)
+            if self.ranks.first:
+                self._write(tracking)
+                self._show(tracking)
             status = "FINISHED"
         finally:
             tracking.finish(status)
-        shutil.rmtree(self.state_file.parent)
+        if self.ranks.first:
+            shutil.rmtree(self.state_file.parent)
 
     def _epochs(self, tracking: Tracking, after_epoch: Callable[[dict[str, float]], None] = lambda row: None) -> None:
         train, epochs = self.run_params.train, self.run_params.train.epochs
         steps = len(self.plan) // self.batch_size
         what = f"{self.dataset} {self.recipe} seed{self.seed}"
+        model = self.ranks.wrap(self.model)
         with progress(what, (epochs - len(self.history)) * steps * self.batch_size) as report:
             done = 0
 
             def on_batch(images: int) -> None:
                 nonlocal done
-                done += images
+                done += images * self.ranks.world
                 report(done)
 
             for epoch in range(len(self.history), epochs):
@@ -163,9 +171,10 @@ class Training:
                     stream(self.seed, "order", epoch),
                     stream(self.seed, "augment", epoch),
                     self.device,
+                    self.ranks.part,
                 )
                 loss, accuracy = train_epoch(
-                    self.model, self.optimizer, batches, steps, epoch, train, self.precision, on_batch
+                    model, self.optimizer, batches, steps, epoch, train, self.precision, on_batch, self.ranks
                 )
                 row = {"epoch": epoch + 1, "lr": learning_rate(train, epoch + 1)}
                 self._evaluate(row | {"train_loss": loss, "train_accuracy": accuracy})
@@ -183,9 +192,10 @@ class Training:
 
         def predicted(part: str) -> np.ndarray:
             if part not in probabilities:
-                batches = evaluation_batches(self.store, self.rows[part], self.device)
-                flip_views = self.run_params.train.flip_views
-                probabilities[part] = predict(self.model, batches, self.precision, flip_views)
+                rows = self.rows[part]
+                batches = evaluation_batches(self.store, self.ranks.share(rows), self.device)
+                own = predict(self.model, batches, self.precision, self.run_params.train.flip_views)
+                probabilities[part] = self.ranks.gather(own, len(rows))
             return probabilities[part]
 
         def accuracy(part: str) -> float:
@@ -220,7 +230,9 @@ class Training:
             "seconds": self.seconds,
             "mlflow_run": tracking.run_id or self.mlflow_run,
         }
-        save_state(self.state_file, self.digest, state)
+        if self.ranks.first:
+            save_state(self.state_file, self.digest, state)
+        self.ranks.wait()
 
     def _resume(self) -> None:
         state = load_state(self.state_file, self.digest)
@@ -247,7 +259,7 @@ class Training:
             **self._tracked_as(),
             resume_run_id=self.mlflow_run,
             history=self.history,
-            enabled=self.params.tracking,
+            enabled=self.params.tracking and self.ranks.first,
         )
 
     def _tracked_as(self) -> dict[str, Any]:
@@ -316,9 +328,10 @@ class Training:
 
     def _env_of_run(self) -> dict[str, Any]:
         return {
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "precision": self.precision,
             "threads": self.run_params.train.threads,
+            "processes": self.ranks.world,
             "protocols": list(self.params.protocols),
             "digest": self.digest,
             "data_digest": self.data_digest,

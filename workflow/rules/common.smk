@@ -19,7 +19,7 @@ from transfer.errors import UserError
 from transfer.layout import UPSAMPLING, Layout, archive_path, weights_path
 from transfer.models.registration import modules as models
 from transfer.models.weights.catalogue import OF_SOURCE
-from transfer.params import digest
+from transfer.params import WHERE, digest
 from transfer.sources import load as load_sources
 
 # ---- Before any job
@@ -276,7 +276,7 @@ def weights_version(wildcards):
 
 def train_version(wildcards):
     run = PARAMS.run(wildcards.dataset, wildcards.recipe)
-    train = run.train.model_dump(mode="json", exclude={"device", "threads"})
+    train = run.train.model_dump(mode="json", exclude=WHERE)
     return digest(run.model, train, sorted(PARAMS.protocols), step_digest("train", models()[run.model.name]))
 
 
@@ -287,7 +287,7 @@ def evaluate_version(wildcards):
 def search_version(wildcards):
     search = PARAMS.search_definitions[wildcards.search]
     run = PARAMS.run(wildcards.dataset, search.recipe)
-    train = run.train.model_dump(mode="json", exclude={"device", "threads"})
+    train = run.train.model_dump(mode="json", exclude=WHERE)
     chosen = search.model_dump(mode="json", exclude={"workers"})
     code = step_digest("search", models()[run.model.name])
     return digest(chosen, run.model, run.sampling.upsample, train, code)
