@@ -1,5 +1,6 @@
 """Files that are either whole or absent: every output is written under a temporary name and renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,8 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` if the block succeeds, remove it if not.
 
     The temporary name keeps the suffix, so that writers which look at it (numpy, matplotlib) behave.
-    The data reach the disk before the rename: a power cut leaves the old file or the new one.
+    The data reach the disk before the rename, and the rename before this returns: a power cut leaves the old file or
+    the new one, and what is deleted afterwards was not the last copy.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,8 +28,21 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
             os.fsync(handle.fileno())
         part.chmod(0o666 & ~_umask())  # some writers make files that only their owner reads
         os.replace(part, path)
+        sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in ``folder`` to the disk; some network file systems cannot, and need not."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -115,7 +115,7 @@ def test_other_weights_are_another_training(layout, monkeypatch, capsys):
     interrupted(layout, monkeypatch)
     tiny_weights(layout, seed=10)
     train(with_weights(), "faces", "full", 0, layout)
-    assert "resume state of other data, parameters or code" in capsys.readouterr().err
+    assert "resume state of another training (other pretrained weights)" in capsys.readouterr().err
 
 
 def test_weights_that_are_not_there(layout):

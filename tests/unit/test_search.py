@@ -26,7 +26,7 @@ from transfer.search.storage import store_of
 from transfer.search.study import SharedStudy
 from transfer.search.worker import work
 from transfer.training import batches, run
-from transfer.training.loop import Diverged
+from transfer.training.epoch import Diverged
 from transfer.training.run import train
 
 

@@ -21,7 +21,8 @@ app.add_typer(track.app, name="track")
 
 
 def main() -> None:
-    """Run the command line: exit code 0, or 1 with one line on stderr; a traceback only under ``--debug``."""
+    """Run the command line: exit code 0, or 1 with one line on stderr (a training that a signal stopped: 128 and its
+    number); a traceback only under ``--debug``."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
@@ -40,4 +41,4 @@ def main() -> None:
         else:
             message = f"{type(error).__name__}: {error} (unexpected: --debug shows where)"
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_code if isinstance(error, UserError) else 1)

@@ -17,7 +17,7 @@ from transfer.params import WHERE, Params, digest
 from transfer.search.space import trial_params
 from transfer.search.study import SharedStudy, checkpoints
 from transfer.search.trial import TrialTraining
-from transfer.training.loop import Diverged
+from transfer.training.epoch import Diverged
 
 
 def work(params: Params, search: str, dataset: str, number: int, layout: Layout) -> None:

@@ -132,6 +132,12 @@ class Tracking:
         self._channel = None
         channel.close()
 
+    def leave(self) -> None:
+        """Let go of a training that will be continued, without waiting: the run is shown as KILLED until then."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
     def _send(self, message: dict[str, Any]) -> None:
         if self._channel is None:
             return

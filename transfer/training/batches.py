@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD
 from transfer.params import Augmentation
 from transfer.training.augment import Augment
+from transfer.training.seeds import stream
 
 _CHUNK = 1024
 _HELD_BYTES = 512_000_000  # resized faces are kept in memory up to this size
@@ -75,19 +76,23 @@ def training_batches(
     order_seed: int,
     augment_seed: int,
     device: torch.device,
+    first: int = 0,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch: ``rows`` in random order as (images, targets); a last batch that is not full is left out.
 
-    ``targets`` is indexed by row: (rows,) class numbers or (rows, C) probabilities. ``part`` (number, of how many):
-    only that part of each batch, whose size is a multiple; the same images as in the whole batch.
+    ``targets`` is indexed by row: (rows,) class numbers or (rows, C) probabilities. Begins with batch ``first``; each
+    batch draws its augmentation from a stream of its own, so that it is the same wherever the epoch begins. ``part``
+    (number, of how many): only that part of each batch, whose size is a multiple; the same images as in the whole.
     """
     order = np.random.default_rng(order_seed).permutation(rows)
-    augment = Augment(augmentation, torch.Generator(device).manual_seed(augment_seed), part)
+    generator = torch.Generator(device)
+    augment = Augment(augmentation, generator, part)
     size = min(batch_size, len(order))
     number, own = part[0], size // part[1]
-    for start in range(0, len(order) - size + 1, size):
-        batch = order[start + number * own :][:own]
+    for step in range(first, len(order) // size):
+        batch = order[step * size + number * own :][:own]
+        generator.manual_seed(stream(augment_seed, "step", step))
         images = normalize(augment(store.images(batch, device)))
         images = augment.erase(images).contiguous(memory_format=torch.channels_last)
         yield images, targets[torch.from_numpy(batch)].to(device, non_blocking=True)

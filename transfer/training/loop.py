@@ -8,14 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from transfer.errors import UserError
 from transfer.params import TrainParams
 from transfer.training.device import autocast
+from transfer.training.epoch import RunningEpoch
 from transfer.training.parallel import ALONE, Ranks
-
-
-class Diverged(UserError):
-    """The loss is no longer finite."""
+from transfer.training.seeds import stream
 
 
 def learning_rate(params: TrainParams, epoch: float) -> float:
@@ -52,44 +49,45 @@ def train_epoch(
     params: TrainParams,
     precision: str,
     on_batch: Callable[[int], None],
+    dropping_seed: int = 0,
+    running: RunningEpoch | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
     """Train for one epoch (0-based ``epoch``) of ``steps`` batches; mean loss and accuracy on its augmented images.
 
-    ``on_batch`` gets the number of images of each batch; loss and accuracy are those of all ``ranks``. Raises Diverged
-    when the loss is no longer finite.
+    ``batches`` begin where ``running`` stands. Between two steps ``on_batch`` gets the number of images of the one
+    before and may raise; ``running`` then holds what continues the epoch. Every step has its own stream for what the
+    model draws, of ``dropping_seed``. ``batches`` are parts of those of all ``ranks``, loss and accuracy of the whole.
+    Raises Diverged when the loss is lost.
     """
     model.train()
     device = next(model.parameters()).device
-    total = torch.zeros(3, device=device)  # loss, correct, images
-    for step, (images, targets) in enumerate(batches):
+    running = running or RunningEpoch(epoch, steps, device)
+    for step, (images, targets) in enumerate(batches, running.step):
+        rate = learning_rate(params, epoch + (step + 0.5) / steps)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(params, epoch + (step + 0.5) / steps)
+            group["lr"] = rate
+        torch.manual_seed(stream(dropping_seed, "step", step))
         with autocast(device, precision):
             logits = model(images)
         loss = cross_entropy(logits.float(), targets, label_smoothing=params.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if params.clip_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
+        norm = clip_gradients(model, params.clip_norm)
         optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
         correct = (logits.detach().argmax(dim=1) == classes).sum()
-        total += torch.stack([loss.detach() * len(images), correct, torch.tensor(len(images), device=device)])
-        on_batch(len(images))
-    loss_sum, correct_sum, count = ranks.total(total).tolist()
-    require_finite(loss_sum, epoch, params)
-    return loss_sum / count, correct_sum / count
+        count = len(images) * ranks.world
+        running.add(ranks.mean(loss.detach()), norm, ranks.total(correct), count, rate)
+        on_batch(count)
+    return running.means()
 
 
-def require_finite(loss: float, epoch: int, params: TrainParams) -> None:
-    """Raise Diverged if a training or validation loss of the (0-based) ``epoch`` is NaN or infinite."""
-    if not math.isfinite(loss):
-        raise Diverged(
-            f"the loss is no longer finite in epoch {epoch + 1} "
-            f"(learning rate {learning_rate(params, epoch + 1):.3g}); lower train.lr or lengthen train.warmup_epochs; "
-            "the last good epoch is kept"
-        )
+def clip_gradients(model: nn.Module, limit: float) -> Tensor:
+    """Scale the gradients down to the L2 norm ``limit``, where they are longer and it is not 0; their norm before."""
+    if limit:
+        return nn.utils.clip_grad_norm_(model.parameters(), limit)
+    return nn.utils.get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
 
 
 def predict(model: nn.Module, batches: Iterator[Tensor], precision: str, flip_views: bool) -> np.ndarray:

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ from transfer.progress import progress
 from transfer.tracking import Tracking, environment_tags, epoch_metrics
 from transfer.training.batches import FaceStore, evaluation_batches, training_batches
 from transfer.training.device import choose_precision
-from transfer.training.loop import learning_rate, make_optimizer, predict, require_finite, train_epoch
+from transfer.training.epoch import RunningEpoch, require_finite
+from transfer.training.loop import learning_rate, make_optimizer, predict, train_epoch
 from transfer.training.parallel import ALONE, Ranks, joined
 from transfer.training.seeds import stream
+from transfer.training.signals import Stopped, caught
 from transfer.training.slots import claim_device
 from transfer.training.state import load_state, save_state
 
@@ -42,14 +44,15 @@ def train(params: Params, dataset: str, recipe: str, seed: int, layout: Layout) 
 
     model.safetensors (of the epoch chosen on the validation part, or the last one where that protocol is not asked
     for), history.csv, predictions.parquet (one block per protocol), env.json. Continues after a kill from the last
-    whole epoch. Raises UserError for contradictory parameters, a class without training images, a diverging loss.
+    whole epoch, and after SIGTERM from the step where it stopped. Raises UserError for contradictory parameters, a
+    class without training images, a diverging loss, and Stopped after such a signal.
     """
     with joined(params.run(dataset, recipe).train, f"{dataset} {recipe} seed{seed}") as ranks:
         Training(params, dataset, recipe, seed, layout, ranks=ranks).run()
 
 
 class Training:
-    """State of one training between its epochs.
+    """State of one training, between its epochs and, in ``running``, within one.
 
     ``parts`` are those that it predicts: a row of another part is neither known to it nor read.
     """
@@ -80,14 +83,24 @@ class Training:
         self.code_digest = step_digest("train", modules()[self.run_params.model.name])
         self.weights = {name: layout.weights(name) for name in self.run_params.model.pretrained}
         self.pretrained = {name: _weights_sha256(file) for name, file in self.weights.items()}
-        self.digest = digest(
-            self.run_params.model_dump(mode="json", exclude={"train": WHERE}),
-            [self.data_digest, self.seed, params.protocols, self.code_digest, self.pretrained],
-        )
+        self.identity = {
+            "dataset": dataset,
+            "recipe": recipe,
+            "seed": str(seed),
+            "parameters": digest(self.run_params.model_dump(mode="json", exclude={"train": WHERE})),
+            "protocols": " ".join(params.protocols),
+            "data": self.data_digest,
+            "pretrained weights": digest(self.pretrained),
+            "code": self.code_digest,
+        }
+        self.digest = digest(self.identity)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, dict[str, Any]] = {}
         self.seconds: list[float] = []
         self.mlflow_run: str | None = None
+        self.running: RunningEpoch | None = None
+        self.running_seconds = 0.0  # of the epoch in work, before the training was interrupted
+        self.check_signals: Callable[[], None] = lambda: None
 
     def _load_data(self, data: Path, plan: Path) -> None:
         split = pd.read_parquet(data / "split.parquet", filters=[("split", "in", ["train", *self.parts])])
@@ -112,6 +125,7 @@ class Training:
                 raise UserError(f"{data / 'split.parquet'}: no {part} images; every protocol is evaluated on some")
         self.batch_size = min(self.run_params.train.batch_size, len(self.plan))
         self.ranks.check(self.batch_size, len(self.plan))
+        self.steps = len(self.plan) // self.batch_size
         self.targets = self._targets(data)
         self.store = FaceStore(data / "aligned.npy", self.run_params.model.img_size, split["row"].to_numpy())
         files = [data / "aligned.parquet", data / "split.parquet", plan]
@@ -147,42 +161,78 @@ class Training:
             shutil.rmtree(self.state_file.parent)
 
     def _epochs(self, tracking: Tracking, after_epoch: Callable[[dict[str, float]], None] = lambda row: None) -> None:
-        train, epochs = self.run_params.train, self.run_params.train.epochs
-        steps = len(self.plan) // self.batch_size
+        epochs = self.run_params.train.epochs
+        done = self.running.images if self.running else 0
         what = f"{self.dataset} {self.recipe} seed{self.seed}"
-        model = self.ranks.wrap(self.model)
-        with progress(what, (epochs - len(self.history)) * steps * self.batch_size) as report:
-            done = 0
+        total = (epochs - len(self.history)) * self.steps * self.batch_size
+        self.training_model = self.ranks.wrap(self.model)
+        with caught(self.ranks.highest) as self.check_signals, progress(what, total, start=done) as report:
 
             def on_batch(images: int) -> None:
                 nonlocal done
-                done += images * self.ranks.world
+                done += images
                 report(done)
+                self.check_signals()
 
             for epoch in range(len(self.history), epochs):
-                start = time.perf_counter()
-                torch.manual_seed(stream(self.seed, "dropping", epoch))
-                batches = training_batches(
-                    self.store,
-                    self.targets,
-                    self.plan,
-                    self.batch_size,
-                    train.augment,
-                    stream(self.seed, "order", epoch),
-                    stream(self.seed, "augment", epoch),
-                    self.device,
-                    self.ranks.part,
-                )
-                loss, accuracy = train_epoch(
-                    model, self.optimizer, batches, steps, epoch, train, self.precision, on_batch, self.ranks
-                )
-                row = {"epoch": epoch + 1, "lr": learning_rate(train, epoch + 1)}
-                self._evaluate(row | {"train_loss": loss, "train_accuracy": accuracy})
+                start = time.perf_counter() - self.running_seconds
+                try:
+                    self._train_epoch(epoch, on_batch)
+                except Stopped as stop:
+                    self.running_seconds = time.perf_counter() - start
+                    raise self._stopped(stop, tracking) from None
+                self.running, self.running_seconds = None, 0.0
                 self.seconds.append(time.perf_counter() - start)
                 self._save(tracking)
                 metrics = {key: value for key, value in self.history[-1].items() if key != "epoch"}
                 tracking.log_epoch(epoch + 1, metrics | epoch_metrics(self._env_of_epochs())[epoch])
                 after_epoch(self.history[-1])
+
+    def _train_epoch(self, epoch: int, on_batch: Callable[[int], None]) -> None:
+        """The (0-based) ``epoch``, or what is left of it, and the evaluation after it."""
+        train = self.run_params.train
+        self.running = self.running or RunningEpoch(epoch, self.steps, self.device)
+        batches = training_batches(
+            self.store,
+            self.targets,
+            self.plan,
+            self.batch_size,
+            train.augment,
+            stream(self.seed, "order", epoch),
+            stream(self.seed, "augment", epoch),
+            self.device,
+            first=self.running.step,
+            part=self.ranks.part,
+        )
+        dropping = stream(self.seed, "dropping", epoch)
+        loss, accuracy = train_epoch(
+            self.training_model,
+            self.optimizer,
+            batches,
+            self.steps,
+            epoch,
+            train,
+            self.precision,
+            on_batch,
+            dropping,
+            self.running,
+            self.ranks,
+        )
+        row = {"epoch": epoch + 1, "lr": learning_rate(train, epoch + 1)}
+        self._evaluate(row | {"train_loss": loss, "train_accuracy": accuracy})
+
+    def _stopped(self, stop: Stopped, tracking: Tracking) -> Stopped:
+        """Save the epoch in work between two of its steps; the line that says so."""
+        running = self.running
+        assert running is not None
+        running.check()
+        self._save(tracking)
+        tracking.leave()
+        return Stopped(
+            stop.number,
+            f" in epoch {running.epoch + 1} after step {running.step} of {running.steps}: the state is saved, and the "
+            "same command continues there",
+        )
 
     def _evaluate(self, row: dict[str, float]) -> None:
         """Predict what the protocols need after this epoch, and keep the best."""
@@ -193,7 +243,7 @@ class Training:
         def predicted(part: str) -> np.ndarray:
             if part not in probabilities:
                 rows = self.rows[part]
-                batches = evaluation_batches(self.store, self.ranks.share(rows), self.device)
+                batches = self._interruptible(evaluation_batches(self.store, self.ranks.share(rows), self.device))
                 own = predict(self.model, batches, self.precision, self.run_params.train.flip_views)
                 probabilities[part] = self.ranks.gather(own, len(rows))
             return probabilities[part]
@@ -203,18 +253,25 @@ class Training:
 
         row["val_accuracy"] = accuracy("val")
         row["val_loss"] = _cross_entropy(predicted("val"), self.labels[self.rows["val"]])
-        require_finite(row["val_loss"], int(row["epoch"]) - 1, self.run_params.train)
+        require_finite(row["val_loss"], int(row["epoch"]) - 1, row["lr"])
         if "test_selected" in self.params.protocols:
             row["test_accuracy"] = accuracy("test")
-        self.history.append(row)
+        best: dict[str, dict[str, Any]] = {}
         for protocol in self.params.protocols:
             key = {"val_selected": "val_accuracy", "test_selected": "test_accuracy"}.get(protocol)
-            better = key is None or all(row[key] > earlier[key] for earlier in self.history[:-1])
+            better = key is None or all(row[key] > earlier[key] for earlier in self.history)
             if wanted[protocol] and better:
                 parts = {part: torch.from_numpy(predicted(part)) for part in self.parts}
-                self.best[protocol] = {"epoch": row["epoch"], "probabilities": parts}
+                best[protocol] = {"epoch": row["epoch"], "probabilities": parts}
                 if protocol == self.kept:
-                    self.best[protocol]["weights"] = self._weights()
+                    best[protocol]["weights"] = self._weights()
+        self.history.append(row)  # only now: a signal may come in any of the predictions
+        self.best |= best
+
+    def _interruptible(self, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for images in batches:
+            yield images
+            self.check_signals()
 
     @property
     def kept(self) -> str:
@@ -228,21 +285,25 @@ class Training:
             "history": self.history,
             "best": self.best,
             "seconds": self.seconds,
+            "running": self.running and self.running.state(),
+            "running_seconds": self.running_seconds,
             "mlflow_run": tracking.run_id or self.mlflow_run,
         }
         if self.ranks.first:
-            save_state(self.state_file, self.digest, state)
+            save_state(self.state_file, self.identity, state)
         self.ranks.wait()
 
     def _resume(self) -> None:
-        state = load_state(self.state_file, self.digest)
+        state = load_state(self.state_file, self.identity)
         if state is None:
             self._load_pretrained()
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
-        self.mlflow_run = state["mlflow_run"]
+        self.mlflow_run, self.running_seconds = state["mlflow_run"], state["running_seconds"]
+        if state["running"]:
+            self.running = RunningEpoch(len(self.history), self.steps, self.device, state["running"])
 
     def _load_pretrained(self) -> None:
         """Weights of others over the seed's start values; what they do not have stays as the seed drew it."""
@@ -343,7 +404,7 @@ class Training:
 
     def _env_of_epochs(self) -> dict[str, Any]:
         return {
-            "training_images_per_epoch": len(self.plan) // self.batch_size * self.batch_size,
+            "training_images_per_epoch": self.steps * self.batch_size,
             "seconds_per_epoch": [round(seconds, 3) for seconds in self.seconds],
         }
 

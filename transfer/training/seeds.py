@@ -3,9 +3,10 @@
 import hashlib
 
 
-def stream(seed: int, name: str, epoch: int = 0) -> int:
-    """Seed of a named stream ("weights", "order", "augment", "dropping") in an epoch: 63 bits.
+def stream(seed: int, name: str, number: int = 0) -> int:
+    """Seed of a named stream ("weights", "order", "augment", "dropping"), in an epoch or a step of one: 63 bits.
 
-    Each epoch has its own, so that a resumed training needs no generator state.
+    Each epoch has its own, and of these each step (the name is "step" then), so that a resumed training needs no
+    generator state.
     """
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()[:8]) >> 1
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()[:8]) >> 1
