@@ -57,7 +57,7 @@ def train(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = None
     chosen, layout = load(files, values, dataset, recipe)
     processes = chosen.run(dataset, recipe).train.processes
     if processes > 1 and "RANK" not in os.environ:
-        launch(processes, sys.argv[1:])
+        launch(processes, [sys.executable, "-m", "transfer", *sys.argv[1:]])
         return
 
     from transfer.training import run

@@ -23,8 +23,8 @@ _SECONDS_TO_END = 30.0
 _PR_SET_PDEATHSIG = 1  # Linux: prctl(2)
 
 
-def launch(processes: int, arguments: Sequence[str]) -> None:
-    """Run ``transfer ARGUMENTS`` in so many processes, until all have ended well.
+def launch(processes: int, command: Sequence[str]) -> None:
+    """Run ``command``, a training, in so many processes, until all have ended well.
 
     SIGTERM and Ctrl-C are passed on. Where one process fails, the others are ended; Linux also ends them where this one
     is killed. Ends with the exit code of the first that failed, after what it has said itself; raises UserError if it
@@ -41,12 +41,11 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="transfer-") as folder:
             for rank in range(processes):
-                workers.append(_start(rank, processes, Path(folder) / "rendezvous", arguments))
+                workers.append(_start(rank, processes, Path(folder) / "rendezvous", command))
             for number in passed_on:  # what came before all were there
                 _signal(workers, number)
             failed, code = _first_failure(workers)
-            _signal(workers, signal.SIGTERM)
-            _wait(workers, _SECONDS_TO_END)
+            _end(workers)
     finally:
         _signal(workers, signal.SIGKILL)
         for number, handler in before.items():
@@ -62,15 +61,15 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         )
 
 
-def _start(rank: int, processes: int, rendezvous: Path, arguments: Sequence[str]) -> subprocess.Popen:
-    root = str(Path(__file__).parents[2])  # `-m transfer` is to be this package, in whatever folder we are
+def _start(rank: int, processes: int, rendezvous: Path, command: Sequence[str]) -> subprocess.Popen:
+    root = str(Path(__file__).parents[2])  # `-m transfer` is to be this package, in whatever folder they run
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     number, total = str(rank), str(processes)
     environment = {"PYTHONPATH": path, RENDEZVOUS: str(rendezvous)}
     environment |= {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": total, "LOCAL_WORLD_SIZE": total}
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     return subprocess.Popen(
-        [sys.executable, "-m", "transfer", *arguments],
+        command,
         env=os.environ | environment,
         process_group=0,  # Ctrl-C reaches this process alone, which passes it on
         preexec_fn=libc and (lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)),
@@ -94,7 +93,9 @@ def _signal(workers: Sequence[subprocess.Popen], number: int) -> None:
         worker.send_signal(number)  # nothing happens if it has ended
 
 
-def _wait(workers: Sequence[subprocess.Popen], seconds: float) -> None:
-    end = time.monotonic() + seconds
+def _end(workers: Sequence[subprocess.Popen]) -> None:
+    """Ask the processes to end, again and again: the first time a training only notes it, and loses the others then."""
+    end = time.monotonic() + _SECONDS_TO_END
     while any(worker.poll() is None for worker in workers) and time.monotonic() < end:
-        time.sleep(0.05)
+        _signal(workers, signal.SIGTERM)
+        time.sleep(0.2)

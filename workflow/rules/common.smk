@@ -319,8 +319,19 @@ def detect_threads(wildcards):
     return PARAMS.face_params(wildcards.dataset).threads or os.cpu_count()
 
 
+def train_processes(wildcards):
+    return PARAMS.run(wildcards.dataset, wildcards.recipe).train.processes
+
+
 def train_threads(wildcards):
-    return PARAMS.run(wildcards.dataset, wildcards.recipe).train.threads
+    """Those of all processes of a training; Snakemake gives no job more than it has itself."""
+    return PARAMS.run(wildcards.dataset, wildcards.recipe).train.threads * train_processes(wildcards)
+
+
+def train_gpus(wildcards):
+    """One per process where CUDA is asked for; `auto` takes what is there, and asks a cluster for nothing."""
+    cuda = PARAMS.run(wildcards.dataset, wildcards.recipe).train.device == "cuda"
+    return train_processes(wildcards) if cuda else 0
 
 
 def search_threads(wildcards):
@@ -331,3 +342,8 @@ def search_threads(wildcards):
 def store_mb(wildcards, input):
     """Memory for a job that goes through a dataset's faces: two copies of its inputs, and 4 GB for the libraries."""
     return 4000 + 2 * input.size_mb
+
+
+def train_mb(wildcards, input):
+    """As for one process, and the libraries once more for each further one; they share the pages of the store."""
+    return store_mb(wildcards, input) + 4000 * (train_processes(wildcards) - 1)

@@ -22,13 +22,16 @@ rule train_model:
         "../envs/transfer.yaml"
     threads: train_threads
     resources:
-        mem_mb=store_mb,
+        mem_mb=train_mb,
         runtime=2880,
+        processes=train_processes,
+        gpu=train_gpus,
     params:
         config=SNAPSHOT,
         version=train_version,
     message:
         "Training {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "python -m transfer train --params {params.config} --set train.threads={threads}"
+        "python -m transfer train --params {params.config}"
+        " --set train.threads=$(( ({threads} + {resources.processes} - 1) / {resources.processes} ))"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
