@@ -133,6 +133,8 @@ class TrainParams(Strict):
     """Average the probabilities of the face and its mirror image in validation and test."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 autocast where the hardware computes in it, else fp32."""
+    deterministic: bool = False
+    """On a GPU: only operations that give the same bits every time, which takes longer. On a CPU they always do."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """CPU threads of one training, or of each of its processes."""

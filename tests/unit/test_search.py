@@ -2,8 +2,10 @@
 
 import json
 import multiprocessing
+import os
 import random
 import shutil
+import signal
 import time
 from collections import Counter
 
@@ -28,6 +30,7 @@ from transfer.search.worker import work
 from transfer.training import batches, run
 from transfer.training.epoch import Diverged
 from transfer.training.run import train
+from transfer.training.signals import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +287,32 @@ def test_the_repetition_continues_the_trainings_of_the_killed_trial(layout, monk
     failed, finished = load(params, layout).trials
     assert (failed.state.name, finished.state.name) == ("FAIL", "COMPLETE")
     assert list(finished.intermediate_values) == [1, 2, 3]
+
+
+def test_a_worker_that_is_told_to_stop_saves_its_trial(uninterrupted, layout, monkeypatch):
+    """SIGTERM in the middle of an epoch: the next worker begins with the next step."""
+    train_epoch, steps = run.train_epoch, []
+
+    def signalled(model, optimizer, batches, *rest):
+        def watched():
+            for batch in batches:
+                steps.append(rest[-1].step)
+                if len(steps) == 5:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        return train_epoch(model, optimizer, watched(), *rest)
+
+    monkeypatch.setattr(run, "train_epoch", signalled)
+    params = search_params()
+    with pytest.raises(Stopped, match="after step 2 of 3") as caught:
+        work(params, "searched", "faces", 0, layout)
+    assert caught.value.exit_code == 143
+    waiting = states(params, layout)
+    assert (waiting["FAIL"], waiting["WAITING"], waiting["RUNNING"]) == (1, 1, 0)
+    work(params, "searched", "faces", 0, layout)
+    assert steps[:7] == [0, 1, 2, 0, 1, 2, 0]
+    assert outcome(load(params, layout)) == uninterrupted[0]
 
 
 def test_a_trial_that_cannot_be_trained_is_put_again_and_said(layout, monkeypatch):

@@ -1,3 +1,4 @@
+import os
 import resource
 from pathlib import Path
 
@@ -58,6 +59,91 @@ def test_random_bytes_are_not_used(path, seed, capsys):
     path.write_bytes(damage + (path.read_bytes()[600:] if seed % 2 else b""))
     assert load_state(path, IDENTITY) is None
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_one_wrong_bit_is_found_wherever_it_lies(path):
+    """Most of the file are the bytes of tensors, which torch.load takes as they are."""
+    content, refused = path.read_bytes(), 0
+    expected = torch.load(path, weights_only=True)
+    places = range(7, len(content), 97)
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        state = load_state(path, IDENTITY)
+        if state is None:
+            refused += 1
+        else:  # between two records, where nothing is read
+            assert torch.equal(state["model"]["weight"], expected["model"]["weight"])
+            assert state["history"] == expected["history"]
+    assert refused > 0.8 * len(places)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "bit", "noise", "missing"])
+def test_the_state_before_a_damaged_one_is_used(path, damage, capsys):
+    save_state(path, IDENTITY, STATE | {"history": [1, 2]})
+    assert load_state(path, IDENTITY)["history"] == [1, 2]
+    content = path.read_bytes()
+    middle = len(content) // 2
+    left = {
+        "empty": b"",  # a file system that loses the content at a power cut
+        "cut": content[:middle],
+        "bit": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+        "noise": bytes(range(256)) * 40,
+    }
+    path.unlink() if damage == "missing" else path.write_bytes(left[damage])
+    assert load_state(path, IDENTITY)["history"] == STATE["history"]
+    said = capsys.readouterr().err
+    if damage == "missing":  # killed between the two renames
+        assert said == ""
+    else:
+        assert said.startswith(f"{path}: damaged resume state (")
+        assert said.endswith("); the training continues from the state before it\n")
+
+
+def test_the_state_of_another_training_gives_way_to_the_one_before_it(path, capsys):
+    """Parameters that were changed, tried for an epoch, and changed back."""
+    save_state(path, IDENTITY | {"parameters": "p2"}, STATE | {"history": []})
+    assert load_state(path, IDENTITY)["history"] == STATE["history"]
+    assert "(other parameters); the training continues from the state before it" in capsys.readouterr().err
+
+
+def test_only_the_newest_and_the_one_before_are_kept(path):
+    for epoch in range(2, 6):
+        save_state(path, IDENTITY, STATE | {"history": [epoch]})
+    assert sorted(file.name for file in path.parent.iterdir()) == ["last.pt", "previous.pt"]
+    assert torch.load(path.with_name("previous.pt"), weights_only=True)["history"] == [4]
+
+
+def test_what_a_kill_left_half_written_is_removed(path):
+    part = path.with_name(".last.4711.0badcafe.part.pt")
+    part.write_bytes(b"half")
+    other = path.with_name(".other.4711.0badcafe.part.pt")
+    other.write_bytes(b"half")
+    assert load_state(path, IDENTITY) is not None
+    assert not part.exists() and other.exists()
+
+
+def test_a_power_cut_at_any_moment_finds_a_whole_state(path, monkeypatch):
+    """The content reaches the disk before the name, and the name before anything else is done."""
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle):
+        done.append(("sync", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+        fsync(handle)
+
+    def renamed(old, new):
+        done.append(("rename", Path(old).name, Path(new).name))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    save_state(path, IDENTITY, STATE)
+    aside, content, name, folder = done
+    assert aside == ("rename", "last.pt", "previous.pt")
+    assert content[0] == "sync" and content[1].startswith(".last.")
+    assert name == ("rename", content[1], "last.pt") and folder == ("sync", "seed0")
 
 
 def test_a_file_that_holds_no_state(path):

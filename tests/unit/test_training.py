@@ -1,11 +1,9 @@
 import errno
 import json
-import multiprocessing
+import math
 import os
-import random
 import re
 import shutil
-import signal
 import time
 
 import numpy as np
@@ -20,6 +18,7 @@ from transfer.errors import UserError
 from transfer.evaluation.predictions import probabilities_of, read_predictions
 from transfer.files import sha256
 from transfer.manifest import digest_test_faces
+from transfer.models import dropping
 from transfer.params import ParamsError, digest
 from transfer.training import run, state
 from transfer.training.batches import FaceStore, evaluation_batches
@@ -125,6 +124,7 @@ def test_environment_of_a_run(layout, reference):
     assert len(noted["seconds_per_epoch"]) == EPOCHS
     assert noted["training_images_per_epoch"] == 24  # 27 in the plan, batches of 8
     assert (noted["device"], noted["precision"], noted["threads"]) == ("cpu", "fp32", 1)
+    assert noted["deterministic"] is True
     assert noted["evaluation"] == digest_test_faces(pd.read_parquet(layout.data("faces") / "aligned.parquet"))
     assert noted["evaluation"]["images"] == sum(COUNTS["test"])
     assert noted["params"] == tiny_params(**PARAMS).run("faces", "full").model_dump(mode="json")
@@ -187,6 +187,52 @@ def test_another_seed_is_another_training(layout, reference, copy):
     assert all(other[name] != content for name, content in contents(layout, "full").items())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_seed_fixes_every_bit_with_several_threads(copy, tmp_path, precision):
+    params = tiny_params(train={"epochs": 2, "threads": 3, "precision": precision}, model={"img_size": 32})
+    found = []
+    try:
+        for _ in range(3):
+            train(params, "faces", "full", 0, copy)
+            assert torch.get_num_threads() == 3
+            found.append(contents(copy, "full"))
+    finally:
+        torch.set_num_threads(1)
+    assert found[0] == found[1] == found[2]
+
+
+def test_dropping_has_a_stream_of_its_own(copy, monkeypatch):
+    """Trainings that drop more, or other things, still see the same batches; the batches are really trained on."""
+    seen, train_epoch = [], run.train_epoch
+
+    def recording(model, optimizer, batches, *rest):
+        def recorded():
+            for images, targets in batches:
+                seen.append(images.clone())
+                yield images, targets
+
+        return train_epoch(model, optimizer, recorded(), *rest)
+
+    monkeypatch.setattr(run, "train_epoch", recording)
+    weights = []
+    for rates in ({"mad": 0.0, "msad": 0.0}, {"mad": 0.9, "msad": 0.5}, {"msad": 0.5, "msad_mode": "token"}):
+        training = Training(tiny_params(model=rates, train={"epochs": 2}), "faces", "full", 0, copy)
+        training.run()
+        weights.append(training.model.head.weight.detach().clone())
+    one, two, three = seen[:6], seen[6:12], seen[12:]
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(one, two, three, strict=True))
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+
+
+def test_every_step_drops_anew(copy, monkeypatch):
+    masks = []
+    keep = dropping.keep_all_but_one
+    monkeypatch.setattr(dropping, "keep_all_but_one", lambda *args: masks.append(keep(*args)) or masks[-1])
+    Training(tiny_params(train={"epochs": 2}, model={"mad": 1.0}), "faces", "full", 0, copy).run()
+    by_step = {mask.flatten().numpy().tobytes() for mask in masks[::3]}  # MAD and two blocks with MSAD
+    assert len(masks) == 18 and len(by_step) > 3  # of 2 ** 8
+
+
 def test_recipes_start_from_the_same_weights_and_see_the_same_batches(copy, monkeypatch):
     seen = []
 
@@ -238,45 +284,20 @@ def test_killed_between_the_last_epoch_and_the_outputs(layout, reference, copy, 
     assert contents(copy, "full") == contents(layout, "full")
 
 
-def test_kills_at_random_moments_end_with_the_same_bits(layout, reference, copy):
-    context = multiprocessing.get_context("forkserver")  # a process that trains at once, without importing torch again
-    context.set_forkserver_preload(["transfer.training.run"])
-    state_file = copy.state("faces", "full", 0) / "last.pt"
-    rng = random.Random()
-    epochs = []
-    for attempt in range(4):
-        before = state_file.stat().st_mtime_ns if state_file.exists() else 0
-        process = context.Process(target=train, args=(tiny_params(**PARAMS), "faces", "full", 0, copy))
-        process.start()
-        # Every attempt gets on by at least one epoch; the last one may finish.
-        while (
-            attempt < 3 and process.is_alive() and (not state_file.exists() or state_file.stat().st_mtime_ns == before)
-        ):
-            time.sleep(0.002)
-        if attempt < 3:
-            time.sleep(rng.uniform(0, 0.05))
-            os.kill(process.pid, signal.SIGKILL)
-        process.join(timeout=60)
-        assert process.exitcode in ((0, -signal.SIGKILL) if attempt < 3 else (0,))
-        if process.exitcode == 0:
-            break
-        if state_file.exists():
-            epochs.append(len(torch.load(state_file, weights_only=True)["history"]))
-    assert epochs and epochs == sorted(set(epochs))  # it was killed at least once, and got on each time
-    assert contents(copy, "full") == contents(layout, "full")
-    assert not state_file.parent.exists()
-
-
-def test_a_damaged_state_starts_over(layout, reference, copy, monkeypatch, capsys):
+@pytest.mark.parametrize(("damaged", "kept"), [(["last.pt"], 1), (["last.pt", "previous.pt"], 0)])
+def test_a_damaged_state_costs_an_epoch_and_two_start_over(layout, reference, copy, monkeypatch, capsys, damaged, kept):
     with monkeypatch.context() as patch:
         interrupt(patch, 2)
         with pytest.raises(KeyboardInterrupt):
             train(tiny_params(**PARAMS), "faces", "full", 0, copy)
-    state_file = copy.state("faces", "full", 0) / "last.pt"
-    state_file.write_bytes(state_file.read_bytes()[:-1000])
+    for name in damaged:
+        state_file = copy.state("faces", "full", 0) / name
+        state_file.write_bytes(state_file.read_bytes()[:-1000])
     capsys.readouterr()
+    training = Training(tiny_params(**PARAMS), "faces", "full", 0, copy)
+    training._resume()
+    assert len(training.history) == kept and capsys.readouterr().err.count("damaged resume state") == 1
     train(tiny_params(**PARAMS), "faces", "full", 0, copy)
-    assert capsys.readouterr().err.count("damaged resume state") == 1
     assert contents(copy, "full") == contents(layout, "full")
 
 
@@ -333,14 +354,31 @@ def test_a_diverging_training_keeps_its_last_good_epoch(copy, monkeypatch):
 
     def diverging(*args, **kwargs):
         steps.append(1)
-        return cross_entropy(*args, **kwargs) * (float("nan") if len(steps) > 3 else 1)
+        return cross_entropy(*args, **kwargs) * (float("nan") if len(steps) > 4 else 1)
 
     monkeypatch.setitem(run.train_epoch.__globals__, "cross_entropy", diverging)
-    with pytest.raises(UserError, match="no longer finite in epoch 2"):
+    with pytest.raises(UserError, match=r"finite in epoch 2, step 2 of 3, learning rate 0\.0\d+: loss nan, gradient"):
         train(tiny_params(), "faces", "baseline", 0, copy)
+    assert len(steps) == 5  # on the CPU it stops at the step
     kept = torch.load(copy.state("faces", "baseline", 0) / "last.pt", weights_only=True)
     assert len(kept["history"]) == 1 and all(value.isfinite().all() for value in kept["model"].values())
     assert not copy.run("faces", "baseline", 0).exists()
+
+
+def test_weights_that_break_in_the_last_step_are_no_good_epoch(copy, monkeypatch):
+    train_epoch = run.train_epoch
+
+    def breaking(model, optimizer, batches, steps, number, *rest):
+        result = train_epoch(model, optimizer, batches, steps, number, *rest)
+        if number == 1:
+            torch.nn.init.constant_(model.head.weight, math.nan)
+        return result
+
+    monkeypatch.setattr(run, "train_epoch", breaking)
+    with pytest.raises(UserError, match=r"validation loss is no longer finite after epoch 2 \(learning rate 0\.0\d+\)"):
+        train(tiny_params(), "faces", "baseline", 0, copy)
+    kept = torch.load(copy.state("faces", "baseline", 0) / "last.pt", weights_only=True)
+    assert len(kept["history"]) == 1 and all(value.isfinite().all() for value in kept["model"].values())
 
 
 # --- votes ---

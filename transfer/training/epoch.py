@@ -43,7 +43,7 @@ class RunningEpoch:
             self.check()
 
     def check(self) -> None:
-        """Raise Diverged, naming the first step so far whose loss or gradient norm is not finite, or loss over LIMIT."""
+        """Raise Diverged, naming the first step whose loss or gradient is not finite, or whose loss is over LIMIT."""
         trace = self.trace[: len(self.rates)].cpu()
         lost = (~trace.isfinite().all(dim=1) | (trace[:, 0] > LIMIT)).nonzero().flatten().tolist()
         if not lost:

@@ -29,6 +29,7 @@ from transfer.params import WHERE, ModelParams, Params, RunParams, digest
 from transfer.progress import progress
 from transfer.tracking import Tracking, environment_tags, epoch_metrics
 from transfer.training.batches import FaceStore, evaluation_batches, training_batches
+from transfer.training.determinism import set_deterministic
 from transfer.training.device import choose_precision
 from transfer.training.epoch import RunningEpoch, require_finite
 from transfer.training.loop import learning_rate, make_optimizer, predict, train_epoch
@@ -74,6 +75,7 @@ class Training:
         self.state_file = layout.state(dataset, recipe, seed) / "last.pt"
         self.device = claim_device(self.run_params.train, f"{dataset} {recipe} seed{seed}")
         self.precision = choose_precision(self.run_params.train, self.device)
+        self.deterministic = set_deterministic(self.run_params.train.deterministic, self.device)
         torch.set_num_threads(self.run_params.train.threads)
         torch.manual_seed(stream(seed, "weights"))
         self._load_data(layout.data(dataset), layout.plan(dataset, self.run_params.sampling.upsample))
@@ -391,6 +393,7 @@ class Training:
         return {
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "precision": self.precision,
+            "deterministic": self.deterministic,
             "threads": self.run_params.train.threads,
             "processes": self.ranks.world,
             "protocols": list(self.params.protocols),

@@ -24,8 +24,9 @@ rule search_worker:
         version=search_version,
     message:
         "Search {wildcards.search} on {wildcards.dataset}, worker {wildcards.worker}"
+    # exec: a cluster's SIGTERM then reaches the training, which saves; a shell in between would die and end the job.
     shell:
-        "python -m transfer search --params {params.config} --set train.threads={threads}"
+        "exec python -m transfer search --params {params.config} --set train.threads={threads}"
         " --search {wildcards.search} --dataset {wildcards.dataset} --worker {wildcards.worker} > {log} 2>&1"
 
 

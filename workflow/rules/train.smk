@@ -31,7 +31,8 @@ rule train_model:
         version=train_version,
     message:
         "Training {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
+    # exec: a cluster's SIGTERM then reaches the training, which saves; a shell in between would die and end the job.
     shell:
-        "python -m transfer train --params {params.config}"
+        "exec python -m transfer train --params {params.config}"
         " --set train.threads=$(( ({threads} + {resources.processes} - 1) / {resources.processes} ))"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
