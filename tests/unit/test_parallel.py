@@ -27,7 +27,7 @@ from transfer.training.batches import FaceStore, training_batches
 from transfer.training.launch import RENDEZVOUS, launch
 from transfer.training.norm import BatchNormOfAll, synchronise
 from transfer.training.parallel import Ranks, joined
-from transfer.training.run import train
+from transfer.training.run import Training, train
 
 EPOCHS = 4
 PARAMS = {"train": {"epochs": EPOCHS, "flip_views": True}}
@@ -103,6 +103,13 @@ def test_three_processes_and_soft_targets(tmp_path):
     train(params, "faces", "baseline", 0, one)
     together(3, tmp_path, train, params, "faces", "baseline", 0, three)
     assert_same_training(one.run("faces", "baseline", 0), three.run("faces", "baseline", 0))
+
+
+def test_where_a_training_runs_is_no_part_of_it(tmp_path):
+    layout = tiny_dataset(tmp_path)
+    changes = [{}, {"processes": 4}, {"jobs_per_device": 2}]
+    digests = {Training(tiny_params(train=change), "faces", "full", 0, layout).digest for change in changes}
+    assert len(digests) == 1
 
 
 # --- batch norm ---
