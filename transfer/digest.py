@@ -33,7 +33,7 @@ STEPS = {
 }
 
 # Left out of every digest. What config, params and layout decide shows in the parameters and in the names of the files;
-# files writes what it is given; the others show or note what happens, and do not change it.
+# files writes what it is given; launch and slots decide where a training runs; the others show or note what happens.
 TRANSPARENT = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
@@ -47,6 +47,8 @@ TRANSPARENT = frozenset(
         "params",
         "progress",
         "tracking",
+        "training.launch",
+        "training.slots",
     )
 )
 

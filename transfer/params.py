@@ -138,7 +138,15 @@ class TrainParams(Strict):
     """On a GPU: only operations that give the same bits every time, which takes longer. On a CPU they always do."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """CPU threads of one training."""
+    """CPU threads of one training, or of each of its processes."""
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the batches of one training, each with a CUDA device of its own where there are any."""
+    jobs_per_device: Annotated[int, Field(ge=1, le=64)] = 1
+    """Jobs on one machine that use the same CUDA device at a time; further ones wait."""
+
+
+WHERE = {"device", "threads", "processes", "jobs_per_device"}
+"""Keys of TrainParams that say where a training runs, and change nothing in what it computes but rounding."""
 
 
 class SamplingParams(Strict):
@@ -450,6 +458,12 @@ class Params(Strict):
                     raise ParamsError(
                         ("recipe_definitions", recipe),
                         f"mad drops one of B LANet maps and needs num_lanets >= 2, but it is {run.model.num_lanets}",
+                    )
+                if run.train.batch_size % run.train.processes:
+                    raise ParamsError(
+                        ("train", "processes"),
+                        f"batch_size {run.train.batch_size} ({dataset}, {recipe}) does not divide evenly among "
+                        f"{run.train.processes} processes; change one of the two",
                     )
         for search in self.searches:
             self._check_search(search)

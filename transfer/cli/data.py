@@ -158,15 +158,15 @@ def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
 
     from transfer.datasets import source
     from transfer.faces.resume import DetectionState, detect_dataset, state_key
-    from transfer.training.device import choose_device
+    from transfer.training.slots import claim_device
 
     faces = chosen.face_params(dataset)
-    search, device = faces.search(), str(choose_device(chosen.train.device))
+    search, device = faces.search(), claim_device(chosen.train, f"detection of {dataset}")
     path = archive_path(chosen, dataset)
-    state = DetectionState(layout.detection_state(dataset), state_key(index_file, path, search, device))
+    state = DetectionState(layout.detection_state(dataset), state_key(index_file, path, search, device.type))
     with source.open_source(path) as archive:
         found = detect_dataset(
-            archive, pd.read_parquet(index_file), state, threads=faces.threads, device=device, **search
+            archive, pd.read_parquet(index_file), state, threads=faces.threads, device=str(device), **search
         )
     write_table(found, layout.data(dataset) / "faces.parquet")
     state.remove()

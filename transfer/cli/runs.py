@@ -1,5 +1,7 @@
 """Trainings, and what they predict."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ from transfer.cli.options import Dataset, ParamFiles, Recipe, Seed, Values, clas
 from transfer.errors import UserError
 from transfer.layout import weights_path
 from transfer.models.weights import catalogue
+from transfer.training.launch import launch
 
 app = typer.Typer()
 
@@ -50,8 +53,12 @@ def weights(
 def train(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = None, values: Values = None) -> None:
     """Train once. Reads: D/aligned.npy, D/aligned.parquet, D/index.parquet, D/split.parquet, D/plan_METHOD.npy.
     Writes: RUN/model.safetensors, RUN/history.csv, RUN/predictions.parquet, RUN/env.json; continues after a kill from
-    R/state/DATASET/RECIPE/seedSEED."""
+    R/state/DATASET/RECIPE/seedSEED. Starts train.processes processes, unless torchrun has started it."""
     chosen, layout = load(files, values, dataset, recipe)
+    processes = chosen.run(dataset, recipe).train.processes
+    if processes > 1 and "RANK" not in os.environ:
+        launch(processes, [sys.executable, "-m", "transfer", *sys.argv[1:]])
+        return
 
     from transfer.training import run
 

@@ -4,18 +4,30 @@ import torch
 from torch import Tensor, nn
 
 
-def keep_all_but_one(samples: int, branches: int, rate: float, device: torch.device) -> Tensor:
+def keep_all_but_one(
+    samples: int, branches: int, rate: float, device: torch.device, part: tuple[int, int] = (0, 1)
+) -> Tensor:
     """Mask (samples, branches) of ones; with probability ``rate`` a row has one zero, at a uniformly drawn branch.
 
-    One draw for the whole batch, on the device: no loop over samples, no synchronisation with the host.
+    One draw for the whole batch, on the device: no loop over samples, no synchronisation with the host. ``part``
+    (number, of how many): the samples are that part of a batch which several processes share, and the mask is that
+    part of the whole batch's mask.
     """
-    dropped = torch.rand(samples, 1, device=device) < rate
-    branch = torch.randint(branches, (samples, 1), device=device)
+    number, parts = part
+    dropped = torch.rand(samples * parts, 1, device=device) < rate
+    branch = torch.randint(branches, (samples * parts, 1), device=device)
     chosen = torch.arange(branches, device=device) == branch
-    return (~(dropped & chosen)).float()
+    mask = (~(dropped & chosen)).float()
+    return mask[number * samples : (number + 1) * samples]
 
 
-class DropOneBranch(nn.Module):
+class Dropping(nn.Module):
+    """Drops something of every sample at random; ``part`` is that of :func:`keep_all_but_one`."""
+
+    part = (0, 1)
+
+
+class DropOneBranch(Dropping):
     """With probability ``rate`` one of a sample's branches, drawn uniformly, becomes 0 in training, without rescaling.
 
     In evaluation the input passes untouched. A dropped branch gets a gradient of exactly 0.
@@ -29,7 +41,7 @@ class DropOneBranch(nn.Module):
         """Branches (N, branches, ., .), same shape back."""
         if not self.training or self.rate == 0:
             return x
-        mask = keep_all_but_one(x.shape[0], x.shape[1], self.rate, x.device)
+        mask = keep_all_but_one(x.shape[0], x.shape[1], self.rate, x.device, self.part)
         return x * mask[:, :, None, None].to(x.dtype)
 
 
@@ -48,7 +60,7 @@ class MSAD(DropOneBranch):
     """
 
 
-class TokenDrop(nn.Module):
+class TokenDrop(Dropping):
     """What the released code does in MSAD's place: one of the first ``num_heads`` tokens loses its q, k and v.
 
     HeadDropOut (Paddle trans_fer.py, torch vit.py) indexes axis 1 of a tensor (N, tokens, 3, heads, head_dim), so the
@@ -65,6 +77,6 @@ class TokenDrop(nn.Module):
         if not self.training or self.rate == 0:
             return qkv
         tokens = min(self.num_heads, qkv.shape[1])
-        mask = keep_all_but_one(qkv.shape[0], tokens, self.rate, qkv.device)
+        mask = keep_all_but_one(qkv.shape[0], tokens, self.rate, qkv.device, self.part)
         mask = nn.functional.pad(mask, (0, qkv.shape[1] - tokens), value=1.0)
         return qkv * mask[:, :, None, None, None].to(qkv.dtype)

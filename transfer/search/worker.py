@@ -13,7 +13,7 @@ from transfer.digest import step_digest
 from transfer.files import sha256, write_json
 from transfer.layout import Layout
 from transfer.models.registration import modules
-from transfer.params import Params, digest
+from transfer.params import WHERE, Params, digest
 from transfer.search.space import trial_params
 from transfer.search.study import SharedStudy, checkpoints
 from transfer.search.trial import TrialTraining
@@ -53,7 +53,7 @@ def declaration(params: Params, search: str, dataset: str, layout: Layout) -> di
     start = trial_params(params, dataset, search, {}).run(dataset, search)
     data = layout.data(dataset)
     return plain | {
-        "recipe": start.model_dump(mode="json", exclude={"train": {"threads", "device"}}),
+        "recipe": start.model_dump(mode="json", exclude={"train": WHERE}),
         "data": digest([sha256(data / name) for name in ("aligned.parquet", "split.parquet")]),
         "code": step_digest("train", modules()[start.model.name]),
     }

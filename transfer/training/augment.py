@@ -5,6 +5,7 @@ normalisation, random erasing. Rotation, crop and flip are one resampling; the j
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,11 +17,16 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as in torchvision's rgb_to_gr
 
 
 class Augment:
-    """Images (N, 3, H, W) with values in [0, 1] to augmented images in [0, 1]; ``erase`` comes after normalisation."""
+    """Images (N, 3, H, W) with values in [0, 1] to augmented images in [0, 1]; ``erase`` comes after normalisation.
 
-    def __init__(self, params: Augmentation, generator: torch.Generator) -> None:
+    ``part`` (number, of how many): the images are that part of a batch which several processes share; all draw for the
+    whole batch, so that its images do not depend on how many processes there are.
+    """
+
+    def __init__(self, params: Augmentation, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> None:
         self.params = params
         self.generator = generator
+        self.part = part
 
     def __call__(self, images: Tensor) -> Tensor:
         """Geometry, then colour."""
@@ -73,11 +79,17 @@ class Augment:
         rows = (y >= top[:, None]) & (y < (top + h)[:, None])
         columns = (x >= left[:, None]) & (x < (left + w)[:, None])
         box = rows[:, None, :, None] & columns[:, None, None, :] & self._chance(n, p.erase).bool().view(n, 1, 1, 1)
-        noise = torch.randn(images.shape, generator=self.generator, device=images.device, dtype=images.dtype)
+        noise = self._draw(torch.randn, images.shape)
         return torch.where(box, noise, images)
 
     def _uniform(self, n: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        return torch.rand(n, generator=self.generator, device=self.generator.device) * (high - low) + low
+        return self._draw(torch.rand, (n,)) * (high - low) + low
+
+    def _draw(self, function: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        """What ``function`` draws for the whole batch, of it these images' part: ``shape``."""
+        (number, parts), (n, *rest) = self.part, shape
+        drawn = function((n * parts, *rest), generator=self.generator, device=self.generator.device)
+        return drawn[number * n : (number + 1) * n]
 
     def _chance(self, n: int, probability: float) -> Tensor:
         """(N,), 1 with the given probability, else 0."""

@@ -77,18 +77,21 @@ def training_batches(
     augment_seed: int,
     device: torch.device,
     first: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch: ``rows`` in random order as (images, targets); a last batch that is not full is left out.
 
     ``targets`` is indexed by row: (rows,) class numbers or (rows, C) probabilities. Begins with batch ``first``; each
-    batch draws its augmentation from a stream of its own, so that it is the same wherever the epoch begins.
+    batch draws its augmentation from a stream of its own, so that it is the same wherever the epoch begins. ``part``
+    (number, of how many): only that part of each batch, whose size is a multiple; the same images as in the whole.
     """
     order = np.random.default_rng(order_seed).permutation(rows)
     generator = torch.Generator(device)
-    augment = Augment(augmentation, generator)
+    augment = Augment(augmentation, generator, part)
     size = min(batch_size, len(order))
+    number, own = part[0], size // part[1]
     for step in range(first, len(order) // size):
-        batch = order[step * size : (step + 1) * size]
+        batch = order[step * size + number * own :][:own]
         generator.manual_seed(stream(augment_seed, "step", step))
         images = normalize(augment(store.images(batch, device)))
         images = augment.erase(images).contiguous(memory_format=torch.channels_last)

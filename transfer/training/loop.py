@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from transfer.params import TrainParams
 from transfer.training.device import autocast
 from transfer.training.epoch import RunningEpoch
+from transfer.training.parallel import ALONE, Ranks
 from transfer.training.seeds import stream
 
 
@@ -50,12 +51,14 @@ def train_epoch(
     on_batch: Callable[[int], None],
     dropping_seed: int = 0,
     running: RunningEpoch | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
     """Train for one epoch (0-based ``epoch``) of ``steps`` batches; mean loss and accuracy on its augmented images.
 
     ``batches`` begin where ``running`` stands. Between two steps ``on_batch`` gets the number of images of the one
     before and may raise; ``running`` then holds what continues the epoch. Every step has its own stream for what the
-    model draws, of ``dropping_seed``. Raises Diverged when the loss is lost.
+    model draws, of ``dropping_seed``. ``batches`` are parts of those of all ``ranks``, loss and accuracy of the whole.
+    Raises Diverged when the loss is lost.
     """
     model.train()
     device = next(model.parameters()).device
@@ -74,8 +77,9 @@ def train_epoch(
         optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
         correct = (logits.detach().argmax(dim=1) == classes).sum()
-        running.add(loss.detach(), norm, correct, len(images), rate)
-        on_batch(len(images))
+        count = len(images) * ranks.world
+        running.add(ranks.mean(loss.detach()), norm, ranks.total(correct), count, rate)
+        on_batch(count)
     return running.means()
 
 

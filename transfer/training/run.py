@@ -26,16 +26,18 @@ from transfer.manifest import check_store, digest_test_faces
 from transfer.models.registration import model_function, modules
 from transfer.models.weights.load import load_pretrained
 from transfer.models.weights.safetensors_file import KEY
-from transfer.params import ModelParams, Params, RunParams, digest
+from transfer.params import WHERE, ModelParams, Params, RunParams, digest
 from transfer.progress import progress
 from transfer.tracking import Tracking, environment_tags, epoch_metrics
 from transfer.training.batches import FaceStore, evaluation_batches, training_batches
 from transfer.training.determinism import set_deterministic
-from transfer.training.device import choose_device, choose_precision
+from transfer.training.device import choose_precision
 from transfer.training.epoch import RunningEpoch, require_finite
 from transfer.training.loop import learning_rate, make_optimizer, predict, train_epoch
+from transfer.training.parallel import ALONE, Ranks, joined
 from transfer.training.seeds import stream
 from transfer.training.signals import Stopped, caught
+from transfer.training.slots import claim_device
 from transfer.training.state import load_state, save_state
 
 
@@ -47,7 +49,8 @@ def train(params: Params, dataset: str, recipe: str, seed: int, layout: Layout) 
     whole epoch, and after SIGTERM from the step where it stopped. Raises UserError for contradictory parameters, a
     class without training images, a diverging loss, and Stopped after such a signal.
     """
-    Training(params, dataset, recipe, seed, layout).run()
+    with joined(params.run(dataset, recipe).train, f"{dataset} {recipe} seed{seed}") as ranks:
+        Training(params, dataset, recipe, seed, layout, ranks=ranks).run()
 
 
 class Training:
@@ -64,19 +67,20 @@ class Training:
         seed: int,
         layout: Layout,
         parts: Sequence[str] = ("val", "test"),
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.parts = parts
+        self.parts, self.ranks = parts, ranks
         self.params, self.dataset, self.recipe, self.seed = params, dataset, recipe, seed
         self.run_params: RunParams = params.run(dataset, recipe)
         self.directory = layout.run(dataset, recipe, seed)
         self.state_file = layout.state(dataset, recipe, seed) / "last.pt"
-        self.device = choose_device(self.run_params.train.device)
+        self.device = claim_device(self.run_params.train, f"{dataset} {recipe} seed{seed}")
         self.precision = choose_precision(self.run_params.train, self.device)
         self.deterministic = set_deterministic(self.run_params.train.deterministic, self.device)
         torch.set_num_threads(self.run_params.train.threads)
         torch.manual_seed(stream(seed, "weights"))
         self._load_data(layout.data(dataset), layout.plan(dataset, self.run_params.sampling.upsample))
-        self.model = create_model(self.run_params.model, len(self.classes))
+        self.model = ranks.prepare(create_model(self.run_params.model, len(self.classes)), self.device)
         self.model.to(self.device, memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, self.run_params.train)
         self.code_digest = step_digest("train", modules()[self.run_params.model.name])
@@ -86,7 +90,7 @@ class Training:
             "dataset": dataset,
             "recipe": recipe,
             "seed": str(seed),
-            "parameters": digest(self.run_params.model_dump(mode="json", exclude={"train": {"threads", "device"}})),
+            "parameters": digest(self.run_params.model_dump(mode="json", exclude={"train": WHERE})),
             "protocols": " ".join(params.protocols),
             "data": self.data_digest,
             "pretrained weights": digest(self.pretrained),
@@ -123,6 +127,7 @@ class Training:
             if part not in self.rows:
                 raise UserError(f"{data / 'split.parquet'}: no {part} images; every protocol is evaluated on some")
         self.batch_size = min(self.run_params.train.batch_size, len(self.plan))
+        self.ranks.check(self.batch_size, len(self.plan))
         self.steps = len(self.plan) // self.batch_size
         self.targets = self._targets(data)
         self.store = FaceStore(data / "aligned.npy", self.run_params.model.img_size, split["row"].to_numpy())
@@ -151,19 +156,22 @@ class Training:
         status = "FAILED"
         try:
             self._epochs(tracking)
-            self._write(tracking)
-            self._show(tracking)
+            if self.ranks.first:
+                self._write(tracking)
+                self._show(tracking)
             status = "FINISHED"
         finally:
             tracking.finish(status)
-        shutil.rmtree(self.state_file.parent)
+        if self.ranks.first:
+            shutil.rmtree(self.state_file.parent)
 
     def _epochs(self, tracking: Tracking, after_epoch: Callable[[dict[str, float]], None] = lambda row: None) -> None:
         epochs = self.run_params.train.epochs
         done = self.running.images if self.running else 0
         what = f"{self.dataset} {self.recipe} seed{self.seed}"
         total = (epochs - len(self.history)) * self.steps * self.batch_size
-        with caught() as self.check_signals, progress(what, total, start=done) as report:
+        self.training_model = self.ranks.wrap(self.model)
+        with caught(self.ranks.highest) as self.check_signals, progress(what, total, start=done) as report:
 
             def on_batch(images: int) -> None:
                 nonlocal done
@@ -199,10 +207,11 @@ class Training:
             stream(self.seed, "augment", epoch),
             self.device,
             first=self.running.step,
+            part=self.ranks.part,
         )
         dropping = stream(self.seed, "dropping", epoch)
         loss, accuracy = train_epoch(
-            self.model,
+            self.training_model,
             self.optimizer,
             batches,
             self.steps,
@@ -212,6 +221,7 @@ class Training:
             on_batch,
             dropping,
             self.running,
+            self.ranks,
         )
         row = {"epoch": epoch + 1, "lr": learning_rate(train, epoch + 1)}
         self._evaluate(row | {"train_loss": loss, "train_accuracy": accuracy})
@@ -237,9 +247,10 @@ class Training:
 
         def predicted(part: str) -> np.ndarray:
             if part not in probabilities:
-                batches = self._interruptible(evaluation_batches(self.store, self.rows[part], self.device))
-                flip_views = self.run_params.train.flip_views
-                probabilities[part] = predict(self.model, batches, self.precision, flip_views)
+                rows = self.rows[part]
+                batches = self._interruptible(evaluation_batches(self.store, self.ranks.share(rows), self.device))
+                own = predict(self.model, batches, self.precision, self.run_params.train.flip_views)
+                probabilities[part] = self.ranks.gather(own, len(rows))
             return probabilities[part]
 
         def accuracy(part: str) -> float:
@@ -283,7 +294,9 @@ class Training:
             "running_seconds": self.running_seconds,
             "mlflow_run": tracking.run_id or self.mlflow_run,
         }
-        save_state(self.state_file, self.identity, state)
+        if self.ranks.first:
+            save_state(self.state_file, self.identity, state)
+        self.ranks.wait()
 
     def _resume(self) -> None:
         state = load_state(self.state_file, self.identity)
@@ -312,7 +325,7 @@ class Training:
             **self._tracked_as(),
             resume_run_id=self.mlflow_run,
             history=self.history,
-            enabled=self.params.tracking,
+            enabled=self.params.tracking and self.ranks.first,
         )
 
     def _tracked_as(self) -> dict[str, Any]:
@@ -381,10 +394,11 @@ class Training:
 
     def _env_of_run(self) -> dict[str, Any]:
         return {
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "precision": self.precision,
             "deterministic": self.deterministic,
             "threads": self.run_params.train.threads,
+            "processes": self.ranks.world,
             "protocols": list(self.params.protocols),
             "digest": self.digest,
             "data_digest": self.data_digest,

@@ -21,8 +21,10 @@ class Stopped(UserError):
 
 
 @contextmanager
-def caught() -> Iterator[Callable[[], None]]:
+def caught(agree: Callable[[int], int] = lambda number: number) -> Iterator[Callable[[], None]]:
     """Let these signals wait: the function yielded raises Stopped once one has come.
+
+    ``agree`` gets the signal's number, or 0, and returns what all processes of a training do: they stop together.
 
     A second Ctrl-C ends the process at once; a second SIGTERM changes nothing, since several senders may mean the same.
     Outside the main thread nothing is caught: Python has no handlers there.
@@ -35,8 +37,9 @@ def caught() -> Iterator[Callable[[], None]]:
         came.append(number)
 
     def check() -> None:
-        if came:
-            raise Stopped(came[0])
+        number = agree(came[0] if came else 0)
+        if number:
+            raise Stopped(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield check

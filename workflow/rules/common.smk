@@ -19,7 +19,7 @@ from transfer.errors import UserError
 from transfer.layout import UPSAMPLING, Layout, archive_path, weights_path
 from transfer.models.registration import modules as models
 from transfer.models.weights.catalogue import OF_SOURCE
-from transfer.params import digest
+from transfer.params import WHERE, digest
 from transfer.sources import load as load_sources
 
 # ---- Before any job
@@ -276,7 +276,7 @@ def weights_version(wildcards):
 
 def train_version(wildcards):
     run = PARAMS.run(wildcards.dataset, wildcards.recipe)
-    train = run.train.model_dump(mode="json", exclude={"device", "threads"})
+    train = run.train.model_dump(mode="json", exclude=WHERE)
     return digest(run.model, train, sorted(PARAMS.protocols), step_digest("train", models()[run.model.name]))
 
 
@@ -287,7 +287,7 @@ def evaluate_version(wildcards):
 def search_version(wildcards):
     search = PARAMS.search_definitions[wildcards.search]
     run = PARAMS.run(wildcards.dataset, search.recipe)
-    train = run.train.model_dump(mode="json", exclude={"device", "threads"})
+    train = run.train.model_dump(mode="json", exclude=WHERE)
     chosen = search.model_dump(mode="json", exclude={"workers"})
     code = step_digest("search", models()[run.model.name])
     return digest(chosen, run.model, run.sampling.upsample, train, code)
@@ -319,8 +319,19 @@ def detect_threads(wildcards):
     return PARAMS.face_params(wildcards.dataset).threads or os.cpu_count()
 
 
+def train_processes(wildcards):
+    return PARAMS.run(wildcards.dataset, wildcards.recipe).train.processes
+
+
 def train_threads(wildcards):
-    return PARAMS.run(wildcards.dataset, wildcards.recipe).train.threads
+    """Those of all processes of a training; Snakemake gives no job more than it has itself."""
+    return PARAMS.run(wildcards.dataset, wildcards.recipe).train.threads * train_processes(wildcards)
+
+
+def train_gpus(wildcards):
+    """One per process where CUDA is asked for; `auto` takes what is there, and asks a cluster for nothing."""
+    cuda = PARAMS.run(wildcards.dataset, wildcards.recipe).train.device == "cuda"
+    return train_processes(wildcards) if cuda else 0
 
 
 def search_threads(wildcards):
@@ -331,3 +342,8 @@ def search_threads(wildcards):
 def store_mb(wildcards, input):
     """Memory for a job that goes through a dataset's faces: two copies of its inputs, and 4 GB for the libraries."""
     return 4000 + 2 * input.size_mb
+
+
+def train_mb(wildcards, input):
+    """As for one process, and the libraries once more for each further one; they share the pages of the store."""
+    return store_mb(wildcards, input) + 4000 * (train_processes(wildcards) - 1)

@@ -22,8 +22,10 @@ rule train_model:
         "../envs/transfer.yaml"
     threads: train_threads
     resources:
-        mem_mb=store_mb,
+        mem_mb=train_mb,
         runtime=2880,
+        processes=train_processes,
+        gpu=train_gpus,
     params:
         config=SNAPSHOT,
         version=train_version,
@@ -31,5 +33,6 @@ rule train_model:
         "Training {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     # exec: a cluster's SIGTERM then reaches the training, which saves; a shell in between would die and end the job.
     shell:
-        "exec python -m transfer train --params {params.config} --set train.threads={threads}"
+        "exec python -m transfer train --params {params.config}"
+        " --set train.threads=$(( ({threads} + {resources.processes} - 1) / {resources.processes} ))"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
