@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
 
 from transfer.errors import UserError
 
@@ -67,6 +68,16 @@ def open_store(seconds: float = _CONNECT_SECONDS) -> "MlflowClient":
         raise UserError(f"MLflow's store {public(uri)}: {one_line(error)}") from error
 
 
+def open_existing() -> "MlflowClient | None":
+    """The same, but None where there is no database yet: looking makes none. Raises UserError."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return None
+    return open_store()
+
+
 def one_line(error: BaseException) -> str:
     """The first line of what an error says, or its kind."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
@@ -80,6 +91,12 @@ def public(uri: str) -> str:
         return make_url(uri).render_as_string(hide_password=True)
     except Exception:  # not of that form: a folder
         return uri
+
+
+def local_path(uri: str) -> Path | None:
+    """The folder that ``uri`` is on this machine; None where it is somewhere else."""
+    parsed = urlparse(uri)
+    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
 
 
 def _prepare_sqlite(uri: str) -> None:
