@@ -29,9 +29,9 @@ def parts_of(layout: Layout, chosen: Sequence[str], everything: bool) -> list[It
     Its table in results/ goes with its runs. Raises UserError for an experiment or a part that is not there.
     """
     root = layout.root
-    if not root.is_dir() or root == layout.results / "published":
-        found = sorted(path.parent.name for path in layout.results.glob("*/params.yaml"))
-        raise UserError(f"{root}: no experiment; there are: {', '.join(found) or 'none'}")
+    folders = {path.name for path in layout.results.glob("*") if path.is_dir()} - {"published"}
+    if layout.experiment not in folders:
+        raise UserError(f"{root}: no experiment; there are: {', '.join(sorted(folders)) or 'none'}")
     if unknown := [name for name in chosen if name not in PARTS]:
         raise UserError(f"--part {unknown[0]}: unknown; allowed: {', '.join(PARTS)}")
     if everything:

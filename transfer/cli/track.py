@@ -76,6 +76,5 @@ def disk(
     Console().print(shown)
     for name, row in table.items():
         if row["unneeded"]:
-            print(
-                f"{name}: no table needs {usage.human(row['unneeded'])}; transfer prune --params {Layout(name).params}"
-            )
+            needless = f"{name}: no table needs {usage.human(row['unneeded'])} of it"
+            print(f"{needless}; to remove it: transfer prune --params {Layout(name).params}")

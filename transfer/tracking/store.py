@@ -24,6 +24,7 @@ PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 1000  # limits of mlflow.utils.valida
 
 _LOCK_SECONDS = 120
 _STALLED_SECONDS = 10  # between two of MLflow's migrations, on a busy machine
+_SQLITE_SECONDS = 20  # for another process's writing
 _CONNECT_SECONDS = 5
 _ADVISORY_LOCK = 0x7A5FE2  # any number, the same for all that open one PostgreSQL
 
@@ -65,7 +66,8 @@ def open_store(seconds: float = _CONNECT_SECONDS) -> "MlflowClient":
     except UserError:
         raise
     except Exception as error:  # whatever it is, the user has to be told in one line
-        raise UserError(f"MLflow's store {public(uri)}: {one_line(error)}") from error
+        advice = ": another process holds it; wait until it ends, or end it" if "is locked" in str(error) else ""
+        raise UserError(f"MLflow's store {public(uri)}: {one_line(error)}{advice}") from error
 
 
 def open_existing() -> "MlflowClient | None":
@@ -136,7 +138,7 @@ def _wait_for_migrations(path: Path) -> str | None:
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     head, before, since = _get_latest_schema_revision(), None, time.monotonic()
-    with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
+    with contextlib.closing(sqlite3.connect(path, timeout=_SQLITE_SECONDS)) as connection:
         while True:
             tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
             row = ("alembic_version",) in tables and connection.execute("SELECT * FROM alembic_version").fetchone()
