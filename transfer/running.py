@@ -73,14 +73,15 @@ def edits(params: Params, files: Sequence[Path], command_line: Mapping[str, Any]
     try:
         now = config.load(files, command_line=command_line)
     except UserError as error:
-        return f"a parameter file was edited {since}: {error}; {kept}"
+        return f"edited {since}: {error}; {kept}"
     changes = config.differences(params, now)
     if not changes:
         return None
-    listed = ", ".join(f"{key} {old} -> {new}" for key, old, new in changes[:3])
+    listed = ", ".join(
+        f"{config.origin(key, files, command_line)} ({key} {old} -> {new})" for key, old, new in changes[:3]
+    )
     more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-    where = config.origin(changes[0][0], files, command_line)
-    return f"{where}: edited {since} ({listed}{more}); {kept}"
+    return f"edited {since}: {listed}{more}; {kept}"
 
 
 def _locked(handle: IO[str], kind: int) -> bool:

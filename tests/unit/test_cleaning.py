@@ -352,6 +352,7 @@ def test_not_while_a_workflow_runs(demo, transfer):
         code, _, err = transfer(*verb, "--yes")
         assert code == 1
         assert err.startswith("error: a workflow is at work in this folder (.snakemake/running is held); wait until it")
+        assert transfer(*verb, "--dry-run")[0] == 0, "looking is allowed"
     held.close()
     assert files() - {str(RUNNING), "results/demo/.track.lock"} == before
 

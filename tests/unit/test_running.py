@@ -100,12 +100,12 @@ def test_what_was_edited_is_named():
     edit("  lr: 0.05", "  lr: 0.04")
     said = edits(params, files, values)
     line = DEFAULT.read_text().splitlines().index("  lr: 0.04") + 1
-    assert said.startswith(f"params/default.yaml:{line}: edited since this workflow started (train.lr 0.05 -> 0.04); ")
+    assert said.startswith(f"edited since this workflow started: params/default.yaml:{line} (train.lr 0.05 -> 0.04); ")
     assert "results/demo/params.yaml" in said
     edit("  lr: 0.04", "  lr: 0.05")
     Path("mine.yaml").write_text("model: {img_size: 56}\n")
-    assert edits(params, files, values).startswith("mine.yaml:1: edited since this workflow started (model.img_size")
+    assert "started: mine.yaml:1 (model.img_size 48 -> 56); what" in edits(params, files, values)
     Path("mine.yaml").write_text("model: {img_size: 56\n")
-    assert "a parameter file was edited since this workflow started: mine.yaml:" in edits(params, files, values)
+    assert "edited since this workflow started: mine.yaml:" in edits(params, files, values)
     Path("mine.yaml").unlink()
     assert "mine.yaml: no such parameter file; what it made is of the values" in edits(params, files, values)

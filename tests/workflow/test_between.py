@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,13 +78,14 @@ def test_parameters_edited_while_a_workflow_runs(copy, tmp_path):
                 running.wait()
     said = [line for line in (tmp_path / "log").read_text().splitlines() if "edited since this workflow" in line]
     assert len(said) == 1
-    for part in ("params/default.yaml:", "train.lr 0.05 -> 0.04", "train.momentum None -> 0.5", "seeds [0, 1] -> [0, "):
-        assert part in said[0]
+    assert said[0].startswith("edited since this workflow started: ")
+    assert re.search(r"params/default.yaml:\d+ \(train.lr 0.05 -> 0.04\)", said[0])
+    assert re.search(r"params/default.yaml:\d+ \(train.momentum None -> 0.5\)", said[0])
+    assert re.search(r"tests/workflow/smallest.yaml:4 \(seeds \[0, 1\] -> \[0, 1, 5\]\)", said[0])
     trained = json.loads((copy.root / RUN / "env.json").read_text())["params"]["train"]
     assert (trained["epochs"], trained["lr"], trained["momentum"]) == (8, 0.05, 0.9)
     assert len(pd.read_csv(copy.root / RUN / "history.csv")) == 8
-    for name, seeds in (("full", 3), ("baseline", 3)):
-        assert copy.scheduled()["train_model"] == 3 * 2 * 3, f"{name}: all {seeds} seeds, with the new values"
+    assert copy.scheduled()["train_model"] == 3 * 2 * 3, "all trainings, with the new values"
     copy.replace("params/default.yaml", edited, "  lr: 0.05\n")
     copy.replace("tests/workflow/smallest.yaml", "seeds: [0, 1, 5]", "seeds: [0, 1]")
     assert copy.scheduled(f"{RUN}/metrics.json", "--config", "train={epochs: 8}") == {}, "what was trained stays"
@@ -102,7 +104,6 @@ def test_a_parameter_file_broken_while_a_workflow_runs(copy, tmp_path):
 
 def test_a_job_on_another_node_reads_what_its_workflow_started_with(copy):
     """There the Snakefile is parsed again: as a cluster's executor calls it, after everything was edited."""
-    assert copy.snakemake(f"{RUN}/metrics.json", "--forcerun", "evaluate_run").returncode == 0  # writes the snapshot
     (copy.root / RUN / "metrics.json").unlink()
     copy.replace("params/default.yaml", "experiment: demo", "experiment: [")
     (copy.root / "tests/workflow/smallest.yaml").write_text("experiment: edited\n")
@@ -117,6 +118,7 @@ def test_a_job_on_another_node_reads_what_its_workflow_started_with(copy):
 
 def test_a_pruned_experiment_has_nothing_to_do_and_agrees_with_mlflow(copy):
     one = ("--config", "seeds=[0]")
+    copy.environment["MLFLOW_TRACKING_URI"] = "sqlite:///other.db"  # its artifacts lie in the copy
     done = copy.snakemake("track", *one)
     assert done.returncode == 0, done.stdout
     pruned = transfer(copy, "prune", *PARAMS, "--set", "seeds=[0]", "--yes")

@@ -1,7 +1,8 @@
 """Between runs: what may go, always shown and asked for first."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated
 
 import typer
@@ -46,11 +47,15 @@ def prune(files: ParamFiles = None, values: Values = None, dry_run: DryRun = Fal
     and their registered versions. Figures and predictions stay."""
     chosen, layout = load(files, values)
 
+    from mlflow.exceptions import MlflowException
+
     from transfer.cleaning.registry import remove_model, unneeded_models
     from transfer.cleaning.unneeded import needed_by, unneeded
     from transfer.tracking import store
     from transfer.tracking.sync import alone
 
+    if not layout.root.is_dir():
+        raise UserError(f"{layout.root}: no experiment; nothing to remove")
     try:
         client = store.open_existing()
     except UserError as error:
@@ -67,17 +72,29 @@ def prune(files: ParamFiles = None, values: Values = None, dry_run: DryRun = Fal
         else:
             remove(entry.path)
 
-    if not layout.root.is_dir():
-        raise UserError(f"{layout.root}: no experiment; nothing to remove")
-    with alone(layout):
-        _remove(found, take_away, dry_run, yes)
+    @contextmanager
+    def quiet() -> Iterator[None]:
+        with nobody_else(), alone(layout):
+            yield
+
+    try:
+        _remove(found, take_away, dry_run, yes, quiet)
+    except MlflowException as error:
+        line = store.one_line(error)
+        raise UserError(f"MLflow's store: {line}; what is gone stays gone, and the next prune goes on") from error
 
 
-def _remove(find: Callable[[], list[Item]], take_away: Callable[[Item], None], dry_run: bool, yes: bool) -> None:
-    """Show what ``find`` finds, ask, and remove what is still found once no workflow can start any more."""
+def _remove(
+    find: Callable[[], list[Item]],
+    take_away: Callable[[Item], None],
+    dry_run: bool,
+    yes: bool,
+    quiet: Callable[[], AbstractContextManager[None]] = nobody_else,
+) -> None:
+    """Show what ``find`` finds, ask, and remove what is still found; nothing else changes files while ``quiet``."""
     from transfer.tracking.disk import human
 
-    with nobody_else():
+    with nullcontext() if dry_run else quiet():
         items = find()
     if not items:
         print("nothing to remove")
@@ -94,7 +111,7 @@ def _remove(find: Callable[[], list[Item]], take_away: Callable[[Item], None], d
         if not typer.confirm(f"Remove {total}?"):
             print("nothing was removed")
             return
-    with nobody_else():
+    with quiet():
         still = {entry.path for entry in find()}
         gone = [entry for entry in items if entry.path in still]
         for entry in gone:
