@@ -2,13 +2,16 @@
 # make test     set up .venv, check the style, run all tests
 # make dashboard  show the searches' studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
 # make mlflow   show the runs: http://127.0.0.1:5000
+# make clean    remove what was made of the experiment demo, but its data; asks first; EXPERIMENT=paper for another one
+# make prune    remove what no table needs; asks first; ARGS="--params params/paper.yaml" for another experiment
 # Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
 
-.PHONY: table1 dashboard dry-run mlflow lint test clean-env
+.PHONY: table1 dashboard dry-run mlflow lint test clean prune clean-env
 .DEFAULT_GOAL := table1
 
 VENV := .venv
 ARGS ?=
+EXPERIMENT ?= demo
 # The commands of .venv come first on PATH; whatever environment is active outside stays as it is.
 RUN := env -u PYTHONHOME -u PYTHONPATH VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP := $(RUN) python -m pip install --quiet --disable-pip-version-check
@@ -37,6 +40,12 @@ dry-run: $(VENV)/installed
 
 mlflow: $(VENV)/installed
 	$(RUN) mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+clean: $(VENV)/installed
+	$(RUN) python -m transfer clean $(EXPERIMENT) $(ARGS)
+
+prune: $(VENV)/installed
+	$(RUN) python -m transfer prune $(ARGS)
 
 lint: $(VENV)/installed
 	$(RUN) ruff check .

@@ -7,7 +7,9 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
-configfile: "params/default.yaml"
+if "snapshot" not in config:
+
+    configfile: "params/default.yaml"
 
 
 include: "workflow/rules/common.smk"
@@ -25,6 +27,14 @@ include: "workflow/rules/track.smk"
 
 onstart:
     write_snapshot()
+
+
+onsuccess:
+    say_edits()
+
+
+onerror:
+    say_edits()
 
 
 rule all:

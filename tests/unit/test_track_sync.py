@@ -442,11 +442,20 @@ def test_disk(changed):
     table = disk()
     weights = sum(file.stat().st_size for file in changed.root.rglob("model.safetensors"))
     assert list(table) == ["other", "tiny"]
-    assert table["other"] == {"data": 50, "runs": 0, "weights": 0, "state": 0, "other": 7, "mlflow": 0}
+    assert table["other"] == {
+        "data": 50,
+        "runs": 0,
+        "weights": 0,
+        "state": 0,
+        "other": 7,
+        "mlflow": 0,
+        "unneeded": None,
+    }
     assert table["tiny"]["weights"] == weights and table["tiny"]["state"] == 100
     mlflow = sum(file.stat().st_size for file in Path("mlruns").rglob("*") if file.is_file())
     assert table["tiny"]["mlflow"] == mlflow > weights / 4, "the registered models, and the artifacts"
     files = sum(file.stat().st_size for file in changed.root.rglob("*") if file.is_file())
+    assert table["tiny"].pop("unneeded") is None
     assert sum(table["tiny"].values()) == files + mlflow
 
 

@@ -1,7 +1,9 @@
 """A finished training as its files tell it: what MLflow has to show of it."""
 
+import contextlib
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +80,8 @@ class RunFiles:
         return self.directory / "model.safetensors"
 
     def is_finished(self) -> bool:
-        """Whether the training has written all its files; env.json comes last."""
-        return all((self.directory / name).is_file() for name in (*_FILES, self.weights.name))
+        """Whether the training has written all its files; env.json comes last. Its weights may be gone again."""
+        return all((self.directory / name).is_file() for name in _FILES)
 
 
 @dataclass(frozen=True)
@@ -121,3 +123,14 @@ def finished_runs(layout: Layout) -> list[RunFiles]:
             if run.is_finished():
                 found.append(run)
     return sorted(found, key=lambda run: (run.dataset, run.recipe, run.seed))
+
+
+def weights_of_runs(layout: Layout, going: Collection[Path] = ()) -> set[str]:
+    """Digests of the checkpoints of an experiment, without those that are ``going``."""
+    found = set()
+    for run in finished_runs(layout):
+        if run.weights.is_file() and run.weights not in going:
+            with contextlib.suppress(OSError, ValueError):  # a damaged one is said by a sync
+                env = json.loads((run.directory / "env.json").read_text(encoding="utf-8"))
+                found.add(env.get("weights_sha256"))
+    return found

@@ -36,13 +36,17 @@ _CONTEXTS = {"train": "training", "val": "validation", "test": "test"}
 
 @dataclass
 class Synced:
-    """What a sync did, in numbers of runs, and what it could not do, in lines."""
+    """What a sync did, in numbers of runs, and what it could not do, in lines.
+
+    ``problems``: runs that are left out; ``outdated``: registered models whose new weights are gone.
+    """
 
     created: int = 0
     completed: int = 0
     unchanged: int = 0
     registered: int = 0
     problems: list[str] = field(default_factory=list)
+    outdated: list[str] = field(default_factory=list)
 
 
 def sync(params: Params, layout: Layout) -> Synced:
@@ -57,7 +61,7 @@ def sync(params: Params, layout: Layout) -> Synced:
         raise UserError(
             f"{layout.root / 'runs'}: no runs; train some first, such as by: snakemake --cores all train_all"
         )
-    with _alone(layout):
+    with alone(layout):
         client = store.open_store()
         try:
             return _Sync(client, params, layout).run()
@@ -68,7 +72,8 @@ def sync(params: Params, layout: Layout) -> Synced:
 
 
 @contextlib.contextmanager
-def _alone(layout: Layout) -> Iterator[None]:
+def alone(layout: Layout) -> Iterator[None]:
+    """Be the only one that changes what MLflow has of an experiment. Waits; raises UserError after a while."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(layout.root / ".track.lock")
@@ -145,7 +150,7 @@ class _Sync:
             self._datasets(run, files, content)
             self._artifacts(run_id, files, results, Path(folder))
         weights = content.tags["weights_sha256"]
-        if not models.has_model(self.client, experiment, run_id, weights):
+        if files.weights.is_file() and not models.has_model(self.client, experiment, run_id, weights):
             models.log_model(
                 self.client,
                 experiment,
@@ -252,6 +257,13 @@ class _Sync:
         if models.registered_weights(self.client, name, alias) == weights:
             return
         files = RunFiles(self.layout, dataset, recipe, seed)
+        if not files.weights.is_file():
+            if dataset in self.params.datasets and recipe in self.params.recipes:
+                self.done.outdated.append(
+                    f"{name}@{alias} is not renewed, since its weights were removed; make them again: snakemake "
+                    f"--cores all {files.weights}"
+                )
+            return
         content = files.read()
         with tempfile.TemporaryDirectory() as folder:
             classes = content.results(Path(folder))["classes"]

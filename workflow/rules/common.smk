@@ -1,6 +1,5 @@
 # The only helpers: the checked configuration, the versions that decide what is out of date, the resources of a job.
 
-import fcntl
 import os
 import re
 import shlex
@@ -9,9 +8,9 @@ import sys
 from pathlib import Path
 
 from snakemake.shell import shell
-from snakemake_interface_executor_plugins.settings import DeploymentMethod, ExecMode
+from snakemake_interface_executor_plugins.settings import DeploymentMethod, ExecMode, SharedFSUsage
 
-from transfer.config import DEFAULT, snapshot, validate
+from transfer.config import DEFAULT, load, validate
 from transfer.datasets.registry import get as parser
 from transfer.datasets.subsets import list_files
 from transfer.digest import step_digest
@@ -20,6 +19,7 @@ from transfer.layout import UPSAMPLING, Layout, archive_path, weights_path
 from transfer.models.registration import modules as models
 from transfer.models.weights.catalogue import OF_SOURCE
 from transfer.params import WHERE, digest
+from transfer.running import RUNNING, begin, edits, share
 from transfer.sources import load as load_sources
 
 # ---- Before any job
@@ -35,9 +35,14 @@ def or_stop(function, *arguments):
 
 
 def checked_params():
-    """The validated configuration; --configfile and --config lie on top of params/default.yaml."""
-    files = [DEFAULT, *(os.path.relpath(file) for file in workflow.overwrite_configfiles)]
-    return validate(config, files, workflow.config_settings.config)
+    """The validated configuration; --configfile and --config lie on top of params/default.yaml.
+
+    A job on another node parses this again: it reads what its workflow started with, also where the files were edited
+    since.
+    """
+    if "snapshot" in config:
+        return load([config["snapshot"]])
+    return validate(config, [DEFAULT, *CONFIG_FILES], workflow.config_settings.config)
 
 
 def located_archives():
@@ -75,21 +80,13 @@ def drop_conda_if_absent():
 def drop_stale_locks():
     """Remove the locks of a run that was killed, so that it continues without --unlock.
 
-    Every running workflow holds a shared lock on one file, which the kernel releases when the process ends, however it
-    ends. Who gets it exclusively is alone, and whatever lies in .snakemake/locks is stale.
+    Every running workflow holds a shared lock on one file. Who gets it exclusively is alone, and whatever lies in
+    .snakemake/locks is stale.
     """
-    folder = Path(".snakemake")
-    folder.mkdir(exist_ok=True)
-    handle = open(folder / "running", "w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder / "locks", ignore_errors=True)
-    except BlockingIOError:
-        pass
-    fcntl.flock(handle, fcntl.LOCK_SH)
-    return handle
+    return share(RUNNING, lambda: shutil.rmtree(".snakemake/locks", ignore_errors=True))
 
 
+CONFIG_FILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
 PARAMS = or_stop(checked_params)
 EXPERIMENT = PARAMS.experiment
 SNAPSHOT = Layout(EXPERIMENT).params.as_posix()
@@ -108,12 +105,21 @@ DOWNLOADS = [file.path for entry in or_stop(load_sources).values() for file in e
 
 drop_conda_if_absent()
 if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
-    RUNNING = drop_stale_locks()
+    HELD = [drop_stale_locks()]
+if workflow.exec_mode == ExecMode.DEFAULT and SharedFSUsage.SOURCES in workflow.storage_settings.shared_fs_usage:
+    workflow.config_settings.configfiles = []
+    workflow.config_settings.config_args = [f"snapshot={SNAPSHOT}"]
 
 
 def write_snapshot():
     """The resolved configuration, which the jobs read; what a job depends on is in its version."""
-    snapshot(PARAMS, Path(SNAPSHOT))
+    HELD.append(or_stop(begin, PARAMS, Layout(EXPERIMENT)))
+
+
+def say_edits():
+    """One line where a parameter file was edited while the workflow ran."""
+    if line := edits(PARAMS, CONFIG_FILES, workflow.config_settings.config):
+        print(line, file=sys.stderr)
 
 
 # ---- Files
