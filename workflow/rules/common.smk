@@ -311,6 +311,10 @@ def table_version(wildcards):
     return digest(chosen, families, parts, step_digest("table"))
 
 
+def overview_version(wildcards):
+    return step_digest("overview")
+
+
 # ---- Resources
 
 
