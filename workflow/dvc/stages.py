@@ -1,4 +1,4 @@
-"""Writes dvc.yaml for an experiment: python -m workflow.dvc.stages [FILE...], FILE being parameter files in their order.
+"""Writes dvc.yaml for an experiment: python -m workflow.dvc.stages [FILE...], the FILEs being parameter files.
 
 The stages are few and each is one Snakemake target: DVC says whether anything that a stage depends on has changed, and
 versions what it makes; which jobs run is Snakemake's decision alone.
@@ -121,11 +121,15 @@ def _stage(name: str, files: Sequence[Path], needed: Iterable[Any], made: Iterab
 
 def _plots(layout: Layout) -> list[dict[str, Any]]:
     """Templates of the same names lie in .dvc/plots/."""
-    accuracy = {"x": "accuracy", "y": {str(layout.root / "table1.csv"): "recipe"}, "template": "accuracy"}
-    curves = {"x": "epoch", "y": {str(layout.root / "history.csv"): "val_accuracy"}, "template": "learning"}
+    table, history = str(layout.root / "table1.csv"), str(layout.root / "history.csv")
+    accuracy = {"x": "accuracy", "y": {table: "recipe"}, "template": "accuracy", "x_label": "accuracy / %"}
+    curves = {"x": "epoch", "template": "learning"}
+    val = {"y": {history: "val_accuracy"}, "y_label": "accuracy / %", "title": "Validation accuracy, mean over seeds"}
+    loss = {"y": {history: "train_loss"}, "y_label": "loss", "title": "Training loss, mean over seeds"}
     return [
-        {"accuracy": accuracy | {"title": "Test accuracy of the recipes", "x_label": "accuracy / %"}},
-        {"learning": curves | {"title": "Learning curves", "y_label": "validation accuracy / %"}},
+        {"accuracy": accuracy | {"title": "Test accuracy, mean over seeds and 95 % interval"}},
+        {"learning_curves": curves | val},
+        {"training_loss": curves | loss},
     ]
 
 
