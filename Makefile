@@ -1,10 +1,11 @@
 # make table1   set up .venv, run the workflow on the embedded default, print results/table1.md
 # make test     set up .venv, check the style, run all tests
 # make dashboard  show the searches' studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
-# make mlflow   show the runs: http://127.0.0.1:5000
+# make mlflow   show the runs: http://127.0.0.1:5000 (there choose "Model training", once)
+# make plots    write the page of dvc plots, which needs no network: dvc_plots/index.html
 # Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
 
-.PHONY: table1 dashboard dry-run mlflow lint test clean-env
+.PHONY: table1 dashboard dry-run mlflow plots lint test clean-env
 .DEFAULT_GOAL := table1
 
 VENV := .venv
@@ -12,6 +13,8 @@ ARGS ?=
 # The commands of .venv come first on PATH; whatever environment is active outside stays as it is.
 RUN := env -u PYTHONHOME -u PYTHONPATH VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP := $(RUN) python -m pip install --quiet --disable-pip-version-check
+# Nothing is reported to MLflow's authors, and none of the processes that only its pages for language models need.
+MLFLOW := MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@for python in python3.13 python3.12 python3.11 python3; do \
@@ -36,7 +39,12 @@ dry-run: $(VENV)/installed
 	$(RUN) snakemake --dry-run results/table1.csv $(ARGS)
 
 mlflow: $(VENV)/installed
-	$(RUN) mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+	@echo 'http://127.0.0.1:5000/#/experiments?workflowType=machine_learning'
+	$(RUN) $(MLFLOW) mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" $(ARGS)
+
+plots: $(VENV)/installed
+	$(RUN) python -m workflow.dvc.vega
+	$(RUN) dvc plots show $(ARGS)
 
 lint: $(VENV)/installed
 	$(RUN) ruff check .
