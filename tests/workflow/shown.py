@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,13 @@ Environment = Mapping[str, str]
 def text(driver) -> str:
     """All that can be read on the page."""
     return driver.find_element("tag name", "body").text
+
+
+def settle(driver) -> None:
+    """Wait until the page moves no more: two pictures of it, a second apart, are the same."""
+    before = None
+    while before != (before := driver.get_screenshot_as_png()):
+        time.sleep(1)
 
 
 def _fresh(driver, url: str) -> None:
@@ -132,6 +140,12 @@ def dashboard(root: Path, environment: Environment, params: str) -> Iterator[str
     command = [sys.executable, "-m", "transfer", "dashboard", "--params", params]
     with serving([*command, "--port", url.strip("/").rpartition(":")[2]], url, root, environment):
         yield url
+
+
+def study_ids(url: str) -> dict[str, int]:
+    """The numbers of the studies by their names."""
+    with urllib.request.urlopen(f"{url}api/studies", timeout=60) as answer:
+        return {found["study_name"]: found["study_id"] for found in json.load(answer)["study_summaries"]}
 
 
 def studies(driver, url: str, expected: list[str]) -> None:
