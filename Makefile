@@ -1,11 +1,12 @@
 # make table1   set up .venv, run the workflow on the embedded default, print results/table1.md
 # make test     set up .venv, check the style, run all tests
+# make pull     fetch what DVC stored of this commit, so that nothing is left to do (docs/dvc.md)
 # make dashboard  show the searches' studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
 # make mlflow   show the runs: http://127.0.0.1:5000 (there choose "Model training", once)
 # make plots    write the page of dvc plots, which needs no network: dvc_plots/index.html
 # Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
 
-.PHONY: table1 dashboard dry-run mlflow plots lint test clean-env
+.PHONY: table1 pull dashboard dry-run mlflow plots lint test clean-env
 .DEFAULT_GOAL := table1
 
 VENV := .venv
@@ -31,6 +32,9 @@ $(VENV)/installed: requirements.lock pyproject.toml
 table1: $(VENV)/installed
 	$(RUN) snakemake --cores all --use-conda results/table1.csv $(ARGS)
 	@cat results/table1.md
+
+pull: $(VENV)/installed
+	$(RUN) python -m workflow.dvc.pull
 
 dashboard: $(VENV)/installed
 	$(RUN) python -m transfer dashboard $(ARGS)

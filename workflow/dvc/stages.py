@@ -17,8 +17,8 @@ from transfer.errors import UserError
 from transfer.files import write_text
 from transfer.layout import Layout, archive_path, weights_path
 from transfer.params import Params
+from workflow.dvc.records import FOLDER, PIPELINE
 
-PIPELINE = Path("dvc.yaml")
 # The Snakemake targets of each stage: what `dvc repro` makes, and what is taken over after `dvc pull`.
 TARGETS = {
     "data": ["draw_archives"],
@@ -88,6 +88,8 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
         "tables": [data, runs, "params/reported.yaml"],
         "search": [data],
     }
+    for name, paths in made.items():
+        paths += [layout.root / FOLDER / f"{name}.json"] if paths else []
     names = [name for name in TARGETS if made[name] and (name != "search" or params.searches)]
     artifacts = {}
     for path in drawn:
@@ -111,7 +113,7 @@ def _stage(name: str, files: Sequence[Path], needed: Iterable[Any], made: Iterab
     deps = ["Snakefile", "workflow/rules", *CODE[name], *map(str, needed)]
     return {
         "desc": _DESCRIPTIONS[name],
-        "cmd": command,
+        "cmd": [command, f"python -m workflow.dvc.records {name}"],
         "deps": deps,
         "params": [{str(DEFAULT): PARAMETERS[name]}, *({str(file): None} for file in files)],
         # DVC would remove them before each run, and Snakemake would begin anew.

@@ -90,6 +90,18 @@ def drop_stale_locks():
     return handle
 
 
+def refuse_unrecorded():
+    """Raise UserError where files came by a `dvc pull` alone: without records, changes since would not be seen."""
+    files = [
+        Layout(EXPERIMENT).root / "data",
+        Layout(EXPERIMENT).root / "runs",
+        *(Path(RAW_DIR, name) for name in DRAWN),
+    ]
+    recorded = any(Path(".snakemake").glob("metadata/*"))
+    if Path("dvc.lock").exists() and not recorded and any(file.exists() for file in files):
+        raise UserError("files of dvc.lock are here without Snakemake's records of how they were made: run make pull")
+
+
 PARAMS = or_stop(checked_params)
 EXPERIMENT = PARAMS.experiment
 SNAPSHOT = Layout(EXPERIMENT).params.as_posix()
@@ -107,6 +119,8 @@ DRAWN = {
 DOWNLOADS = [file.path for entry in or_stop(load_sources).values() for file in entry.files if file.url]
 
 drop_conda_if_absent()
+if workflow.exec_mode == ExecMode.DEFAULT:
+    or_stop(refuse_unrecorded)
 if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
     RUNNING = drop_stale_locks()
 
