@@ -44,6 +44,11 @@ rule all:
         f"results/{EXPERIMENT}/table1.md",
 
 
+rule draw_archives:
+    input:
+        expand(f"{RAW_DIR}/{{archive}}", archive=DRAWN),
+
+
 rule prepare_data:
     input:
         of_all_datasets("split.parquet"),
@@ -53,6 +58,12 @@ rule prepare_data:
 rule train_all:
     input:
         of_all_runs("metrics.json"),
+
+
+rule tables:
+    input:
+        rules.all.input,
+        expand(rules.summarize_runs.output, experiment=EXPERIMENT),
 
 
 rule audit:

@@ -102,7 +102,7 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
     verbs += ["sample", "weights", "train", "predict", "evaluate"]
-    verbs += ["search", "search-report", "dashboard", "table", "publish", "clean", "prune"]
+    verbs += ["search", "search-report", "dashboard", "table", "overview", "publish", "clean", "prune"]
     commands = typer.main.get_command(cli.app).commands
     assert list(commands) == ["params", "schema", *verbs, "bench", "track"]
     groups = [f"{group} {name}" for group in ("bench", "track") for name in commands[group].commands]

@@ -16,10 +16,17 @@ from transfer.evaluation.predictions import class_names, read_predictions
 from transfer.files import sha256
 from transfer.layout import Layout
 from transfer.params import digest
-from transfer.tracking.shown import environment_tags, epoch_metrics, identity_tags, shown_params, shown_results
+from transfer.tracking.shown import (
+    environment_tags,
+    epoch_metrics,
+    identity_tags,
+    shown_metrics,
+    shown_params,
+    shown_results,
+)
 
 _FILES = ("env.json", "history.csv", "predictions.parquet")
-_LAYOUT = 1  # of what sync shows of a run; a new one makes the next sync show all runs again
+_LAYOUT = 2  # of what sync shows of a run; a new one makes the next sync show all runs again
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,11 @@ class RunFiles:
         points, time = [], float(started)
         for (epoch, row), measured, seconds in zip(epochs, system, env["seconds_per_epoch"], strict=True):
             time += 1000 * seconds
-            points += [(key, value, int(time), epoch) for key, value in (row | measured).items() if pd.notna(value)]
+            points += [
+                (key, value, int(time), epoch)
+                for key, value in shown_metrics(row | measured).items()
+                if pd.notna(value)
+            ]
         return RunContent(self, env, params, tags, points, started, 1000 * env["ended"])
 
     @property
@@ -109,8 +120,8 @@ class RunContent:
         return evaluate(files.directory, classes=classes, folder=folder, **identity)
 
     def result_points(self, results: dict[str, Any]) -> list[tuple[str, float, int, int]]:
-        """The metrics by protocol, each at the epoch that the protocol chose."""
-        return [(k, v, self.ended, epoch) for epoch, metrics in shown_results(results) for k, v in metrics.items()]
+        """The metrics by protocol, at step 0."""
+        return [(name, value, self.ended, 0) for name, value in shown_results(results).items()]
 
 
 def finished_runs(layout: Layout) -> list[RunFiles]:

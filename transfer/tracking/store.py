@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 from transfer.errors import UserError
+from transfer.tracking.views import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -230,7 +231,7 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name)
+            return client.create_experiment(name, tags=experiment_tags(name))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise

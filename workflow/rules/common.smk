@@ -86,6 +86,18 @@ def drop_stale_locks():
     return share(RUNNING, lambda: shutil.rmtree(".snakemake/locks", ignore_errors=True))
 
 
+def refuse_unrecorded():
+    """Raise UserError where files came by a `dvc pull` alone: without records, changes since would not be seen."""
+    files = [
+        Layout(EXPERIMENT).root / "data",
+        Layout(EXPERIMENT).root / "runs",
+        *(Path(RAW_DIR, name) for name in DRAWN),
+    ]
+    recorded = any(Path(".snakemake").glob("metadata/*"))
+    if Path("dvc.lock").exists() and not recorded and any(file.exists() for file in files):
+        raise UserError("files of dvc.lock are here without Snakemake's records of how they were made: run make pull")
+
+
 CONFIG_FILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
 PARAMS = or_stop(checked_params)
 EXPERIMENT = PARAMS.experiment
@@ -104,6 +116,8 @@ DRAWN = {
 DOWNLOADS = [file.path for entry in or_stop(load_sources).values() for file in entry.files if file.url]
 
 drop_conda_if_absent()
+if workflow.exec_mode == ExecMode.DEFAULT:
+    or_stop(refuse_unrecorded)
 if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
     HELD = [drop_stale_locks()]
 if workflow.exec_mode == ExecMode.DEFAULT and SharedFSUsage.SOURCES in workflow.storage_settings.shared_fs_usage:
@@ -315,6 +329,10 @@ def table_version(wildcards):
         for recipe in PARAMS.recipes
     ]
     return digest(chosen, families, parts, step_digest("table"))
+
+
+def overview_version(wildcards):
+    return step_digest("overview")
 
 
 # ---- Resources
