@@ -49,7 +49,7 @@ def test_what_was_sampled_counts(paper, tmp_path):
 @pytest.mark.parametrize("name", ["demo_rafdb", "ferplus_dev_majority"])
 def test_a_dataset_of_unknown_size_is_refused(name, tmp_path):
     params = config.load([], [f"datasets=[{name}]"])
-    with pytest.raises(UserError, match=f"dataset {name}: how many images .* split.parquet first"):
+    with pytest.raises(UserError, match=f"dataset {name}: how many images .*split.parquet first"):
         grid(params, Layout("demo", tmp_path))
 
 
