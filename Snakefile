@@ -26,6 +26,7 @@ include: "workflow/rules/track.smk"
 
 
 onstart:
+    or_stop(check_cluster)
     write_snapshot()
 
 

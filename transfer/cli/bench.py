@@ -67,6 +67,27 @@ def detect(
 
 
 @app.command()
+def grid(
+    images_per_second: Annotated[float, typer.Option(min=1e-6, help="Images that one device trains in a second.")],
+    predicted_per_second: Annotated[
+        float | None, typer.Option(min=1e-6, help="Images that it predicts in a second; default: three times as many.")
+    ] = None,
+    devices: Annotated[list[int] | None, typer.Option(min=1, help="How many devices; repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    files: ParamFiles = None,
+    values: Values = None,
+) -> None:
+    """How long all trainings of an experiment take, at a rate that was measured. Reads: D/split.parquet and the plans
+    where they are there, else the official numbers of images. Writes: nothing."""
+    chosen, layout = load(files, values)
+
+    from transfer.bench.grid import as_text, estimate
+
+    result = estimate(chosen, layout, images_per_second, predicted_per_second, devices or [1, 8, 64])
+    print(json.dumps(result, indent=2) if as_json else as_text(result))
+
+
+@app.command()
 def store(
     faces: Annotated[int, typer.Option(min=128, help="Rows of the sparse store; AffectNet has 283901.")] = 20_000,
     img_size: Annotated[int, typer.Option(min=16, help="Side that the network wants; the store has 112.")] = 112,

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -134,6 +135,30 @@ def say_edits():
     """One line where a parameter file was edited while the workflow ran."""
     if line := edits(PARAMS, CONFIG_FILES, workflow.config_settings.config):
         print(line, file=sys.stderr)
+
+
+def check_cluster():
+    """Stop before the first job where SLURM is asked for and it, or a partition that is named, is not there.
+
+    Snakemake would say it once per job, each time in the middle of a page.
+    """
+    if workflow.executor_plugin.name != "slurm":
+        return
+    try:
+        answer = subprocess.run(["sinfo", "--all", "--noheader", "--format=%R"], capture_output=True, text=True)
+    except FileNotFoundError:
+        advice = "run this where sbatch works, or without --profile profiles/slurm"
+        raise UserError(f"executor slurm: SLURM's commands are not on PATH; {advice}") from None
+    if answer.returncode != 0:
+        raise UserError(f"executor slurm: {answer.stderr.strip().partition(chr(10))[0]}; nothing was submitted")
+    settings, partitions = workflow.resource_settings, answer.stdout.split()
+    for resources in (settings.default_resources or {}, *settings.overwrite_resources.values()):
+        named = resources["slurm_partition"] if "slurm_partition" in resources else ""
+        asked = str(getattr(named, "raw", named)).strip("'\"")
+        unknown = set(asked.split(",")) - {"", *partitions}
+        if unknown and re.fullmatch(r"[\w.,-]+", asked):  # else it is an expression
+            listed = ", ".join(partitions) or "none"
+            raise UserError(f"slurm_partition: unknown name '{min(unknown)}'; this cluster has: {listed}")
 
 
 # ---- Files

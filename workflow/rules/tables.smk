@@ -1,6 +1,11 @@
 # Table 1, over datasets, recipes, seeds and protocols.
 
 
+# A copy of two small files is no job for a cluster's queue.
+localrules:
+    publish_table1,
+
+
 rule make_table1:
     input:
         metrics=of_all_runs("metrics.json"),
