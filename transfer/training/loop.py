@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from transfer.errors import UserError
 from transfer.params import TrainParams
+from transfer.training.compiled import compiled
 from transfer.training.device import autocast
 
 
@@ -58,12 +59,13 @@ def train_epoch(
     """
     model.train()
     device = next(model.parameters()).device
+    forward = compiled(model) if params.compile else model
     total = torch.zeros(3, device=device)  # loss, correct, images
     for step, (images, targets) in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(params, epoch + (step + 0.5) / steps)
         with autocast(device, precision):
-            logits = model(images)
+            logits = forward(images)
         loss = cross_entropy(logits.float(), targets, label_smoothing=params.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
