@@ -11,6 +11,8 @@ LIMIT = 100.0
 """A batch's mean cross-entropy, in nats, from which on a training is lost: the right classes have a probability of
 exp(-100), about the smallest number that float32 holds (exp(-103)). Guessing costs ln C, 2.1 for eight classes."""
 
+ADVICE = "lower train.lr or lengthen train.warmup_epochs; the last good state is kept"
+
 
 class Diverged(UserError):
     """The loss or its gradient is no longer finite, or the loss has exploded."""
@@ -60,6 +62,19 @@ class RunningEpoch:
             f"{self.rates[at]:.3g}: loss {loss:.4g}, gradient norm {norm:.4g}{before}; {ADVICE}"
         )
 
+    def check_validation(self, loss: float) -> None:
+        """Raise Diverged if the validation loss after this epoch is not finite; its last step is named."""
+        if math.isfinite(loss):
+            return
+        last = ""
+        if self.rates:  # none where the training was interrupted between the last step and the validation
+            last = ": loss {:.4g}, gradient norm {:.4g}".format(*self.trace[len(self.rates) - 1].tolist())
+            last = f", learning rate {self.rates[-1]:.3g}{last}"
+        raise Diverged(
+            f"the validation loss is no longer finite after epoch {self.epoch + 1}, step {self.step} of {self.steps}"
+            f"{last}; {ADVICE}"
+        )
+
     def means(self) -> tuple[float, float]:
         """Mean loss and accuracy over the images so far."""
         loss, correct = self.sums.tolist()
@@ -68,15 +83,3 @@ class RunningEpoch:
     def state(self) -> dict:
         """What continues the epoch after its last step: step, images, sums."""
         return {"step": self.step, "images": self.images, "sums": self.sums.cpu()}
-
-
-ADVICE = "lower train.lr or lengthen train.warmup_epochs; the last good state is kept"
-
-
-def require_finite(loss: float, epoch: int, rate: float) -> None:
-    """Raise Diverged if the validation loss after the (0-based) ``epoch`` is not finite; ``rate``: the last one."""
-    if not math.isfinite(loss):
-        raise Diverged(
-            f"the validation loss is no longer finite after epoch {epoch + 1} (learning rate {rate:.3g}): its last "
-            f"step broke the weights; {ADVICE}"
-        )

@@ -32,7 +32,7 @@ from transfer.tracking import Tracking, environment_tags, epoch_metrics
 from transfer.training.batches import FaceStore, evaluation_batches, training_batches
 from transfer.training.determinism import set_deterministic
 from transfer.training.device import choose_precision
-from transfer.training.epoch import RunningEpoch, require_finite
+from transfer.training.epoch import RunningEpoch
 from transfer.training.loop import learning_rate, make_optimizer, predict, train_epoch
 from transfer.training.parallel import ALONE, Ranks, joined
 from transfer.training.seeds import stream
@@ -258,7 +258,8 @@ class Training:
 
         row["val_accuracy"] = accuracy("val")
         row["val_loss"] = _cross_entropy(predicted("val"), self.labels[self.rows["val"]])
-        require_finite(row["val_loss"], int(row["epoch"]) - 1, row["lr"])
+        assert self.running is not None
+        self.running.check_validation(row["val_loss"])
         if "test_selected" in self.params.protocols:
             row["test_accuracy"] = accuracy("test")
         best: dict[str, dict[str, Any]] = {}
