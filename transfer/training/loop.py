@@ -75,6 +75,7 @@ def train_epoch(
         loss = cross_entropy(logits.float(), targets, label_smoothing=params.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        ranks.average_gradients(model)
         norm = clip_gradients(model, params.clip_norm)
         optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)

@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 from transfer.errors import UserError
 from transfer.models.dropping import Dropping
@@ -78,13 +76,20 @@ class Ranks:
                 module.part = self.part
         return synchronise(model, device)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """``model`` for training steps: its gradients are means over all processes."""
+    def average_gradients(self, model: nn.Module) -> None:
+        """Replace the gradients by their means over the processes.
+
+        In one piece: ``DistributedDataParallel`` sends them in several during the backward pass, but groups them anew
+        after the first step, so that a training of more than two processes would not resume to the bit.
+        """
         if self.world == 1:
-            return model
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch >= 2.12 has another name for the argument
-            return DistributedDataParallel(model, broadcast_buffers=False)
+            return
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for gradient, values in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(values.view(gradient.shape))
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean over the processes."""

@@ -170,7 +170,6 @@ class Training:
         done = self.running.images if self.running else 0
         what = f"{self.dataset} {self.recipe} seed{self.seed}"
         total = (epochs - len(self.history)) * self.steps * self.batch_size
-        self.training_model = self.ranks.wrap(self.model)
         with caught(self.ranks.highest) as self.check_signals, progress(what, total, start=done) as report:
 
             def on_batch(images: int) -> None:
@@ -211,7 +210,7 @@ class Training:
         )
         dropping = stream(self.seed, "dropping", epoch)
         loss, accuracy = train_epoch(
-            self.training_model,
+            self.model,
             self.optimizer,
             batches,
             self.steps,
