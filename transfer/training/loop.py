@@ -51,8 +51,8 @@ def train_epoch(
     precision: str,
     on_batch: Callable[[int], None],
     dropping_seed: int = 0,
-    running: RunningEpoch | None = None,
     ranks: Ranks = ALONE,
+    running: RunningEpoch | None = None,
 ) -> tuple[float, float]:
     """Train for one epoch (0-based ``epoch``) of ``steps`` batches; mean loss and accuracy on its augmented images.
 

@@ -219,8 +219,8 @@ class Training:
             self.precision,
             on_batch,
             dropping,
-            self.running,
             self.ranks,
+            self.running,
         )
         row = {"epoch": epoch + 1, "lr": learning_rate(train, epoch + 1)}
         self._evaluate(row | {"train_loss": loss, "train_accuracy": accuracy})
