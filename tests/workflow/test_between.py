@@ -57,6 +57,7 @@ def test_parameters_edited_while_a_workflow_runs(copy, tmp_path):
     edited = "  lr: 0.04\n  momentum: 0.5\n"
     with open(tmp_path / "log", "w") as log:
         running = start(copy, log)
+        os.killpg(running.pid, signal.SIGSTOP)  # it is alive, and cannot end before the edits
         try:
             copy.replace("params/default.yaml", "  lr: 0.05\n", edited)
             copy.replace("tests/workflow/smallest.yaml", "seeds: [0, 1]", "seeds: [0, 1, 5]")
@@ -68,9 +69,9 @@ def test_parameters_edited_while_a_workflow_runs(copy, tmp_path):
             assert "seeds [0, 1], here [0, 1, 5]" in error and "train.lr 0.05, here 0.04" in error
             assert "Traceback" not in other.stdout
             assert (copy.root / "results/smallest/params.yaml").read_bytes() == before
-            assert running.poll() is None
             cleaning = transfer(copy, "clean", "smallest", "--yes")
             assert cleaning.returncode == 1 and "a workflow is at work in this folder" in cleaning.stdout
+            os.killpg(running.pid, signal.SIGCONT)
             assert running.wait(300) == 0
         finally:
             if running.poll() is None:
@@ -94,8 +95,10 @@ def test_parameters_edited_while_a_workflow_runs(copy, tmp_path):
 def test_a_parameter_file_broken_while_a_workflow_runs(copy, tmp_path):
     with open(tmp_path / "log", "w") as log:
         running = start(copy, log)
+        os.killpg(running.pid, signal.SIGSTOP)
         with open(copy.root / "params/default.yaml", "a") as file:
             file.write("train: [\n")
+        os.killpg(running.pid, signal.SIGCONT)
         assert running.wait(300) == 0, (tmp_path / "log").read_text()
     said = [line for line in (tmp_path / "log").read_text().splitlines() if "edited since this workflow" in line]
     assert len(said) == 1 and "params/default.yaml:" in said[0] and "not a YAML file" in said[0]
@@ -119,7 +122,7 @@ def test_a_job_on_another_node_reads_what_its_workflow_started_with(copy):
 def test_a_pruned_experiment_has_nothing_to_do_and_agrees_with_mlflow(copy):
     one = ("--config", "seeds=[0]")
     copy.environment["MLFLOW_TRACKING_URI"] = "sqlite:///other.db"  # its artifacts lie in the copy
-    done = copy.snakemake("track", *one)
+    done = copy.snakemake("results/table1.csv", "track", *one)
     assert done.returncode == 0, done.stdout
     pruned = transfer(copy, "prune", *PARAMS, "--set", "seeds=[0]", "--yes")
     assert pruned.returncode == 0 and "seed1/model.safetensors: seed1 is not in seeds" in pruned.stdout
