@@ -34,7 +34,7 @@ def main() -> None:
     """Start each server, look, end it."""
     with shown.mlflow(Path(), os.environ) as url:
         experiment, runs = shown.mlflow_ids(url, f"{EXPERIMENT}/{DATASET}")
-        with picture("mlflow_runs", 600) as driver:
+        with picture("mlflow_runs", 710) as driver:
             shown.mlflow_settle(driver, url)
             shown.mlflow_runs(driver, url, experiment, "accuracies", RECIPES, opened=RUN.partition("/")[0])
         with picture("mlflow_run", 760) as driver:
@@ -44,9 +44,9 @@ def main() -> None:
             shown.mlflow_settle(driver, url)
             shown.mlflow_mean_curves(driver, url, experiment)
     params = f"results/{EXPERIMENT}/params.yaml"
-    with shown.dashboard(Path(), os.environ, params) as url, picture("optuna_study", 760) as driver:
+    with shown.dashboard(Path(), os.environ, params) as url, picture("optuna_study", 650) as driver:
         shown.study(driver, url, shown.study_ids(url)[f"{EXPERIMENT}/{SEARCH}/{DATASET}"])
-    with shown.plots(Path(), os.environ) as url, picture("dvc_plots", 760) as driver:
+    with shown.plots(Path(), os.environ) as url, picture("dvc_plots", 625) as driver:
         shown.vega_plots(driver, url, 3)
 
 

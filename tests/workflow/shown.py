@@ -81,16 +81,9 @@ def mlflow_runs(driver, url: str, experiment: str, view: str, expected: list[str
     _fresh(driver, f"{url}#/experiments/{experiment}/runs?viewStateShareKey={view}")
     wait_for(lambda: set(expected) <= set(_names(driver)))
     if opened:
-        row = f"//*[contains(@class, 'ag-row')][.//a[normalize-space()='{opened}']]"
-        wait_for(lambda: driver.find_element("xpath", f"{row}//*[@role='button' or self::button or self::svg]"))
-        wait_for(lambda: _opened(driver, row, opened))
-
-
-def _opened(driver, row: str, name: str) -> bool:
-    if any(shown.startswith(f"{name}/seed") for shown in _names(driver)):
-        return True
-    driver.find_element("xpath", f"{row}//button").click()
-    return False
+        row = next(row for row in driver.find_elements("css selector", ".ag-row") if opened in row.text.split("\n"))
+        row.find_element("css selector", "button").click()
+        wait_for(lambda: any(name.startswith(f"{opened}/seed") for name in _names(driver)))
 
 
 def _names(driver) -> list[str]:
@@ -104,9 +97,9 @@ def mlflow_curves(driver, url: str, experiment: str, run: str) -> dict[str, int]
 
 
 def mlflow_mean_curves(driver, url: str, experiment: str) -> dict[str, int]:
-    """The curves of all recipes, each the mean over its seeds; the number of points of each, by its recipe."""
+    """The curves of all recipes, each the mean over its seeds; the number of their points, by the metric."""
     _fresh(driver, f"{url}#/experiments/{experiment}/runs?viewStateShareKey=curves&compareRunsMode=CHART")
-    return wait_for(lambda: plotly_lines(driver, "name"))
+    return wait_for(lambda: plotly_lines(driver, "metricKey"))
 
 
 # Of each Plotly chart its lines that are drawn, as paths that lead somewhere.
