@@ -249,9 +249,16 @@ def test_the_state_of_an_interrupted_training_stays(interrupted):
     assert why(interrupted, named(train={"lr": 0.5}), named()) == {}, "one of several configurations continues it"
 
 
-@pytest.mark.parametrize("changes", [{"train": {"lr": 0.5}}, {"model": {"num_lanets": 3}}, {"protocols": ["last"]}])
-def test_a_state_that_no_training_continues(interrupted, changes):
-    assert why(interrupted, named(**changes)) == {STATE: "of other data, parameters or code"}
+@pytest.mark.parametrize(
+    ("changes", "other"),
+    [
+        ({"train": {"lr": 0.5}}, "parameters"),
+        ({"model": {"num_lanets": 3}}, "parameters"),
+        ({"protocols": ["last"]}, "protocols"),
+    ],
+)
+def test_a_state_that_no_training_continues(interrupted, changes, other):
+    assert why(interrupted, named(**changes)) == {STATE: f"resume state of another training (other {other})"}
 
 
 def test_a_state_of_other_data_or_a_damaged_one(interrupted):
@@ -259,13 +266,13 @@ def test_a_state_of_other_data_or_a_damaged_one(interrupted):
     content = plan.read_bytes()
     tiny = named()
     plan.write_bytes(content[:-8] + content[-16:-8])
-    assert why(interrupted, tiny) == {STATE: "of other data, parameters or code"}
+    assert why(interrupted, tiny) == {STATE: "resume state of another training (other data)"}
     plan.unlink()
     assert why(interrupted, tiny) == {}, "nothing can be said: the data may come back"
     plan.write_bytes(content)
     state = interrupted.root / STATE / "last.pt"
     state.write_bytes(state.read_bytes()[:-300])
-    assert why(interrupted, tiny) == {STATE: "damaged"}
+    assert why(interrupted, tiny) == {STATE: "damaged resume state (BadZipFile)"}
 
 
 def test_a_state_beside_its_finished_training(interrupted):

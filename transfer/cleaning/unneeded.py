@@ -69,29 +69,29 @@ def _states(layout: Layout, needed: Sequence[Params]) -> Iterator[Item]:
 
 def _of_another(folder: Path, needed: Sequence[Params]) -> str | None:
     """Why no training continues the state in ``folder``; None if one does, or nothing can be said."""
-    path = folder / "last.pt"
-    if not path.is_file():
+    if not any(folder.iterdir()):
         return None
 
     import torch
 
     from transfer.training.run import Training
+    from transfer.training.state import find_state
 
-    try:
-        digest = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["digest"]
-    except Exception:  # torch.load raises nearly anything on damaged data
-        return "damaged"
-    dataset, recipe, seed = path.parts[-4:-1]
-    layout = Layout(path.parts[-6], Path(*path.parts[:-6]))
+    dataset, recipe, seed = folder.parts[-3:]
+    layout = Layout(folder.parts[-5], Path(*folder.parts[:-5]))
+    why = None
     for params in needed:
         if _unnamed([params], dataset, recipe, seed) is None:
             try:
-                training = Training(params, dataset, recipe, int(seed.removeprefix("seed")), layout)
+                number, cpu = int(seed.removeprefix("seed")), torch.device("cpu")
+                training = Training(params, dataset, recipe, number, layout, device=cpu)
             except (UserError, OSError):  # such as data that are not there: they may come back
                 return None
-            if training.digest == digest:
-                return _finished(layout.run(dataset, recipe, training.seed), digest)
-    return "of other data, parameters or code"
+            state, problem = find_state(training.state_file, training.identity)
+            if state is not None:
+                return _finished(training.directory, training.digest)
+            why = problem.partition(": ")[2] or None
+    return why
 
 
 def _finished(run: Path, digest: str) -> str | None:
