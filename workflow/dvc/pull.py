@@ -116,7 +116,8 @@ def _left_to_do(stages: list[PipelineStage]) -> str:
         raise UserError(errors[0].removeprefix("error: ") if errors else f"snakemake: {' '.join(done.stdout.split())}")
     if "Job stats:" not in done.stdout:
         return "snakemake: nothing to do"
-    jobs = re.findall(r"^(\w+) +(\d+)$", done.stdout.partition("Job stats:")[2], flags=re.MULTILINE)
+    stats = done.stdout.split("Job stats:")[1].split("\n\n")[0]
+    jobs = re.findall(r"^(\w+) +(\d+)$", stats, flags=re.MULTILINE)
     left = ", ".join(f"{rule} {count}" for rule, count in jobs if rule not in ("total", *targets))
     return f"snakemake: parameters, code or data have changed since: {left} are left to do"
 
