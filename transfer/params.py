@@ -111,6 +111,7 @@ class TrainParams(Strict):
 
     epochs: Annotated[int, Field(ge=1, le=10000)] = 40
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 128
+    """Images of a step; batch norm needs two at least."""
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Peak learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -1,6 +1,8 @@
 """The training on a CUDA device."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from transfer.models.transfer import transfer_tiny
 from transfer.params import Augmentation, TrainParams
 from transfer.training.augment import Augment, shift_hue
 from transfer.training.device import choose_device, choose_precision
-from transfer.training.loop import predict
+from transfer.training.epoch import Diverged, RunningEpoch
+from transfer.training.loop import make_optimizer, predict, train_epoch
 from transfer.training.predict import load_model
 from transfer.training.run import Training, train
 
@@ -108,3 +111,83 @@ def test_resuming_on_the_device(tmp_path, monkeypatch):
     assert momenta and all(momentum.device.type == "cuda" for momentum in momenta)
     resumed.run()
     assert (layout.run("faces", "full", 0) / "predictions.parquet").is_file()
+
+
+def test_no_step_of_the_loop_waits_for_the_device():
+    """Looking at the loss does, and is done now and then."""
+    model = transfer_tiny(img_size=32, mad=0.6, msad=0.3).to(CUDA)
+    params = TrainParams(lr=0.01, epochs=2)
+    optimizer = make_optimizer(model, params)
+    images, targets = torch.randn(8, 3, 32, 32, device=CUDA), torch.arange(8, device=CUDA) % 7
+    running = RunningEpoch(0, 30, CUDA)
+
+    def batches():
+        yield images, targets  # the first step makes the optimizer's state
+        torch.cuda.set_sync_debug_mode("error")
+        for _ in range(20):
+            yield images, targets
+        torch.cuda.set_sync_debug_mode("default")
+
+    try:
+        train_epoch(model, optimizer, batches(), 30, 0, params, "bf16", lambda n: None, 5, running)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert running.step == 21 < running.check_every
+    running.check()
+
+
+def test_a_loss_lost_on_the_device_names_its_step():
+    running = RunningEpoch(0, 100, CUDA)
+    one = torch.ones((), device=CUDA)
+    with pytest.raises(Diverged, match="epoch 1, step 8 of 100") as caught:
+        for step in range(100):
+            running.add(one * (float("nan") if step >= 7 else 1), one, one.long(), 4, 0.1)
+    assert running.step == 50 and "one step before 1 and 1" in str(caught.value)
+
+
+# In a process of its own: cuBLAS reads its setting once.
+DETERMINISTIC = """
+import json, os, signal, sys, torch
+from pathlib import Path
+from tiny_training import contents, tiny_dataset, tiny_params
+from transfer.training import run
+from transfer.training.signals import Stopped
+params = tiny_params(
+    model={"img_size": 32},
+    train={"device": sys.argv[2], "precision": sys.argv[3], "epochs": 2, "deterministic": True, "flip_views": True},
+)
+layout = tiny_dataset(Path(sys.argv[1]))
+found = []
+for attempt in range(2):
+    run.train(params, "faces", "full", 0, layout)
+    found.append(contents(layout, "full"))
+noted = json.loads((layout.run("faces", "full", 0) / "env.json").read_text())["deterministic"]
+batches = run.training_batches
+def stopping(*arguments, first):
+    for number, batch in enumerate(batches(*arguments, first=first)):
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield batch
+run.training_batches = stopping
+try:
+    run.train(params, "faces", "full", 0, layout)
+except Stopped as stop:
+    assert "after step 2 of 3" in str(stop), stop
+run.training_batches = batches
+run.train(params, "faces", "full", 0, layout)
+found.append(contents(layout, "full"))
+print(noted, found[0] == found[1], found[0] == found[2])
+"""
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_deterministic_means_the_same_bits_also_after_sigterm(tmp_path, precision, device="cuda"):
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", DETERMINISTIC, tmp_path, device, precision],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests/unit")])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True"] * 3

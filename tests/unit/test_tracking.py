@@ -112,6 +112,16 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert run.data.tags["commit"] == "b"
 
 
+def test_a_training_that_is_left_does_not_wait_and_is_continued(mlflow_store):
+    tracker = Tracking.start(**WITHOUT_SETTINGS)
+    wait_for(lambda: tracker.run_id)
+    tracker.leave()
+    tracker.finish("FAILED")  # says nothing any more
+    wait_for(lambda: runs()[0].info.status == "KILLED")
+    Tracking.start(**WITHOUT_SETTINGS).finish()
+    assert [run.info.status for run in runs()] == ["FINISHED"]
+
+
 def test_only_an_unfinished_run_of_the_same_training_is_continued(mlflow_store):
     client = open_client()
 

@@ -320,6 +320,19 @@ def test_the_state_of_another_training_starts_over(copy, monkeypatch, capsys, wh
     assert f"resume state of another training (other {what})" in capsys.readouterr().err
 
 
+def test_the_state_of_another_recipe_is_named(copy, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_params(), "faces", "baseline", 0, copy)
+    shutil.copytree(copy.state("faces", "baseline", 0), copy.state("faces", "full", 0))
+    capsys.readouterr()
+    training = Training(tiny_params(), "faces", "full", 0, copy)
+    training._resume()
+    said = "resume state of another training (recipe baseline instead of full, other parameters); training starts over"
+    assert training.history == [] and capsys.readouterr().err.endswith(f"{said}\n")
+
+
 def test_threads_and_device_do_not_make_another_training(layout):
     one, two = (tiny_params(train={"threads": threads}) for threads in (1, 2))
     digests = {Training(params, "faces", "full", 0, layout).digest for params in (one, two)}
@@ -375,7 +388,8 @@ def test_weights_that_break_in_the_last_step_are_no_good_epoch(copy, monkeypatch
         return result
 
     monkeypatch.setattr(run, "train_epoch", breaking)
-    with pytest.raises(UserError, match=r"validation loss is no longer finite after epoch 2 \(learning rate 0\.0\d+\)"):
+    said = r"validation loss is no longer finite after epoch 2, step 3 of 3, learning rate 0\.0\d+: loss \d.*, gradient"
+    with pytest.raises(UserError, match=said):
         train(tiny_params(), "faces", "baseline", 0, copy)
     kept = torch.load(copy.state("faces", "baseline", 0) / "last.pt", weights_only=True)
     assert len(kept["history"]) == 1 and all(value.isfinite().all() for value in kept["model"].values())

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from transfer.errors import UserError
+from transfer.training.parallel import ALONE, Ranks
 
 LIMIT = 100.0
 """A batch's mean cross-entropy, in nats, from which on a training is lost: the right classes have a probability of
 exp(-100), about the smallest number that float32 holds (exp(-103)). Guessing costs ln C, 2.1 for eight classes."""
+
+ADVICE = "lower train.lr or lengthen train.warmup_epochs; the last good state is kept"
 
 
 class Diverged(UserError):
@@ -20,11 +23,14 @@ class RunningEpoch:
     """Steps done in a (0-based) ``epoch`` of ``steps``, sums over their images, each one's loss and gradient norm.
 
     These stay on the device, so that no step waits for it; only :meth:`check`, :meth:`means` and :meth:`state` do.
-    ``state`` is that of an epoch which was interrupted.
+    ``state`` is that of an epoch which was interrupted. ``ranks`` share each batch: they add their parts of it, and all
+    have the sums of the whole.
     """
 
-    def __init__(self, epoch: int, steps: int, device: torch.device, state: dict | None = None) -> None:
-        self.epoch, self.steps = epoch, steps
+    def __init__(
+        self, epoch: int, steps: int, device: torch.device, state: dict | None = None, ranks: Ranks = ALONE
+    ) -> None:
+        self.epoch, self.steps, self.ranks = epoch, steps, ranks
         self.step, self.images = (state["step"], state["images"]) if state else (0, 0)
         self.sums = state["sums"].to(device) if state else torch.zeros(2, device=device)  # loss, correct
         self.trace = torch.zeros(steps - self.step, 2, device=device)  # loss and gradient norm of each step since then
@@ -34,6 +40,7 @@ class RunningEpoch:
 
     def add(self, loss: Tensor, norm: Tensor, correct: Tensor, images: int, rate: float) -> None:
         """A step: its mean loss, gradient norm, correct and all images, learning rate. Raises Diverged, see check."""
+        loss, correct, images = self.ranks.mean(loss), self.ranks.total(correct), images * self.ranks.world
         self.trace[len(self.rates)] = torch.stack([loss, norm])
         self.sums += torch.stack([loss * images, correct])
         self.rates.append(rate)
@@ -60,6 +67,19 @@ class RunningEpoch:
             f"{self.rates[at]:.3g}: loss {loss:.4g}, gradient norm {norm:.4g}{before}; {ADVICE}"
         )
 
+    def check_validation(self, loss: float) -> None:
+        """Raise Diverged if the validation loss after this epoch is not finite; its last step is named."""
+        if math.isfinite(loss):
+            return
+        last = ""
+        if self.rates:  # none where the training was interrupted between the last step and the validation
+            last = ": loss {:.4g}, gradient norm {:.4g}".format(*self.trace[len(self.rates) - 1].tolist())
+            last = f", learning rate {self.rates[-1]:.3g}{last}"
+        raise Diverged(
+            f"the validation loss is no longer finite after epoch {self.epoch + 1}, step {self.step} of {self.steps}"
+            f"{last}; {ADVICE}"
+        )
+
     def means(self) -> tuple[float, float]:
         """Mean loss and accuracy over the images so far."""
         loss, correct = self.sums.tolist()
@@ -68,15 +88,3 @@ class RunningEpoch:
     def state(self) -> dict:
         """What continues the epoch after its last step: step, images, sums."""
         return {"step": self.step, "images": self.images, "sums": self.sums.cpu()}
-
-
-ADVICE = "lower train.lr or lengthen train.warmup_epochs; the last good state is kept"
-
-
-def require_finite(loss: float, epoch: int, rate: float) -> None:
-    """Raise Diverged if the validation loss after the (0-based) ``epoch`` is not finite; ``rate``: the last one."""
-    if not math.isfinite(loss):
-        raise Diverged(
-            f"the validation loss is no longer finite after epoch {epoch + 1} (learning rate {rate:.3g}): its last "
-            f"step broke the weights; {ADVICE}"
-        )

@@ -34,9 +34,11 @@ def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
             torch.save({"identity": dict(identity), **state}, part)
             if path.exists():  # a kill between here and the end leaves that one alone
                 os.replace(path, previous(path))
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+    except (OSError, RuntimeError) as error:
+        # On a full disk torch's writer raises RuntimeError, with the places in its code where it noticed.
+        reason = error if isinstance(error, OSError) else "the disk seems to be full"
         raise UserError(
-            f"{path}: the resume state cannot be written ({error}); make room or make the folder writable, then start "
+            f"{path}: the resume state cannot be written ({reason}); make room or make the folder writable, then start "
             "again: the training continues from its last good state"
         ) from error
 

@@ -1,0 +1,50 @@
+"""A training that ends early says why through Snakemake, and costs nothing that was trained."""
+
+import re
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+import torch
+
+pytestmark = pytest.mark.workflow
+
+TARGET = "results/smallest/runs/demo_rafdb/full/seed0/model.safetensors"
+STATE = "results/smallest/state/demo_rafdb/full/seed0/last.pt"
+
+
+def trainings(process: psutil.Process) -> list[psutil.Process]:
+    """The processes below Snakemake's whose command is `python -m transfer train`."""
+    return [child for child in process.children(recursive=True) if child.cmdline()[1:4] == ["-m", "transfer", "train"]]
+
+
+def test_a_lost_loss_and_a_signal_are_shown(smallest):
+    done = smallest.snakemake(TARGET, "--config", "train={lr: 10, clip_norm: 0, epochs: 5}")
+    assert done.returncode == 1
+    (error,) = {line for line in done.stdout.splitlines() if line.startswith("error: ")}
+    assert re.match(r"error: the \w*( ?loss|gradient) (has exploded|is no longer finite) \w+ epoch \d, step \d", error)
+    assert "learning rate" in error and "gradient norm" in error and "Traceback" not in done.stdout
+    assert not (smallest.root / TARGET).exists()
+
+    long = ["--config", "train={epochs: 5000}"]
+    with subprocess.Popen(
+        smallest.command(TARGET, *long),
+        cwd=smallest.root,
+        env=smallest.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        while process.poll() is None and not (smallest.root / STATE).exists():
+            time.sleep(0.05)
+        (training,) = trainings(psutil.Process(process.pid))
+        training.send_signal(signal.SIGTERM)
+        said = process.communicate()[0]
+    assert process.returncode == 1
+    (error,) = {line for line in said.splitlines() if line.startswith("error: ")}
+    assert error.startswith("error: stopped by SIGTERM in epoch ") and "the same command continues there" in error
+    state = torch.load(smallest.root / STATE, weights_only=True)
+    assert len(state["history"]) >= 1 and state["running"]["step"] > 0
