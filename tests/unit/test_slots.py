@@ -127,16 +127,20 @@ def test_what_the_user_or_the_cluster_shows_is_what_is_taken(job, tmp_path):
 
 
 def test_several_devices_are_collected_and_two_such_jobs_do_not_block_each_other(job, tmp_path):
-    singles = [job("a", seconds=2.0), job("b", seconds=3.0)]
-    wait_for(lambda: len(log(tmp_path)) == 2)
-    pairs = [job("pair1", count=2, seconds=0.5), job("pair2", count=2, seconds=0.5)]
-    for process in [*singles, *pairs]:
-        process.join(timeout=120)
+    """As devices come free one by one, one of the two jobs gets them all, and then the other."""
+    devices = tuple(f"GPU-{letter}" for letter in "abcdef")
+    (tmp_path / f"transfer-{os.getuid()}").mkdir(mode=0o700)
+    held = take(devices, 6, 1, "others", tmp_path / f"transfer-{os.getuid()}")
+    jobs = [job(str(i), count=6, seconds=0.5, devices=devices) for i in range(2)]
+    wait_for(lambda: "which others use: others" in said(tmp_path, "0") and said(tmp_path, "1"))
+    for handle in held.values():
+        os.close(handle)
+        time.sleep(0.7)  # longer than between two tries
+    for process in jobs:
+        process.join(timeout=60)
         assert process.exitcode == 0
-    found = log(tmp_path)
-    assert found["pair1"][1] == found["pair2"][1] == ["GPU-a", "GPU-b"]
-    first, second = sorted((found["pair1"], found["pair2"]))
-    assert max(found["a"][2], found["b"][2]) <= first[0] and first[2] <= second[0]
+    (_, one, end), (start, two, _) = sorted(log(tmp_path).values())
+    assert one == two == list(devices) and end <= start
 
 
 # --- in one process ---

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from transfer.errors import UserError
+from transfer.training.parallel import ALONE, Ranks
 
 LIMIT = 100.0
 """A batch's mean cross-entropy, in nats, from which on a training is lost: the right classes have a probability of
@@ -22,11 +23,14 @@ class RunningEpoch:
     """Steps done in a (0-based) ``epoch`` of ``steps``, sums over their images, each one's loss and gradient norm.
 
     These stay on the device, so that no step waits for it; only :meth:`check`, :meth:`means` and :meth:`state` do.
-    ``state`` is that of an epoch which was interrupted.
+    ``state`` is that of an epoch which was interrupted. ``ranks`` share each batch: they add their parts of it, and all
+    have the sums of the whole.
     """
 
-    def __init__(self, epoch: int, steps: int, device: torch.device, state: dict | None = None) -> None:
-        self.epoch, self.steps = epoch, steps
+    def __init__(
+        self, epoch: int, steps: int, device: torch.device, state: dict | None = None, ranks: Ranks = ALONE
+    ) -> None:
+        self.epoch, self.steps, self.ranks = epoch, steps, ranks
         self.step, self.images = (state["step"], state["images"]) if state else (0, 0)
         self.sums = state["sums"].to(device) if state else torch.zeros(2, device=device)  # loss, correct
         self.trace = torch.zeros(steps - self.step, 2, device=device)  # loss and gradient norm of each step since then
@@ -36,6 +40,7 @@ class RunningEpoch:
 
     def add(self, loss: Tensor, norm: Tensor, correct: Tensor, images: int, rate: float) -> None:
         """A step: its mean loss, gradient norm, correct and all images, learning rate. Raises Diverged, see check."""
+        loss, correct, images = self.ranks.mean(loss), self.ranks.total(correct), images * self.ranks.world
         self.trace[len(self.rates)] = torch.stack([loss, norm])
         self.sums += torch.stack([loss * images, correct])
         self.rates.append(rate)

@@ -12,7 +12,6 @@ from transfer.params import TrainParams
 from transfer.training.compiled import compiled
 from transfer.training.device import autocast
 from transfer.training.epoch import RunningEpoch
-from transfer.training.parallel import ALONE, Ranks
 from transfer.training.seeds import stream
 
 
@@ -51,15 +50,14 @@ def train_epoch(
     precision: str,
     on_batch: Callable[[int], None],
     dropping_seed: int = 0,
-    ranks: Ranks = ALONE,
     running: RunningEpoch | None = None,
 ) -> tuple[float, float]:
     """Train for one epoch (0-based ``epoch``) of ``steps`` batches; mean loss and accuracy on its augmented images.
 
     ``batches`` begin where ``running`` stands. Between two steps ``on_batch`` gets the number of images of the one
     before and may raise; ``running`` then holds what continues the epoch. Every step has its own stream for what the
-    model draws, of ``dropping_seed``. ``batches`` are parts of those of all ``ranks``, loss and accuracy of the whole.
-    Raises Diverged when the loss is lost.
+    model draws, of ``dropping_seed``. Where ``running`` has several ranks, ``batches`` are this one's parts of them;
+    images, loss and accuracy are those of the whole. Raises Diverged when the loss is lost.
     """
     model.train()
     device = next(model.parameters()).device
@@ -75,14 +73,13 @@ def train_epoch(
         loss = cross_entropy(logits.float(), targets, label_smoothing=params.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        ranks.average_gradients(model)
+        running.ranks.average_gradients(model)
         norm = clip_gradients(model, params.clip_norm)
         optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
         correct = (logits.detach().argmax(dim=1) == classes).sum()
-        count = len(images) * ranks.world
-        running.add(ranks.mean(loss.detach()), norm, ranks.total(correct), count, rate)
-        on_batch(count)
+        running.add(loss.detach(), norm, correct, len(images), rate)
+        on_batch(len(images) * running.ranks.world)
     return running.means()
 
 

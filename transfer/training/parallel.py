@@ -93,13 +93,14 @@ class Ranks:
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean over the processes."""
-        return self.total(value) / self.world
+        return self.total(value) / self.world if self.world > 1 else value
 
     def total(self, value: Tensor) -> Tensor:
-        """Sum over the processes, a new tensor."""
-        value = value.detach().clone()
-        if self.world > 1:
-            dist.all_reduce(value)
+        """Sum over the processes."""
+        if self.world == 1:
+            return value
+        value = value.clone()
+        dist.all_reduce(value)
         return value
 
     def highest(self, number: int) -> int:

@@ -197,7 +197,7 @@ class Training:
     def _train_epoch(self, epoch: int, on_batch: Callable[[int], None]) -> None:
         """The (0-based) ``epoch``, or what is left of it, and the evaluation after it."""
         train = self.run_params.train
-        self.running = self.running or RunningEpoch(epoch, self.steps, self.device)
+        self.running = self.running or RunningEpoch(epoch, self.steps, self.device, None, self.ranks)
         batches = training_batches(
             self.store,
             self.targets,
@@ -221,7 +221,6 @@ class Training:
             self.precision,
             on_batch,
             dropping,
-            self.ranks,
             self.running,
         )
         row = {"epoch": epoch + 1, "lr": learning_rate(train, epoch + 1)}
@@ -310,7 +309,7 @@ class Training:
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
         self.mlflow_run, self.running_seconds = state["mlflow_run"], state["running_seconds"]
         if state["running"]:
-            self.running = RunningEpoch(len(self.history), self.steps, self.device, state["running"])
+            self.running = RunningEpoch(len(self.history), self.steps, self.device, state["running"], self.ranks)
 
     def _load_pretrained(self) -> None:
         """Weights of others over the seed's start values; what they do not have stays as the seed drew it."""
