@@ -16,6 +16,7 @@ _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scanc
 
 # More processors and memory than there may be, since the profile asks for what trainings on a GPU need; two GPUs that
 # are none. A job of the partition urgent pre-empts those of main; a requeued job waits until its credential is void.
+# Jobs are remembered for longer than the tests take.
 _CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -42,6 +43,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
 KillWait=10
+MinJobAge=3600
 GresTypes=gpu
 SlurmdParameters=config_overrides
 NodeName=node NodeHostname=node NodeAddr=127.0.0.1 CPUs=16 RealMemory=100000 Gres=gpu:2
