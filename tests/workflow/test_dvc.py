@@ -199,8 +199,11 @@ def test_what_has_changed_since_is_left_to_do(clone):
     assert fetched.endswith(", ".join(STAGES))
     assert left.startswith("snakemake: parameters, code or data have changed since: ")
     assert "synthesize_archive 1" in left
-    assert "train_model 2" in left
+    assert left.count("train_model 2") == 1
     clone.run("git", "checkout", "--quiet", "params/default.yaml")
+    benchmark = clone.root / "results/tiny/benchmarks/train_model/demo_rafdb/full/seed0.tsv"
+    benchmark.parent.mkdir(parents=True)
+    benchmark.touch()  # as where it was trained
     loop = clone.root / "transfer/training/loop.py"
     loop.write_text(f"# a comment\n{loop.read_text()}")
     assert clone.pull().splitlines()[1] == "snakemake: nothing to do"
@@ -225,11 +228,12 @@ def test_bad_remotes(clone, tmp_path):
     assert clone.error(*module).startswith(error)
     (tmp_path / "nowhere").mkdir()
     assert clone.error(*module).startswith("error: not on the remote: data/raw/demo_rafdb.zip, ")
+    assert clone.scheduled()["train_model"] == 2, "everything can be made"
     clone.run("dvc", "remote", "remove", "folder")
     assert clone.error(*module) == "error: no DVC remote is configured: dvc remote add --default NAME FOLDER_OR_URL"
     (clone.root / "dvc.lock").unlink()
     assert clone.error(*module).startswith("error: dvc.lock: not there")
-    assert not (clone.root / "results/tiny").exists()
+    assert not [path for path in (clone.root / "results/tiny").rglob("*") if path.is_file()]
 
 
 def test_own_files_are_not_overwritten(clone):

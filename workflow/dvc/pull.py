@@ -37,7 +37,7 @@ def pull() -> None:
     _refuse_beside_a_workflow()
     with Repo() as repo:
         try:
-            stages, missing = _fetch(repo)
+            stages, private, missing = _fetch(repo)
         except LockError as error:
             raise UserError(f"another DVC command is at work here; wait until it has ended ({_line(error)})") from None
         except DvcException as error:
@@ -50,6 +50,8 @@ def pull() -> None:
     if stages:
         print(f"fetched: {', '.join(stage.name for stage in stages)}")
         print(_left_to_do(stages))
+    if private:
+        print(f"never on a remote (push: false), make them with dvc repro: {', '.join(private)}")
     if missing:
         files = ", ".join(missing)
         raise UserError(f"not on the remote: {files}; dvc push where they were made, or dvc repro here")
@@ -65,8 +67,8 @@ def _refuse_beside_a_workflow() -> None:
                 raise UserError("a workflow is running here; wait until it has ended") from None
 
 
-def _fetch(repo: Repo) -> tuple[list[PipelineStage], list[str]]:
-    """The stages whose outputs are there now as dvc.lock holds them, and the outputs that the remote lacks."""
+def _fetch(repo: Repo) -> tuple[list[PipelineStage], list[str], list[str]]:
+    """The stages that are now as dvc.lock holds them; outputs that are never sent; others that the remote lacks."""
     stages = [stage for name in TARGETS for stage in repo.index.stages if getattr(stage, "name", "") == name]
     _check_remote(repo)
     try:
@@ -74,13 +76,15 @@ def _fetch(repo: Repo) -> tuple[list[PipelineStage], list[str]]:
     except CheckoutError as error:
         raise UserError(f"dvc pull: {_line(error)}") from None
     status = repo.status(targets=[stage.name for stage in stages])
-    complete, missing = [], []
+    complete, private, missing = [], [], []
     for stage in stages:
         entries = [entry for entry in status.get(stage.name, []) if isinstance(entry, Mapping)]
-        outs = [path for entry in entries for path in entry.get("changed outs", {})]
-        missing += outs
-        complete += [] if outs else [stage]
-    return complete, missing
+        changed = {path for entry in entries for path in entry.get("changed outs", {})}
+        for out in stage.outs:
+            if str(out) in changed:
+                (missing if out.can_push else private).append(str(out))
+        complete += [] if changed else [stage]
+    return complete, private, missing
 
 
 def _check_remote(repo: Repo) -> None:
@@ -112,7 +116,8 @@ def _left_to_do(stages: list[PipelineStage]) -> str:
         raise UserError(errors[0].removeprefix("error: ") if errors else f"snakemake: {' '.join(done.stdout.split())}")
     if "Job stats:" not in done.stdout:
         return "snakemake: nothing to do"
-    jobs = re.findall(r"^(\w+) +(\d+)$", done.stdout.partition("Job stats:")[2], flags=re.MULTILINE)
+    stats = done.stdout.split("Job stats:")[1].split("\n\n")[0]
+    jobs = re.findall(r"^(\w+) +(\d+)$", stats, flags=re.MULTILINE)
     left = ", ".join(f"{rule} {count}" for rule, count in jobs if rule not in ("total", *targets))
     return f"snakemake: parameters, code or data have changed since: {left} are left to do"
 
@@ -123,7 +128,7 @@ def _line(error: Exception) -> str:
 
 def main() -> None:
     """Exit code 0, or 1 with one line on stderr."""
-    logging.getLogger("dvc").setLevel(logging.CRITICAL)  # what it warns of is said here, in one line
+    logging.disable()  # what DVC warns of is said here, in one line
     try:
         pull()
     except UserError as error:

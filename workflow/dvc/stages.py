@@ -6,13 +6,15 @@ versions what it makes; which jobs run is Snakemake's decision alone.
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from transfer.config import DEFAULT, load
+from transfer.datasets import registry
+from transfer.datasets.subsets import list_files
 from transfer.errors import UserError
 from transfer.files import write_text
 from transfer.layout import Layout, archive_path, weights_path
@@ -43,13 +45,14 @@ PARAMETERS = {
 }
 # The code of each stage; what its steps import may lie nowhere else (a unit test looks).
 _FACES = ["transfer/faces", "transfer/manifest.py"]
+_DATASETS = ["transfer/datasets", "transfer/looks.py"]
 _RUN = ["transfer/training", "transfer/models", "transfer/evaluation", "transfer/manifest.py"]
 CODE = {
-    "data": ["transfer/datasets"],
-    "align": ["transfer/datasets", *_FACES, "transfer/audit", "transfer/sampling.py"],
-    "train": ["transfer/datasets", *_RUN],
+    "data": _DATASETS,
+    "align": [*_DATASETS, *_FACES, "transfer/audit", "transfer/sampling.py"],
+    "train": [*_DATASETS, *_RUN],
     "tables": ["transfer/tables", "transfer/evaluation"],
-    "search": ["transfer/search", *_RUN],
+    "search": ["transfer/search", *_DATASETS, *_RUN],
 }
 _DESCRIPTIONS = {
     "data": "Archives that the workflow draws itself; archives of real datasets are never stored",
@@ -68,7 +71,8 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
     params = load(files)
     layout = Layout(params.experiment)
     drawn = _drawn(params)
-    given = [str(archive_path(params, name)) for name in params.datasets if _is_real(params, name)]
+    real = [name for name in params.datasets if _is_real(params, name)]
+    given = [archive_path(params, name) for name in real]
     weights = _pretrained(params)
     data, runs = layout.root / "data", layout.root / "runs"
     made = {
@@ -83,13 +87,14 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
     }
     needed = {
         "data": [],
-        "align": [*drawn, *given],
+        "align": [*drawn, *given, *_lists(params)],
         "train": [data, *weights],
         "tables": [data, runs, "params/reported.yaml"],
         "search": [data],
     }
     for name, paths in made.items():
         paths += [layout.root / FOLDER / f"{name}.json"] if paths else []
+    private = [data] if real else []
     names = [name for name in TARGETS if made[name] and (name != "search" or params.searches)]
     artifacts = {}
     for path in drawn:
@@ -99,14 +104,16 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
         artifacts[_artifact_name("aligned", name)] = _artifact("dataset", store, "aligned faces, N x side x side x 3")
         artifacts[_artifact_name("checkpoints", name)] = _artifact("model", runs / name, "trained weights, all recipes")
     return {
-        "stages": {name: _stage(name, files, needed[name], made[name]) for name in names},
+        "stages": {name: _stage(name, files, needed[name], made[name], private) for name in names},
         "metrics": [str(layout.metrics)],
         "plots": _plots(layout),
         "artifacts": artifacts,
     }
 
 
-def _stage(name: str, files: Sequence[Path], needed: Iterable[Any], made: Iterable[Path]) -> dict[str, Any]:
+def _stage(
+    name: str, files: Sequence[Path], needed: Iterable[Any], made: Iterable[Path], private: Collection[Path]
+) -> dict[str, Any]:
     command = f"snakemake --cores all --use-conda {' '.join(TARGETS[name])}"
     if files:
         command += f" --configfile {' '.join(map(str, files))}"
@@ -116,8 +123,9 @@ def _stage(name: str, files: Sequence[Path], needed: Iterable[Any], made: Iterab
         "cmd": [command, f"python -m workflow.dvc.records {name}"],
         "deps": deps,
         "params": [{str(DEFAULT): PARAMETERS[name]}, *({str(file): None} for file in files)],
-        # DVC would remove them before each run, and Snakemake would begin anew.
-        "outs": [{str(path): {"persist": True}} for path in made],
+        # persist: DVC would remove them before each run, and Snakemake would begin anew.
+        # push: faces of licensed datasets go to no remote by themselves.
+        "outs": [{str(path): {"persist": True} | ({"push": False} if path in private else {})} for path in made],
     }
 
 
@@ -145,6 +153,15 @@ def _drawn(params: Params) -> list[Path]:
     if paths and os.path.relpath(params.raw_dir).startswith(".."):
         raise UserError(f"raw_dir: {params.raw_dir} lies outside of the repository, where DVC stores no drawn archives")
     return list(dict.fromkeys(paths))
+
+
+def _lists(params: Params) -> list[Path]:
+    """The files besides the archives that the indexes and the challenge subsets read."""
+    found: list[Path] = []
+    for definition in (params.dataset_definitions[name] for name in params.datasets):
+        found += registry.get(definition.parser).lists(params.raw_dir, **definition.options).values()
+        found += list_files(params.raw_dir, definition).values()
+    return list(dict.fromkeys(found))
 
 
 def _pretrained(params: Params) -> list[str]:

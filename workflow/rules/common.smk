@@ -92,9 +92,10 @@ def drop_stale_locks():
 
 def refuse_unrecorded():
     """Raise UserError where files came by a `dvc pull` alone: without records, changes since would not be seen."""
+    root = Layout(EXPERIMENT).root
     files = [
-        Layout(EXPERIMENT).root / "data",
-        Layout(EXPERIMENT).root / "runs",
+        *root.glob("data/*/index.parquet"),
+        *root.glob("runs/*/*/*/env.json"),
         *(Path(RAW_DIR, name) for name in DRAWN),
     ]
     recorded = any(Path(".snakemake").glob("metadata/*"))
