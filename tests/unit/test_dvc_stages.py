@@ -90,3 +90,11 @@ def test_another_parameter_file(tmp_path, monkeypatch):
     mine.write_text(f"experiment: mine\nraw_dir: {raw}\n")
     with pytest.raises(UserError, match="raw_dir: .* lies outside of the repository"):
         pipeline([mine])
+
+
+def test_artifacts_are_archives_stores_and_checkpoints():
+    found = {artifact["path"] for artifact in pipeline([])["artifacts"].values()}
+    archives = {"data/raw/demo_rafdb.zip", "data/raw/demo_ferplus.tar.gz", "data/raw/demo_affectnet.zip"}
+    names = ("demo_rafdb", "demo_ferplus", "demo_affectnet")
+    stores = {f"results/demo/data/{name}/aligned.npy" for name in names}
+    assert found == archives | stores | {f"results/demo/runs/{name}" for name in names}

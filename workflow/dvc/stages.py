@@ -93,7 +93,7 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
         "search": [data],
     }
     for name, paths in made.items():
-        paths += [layout.root / FOLDER / f"{name}.json"] if paths else []
+        made[name] = [*paths, layout.root / FOLDER / f"{name}.json"] if paths else []
     private = [data] if real else []
     names = [name for name in TARGETS if made[name] and (name != "search" or params.searches)]
     artifacts = {}
