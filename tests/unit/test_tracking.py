@@ -114,11 +114,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_training_that_is_left_does_not_wait_and_is_continued(mlflow_store):
     tracker = Tracking.start(**WITHOUT_SETTINGS)
-    wait_for(lambda: tracker.run_id)
+    run_id = wait_for(lambda: tracker.run_id)
     tracker.leave()
     tracker.finish("FAILED")  # says nothing any more
     wait_for(lambda: runs()[0].info.status == "KILLED")
-    Tracking.start(**WITHOUT_SETTINGS).finish()
+    Tracking.start(**WITHOUT_SETTINGS, resume_run_id=run_id).finish()
     assert [run.info.status for run in runs()] == ["FINISHED"]
 
 
