@@ -1,17 +1,24 @@
 # make table1   set up .venv, run the workflow on the embedded default, print results/table1.md
 # make test     set up .venv, check the style, run all tests
+# make pull     fetch what DVC stored of this commit, so that nothing is left to do (docs/dvc.md)
 # make dashboard  show the searches' studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
-# make mlflow   show the runs: http://127.0.0.1:5000
+# make mlflow   show the runs: http://127.0.0.1:5000 (there choose "Model training", once)
+# make plots    write the page of dvc plots, which needs no network: dvc_plots/index.html
+# make clean    remove what was made of the experiment demo, but its data; asks first; EXPERIMENT=paper for another one
+# make prune    remove what no table needs; asks first; ARGS="--params params/paper.yaml" for another experiment
 # Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
 
-.PHONY: table1 dashboard dry-run mlflow lint test clean-env
+.PHONY: table1 pull dashboard dry-run mlflow plots lint test clean prune clean-env
 .DEFAULT_GOAL := table1
 
 VENV := .venv
 ARGS ?=
+EXPERIMENT ?= demo
 # The commands of .venv come first on PATH; whatever environment is active outside stays as it is.
 RUN := env -u PYTHONHOME -u PYTHONPATH VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP := $(RUN) python -m pip install --quiet --disable-pip-version-check
+# Nothing is reported to MLflow's authors, and none of the processes that only its pages for language models need.
+MLFLOW := MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@for python in python3.13 python3.12 python3.11 python3; do \
@@ -29,6 +36,9 @@ table1: $(VENV)/installed
 	$(RUN) snakemake --cores all --use-conda results/table1.csv $(ARGS)
 	@cat results/table1.md
 
+pull: $(VENV)/installed
+	$(RUN) python -m workflow.dvc.pull
+
 dashboard: $(VENV)/installed
 	$(RUN) python -m transfer dashboard $(ARGS)
 
@@ -36,7 +46,18 @@ dry-run: $(VENV)/installed
 	$(RUN) snakemake --dry-run results/table1.csv $(ARGS)
 
 mlflow: $(VENV)/installed
-	$(RUN) mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+	@echo 'http://127.0.0.1:5000/#/experiments?workflowType=machine_learning'
+	$(RUN) $(MLFLOW) mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" $(ARGS)
+
+plots: $(VENV)/installed
+	$(RUN) python -m workflow.dvc.vega
+	$(RUN) dvc plots show $(ARGS)
+
+clean: $(VENV)/installed
+	$(RUN) python -m transfer clean $(EXPERIMENT) $(ARGS)
+
+prune: $(VENV)/installed
+	$(RUN) python -m transfer prune $(ARGS)
 
 lint: $(VENV)/installed
 	$(RUN) ruff check .

@@ -7,7 +7,9 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
-configfile: "params/default.yaml"
+if "snapshot" not in config:
+
+    configfile: "params/default.yaml"
 
 
 include: "workflow/rules/common.smk"
@@ -24,7 +26,16 @@ include: "workflow/rules/track.smk"
 
 
 onstart:
+    or_stop(check_cluster)
     write_snapshot()
+
+
+onsuccess:
+    say_edits()
+
+
+onerror:
+    say_edits()
 
 
 rule all:
@@ -32,6 +43,11 @@ rule all:
     input:
         "results/table1.csv",
         f"results/{EXPERIMENT}/table1.md",
+
+
+rule draw_archives:
+    input:
+        expand(f"{RAW_DIR}/{{archive}}", archive=DRAWN),
 
 
 rule prepare_data:
@@ -43,6 +59,12 @@ rule prepare_data:
 rule train_all:
     input:
         of_all_runs("metrics.json"),
+
+
+rule tables:
+    input:
+        rules.all.input,
+        expand(rules.summarize_runs.output, experiment=EXPERIMENT),
 
 
 rule audit:

@@ -1,5 +1,6 @@
 """Reads the configuration: params/default.yaml, override files on it, single values on top; one clear line if wrong."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,17 +19,23 @@ from transfer.params import Params, ParamsError, S, merge
 DEFAULT = Path("params/default.yaml")
 SCHEMA = Path("params/schema.json")
 
+# The first line of a snapshot, before the digest of what follows.
+_WHOLE = "# All parameters of a workflow, as it started: nothing else is read below this file. "
 
-def load(files: Sequence[Path] = (), values: Sequence[str] = ()) -> Params:
+
+def load(
+    files: Sequence[Path] = (), values: Sequence[str] = (), command_line: Mapping[str, Any] | None = None
+) -> Params:
     """Read ``files`` one on the other on top of ``params/default.yaml``, then ``values`` ("train.epochs=3").
 
+    A snapshot is whole: what lies below it is not read. ``command_line`` are values that are a mapping already.
     Raises UserError: file, line, key and what is allowed.
     """
-    files = [DEFAULT, *(Path(file) for file in files if Path(file) != DEFAULT)]
+    files = _from_the_last_snapshot([DEFAULT, *(Path(file) for file in files if Path(file) != DEFAULT)])
     config: dict[str, Any] = {}
     for file in files:
         config = merge(config, _read(file))
-    command_line: dict[str, Any] = {}
+    command_line = dict(command_line or {})
     for value in values:
         key, equals, text = value.partition("=")
         if not equals:
@@ -100,8 +107,49 @@ def _holds(values: Any, loc: tuple[str, ...]) -> bool:
 
 
 def snapshot(params: Params, path: Path) -> None:
-    """Write the resolved configuration, which the jobs of a workflow read."""
-    write_text(path, yaml.safe_dump(params.model_dump(mode="json", exclude_unset=True), sort_keys=False))
+    """Write the resolved configuration, which the jobs of a workflow read, and nothing besides it."""
+    text = yaml.safe_dump(params.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+    write_text(path, f"{_WHOLE}{_digest(text)}\n{text}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _from_the_last_snapshot(files: list[Path]) -> list[Path]:
+    """``files`` without those below a snapshot. Raises UserError for a snapshot that was edited."""
+    for number in reversed(range(len(files))):
+        try:
+            first, _, rest = files[number].read_text(encoding="utf-8").partition("\n")
+        except (OSError, UnicodeDecodeError):  # said where it is read
+            continue
+        if first.startswith(_WHOLE):
+            if first != _WHOLE + _digest(rest):
+                raise UserError(
+                    f"{files[number]}: edited since a workflow wrote it; start snakemake again, which writes it anew, "
+                    "or take its first line away to make it a parameter file of your own"
+                )
+            return files[number:]
+    return files
+
+
+def differences(one: Params, other: Params) -> list[tuple[str, Any, Any]]:
+    """The keys in which two configurations differ, dotted, with both values; None where one has no such key."""
+    flat = [_flat(params.model_dump(mode="json", exclude_unset=True)) for params in (one, other)]
+    keys = dict.fromkeys([*flat[0], *flat[1]])
+    return [(key, flat[0].get(key), flat[1].get(key)) for key in keys if flat[0].get(key) != flat[1].get(key)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def origin(key: str, files: Sequence[Path], command_line: Mapping[str, Any]) -> str:
+    """Where the value of a dotted key was set last: the command line, or a file with its line."""
+    return _origin(tuple(key.split(".")), [DEFAULT, *files], command_line)
 
 
 def write_schema(path: Path = SCHEMA) -> None:

@@ -28,6 +28,7 @@ STEPS = {
     "train": ("transfer.training.run",),
     "evaluate": ("transfer.evaluation.metrics",),
     "table": ("transfer.tables.experiment",),
+    "overview": ("transfer.tables.overview",),
     "search": ("transfer.search.worker",),
     "search_report": ("transfer.search.results",),
 }

@@ -33,6 +33,11 @@ class Layout:
         """Folder of the leak audit."""
         return self.root / "audit"
 
+    @property
+    def metrics(self) -> Path:
+        """Folder of the accuracies that DVC shows: a small file per dataset and recipe."""
+        return self.root / "metrics"
+
     def data(self, dataset: str) -> Path:
         """Folder of a dataset: index, faces, aligned store, split, upsampling plans."""
         return self.root / "data" / dataset

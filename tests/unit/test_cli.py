@@ -102,7 +102,7 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
     verbs += ["sample", "weights", "train", "predict", "evaluate"]
-    verbs += ["search", "search-report", "dashboard", "table", "publish"]
+    verbs += ["search", "search-report", "dashboard", "table", "overview", "publish", "clean", "prune"]
     commands = typer.main.get_command(cli.app).commands
     assert list(commands) == ["params", "schema", *verbs, "bench", "track"]
     groups = [f"{group} {name}" for group in ("bench", "track") for name in commands[group].commands]
@@ -130,7 +130,7 @@ def test_track_disk(transfer, directory):
     (directory / "results/demo/params.yaml").write_text("x" * 2000)
     code, out, _ = transfer("track", "disk", "--json")
     assert code == 0
-    row = {"data": 0, "runs": 0, "weights": 0, "state": 0, "other": 2000, "mlflow": 0, "total": 2000}
+    row = {"data": 0, "runs": 0, "weights": 0, "state": 0, "other": 2000, "mlflow": 0, "unneeded": None, "total": 2000}
     assert json.loads(out) == [{"experiment": "demo", **row}]
     assert "2.0 kB" in transfer("track", "disk")[1]
 

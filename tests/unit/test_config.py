@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import jsonschema
@@ -158,6 +159,49 @@ def test_snapshot_resolves_to_the_same_parameters(tmp_path):
     assert again.run("demo_affectnet", "full").model.mad == 0.2, "an override keeps out what it does not set"
 
 
+def test_below_a_snapshot_nothing_is_read(tmp_path, monkeypatch):
+    """What a running workflow's jobs read does not change where a parameter file is edited meanwhile."""
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    monkeypatch.chdir(tmp_path)
+    params = config.load()
+    config.snapshot(params, tmp_path / "params.yaml")
+    default = Path("params/default.yaml")
+    default.write_text(default.read_text().replace("  lr: 0.05", "  momentum: 0.5\n  lr: 0.04"))
+    assert (config.load().train.lr, config.load().train.momentum) == (0.04, 0.5)
+    assert config.load([Path("params.yaml")]) == params
+    assert config.load([Path("params.yaml")], ["train.lr=0.03"]).train.lr == 0.03
+    Path("mine.yaml").write_text("train: {lr: 0.02}\n")
+    assert config.load([Path("params.yaml"), Path("mine.yaml")]).train.lr == 0.02
+    assert config.load([Path("mine.yaml"), Path("params.yaml")]) == params
+    default.write_text("broken: [")
+    assert config.load([Path("params.yaml")]) == params
+    Path("mine.yaml").write_text("train: {lr: 1000}\n")
+    with pytest.raises(UserError, match=r"^mine.yaml:1: train.lr: should be"):
+        config.load([Path("params.yaml"), Path("mine.yaml")])
+
+
+def test_a_snapshot_that_was_edited_is_refused(tmp_path):
+    path = tmp_path / "params.yaml"
+    config.snapshot(config.load(), path)
+    path.write_text(path.read_text().replace("lr: 0.05", "lr: 0.04"))
+    with pytest.raises(UserError, match="params.yaml: edited since a workflow wrote it; start snakemake again"):
+        config.load([path])
+    path.write_text(path.read_text().partition("\n")[2])
+    assert config.load([path]).train.lr == 0.04, "without its first line it is a parameter file as any"
+
+
+def test_differences_name_the_keys():
+    one = config.load()
+    assert config.differences(one, config.load()) == []
+    other = config.load((), ["train.lr=0.5", "seeds=[1]", "train.augment.hue=0.2", "train.gamma=0.3"])
+    assert sorted(config.differences(one, other)) == [
+        ("seeds", [0, 1, 2], [1]),
+        ("train.augment.hue", 0, 0.2),
+        ("train.gamma", None, 0.3),
+        ("train.lr", 0.05, 0.5),
+    ]
+
+
 def test_archive_path(tmp_path):
     params = config.load((), [f"raw_dir={tmp_path}", "datasets=[rafdb]"])
     assert archive_path(params, "demo_rafdb") == tmp_path / "demo_rafdb.zip", "drawn: need not be there"
@@ -219,8 +263,8 @@ def test_the_lock_file_pins_every_dependency():
     pins = dict(pin.split("==") for pin in (ROOT / "requirements.lock").read_text().split())
     pins = {canonicalize_name(name): version for name, version in pins.items()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["dev"]]
-    wanted += project["build-system"]["requires"]
+    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    wanted += chain.from_iterable(project["project"]["optional-dependencies"].values())
     for requirement in map(Requirement, wanted):
         assert pins.get(canonicalize_name(requirement.name), "") in requirement.specifier, requirement
 

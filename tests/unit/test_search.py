@@ -79,6 +79,9 @@ def test_as_many_trials_as_asked_for_and_no_more(uninterrupted):
     assert states(search_params(), layout) == {"COMPLETE": 6}
     assert json.loads((layout.search("searched") / "faces" / "worker0.json").read_text())["trials"] == []
     assert not layout.search_state("searched", "faces").exists()
+    assert load(search_params(), layout).metric_names == ["validation accuracy"], (
+        "what the dashboard writes at its axes"
+    )
 
 
 def test_more_trials_of_the_same_study(uninterrupted, layout):

@@ -1,5 +1,7 @@
 """Storages of studies: what each says when it cannot be used, and PostgreSQL for real."""
 
+import contextlib
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -71,13 +73,41 @@ def test_a_sqlite_file_that_is_something_else(tmp_path):
     assert "file is not a database" in message(Store(f"sqlite:///{tmp_path}/studies.db").open)
 
 
-@pytest.mark.parametrize("revision", ["v2.6.0.a", "from_the_future"])
-def test_a_schema_of_another_version(tmp_path, revision):
+@pytest.mark.parametrize(
+    ("revision", "said"),
+    [
+        (
+            "v2.6.0.a",
+            r"made by an older Optuna than the installed 5\.\S+; make a copy .* run: optuna storage upgrade",
+        ),
+        ("from_the_future", r"made by a newer Optuna than the installed 5\.\S+; use the Optuna that made it"),
+    ],
+)
+def test_a_schema_of_another_version(tmp_path, revision, said):
     store = Store(f"sqlite:///{tmp_path}/studies.db")
     store.open()
     with sqlite3.connect(tmp_path / "studies.db") as database:
         database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
-    assert "its schema is of another Optuna version; run: optuna storage upgrade" in message(store.open)
+    before = store.file.read_bytes()
+    assert re.search(said, message(store.open))
+    assert store.file.read_bytes() == before
+
+
+def test_a_database_that_another_process_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage_module, "_SQLITE_SECONDS", 0.1)
+    store = Store(f"sqlite:///{tmp_path}/studies.db")
+    study = optuna.create_study(storage=store.open(), study_name="x")
+
+    def ask():
+        with store.errors():
+            study.ask()
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "studies.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for attempt in (store.open, ask):
+            assert "database is locked; another process holds it; wait until it ends, or end it" in message(attempt)
+    ask()
+    assert len(study.trials) == 1
 
 
 def test_a_driver_that_is_not_installed():

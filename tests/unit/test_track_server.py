@@ -133,7 +133,7 @@ def nothing_is_missing() -> None:
     for run in found.values():
         assert run.info.status == "FINISHED" and run.data.params == {"lr": "0.1"} and run.data.tags["commit"] == "abc"
         assert points(run.info.run_id) == [(epoch, pytest.approx(1 / epoch)) for epoch in range(1, EPOCHS + 1)]
-        assert len(points(run.info.run_id, "val_accuracy")) == EPOCHS
+        assert len(points(run.info.run_id, "epoch/val_accuracy")) == EPOCHS
 
 
 def test_a_server_on_postgresql_killed_in_the_middle(server, mlflow_folder, trained, monkeypatch):  # noqa: F811

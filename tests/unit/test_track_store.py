@@ -1,5 +1,6 @@
 """Stores that cannot be used: one clear line each, soon, and nothing changed."""
 
+import contextlib
 import os
 import socket
 import sqlite3
@@ -95,6 +96,14 @@ def test_a_database_that_another_process_holds(mlflow_store, monkeypatch):
     monkeypatch.setattr(store, "_LOCK_SECONDS", 0.1)
     with FileLock("mlflow.db.lock"):
         fails(r"mlflow\.db\.lock: held by another process for 0\.1 s")
+
+
+def test_a_database_that_another_process_writes_to(mlflow_store, monkeypatch):
+    monkeypatch.setattr(store, "_SQLITE_SECONDS", 0.1)
+    with contextlib.closing(sqlite3.connect(mlflow_store)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        fails(r"mlflow\.db: database is locked: another process holds it; wait until it ends, or end it$")
+    store.open_store()
 
 
 def closed_port() -> int:

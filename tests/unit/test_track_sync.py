@@ -150,13 +150,15 @@ def test_every_run_is_there_with_all_that_its_files_say(view):
     assert run.data.tags["protocols"] == "last,val_selected,test_selected"
     assert run.data.tags["weights_sha256"] == env["weights_sha256"]
     for column in ("train_loss", "val_accuracy", "lr"):
-        points = client.get_metric_history(run.info.run_id, column)
+        points = client.get_metric_history(run.info.run_id, f"epoch/{column}")
         assert [(p.step, p.value) for p in points] == list(zip(history["epoch"], history[column], strict=True))
     speed = client.get_metric_history(run.info.run_id, "system/epoch_seconds")
     assert [point.value for point in speed] == env["seconds_per_epoch"]
     for protocol, result in metrics["protocols"].items():
         (point,) = client.get_metric_history(run.info.run_id, f"{protocol}/test_accuracy")
-        assert (point.step, point.value) == (result["epoch"], result["splits"]["test"]["accuracy"])
+        # Step 0: MLflow then draws a bar, not a curve of one point.
+        assert (point.step, point.value) == (0, result["splits"]["test"]["accuracy"])
+        assert run.data.metrics[f"{protocol}/epoch"] == result["epoch"]
     inputs = {i.dataset.name: (i.dataset.digest, i.tags[0].value) for i in run.inputs.dataset_inputs}
     names = {"train": "training", "val": "validation", "test": "test"}
     assert inputs == {f"faces/{part}": (env["data_digest"], context) for part, context in names.items()}
@@ -179,6 +181,14 @@ def test_the_recipe_is_the_parent_and_has_the_means(view):
     assert full["last/test_accuracy"] == pytest.approx(np.mean(seeds))
     assert full["last/test_accuracy_std"] == pytest.approx(np.std(seeds, ddof=1))
     assert parents["full"].info.status == "FINISHED"
+    assert not any(name.startswith("epoch/") for name in full), "curves are those of a seed"
+
+
+def test_the_means_are_those_of_the_seeds_that_are_asked_for_now(changed):
+    sync(PARAMS.model_copy(update={"seeds": [1]}), changed)
+    (full,) = (run for run in runs(EXPERIMENT, parents=True) if run.info.run_name == "full")
+    assert full.data.metrics["n_seeds"] == 1
+    assert full.data.metrics["last/test_accuracy"] == by_name()["full/seed1"].data.metrics["last/test_accuracy"]
 
 
 def test_a_second_sync_changes_nothing(changed, monkeypatch):
@@ -442,11 +452,20 @@ def test_disk(changed):
     table = disk()
     weights = sum(file.stat().st_size for file in changed.root.rglob("model.safetensors"))
     assert list(table) == ["other", "tiny"]
-    assert table["other"] == {"data": 50, "runs": 0, "weights": 0, "state": 0, "other": 7, "mlflow": 0}
+    assert table["other"] == {
+        "data": 50,
+        "runs": 0,
+        "weights": 0,
+        "state": 0,
+        "other": 7,
+        "mlflow": 0,
+        "unneeded": None,
+    }
     assert table["tiny"]["weights"] == weights and table["tiny"]["state"] == 100
     mlflow = sum(file.stat().st_size for file in Path("mlruns").rglob("*") if file.is_file())
     assert table["tiny"]["mlflow"] == mlflow > weights / 4, "the registered models, and the artifacts"
     files = sum(file.stat().st_size for file in changed.root.rglob("*") if file.is_file())
+    assert table["tiny"].pop("unneeded") is None
     assert sum(table["tiny"].values()) == files + mlflow
 
 
@@ -470,7 +489,7 @@ def test_the_sync_completes_what_the_training_showed(trained, mlflow_store):
         None,
     )
     shown = {metric: len(points(live.info.run_id, metric)) for metric in live.data.metrics}
-    assert shown["val_loss"] == shown["system/epoch_seconds"] == 2 and shown["last/test_accuracy"] == 1
+    assert shown["epoch/val_loss"] == shown["system/epoch_seconds"] == 2 and shown["last/test_accuracy"] == 1
     machine = {metric for metric in shown if metric.startswith(("system/cpu", "system/network"))}
     assert live.info.status == "FINISHED" and machine
 

@@ -35,7 +35,7 @@ def runs(experiment: str = "demo/demo_rafdb", parents: bool = False) -> list:
     return [run for run in found if ("transfer.recipe" in run.data.tags) == parents]
 
 
-def points(run_id: str, metric: str = "loss") -> list[tuple[int, float]]:
+def points(run_id: str, metric: str = "epoch/loss") -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in open_client().get_metric_history(run_id, metric)]
 
 

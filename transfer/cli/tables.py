@@ -19,6 +19,17 @@ def table(files: ParamFiles = None, values: Values = None) -> None:
 
 
 @app.command()
+def overview(files: ParamFiles = None, values: Values = None) -> None:
+    """What `dvc metrics` and `dvc plots` show. Reads: R/table1.csv, history.csv of all runs.
+    Writes: R/metrics/DATASET/RECIPE.json, R/history.csv."""
+    chosen, layout = load(files, values)
+
+    from transfer.tables.overview import write_overview
+
+    write_overview(chosen, layout)
+
+
+@app.command()
 def publish(files: ParamFiles = None, values: Values = None) -> None:
     """Keep a table and the leak audit in git. Reads: R/table1.csv, R/table1.md, D/faces.json; metrics.json, history.csv
     and env.json of all runs; R/audit/. Writes: results/published/EXPERIMENT/, and the experiment's table in README.md

@@ -7,6 +7,7 @@ import typer
 
 from transfer.cli.options import ParamFiles, Values, load
 from transfer.errors import UserError
+from transfer.layout import Layout
 
 app = typer.Typer(help="MLflow: bring runs in from their files, compare the tables with it, see what needs room.")
 
@@ -24,6 +25,8 @@ def sync(files: ParamFiles = None, values: Values = None) -> None:
         f"{layout.experiment}: {done.created} runs created, {done.completed} completed, {done.unchanged} unchanged; "
         f"{done.registered} models registered"
     )
+    for line in done.outdated:
+        print(line)
     for problem in done.problems:
         print(f"left out: {problem}")
     if done.problems:
@@ -52,7 +55,8 @@ def check(files: ParamFiles = None, values: Values = None) -> None:
 def disk(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes.")] = False,
 ) -> None:
-    """What every experiment needs on the disk. Reads: results/, MLflow's store. Writes: nothing."""
+    """What every experiment needs on the disk, and what no table needs. Reads: results/, MLflow's store.
+    Writes: nothing."""
     from transfer.tracking import disk as usage
 
     table = usage.disk()
@@ -70,3 +74,7 @@ def disk(
     for row in usage.as_json(table):
         shown.add_row(row["experiment"], *(usage.human(row[name]) for name in (*usage.COLUMNS, "total")))
     Console().print(shown)
+    for name, row in table.items():
+        if row["unneeded"]:
+            needless = f"{name}: no table needs {usage.human(row['unneeded'])} of it"
+            print(f"{needless}; to remove it: transfer prune --params {Layout(name).params}")

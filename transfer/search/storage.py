@@ -28,6 +28,7 @@ from transfer.params import Params
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _WAIT = 0.05  # seconds between two attempts at a lock
+_SQLITE_SECONDS = 100  # for the writing of others
 
 
 class Store:
@@ -45,7 +46,7 @@ class Store:
                 return self._open_journal(self.journal)
             if self.file:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-                return RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": 100}})
+                return RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": _SQLITE_SECONDS}})
             return RDBStorage(self.url, engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}})
 
     def _open_journal(self, path: Path) -> JournalStorage:
@@ -82,13 +83,21 @@ class Store:
         except (OSError, SQLAlchemyError, StorageInternalError) as error:
             cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
             reason = str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0]
-            advice = "make it usable, then start again: finished trials stay, unfinished ones continue"
+            wait = "another process holds it; wait until it ends, or end it"
+            advice = wait if "database is locked" in reason else "make it usable"
+            advice += ", then start again: finished trials stay, unfinished ones continue"
             raise UserError(f"search_storage {self.shown}: {reason}; {advice}") from None
         except RuntimeError as error:
             if "table schema" not in str(error):
                 raise
-            advice = "run: optuna storage upgrade --storage URL; or name another search_storage"
-            raise UserError(f"search_storage {self.shown}: its schema is of another Optuna version; {advice}") from None
+            import optuna
+
+            if "storage upgrade" in str(error):
+                made, advice = "an older", "make a copy of it, then run: optuna storage upgrade --storage URL"
+            else:
+                made, advice = "a newer", "use the Optuna that made it"
+            than = f"made by {made} Optuna than the installed {optuna.__version__}"
+            raise UserError(f"search_storage {self.shown}: {than}; {advice}; or name another search_storage") from None
 
 
 def store_of(params: Params, layout: Layout) -> Store:

@@ -91,6 +91,9 @@ class SharedStudy:
                     sampler=make_sampler(self.search, 0),
                     pruner=make_pruner(self.search.pruner),
                 )
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    self.study.set_metric_names(["validation accuracy"])  # what the dashboard writes at its axes
                 self._declare(json.loads(json.dumps(declaration)))
                 for cell in self.grid:
                     self.study.enqueue_trial(cell, skip_if_exists=True)

@@ -1,11 +1,17 @@
-"""What every experiment needs on the disk."""
+"""What every experiment needs on the disk, and how much of it no table needs."""
 
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlparse
+from typing import TYPE_CHECKING, Any
 
+from transfer.cleaning.registry import unneeded_models
+from transfer.cleaning.removal import size_of
+from transfer.cleaning.unneeded import needed_by, unneeded
 from transfer.errors import UserError
+from transfer.layout import Layout
 from transfer.tracking import store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 COLUMNS = ("data", "runs", "weights", "state", "other", "mlflow")
 CHECKPOINT = "model.safetensors"
@@ -15,11 +21,12 @@ def disk(results: Path = Path("results")) -> dict[str, dict[str, int | None]]:
     """Bytes per experiment: {experiment: {what: bytes}}.
 
     ``weights`` are the checkpoints of finished runs, ``runs`` the rest of their folders, ``state`` that of interrupted
-    ones, ``mlflow`` the artifacts in the store, None where these do not lie on this machine. An experiment that is only
-    in MLflow counts too. Raises UserError without results and without a store.
+    ones, ``mlflow`` the artifacts in the store, None where these do not lie on this machine. ``unneeded`` is the part
+    of all these that ``transfer prune`` would remove, None where the experiment's snapshot cannot be read. An
+    experiment that is only in MLflow counts too. Raises UserError without results and without a store.
     """
     roots = {path.name: path for path in sorted(results.glob("*")) if (path / "params.yaml").is_file()}
-    artifacts, problem = _artifacts()
+    client, artifacts, problem = _artifacts()
     if not roots and not artifacts:
         raise UserError(f"{results}: no experiment here, and none in MLflow{f' ({problem})' if problem else ''}")
     table: dict[str, dict[str, int | None]] = {}
@@ -29,7 +36,8 @@ def disk(results: Path = Path("results")) -> dict[str, dict[str, int | None]]:
             if file.is_file() and not file.is_symlink():
                 row[_kind(file.relative_to(roots[name]))] += file.stat().st_size
         folders = artifacts.get(name, [])
-        row["mlflow"] = None if problem or None in folders else sum(_size(folder) for folder in folders)
+        row["mlflow"] = None if problem or None in folders else sum(size_of(folder) for folder in folders)
+        row["unneeded"] = _unneeded(Layout(name, results), client) if name in roots else 0
         table[name] = row
     return table
 
@@ -41,34 +49,28 @@ def _kind(file: Path) -> str:
     return top if top in ("data", "state") else "other"
 
 
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
-
-
-def _artifacts() -> tuple[dict[str, list[Path | None]], str]:
-    """Per experiment the folders of its datasets' artifacts, None for one elsewhere; and why there is no answer."""
-    import mlflow
-
-    uri = mlflow.get_tracking_uri()
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return {}, ""  # looking makes no database
+def _unneeded(layout: Layout, client: "MlflowClient | None") -> int | None:
     try:
-        client = store.open_store()
-        found: dict[str, list[Path | None]] = {}
-        for experiment in client.search_experiments(max_results=1000):
+        items = unneeded(layout, needed_by(layout))
+    except UserError:
+        return None
+    if client:
+        items += unneeded_models(client, layout, {entry.path for entry in items})
+    return sum(entry.size for entry in items)
+
+
+def _artifacts() -> "tuple[MlflowClient | None, dict[str, list[Path | None]], str]":
+    """MLflow; per experiment the folders of its datasets' artifacts, None for one elsewhere; why there is no answer."""
+    found: dict[str, list[Path | None]] = {}
+    try:
+        client = store.open_existing()
+        for experiment in client.search_experiments(max_results=1000) if client else ():
             name, slash, _ = experiment.name.rpartition("/")
             if slash:
-                found.setdefault(name, []).append(_local(experiment.artifact_location))
-        return found, ""
+                found.setdefault(name, []).append(store.local_path(experiment.artifact_location))
+        return client, found, ""
     except Exception as error:  # the files are counted all the same
-        return {}, str(error)
-
-
-def _local(uri: str) -> Path | None:
-    parsed = urlparse(uri)
-    if parsed.scheme not in ("", "file"):
-        return None
-    return Path(unquote(parsed.path))
+        return None, {}, str(error)
 
 
 def human(size: int | None) -> str:
@@ -85,4 +87,6 @@ def human(size: int | None) -> str:
 
 def as_json(table: dict[str, dict[str, int | None]]) -> list[dict[str, Any]]:
     """A list of experiments with bytes, and their sum."""
-    return [{"experiment": name, **row, "total": sum(filter(None, row.values()))} for name, row in table.items()]
+    return [
+        {"experiment": name, **row, "total": sum(row[column] or 0 for column in COLUMNS)} for name, row in table.items()
+    ]

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transfer.tracking.shown import identity_tags, shown_params, shown_results, shown_tags
+from transfer.tracking.shown import identity_tags, shown_metrics, shown_params, shown_results, shown_tags
 from transfer.tracking.spool import Channel, spool_folder
 
 # finish() waits this long for a slow store. A training has seconds to minutes for what a healthy store does in one.
@@ -69,7 +69,7 @@ class Tracking:
             "tags": identity_tags(experiment, dataset, recipe, seed, digest) | shown_tags(tags),
             "params": shown_params(params),
             "run_id": resume_run_id,
-            "history": [{key: float(value) for key, value in row.items()} for row in history],
+            "history": [_row(**row) for row in history],
             "time": _now(),
         }
         try:
@@ -86,11 +86,11 @@ class Tracking:
         return self._run_id
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Show the metrics of one epoch (1-based; it is MLflow's step).
+        """Show the metrics of one epoch (1-based; it is MLflow's step), below ``epoch/`` if they have no group.
 
         Call it after the checkpoint of this epoch is written: an epoch that the store has is not logged a second time.
         """
-        self._send({"epoch": epoch, "metrics": {k: float(v) for k, v in metrics.items()}, "time": _now()})
+        self._send({"epoch": epoch, "metrics": shown_metrics(metrics), "time": _now()})
 
     def log_artifact(self, path: str | os.PathLike) -> None:
         """Copy a file to the run's artifacts; it has to stay where it is until :meth:`finish` returns."""
@@ -106,8 +106,7 @@ class Tracking:
             return
         from transfer.evaluation.metrics import evaluate
 
-        for epoch, metrics in shown_results(evaluate(run_dir, folder=folder, **identity)):
-            self.log_epoch(epoch, metrics)
+        self.log_epoch(0, shown_results(evaluate(run_dir, folder=folder, **identity)))
         self.log_artifact(folder / "metrics.json")
 
     def finish(self, status: str = "FINISHED") -> None:
@@ -161,6 +160,10 @@ class Tracking:
             "there: transfer track sync)",
             file=sys.stderr,
         )
+
+
+def _row(epoch: float, **metrics: float) -> dict[str, float]:
+    return {"epoch": float(epoch), **shown_metrics(metrics)}
 
 
 def _now() -> int:

@@ -1,7 +1,9 @@
 """A finished training as its files tell it: what MLflow has to show of it."""
 
+import contextlib
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,17 @@ from transfer.evaluation.predictions import class_names, read_predictions
 from transfer.files import sha256
 from transfer.layout import Layout
 from transfer.params import digest
-from transfer.tracking.shown import environment_tags, epoch_metrics, identity_tags, shown_params, shown_results
+from transfer.tracking.shown import (
+    environment_tags,
+    epoch_metrics,
+    identity_tags,
+    shown_metrics,
+    shown_params,
+    shown_results,
+)
 
 _FILES = ("env.json", "history.csv", "predictions.parquet")
-_LAYOUT = 1  # of what sync shows of a run; a new one makes the next sync show all runs again
+_LAYOUT = 2  # of what sync shows of a run; a new one makes the next sync show all runs again
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,11 @@ class RunFiles:
         points, time = [], float(started)
         for (epoch, row), measured, seconds in zip(epochs, system, env["seconds_per_epoch"], strict=True):
             time += 1000 * seconds
-            points += [(key, value, int(time), epoch) for key, value in (row | measured).items() if pd.notna(value)]
+            points += [
+                (key, value, int(time), epoch)
+                for key, value in shown_metrics(row | measured).items()
+                if pd.notna(value)
+            ]
         return RunContent(self, env, params, tags, points, started, 1000 * env["ended"])
 
     @property
@@ -78,8 +91,8 @@ class RunFiles:
         return self.directory / "model.safetensors"
 
     def is_finished(self) -> bool:
-        """Whether the training has written all its files; env.json comes last."""
-        return all((self.directory / name).is_file() for name in (*_FILES, self.weights.name))
+        """Whether the training has written all its files; env.json comes last. Its weights may be gone again."""
+        return all((self.directory / name).is_file() for name in _FILES)
 
 
 @dataclass(frozen=True)
@@ -107,8 +120,8 @@ class RunContent:
         return evaluate(files.directory, classes=classes, folder=folder, **identity)
 
     def result_points(self, results: dict[str, Any]) -> list[tuple[str, float, int, int]]:
-        """The metrics by protocol, each at the epoch that the protocol chose."""
-        return [(k, v, self.ended, epoch) for epoch, metrics in shown_results(results) for k, v in metrics.items()]
+        """The metrics by protocol, at step 0."""
+        return [(name, value, self.ended, 0) for name, value in shown_results(results).items()]
 
 
 def finished_runs(layout: Layout) -> list[RunFiles]:
@@ -121,3 +134,14 @@ def finished_runs(layout: Layout) -> list[RunFiles]:
             if run.is_finished():
                 found.append(run)
     return sorted(found, key=lambda run: (run.dataset, run.recipe, run.seed))
+
+
+def weights_of_runs(layout: Layout, going: Collection[Path] = ()) -> set[str]:
+    """Digests of the checkpoints of an experiment, without those that are ``going``."""
+    found = set()
+    for run in finished_runs(layout):
+        if run.weights.is_file() and run.weights not in going:
+            with contextlib.suppress(OSError, ValueError):  # a damaged one is said by a sync
+                env = json.loads((run.directory / "env.json").read_text(encoding="utf-8"))
+                found.add(env.get("weights_sha256"))
+    return found

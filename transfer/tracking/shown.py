@@ -6,6 +6,8 @@ from typing import Any
 # Limits of mlflow.utils.validation; longer values are refused or cut with a warning, depending on MLflow's settings.
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
 _ENVIRONMENT = ("commit", "python", "system", "cpu", "cores", "device", "precision", "threads", "deployment")
+# MLflow's page of a run shows its charts group by group, by name, and what has no group last: so the curves come first.
+EPOCH = "epoch/"
 _DIGESTS = ("data_digest", "params_digest", "code_digest")
 
 
@@ -16,20 +18,32 @@ def identity_tags(experiment: str, dataset: str, recipe: str, seed: int, digest:
         "dataset": dataset,
         "recipe": recipe,
         "seed": str(seed),
+        "mlflow.source.name": "transfer",
+        "mlflow.source.type": "LOCAL",
     }
 
 
-def shown_results(metrics: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
-    """From the content of metrics.json, per protocol: its epoch, and the metrics that MLflow shows there."""
-    for protocol, result in metrics["protocols"].items():
-        yield (
-            result["epoch"],
-            {
-                f"{protocol}/{split}_{name}": values[name]
-                for split, values in result["splits"].items()
-                for name in ("accuracy", "mean_class_accuracy", "macro_f1")
-            },
-        )
+def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of one epoch by MLflow's names: those without a group get the group ``epoch``."""
+    return {name if "/" in name else EPOCH + name: float(value) for name, value in metrics.items()}
+
+
+def shown_results(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """From the content of metrics.json, per protocol: its epoch and its accuracies.
+
+    To be logged at step 0: MLflow draws bars of them then, which compare runs, and else curves of one point.
+    """
+    return {
+        f"{protocol}/{name}": value
+        for protocol, result in metrics["protocols"].items()
+        for name, value in [("epoch", float(result["epoch"])), *_accuracies(result["splits"])]
+    }
+
+
+def _accuracies(splits: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for split, values in splits.items():
+        for name in ("accuracy", "mean_class_accuracy", "macro_f1"):
+            yield f"{split}_{name}", values[name]
 
 
 def environment_tags(env: Mapping[str, Any]) -> dict[str, str]:

@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
 
 from transfer.errors import UserError
+from transfer.tracking.views import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,6 +25,7 @@ PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 1000  # limits of mlflow.utils.valida
 
 _LOCK_SECONDS = 120
 _STALLED_SECONDS = 10  # between two of MLflow's migrations, on a busy machine
+_SQLITE_SECONDS = 20  # for another process's writing
 _CONNECT_SECONDS = 5
 _ADVISORY_LOCK = 0x7A5FE2  # any number, the same for all that open one PostgreSQL
 
@@ -64,7 +67,18 @@ def open_store(seconds: float = _CONNECT_SECONDS) -> "MlflowClient":
     except UserError:
         raise
     except Exception as error:  # whatever it is, the user has to be told in one line
-        raise UserError(f"MLflow's store {public(uri)}: {one_line(error)}") from error
+        advice = ": another process holds it; wait until it ends, or end it" if "is locked" in str(error) else ""
+        raise UserError(f"MLflow's store {public(uri)}: {one_line(error)}{advice}") from error
+
+
+def open_existing() -> "MlflowClient | None":
+    """The same, but None where there is no database yet: looking makes none. Raises UserError."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return None
+    return open_store()
 
 
 def one_line(error: BaseException) -> str:
@@ -80,6 +94,12 @@ def public(uri: str) -> str:
         return make_url(uri).render_as_string(hide_password=True)
     except Exception:  # not of that form: a folder
         return uri
+
+
+def local_path(uri: str) -> Path | None:
+    """The folder that ``uri`` is on this machine; None where it is somewhere else."""
+    parsed = urlparse(uri)
+    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
 
 
 def _prepare_sqlite(uri: str) -> None:
@@ -119,7 +139,7 @@ def _wait_for_migrations(path: Path) -> str | None:
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     head, before, since = _get_latest_schema_revision(), None, time.monotonic()
-    with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
+    with contextlib.closing(sqlite3.connect(path, timeout=_SQLITE_SECONDS)) as connection:
         while True:
             tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
             row = ("alembic_version",) in tables and connection.execute("SELECT * FROM alembic_version").fetchone()
@@ -211,7 +231,7 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name)
+            return client.create_experiment(name, tags=experiment_tags(name))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise

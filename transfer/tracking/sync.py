@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from transfer.tables.table1 import published
 from transfer.tracking import models, store
 from transfer.tracking.confusion import draw_confusion
 from transfer.tracking.runfiles import RunContent, RunFiles, finished_runs
-from transfer.tracking.shown import shown_tags
+from transfer.tracking.shown import EPOCH, shown_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,13 +37,17 @@ _CONTEXTS = {"train": "training", "val": "validation", "test": "test"}
 
 @dataclass
 class Synced:
-    """What a sync did, in numbers of runs, and what it could not do, in lines."""
+    """What a sync did, in numbers of runs, and what it could not do, in lines.
+
+    ``problems``: runs that are left out; ``outdated``: registered models whose new weights are gone.
+    """
 
     created: int = 0
     completed: int = 0
     unchanged: int = 0
     registered: int = 0
     problems: list[str] = field(default_factory=list)
+    outdated: list[str] = field(default_factory=list)
 
 
 def sync(params: Params, layout: Layout) -> Synced:
@@ -57,7 +62,7 @@ def sync(params: Params, layout: Layout) -> Synced:
         raise UserError(
             f"{layout.root / 'runs'}: no runs; train some first, such as by: snakemake --cores all train_all"
         )
-    with _alone(layout):
+    with alone(layout):
         client = store.open_store()
         try:
             return _Sync(client, params, layout).run()
@@ -68,7 +73,8 @@ def sync(params: Params, layout: Layout) -> Synced:
 
 
 @contextlib.contextmanager
-def _alone(layout: Layout) -> Iterator[None]:
+def alone(layout: Layout) -> Iterator[None]:
+    """Be the only one that changes what MLflow has of an experiment. Waits; raises UserError after a while."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(layout.root / ".track.lock")
@@ -145,7 +151,7 @@ class _Sync:
             self._datasets(run, files, content)
             self._artifacts(run_id, files, results, Path(folder))
         weights = content.tags["weights_sha256"]
-        if not models.has_model(self.client, experiment, run_id, weights):
+        if files.weights.is_file() and not models.has_model(self.client, experiment, run_id, weights):
             models.log_model(
                 self.client,
                 experiment,
@@ -163,7 +169,7 @@ class _Sync:
 
     def _is_whole(self, run: "Run") -> bool:
         there = {file.path for file in self.client.list_artifacts(run.info.run_id)}
-        return run.info.status == "FINISHED" and there.issuperset(_ARTIFACTS) and "val_loss" in run.data.metrics
+        return run.info.status == "FINISHED" and there.issuperset(_ARTIFACTS) and f"{EPOCH}val_loss" in run.data.metrics
 
     def _datasets(self, run: "Run", files: RunFiles, content: RunContent) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -221,14 +227,14 @@ class _Sync:
         run = self.client.get_run(parent)
         means: dict[str, float] = {"n_seeds": float(len(seeds))}
         for name in sorted(set.intersection(*(set(child.data.metrics) for child in seeds.values()))):
-            if name.endswith(_AVERAGED) and "/" in name:
+            if name.endswith(_AVERAGED) and not name.startswith(EPOCH):
                 values = [child.data.metrics[name] for child in seeds.values()]
                 means[name] = float(np.mean(values))
                 if len(values) > 1:
                     means[f"{name}_std"] = float(np.std(values, ddof=1))
         changed = {name: value for name, value in means.items() if run.data.metrics.get(name) != value}
-        now = max(child.info.end_time for child in seeds.values())
-        store.log_points(self.client, parent, [(name, value, now, len(seeds)) for name, value in changed.items()])
+        now = int(time.time() * 1000)  # the latest counts
+        store.log_points(self.client, parent, [(name, value, now, 0) for name, value in changed.items()])
         tags = {"protocols": next(iter(seeds.values())).data.tags["protocols"]}
         if dataset in self.params.dataset_definitions:
             family = self.params.dataset_definitions[dataset].reported_as
@@ -242,9 +248,9 @@ class _Sync:
     def _register(self, dataset: str, recipe: str, experiment: str, parent: str, seeds: "dict[int, Run]") -> None:
         """The seed that does best on the validation part becomes the registered model; never by the test set."""
         alias = chosen_protocol(next(iter(seeds.values())))
+        last = f"{EPOCH}val_accuracy"
         scores = {
-            seed: run.data.metrics.get(f"{alias}/val_accuracy", run.data.metrics["val_accuracy"])  # the last epoch's
-            for seed, run in seeds.items()
+            seed: run.data.metrics.get(f"{alias}/val_accuracy", run.data.metrics[last]) for seed, run in seeds.items()
         }
         seed = min(scores, key=lambda seed: (-scores[seed], seed))
         best, name = seeds[seed], f"{self.layout.experiment}.{dataset}.{recipe}"
@@ -252,6 +258,13 @@ class _Sync:
         if models.registered_weights(self.client, name, alias) == weights:
             return
         files = RunFiles(self.layout, dataset, recipe, seed)
+        if not files.weights.is_file():
+            if dataset in self.params.datasets and recipe in self.params.recipes:
+                self.done.outdated.append(
+                    f"{name}@{alias} is not renewed, since its weights were removed; make them again: snakemake "
+                    f"--cores all {files.weights}"
+                )
+            return
         content = files.read()
         with tempfile.TemporaryDirectory() as folder:
             classes = content.results(Path(folder))["classes"]

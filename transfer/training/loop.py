@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from transfer.params import TrainParams
+from transfer.training.compiled import compiled
 from transfer.training.device import autocast
 from transfer.training.epoch import RunningEpoch
 from transfer.training.seeds import stream
@@ -60,6 +61,7 @@ def train_epoch(
     """
     model.train()
     device = next(model.parameters()).device
+    forward = compiled(model) if params.compile else model
     running = running or RunningEpoch(epoch, steps, device)
     for step, (images, targets) in enumerate(batches, running.step):
         rate = learning_rate(params, epoch + (step + 0.5) / steps)
@@ -67,7 +69,7 @@ def train_epoch(
             group["lr"] = rate
         torch.manual_seed(stream(dropping_seed, "step", step))
         with autocast(device, precision):
-            logits = model(images)
+            logits = forward(images)
         loss = cross_entropy(logits.float(), targets, label_smoothing=params.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -56,7 +56,8 @@ def train(params: Params, dataset: str, recipe: str, seed: int, layout: Layout) 
 class Training:
     """State of one training, between its epochs and, in ``running``, within one.
 
-    ``parts`` are those that it predicts: a row of another part is neither known to it nor read.
+    ``parts`` are those that it predicts: a row of another part is neither known to it nor read. Without a ``device`` it
+    takes the one that its parameters say.
     """
 
     def __init__(
@@ -68,13 +69,14 @@ class Training:
         layout: Layout,
         parts: Sequence[str] = ("val", "test"),
         ranks: Ranks = ALONE,
+        device: torch.device | None = None,
     ) -> None:
         self.parts, self.ranks = parts, ranks
         self.params, self.dataset, self.recipe, self.seed = params, dataset, recipe, seed
         self.run_params: RunParams = params.run(dataset, recipe)
         self.directory = layout.run(dataset, recipe, seed)
         self.state_file = layout.state(dataset, recipe, seed) / "last.pt"
-        self.device = claim_device(self.run_params.train, f"{dataset} {recipe} seed{seed}")
+        self.device = device or claim_device(self.run_params.train, f"{dataset} {recipe} seed{seed}")
         self.precision = choose_precision(self.run_params.train, self.device)
         self.deterministic = set_deterministic(self.run_params.train.deterministic, self.device)
         torch.set_num_threads(self.run_params.train.threads)

@@ -50,6 +50,15 @@ def load_state(path: Path, identity: Identity) -> dict[str, Any] | None:
     """
     for part in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
         part.unlink(missing_ok=True)
+    state, problem = find_state(path, identity)
+    if problem:
+        then = "training starts over" if state is None else "the training continues from the state before it"
+        print(f"{problem}; {then}", file=sys.stderr)
+    return state
+
+
+def find_state(path: Path, identity: Identity) -> tuple[dict[str, Any] | None, str]:
+    """The state that :func:`load_state` continues from, and what is wrong with the newest one, empty if nothing is."""
     problems = []
     for file in (path, previous(path)):
         if not file.exists():
@@ -61,13 +70,9 @@ def load_state(path: Path, identity: Identity) -> dict[str, Any] | None:
             continue
         different = _differences(state["identity"], identity)
         if not different:
-            if problems:
-                print(f"{problems[0]}; the training continues from the state before it", file=sys.stderr)
-            return state
+            return state, "".join(problems[:1])
         problems.append(f"{file}: resume state of another training ({different})")
-    if problems:
-        print(f"{problems[0]}; training starts over", file=sys.stderr)
-    return None
+    return None, "".join(problems[:1])
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -1,17 +1,17 @@
 # The only helpers: the checked configuration, the versions that decide what is out of date, the resources of a job.
 
-import fcntl
 import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from snakemake.shell import shell
-from snakemake_interface_executor_plugins.settings import DeploymentMethod, ExecMode
+from snakemake_interface_executor_plugins.settings import DeploymentMethod, ExecMode, SharedFSUsage
 
-from transfer.config import DEFAULT, snapshot, validate
+from transfer.config import DEFAULT, load, validate
 from transfer.datasets.registry import get as parser
 from transfer.datasets.subsets import list_files
 from transfer.digest import step_digest
@@ -20,6 +20,7 @@ from transfer.layout import UPSAMPLING, Layout, archive_path, weights_path
 from transfer.models.registration import modules as models
 from transfer.models.weights.catalogue import OF_SOURCE
 from transfer.params import WHERE, digest
+from transfer.running import RUNNING, begin, edits, share
 from transfer.sources import load as load_sources
 
 # ---- Before any job
@@ -35,9 +36,14 @@ def or_stop(function, *arguments):
 
 
 def checked_params():
-    """The validated configuration; --configfile and --config lie on top of params/default.yaml."""
-    files = [DEFAULT, *(os.path.relpath(file) for file in workflow.overwrite_configfiles)]
-    return validate(config, files, workflow.config_settings.config)
+    """The validated configuration; --configfile and --config lie on top of params/default.yaml.
+
+    A job on another node parses this again: it reads what its workflow started with, also where the files were edited
+    since.
+    """
+    if "snapshot" in config:
+        return load([config["snapshot"]])
+    return validate(config, [DEFAULT, *CONFIG_FILES], workflow.config_settings.config)
 
 
 def located_archives():
@@ -75,21 +81,26 @@ def drop_conda_if_absent():
 def drop_stale_locks():
     """Remove the locks of a run that was killed, so that it continues without --unlock.
 
-    Every running workflow holds a shared lock on one file, which the kernel releases when the process ends, however it
-    ends. Who gets it exclusively is alone, and whatever lies in .snakemake/locks is stale.
+    Every running workflow holds a shared lock on one file. Who gets it exclusively is alone, and whatever lies in
+    .snakemake/locks is stale.
     """
-    folder = Path(".snakemake")
-    folder.mkdir(exist_ok=True)
-    handle = open(folder / "running", "w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder / "locks", ignore_errors=True)
-    except BlockingIOError:
-        pass
-    fcntl.flock(handle, fcntl.LOCK_SH)
-    return handle
+    return share(RUNNING, lambda: shutil.rmtree(".snakemake/locks", ignore_errors=True))
 
 
+def refuse_unrecorded():
+    """Raise UserError where files came by a `dvc pull` alone: without records, changes since would not be seen."""
+    root = Layout(EXPERIMENT).root
+    files = [
+        *root.glob("data/*/index.parquet"),
+        *root.glob("runs/*/*/*/env.json"),
+        *(Path(RAW_DIR, name) for name in DRAWN),
+    ]
+    recorded = any(Path(".snakemake").glob("metadata/*"))
+    if Path("dvc.lock").exists() and not recorded and any(file.exists() for file in files):
+        raise UserError("files of dvc.lock are here without Snakemake's records of how they were made: run make pull")
+
+
+CONFIG_FILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
 PARAMS = or_stop(checked_params)
 EXPERIMENT = PARAMS.experiment
 SNAPSHOT = Layout(EXPERIMENT).params.as_posix()
@@ -107,13 +118,48 @@ DRAWN = {
 DOWNLOADS = [file.path for entry in or_stop(load_sources).values() for file in entry.files if file.url]
 
 drop_conda_if_absent()
+if workflow.exec_mode == ExecMode.DEFAULT:
+    or_stop(refuse_unrecorded)
 if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
-    RUNNING = drop_stale_locks()
+    HELD = [drop_stale_locks()]
+if workflow.exec_mode == ExecMode.DEFAULT and SharedFSUsage.SOURCES in workflow.storage_settings.shared_fs_usage:
+    workflow.config_settings.configfiles = []
+    workflow.config_settings.config_args = [f"snapshot={SNAPSHOT}"]
 
 
 def write_snapshot():
     """The resolved configuration, which the jobs read; what a job depends on is in its version."""
-    snapshot(PARAMS, Path(SNAPSHOT))
+    HELD.append(or_stop(begin, PARAMS, Layout(EXPERIMENT)))
+
+
+def say_edits():
+    """One line where a parameter file was edited while the workflow ran."""
+    if line := edits(PARAMS, CONFIG_FILES, workflow.config_settings.config):
+        print(line, file=sys.stderr)
+
+
+def check_cluster():
+    """Stop before the first job where SLURM is asked for and it, or a partition that is named, is not there.
+
+    Snakemake would say it once per job, each time in the middle of a page.
+    """
+    if workflow.executor_plugin.name != "slurm":
+        return
+    try:
+        answer = subprocess.run(["sinfo", "--all", "--noheader", "--format=%R"], capture_output=True, text=True)
+    except FileNotFoundError:
+        advice = "run this where sbatch works, or without --profile profiles/slurm"
+        raise UserError(f"executor slurm: SLURM's commands are not on PATH; {advice}") from None
+    if answer.returncode != 0:
+        raise UserError(f"executor slurm: {answer.stderr.strip().partition(chr(10))[0]}; nothing was submitted")
+    settings, partitions = workflow.resource_settings, answer.stdout.split()
+    for resources in (settings.default_resources or {}, *settings.overwrite_resources.values()):
+        named = resources["slurm_partition"] if "slurm_partition" in resources else ""
+        asked = str(getattr(named, "raw", named)).strip("'\"")
+        unknown = set(asked.split(",")) - {"", *partitions}
+        if unknown and re.fullmatch(r"[\w.,-]+", asked):  # else it is an expression
+            listed = ", ".join(partitions) or "none"
+            raise UserError(f"slurm_partition: unknown name '{min(unknown)}'; this cluster has: {listed}")
 
 
 # ---- Files
@@ -309,6 +355,10 @@ def table_version(wildcards):
         for recipe in PARAMS.recipes
     ]
     return digest(chosen, families, parts, step_digest("table"))
+
+
+def overview_version(wildcards):
+    return step_digest("overview")
 
 
 # ---- Resources

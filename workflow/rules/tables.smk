@@ -1,6 +1,11 @@
 # Table 1, over datasets, recipes, seeds and protocols.
 
 
+# A copy of two small files is no job for a cluster's queue.
+localrules:
+    publish_table1,
+
+
 rule make_table1:
     input:
         metrics=of_all_runs("metrics.json"),
@@ -25,6 +30,31 @@ rule make_table1:
         "Table 1 of {wildcards.experiment}"
     shell:
         "python -m transfer table --params {params.config} > {log} 2>&1"
+
+
+rule summarize_runs:
+    input:
+        table=rules.make_table1.output.csv,
+        histories=of_all_runs("history.csv"),
+    output:
+        metrics=expand(
+            "results/{{experiment}}/metrics/{dataset}/{recipe}.json", dataset=PARAMS.datasets, recipe=PARAMS.recipes
+        ),
+        history="results/{experiment}/history.csv",
+    log:
+        "results/{experiment}/logs/summarize_runs.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=overview_version,
+    message:
+        "Accuracies and learning curves of {wildcards.experiment}"
+    shell:
+        "python -m transfer overview --params {params.config} > {log} 2>&1"
 
 
 rule publish_table1:

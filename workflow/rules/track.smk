@@ -1,6 +1,11 @@
 # MLflow, brought in line with the files. No outputs: it runs whenever it is asked for.
 
 
+# On a cluster too it runs where Snakemake does: what it finds is printed there.
+localrules:
+    track,
+
+
 rule track:
     input:
         table=f"results/{EXPERIMENT}/table1.csv",

@@ -1,0 +1,119 @@
+"""MLflow, the Optuna dashboard and the page of `dvc plots` after a real run, as a browser shows them."""
+
+import re
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+import shown
+from browser import driver  # noqa: F401
+from conftest import SMALLEST, Repository
+
+pytestmark = pytest.mark.workflow
+
+EPOCHS = 3
+RECIPES = ("baseline", "full")
+# What MLflow's own pages write to the console without accounts, and while they are laid out.
+THEIRS = re.compile(r"/mlflow/users/current |ResizeObserver loop |/favicon\.ico ")
+
+
+@pytest.fixture(scope="module")
+def run(sources, tmp_path_factory) -> Repository:
+    """Two recipes, two seeds and a search on one dataset, for some epochs, and all that the pages show of them."""
+    root = shutil.copytree(sources, tmp_path_factory.mktemp("pages") / "repository")
+    more = root / "pages.yaml"
+    more.write_text(f"datasets: [demo_rafdb]\ntrain: {{epochs: {EPOCHS}}}\n")
+    repository = Repository(root, *SMALLEST, more.name)
+    done = repository.snakemake("tables", "search", "track")
+    assert done.returncode == 0, done.stdout
+    for command in (
+        ["git", "init", "--quiet"],
+        ["python", "-m", "workflow.dvc.stages", SMALLEST[1], more.name],
+    ):
+        subprocess.run(command, cwd=root, env=repository.environment, check=True)
+    return repository
+
+
+@pytest.fixture
+def page(driver):  # noqa: F811
+    """The browser; afterwards nothing on the pages may have failed."""
+    yield driver
+    severe = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+    assert [message for message in severe if not THEIRS.search(message)] == []
+
+
+def test_mlflow(run, page):
+    with shown.mlflow(run.root, run.environment) as url:
+        shown.mlflow_settle(page, url)
+        shown.mlflow_experiments(page, url, ["smallest/demo_rafdb", "smallest/search/searched/demo_rafdb"])
+        assert "A run per recipe with the means over its seeds" in shown.text(page)
+
+        experiment, runs = shown.mlflow_ids(url, "smallest/demo_rafdb")
+        seeds = [f"full/seed{seed}" for seed in (0, 1)]
+        shown.mlflow_runs(page, url, experiment, "accuracies", [*RECIPES], opened="full")
+        table = shown.text(page)
+        assert all(name in table for name in seeds) and "baseline/seed0" not in table
+        # The mean over the seeds, as in Table 1.
+        cells = pd.read_csv(run.root / "results/table1.csv").set_index(["recipe", "protocol"])["accuracy"]
+        for recipe in RECIPES:
+            for protocol in ("last", "val_selected", "test_selected"):
+                assert f"{protocol}/test_accuracy" in table
+                found = [float(number) for number in re.findall(r"^0\.\d{4,}$", table, flags=re.MULTILINE)]
+                assert any(round(100 * value, 2) == cells[recipe, protocol] for value in found), (recipe, protocol)
+        no_errors(page)
+
+        curves = shown.mlflow_curves(page, url, experiment, runs["full/seed1"])
+        history = pd.read_csv(run.root / "results/smallest/runs/demo_rafdb/full/seed1/history.csv")
+        assert curves == {f"epoch/{name}": EPOCHS for name in history.columns.drop("epoch")}
+        groups = re.findall(r"(\w+)\s*\((\d+)\)", shown.text(page).partition("Auto-refresh")[2])
+        assert groups[0] == ("epoch", "6"), groups
+        no_errors(page)
+
+        means = shown.mlflow_mean_curves(page, url, experiment)
+        assert set(means.values()) == {EPOCHS} and "epoch/test_accuracy" in means
+        assert all(f"{recipe} (epoch/test_accuracy)" in shown.text(page) for recipe in RECIPES)
+        no_errors(page)
+
+        searched, _ = shown.mlflow_ids(url, "smallest/search/searched/demo_rafdb")
+        shown.mlflow_runs(page, url, searched, "trials", [f"trial{number}/seed0" for number in range(4)])
+        assert "model.mad" in shown.text(page) and "epoch/val_accuracy" in shown.text(page)
+        page.get("about:blank")  # which asks the server for nothing while it ends
+
+
+def test_optuna(run, page):
+    with shown.dashboard(run.root, run.environment, "results/smallest/params.yaml") as url:
+        name = "smallest/searched/demo_rafdb"
+        shown.studies(page, url, [name])
+        trials = pd.read_csv(run.root / "results/smallest/search/searched/demo_rafdb/trials.csv")
+        lines = shown.study(page, url, 0)
+        page_text = shown.text(page)
+        assert name in page_text and "validation accuracy" in page_text and "Objective 0" not in page_text
+        assert all(parameter in page_text for parameter in ("mad", "msad", "num_lanets", "upsample"))
+        best = trials.loc[trials["val_accuracy"].idxmax()]
+        assert f"{best['val_accuracy']:.3g}" in page_text
+        assert [points for line, points in lines.items() if line.startswith("Best Value")], lines
+        shown.trials(page, url, 0)
+        assert all(f"Trial {number}" in shown.text(page) for number in trials["trial"])
+        assert f"{len(trials)} Trials" in shown.text(page)
+        page.get("about:blank")
+
+
+def test_dvc_plots(run, page):
+    with shown.plots(run.root, run.environment) as url:
+        figures = shown.vega_plots(page, url, 3)
+        assert len(figures) == 3
+        for text, marks in figures:
+            assert all(name in text for name in ("demo_rafdb", *RECIPES)) and marks >= len(RECIPES), text
+        titles = " ".join(text for text, _ in figures)
+        assert all(title in titles for title in ("Test accuracy", "Validation accuracy", "Training loss"))
+        # Without the libraries beside it, and without a network, the page says what to do.
+        shutil.move(run.root / "dvc_plots/vega", run.root / "dvc_plots/elsewhere")
+        page.refresh()
+        assert "without a network run: make plots" in shown.text(page)
+        page.get_log("browser")  # where all of them are missing
+
+
+def no_errors(page) -> None:
+    words = ("Something went wrong", "went wrong", "No chart data", "Failed to", "Error loading", "not found")
+    assert not [word for word in words if word in shown.text(page)]

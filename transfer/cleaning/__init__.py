@@ -1,0 +1,1 @@
+"""What may go between runs: parts of an experiment, and what no table needs."""

@@ -1,0 +1,61 @@
+"""The parts of an experiment's folder, which ``transfer clean`` removes."""
+
+import csv
+from collections.abc import Sequence
+
+from transfer.cleaning.removal import Item, item, leftovers
+from transfer.errors import UserError
+from transfer.layout import Layout
+
+_TABLE = ("table1.csv", "table1.md")
+PARTS: dict[str, tuple[str, ...]] = {
+    "runs": (*_TABLE, "runs"),
+    "state": ("state",),
+    "search": ("search", "state/search"),
+    "weights": ("weights",),
+    "audit": ("audit",),
+    "logs": ("logs", "benchmarks"),
+    "data": ("data",),
+}
+"""What each part is, below results/<experiment>/; what was made from the rest comes first."""
+
+# Aligned faces and landmarks take hours of detection, and the snapshot says which experiment this is.
+_KEPT = ("data", "params.yaml")
+
+
+def parts_of(layout: Layout, chosen: Sequence[str], everything: bool) -> list[Item]:
+    """What of an experiment goes: the ``chosen`` parts, or everything; where neither is said all but its data.
+
+    Its table in results/ goes with its runs. Raises UserError for an experiment or a part that is not there.
+    """
+    root = layout.root
+    folders = {path.name for path in layout.results.glob("*") if path.is_dir()} - {"published"}
+    if layout.experiment not in folders:
+        raise UserError(f"{root}: no experiment; there are: {', '.join(sorted(folders)) or 'none'}")
+    if unknown := [name for name in chosen if name not in PARTS]:
+        raise UserError(f"--part {unknown[0]}: unknown; allowed: {', '.join(PARTS)}")
+    if everything:
+        paths = [root]
+    elif chosen:
+        paths = [root / name for part in PARTS if part in chosen for name in PARTS[part]]
+    else:
+        paths = [root / name for name in _TABLE]
+        paths += sorted(path for path in root.iterdir() if path.name not in (*_KEPT, *_TABLE))
+    found = [item(path, "") for path in paths if path.exists() or path.is_symlink()]
+    if everything or not chosen or "runs" in chosen:
+        found = [*_published_table(layout), *found]
+    covered = {entry.path for entry in found}
+    cut = [entry for entry in leftovers([root]) if not covered & {entry.path, *entry.path.parents}]
+    return [*found, *cut]
+
+
+def _published_table(layout: Layout) -> list[Item]:
+    """results/table1.csv and .md, where they are of this experiment."""
+    path = layout.results / "table1.csv"
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        row = next(csv.DictReader(file), {})
+    if row.get("experiment") != layout.experiment:
+        return []
+    return [item(file, "") for file in (path, path.with_suffix(".md")) if file.is_file()]
