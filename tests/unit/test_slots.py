@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -127,15 +128,17 @@ def test_what_the_user_or_the_cluster_shows_is_what_is_taken(job, tmp_path):
 
 
 def test_several_devices_are_collected_and_two_such_jobs_do_not_block_each_other(job, tmp_path):
-    """As devices come free one by one, one of the two jobs gets them all, and then the other."""
-    devices = tuple(f"GPU-{letter}" for letter in "abcdef")
+    """Each could have one of two devices while the other sleeps; one of them gets both, and then the other."""
+    devices = ("GPU-a", "GPU-b")
     (tmp_path / f"transfer-{os.getuid()}").mkdir(mode=0o700)
-    held = take(devices, 6, 1, "others", tmp_path / f"transfer-{os.getuid()}")
-    jobs = [job(str(i), count=6, seconds=0.5, devices=devices) for i in range(2)]
+    held = take(devices, 2, 1, "others", tmp_path / f"transfer-{os.getuid()}")
+    jobs = [job(str(i), count=2, seconds=0.5) for i in range(2)]
     wait_for(lambda: "which others use: others" in said(tmp_path, "0") and said(tmp_path, "1"))
-    for handle in held.values():
+    for process, handle in zip(jobs, held.values(), strict=True):
+        os.kill(process.pid, signal.SIGSTOP)
         os.close(handle)
-        time.sleep(0.7)  # longer than between two tries
+        time.sleep(1.5)  # longer than between two tries
+        os.kill(process.pid, signal.SIGCONT)
     for process in jobs:
         process.join(timeout=60)
         assert process.exitcode == 0
