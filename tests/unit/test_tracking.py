@@ -167,7 +167,7 @@ def test_a_slow_writer_delays_no_epoch_and_a_missing_artifact_is_one_line(mlflow
     tracker.log_epoch(21, metrics)
     os.kill(pid, signal.SIGCONT)
     tracker.finish()
-    assert points(tracker.run_id, f"metric_{19:0200d}") == [(epoch, 0.5) for epoch in range(1, 22)]
+    assert points(tracker.run_id, f"epoch/metric_{19:0200d}") == [(epoch, 0.5) for epoch in range(1, 22)]
     err = capfd.readouterr().err
     assert "absent.json" in err and err.count("\n") == 1
 
