@@ -48,6 +48,7 @@ def test_a_training_appears_live_in_the_default_store(mlflow_folder, mlflow_stor
     tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.runName"}
     identity = {"transfer.run": "demo/demo_rafdb/full/seed1@d1", "mlflow.parentRunId": parent.info.run_id}
     identity |= {"dataset": "demo_rafdb", "recipe": "full", "seed": "1"}
+    identity |= {"mlflow.source.name": "transfer", "mlflow.source.type": "LOCAL"}
     assert tags == identity | {"commit": "abc", "data_digest": "f00", "long": "y" * 8000}
     assert points(run_id, "val/accuracy") == [(1, 0.25), (2, 0.5)]
     assert [step for step, _ in points(run_id)] == [1, 2]
@@ -176,7 +177,7 @@ def test_a_slow_writer_delays_no_epoch_and_a_missing_artifact_is_one_line(mlflow
     tracker.log_epoch(21, metrics)
     os.kill(pid, signal.SIGCONT)
     tracker.finish()
-    assert points(tracker.run_id, f"metric_{19:0200d}") == [(epoch, 0.5) for epoch in range(1, 22)]
+    assert points(tracker.run_id, f"epoch/metric_{19:0200d}") == [(epoch, 0.5) for epoch in range(1, 22)]
     err = capfd.readouterr().err
     assert "absent.json" in err and err.count("\n") == 1
 
