@@ -29,8 +29,12 @@ class Repository:
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run to the table, or to the target that comes first; stdout and stderr come together."""
+        return self.process(*self.command(*arguments))
+
+    def process(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Any command; stdout and stderr come together."""
         return subprocess.run(
-            self.command(*arguments),
+            command,
             cwd=self.root,
             env=self.environment,
             stdin=subprocess.DEVNULL,

@@ -20,17 +20,7 @@ PARAMS = ("--params", "tests/workflow/smallest.yaml")
 
 
 def transfer(repository, *arguments):
-    command = [sys.executable, "-m", "transfer", *arguments]
-    return subprocess.run(
-        command,
-        cwd=repository.root,
-        env=repository.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
+    return repository.process(sys.executable, "-m", "transfer", *arguments)
 
 
 def start(repository, log, *arguments):

@@ -37,16 +37,7 @@ class Versioned(Repository):
 
     def run(self, *command: str, code: int = 0) -> str:
         """What the command prints, on stdout and stderr."""
-        done = subprocess.run(
-            command,
-            cwd=self.root,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-        )
+        done = self.process(*command)
         assert done.returncode == code, done.stdout
         return done.stdout
 
