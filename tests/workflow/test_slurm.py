@@ -123,7 +123,7 @@ def test_a_cancelled_training_is_submitted_again_and_a_preempted_one_requeued(cl
     with closing(sqlite3.connect(repository.root / "mlflow.db")) as database:
         shown = database.execute("SELECT run_uuid, status FROM runs WHERE name = 'full/seed0'").fetchall()
         assert [status for _, status in shown] == ["FINISHED"]
-        steps = database.execute("SELECT step FROM metrics WHERE run_uuid = ? AND key = 'val_loss'", shown[0][:1])
+        steps = database.execute("SELECT step FROM metrics WHERE run_uuid = ? AND key = 'epoch/val_loss'", shown[0][:1])
         assert sorted(step for (step,) in steps) == list(range(1, EPOCHS + 1))
 
 
