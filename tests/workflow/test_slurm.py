@@ -61,6 +61,14 @@ def wait(running: subprocess.Popen[bytes], repository: OnCluster, ready) -> None
         time.sleep(0.05)
 
 
+def time_of(state: Path) -> int:
+    """When it was last written; 0 in the moment in which the next one takes its place."""
+    try:
+        return state.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 @pytest.fixture(scope="module")
 def cluster():
     if reason := missing():
@@ -87,8 +95,8 @@ def table(cluster, sources, tmp_path_factory) -> tuple[OnCluster, Path]:
         (first,) = cluster.jobs("demo_rafdb_full_0")
         cluster.run("scancel", str(first))
         wait(running, repository, lambda: cluster.jobs("demo_rafdb_full_0")[first] == "CANCELLED")
-        saved = state.stat().st_mtime_ns
-        wait(running, repository, lambda: state.stat().st_mtime_ns > saved)
+        saved = time_of(state)
+        wait(running, repository, lambda: time_of(state) > saved)
         cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
         assert running.wait(timeout=900) == 0, repository.log.read_text()
         assert plain.wait(timeout=900) == 0
