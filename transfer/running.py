@@ -16,6 +16,7 @@ from transfer.layout import Layout
 from transfer.params import Params
 
 RUNNING = Path(".snakemake/running")
+_LISTED = 3  # of the parameters that differ
 
 
 def share(path: Path, alone: Callable[[], None]) -> IO[str]:
@@ -33,6 +34,14 @@ def share(path: Path, alone: Callable[[], None]) -> IO[str]:
         )
         fcntl.flock(handle, fcntl.LOCK_SH)
     return handle
+
+
+def at_work(path: Path = RUNNING) -> bool:
+    """Whether a workflow runs here."""
+    if not path.exists():
+        return False
+    with open(path) as handle:
+        return not _locked(handle, fcntl.LOCK_EX)
 
 
 @contextmanager
@@ -54,11 +63,10 @@ def begin(params: Params, layout: Layout) -> IO[str]:
     changes = config.differences(config.load([layout.params]), params)
     if changes:
         handle.close()
-        listed = "; ".join(f"{key} {theirs}, here {ours}" for key, theirs, ours in changes[:3])
-        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+        listed = "; ".join(f"{key} {theirs}, here {ours}" for key, theirs, ours in changes[:_LISTED])
         raise UserError(
-            f"experiment {params.experiment}: a workflow is at work on it with other parameters ({listed}{more}); wait "
-            "until it ends, or give this one another name: --config experiment=NAME"
+            f"experiment {params.experiment}: a workflow is at work on it with other parameters "
+            f"({listed}{_more(changes)}); wait until it ends, or give this one another name: --config experiment=NAME"
         )
     return handle
 
@@ -78,10 +86,13 @@ def edits(params: Params, files: Sequence[Path], command_line: Mapping[str, Any]
     if not changes:
         return None
     listed = ", ".join(
-        f"{config.origin(key, files, command_line)} ({key} {old} -> {new})" for key, old, new in changes[:3]
+        f"{config.origin(key, files, command_line)} ({key} {old} -> {new})" for key, old, new in changes[:_LISTED]
     )
-    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-    return f"edited {since}: {listed}{more}; {kept}"
+    return f"edited {since}: {listed}{_more(changes)}; {kept}"
+
+
+def _more(changes: Sequence[Any]) -> str:
+    return f" and {len(changes) - _LISTED} more" if len(changes) > _LISTED else ""
 
 
 def _locked(handle: IO[str], kind: int) -> bool:

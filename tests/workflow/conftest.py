@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -44,15 +45,15 @@ class Repository:
             timeout=900,
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Run in the background, in a process group of its own."""
+    def start(self, *arguments: str, log: IO | int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        """Run in the background, in a process group of its own; ``log`` gets stdout and stderr."""
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.root,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 

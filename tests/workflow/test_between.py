@@ -25,17 +25,8 @@ def transfer(repository, *arguments):
 
 def start(repository, log, *arguments):
     """Begin a training of eight epochs, and wait until it has done the first."""
-    command = repository.command(f"{RUN}/metrics.json", "--config", "train={epochs: 8}", *arguments)
     state = repository.root / "results/smallest/state/demo_rafdb/full/seed0"
-    running = subprocess.Popen(
-        command,
-        cwd=repository.root,
-        env=repository.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    running = repository.start(f"{RUN}/metrics.json", "--config", "train={epochs: 8}", *arguments, log=log)
     while not any(path.is_file() for path in state.rglob("*")):
         assert running.poll() is None, "it ended before its first epoch did"
         time.sleep(0.05)

@@ -42,15 +42,7 @@ class OnCluster(Repository):
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         with open(self.log, "wb") as log:
-            return subprocess.Popen(
-                self.command(*arguments),
-                cwd=self.root,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            return super().start(*arguments, log=log)
 
 
 def wait(running: subprocess.Popen[bytes], repository: OnCluster, ready) -> None:

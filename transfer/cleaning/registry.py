@@ -27,7 +27,7 @@ def unneeded_models(client: "MlflowClient", layout: Layout, going: set[Path]) ->
             continue
         versions = _versions(client, experiment.name)
         known = set()
-        for model in _logged(client, experiment.experiment_id):
+        for model in store.every_page(client.search_logged_models, [experiment.experiment_id]):
             known.add(model.model_id)
             folder = _folder(model.artifact_location)
             if folder and "weights_sha256" in model.tags and (why := _why(model, folder, versions, present)):
@@ -53,7 +53,7 @@ def _versions(client: "MlflowClient", experiment: str) -> dict[str, str | None]:
     """Of each registered model why it may go: no alias names it; None where one does, or where others registered it."""
     own = experiment.replace("/", ".") + "."
     found: dict[str, str | None] = {}
-    for version in _all_versions(client):
+    for version in store.every_page(client.search_model_versions):
         # Searches say nothing of aliases and, with a database, nothing of the model's id.
         aliased = client.get_model_version(version.name, version.version).aliases
         free = version.name.startswith(own) and not aliased and found.get(_model_of(version), "") is not None
@@ -61,29 +61,9 @@ def _versions(client: "MlflowClient", experiment: str) -> dict[str, str | None]:
     return found
 
 
-def _all_versions(client: "MlflowClient") -> "Iterator[ModelVersion]":
-    token = None
-    while True:
-        page = client.search_model_versions(page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
 def _model_of(version: "ModelVersion") -> str:
     """Id of the logged model that a registered version is."""
     return version.source.removeprefix("models:/")
-
-
-def _logged(client: "MlflowClient", experiment: str) -> "Iterator[LoggedModel]":
-    token = None
-    while True:
-        page = client.search_logged_models([experiment], page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _folder(location: str) -> Path | None:
@@ -97,7 +77,7 @@ def _folder(location: str) -> Path | None:
 def remove_model(client: "MlflowClient", entry: Item) -> None:
     """Remove a logged model with its registered versions: first what names it, the files last."""
     if entry.model:
-        for version in _all_versions(client):
+        for version in store.every_page(client.search_model_versions):
             if _model_of(version) == entry.model:
                 client.delete_model_version(version.name, version.version)
         client.delete_logged_model(entry.model)

@@ -9,7 +9,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
@@ -264,11 +264,15 @@ def parent_run(client: "MlflowClient", experiment: str, name: str, recipe: str) 
 
 def all_runs(client: "MlflowClient", experiment: str, query: str = "") -> "Iterator[Run]":
     """Every active run of an experiment that ``query`` finds, the latest first."""
+    order = ["attributes.start_time DESC"]
+    return every_page(client.search_runs, [experiment], query, order_by=order, max_results=1000)
+
+
+def every_page(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
+    """What a search of MLflow's client finds, page after page."""
     token = None
     while True:
-        page = client.search_runs(
-            [experiment], query, order_by=["attributes.start_time DESC"], max_results=1000, page_token=token
-        )
+        page = search(*arguments, page_token=token, **options)
         yield from page
         token = page.token
         if not token:

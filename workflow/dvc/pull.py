@@ -4,7 +4,6 @@ After a `dvc pull` alone Snakemake has files whose times say nothing, and no rec
 would not see that a parameter or code has changed since. The records are stored with the files.
 """
 
-import fcntl
 import logging
 import re
 import shlex
@@ -21,10 +20,9 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 from transfer.errors import UserError
+from transfer.running import at_work
 from workflow.dvc.records import FOLDER, restore
 from workflow.dvc.stages import TARGETS
-
-RUNNING = Path(".snakemake/running")
 
 
 def pull() -> None:
@@ -34,7 +32,8 @@ def pull() -> None:
     """
     if not Path("dvc.lock").exists():
         raise UserError("dvc.lock: not there, so nothing of this commit is stored; dvc repro makes everything")
-    _refuse_beside_a_workflow()
+    if at_work():
+        raise UserError("a workflow is running here; wait until it has ended")
     with Repo() as repo:
         try:
             stages, private, missing = _fetch(repo)
@@ -55,16 +54,6 @@ def pull() -> None:
     if missing:
         files = ", ".join(missing)
         raise UserError(f"not on the remote: {files}; dvc push where they were made, or dvc repro here")
-
-
-def _refuse_beside_a_workflow() -> None:
-    """Raise UserError while Snakemake runs here, which holds a lock on a file (workflow/rules/common.smk)."""
-    if RUNNING.exists():
-        with open(RUNNING) as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError("a workflow is running here; wait until it has ended") from None
 
 
 def _fetch(repo: Repo) -> tuple[list[PipelineStage], list[str], list[str]]:

@@ -89,14 +89,15 @@ def drop_stale_locks():
 
 def refuse_unrecorded():
     """Raise UserError where files came by a `dvc pull` alone: without records, changes since would not be seen."""
+    if not Path("dvc.lock").exists() or any(Path(".snakemake").glob("metadata/*")):
+        return
     root = Layout(EXPERIMENT).root
     files = [
         *root.glob("data/*/index.parquet"),
         *root.glob("runs/*/*/*/env.json"),
         *(Path(RAW_DIR, name) for name in DRAWN),
     ]
-    recorded = any(Path(".snakemake").glob("metadata/*"))
-    if Path("dvc.lock").exists() and not recorded and any(file.exists() for file in files):
+    if any(file.exists() for file in files):
         raise UserError("files of dvc.lock are here without Snakemake's records of how they were made: run make pull")
 
 
