@@ -127,6 +127,8 @@ class TrainParams(Strict):
     clip_norm: Annotated[float, Field(ge=0)] = 10.0
     """Largest L2 norm of the gradient; 0 switches clipping off."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of the exponential average of the weights, which is then what is evaluated and kept; 0: none."""
     targets: Literal["label", "votes"] = "label"
     """votes: the taggers' votes over the classes as soft labels, where the dataset has them."""
     augment: Augmentation = Augmentation()

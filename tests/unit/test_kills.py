@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 KILLS = 20
 EPOCHS = 6
 STEPS = 3
-PARAMS = {"train": {"epochs": EPOCHS, "flip_views": True}}
+PARAMS = {"train": {"epochs": EPOCHS, "flip_views": True, "ema": 0.7}}
 
 
 @pytest.fixture(scope="module")

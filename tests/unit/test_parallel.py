@@ -97,7 +97,7 @@ def test_two_processes_train_as_one(alone, tmp_path):
 
 
 def test_three_processes_and_soft_targets(tmp_path):
-    changes = {"epochs": 1, "batch_size": 6, "targets": "votes", "label_smoothing": 0.1, "clip_norm": 0.5}
+    changes = {"epochs": 1, "batch_size": 6, "targets": "votes", "label_smoothing": 0.1, "clip_norm": 0.5, "ema": 0.5}
     params = tiny_params(train=changes)
     one, three = (tiny_dataset(tmp_path / name, votes=True) for name in ("one", "three"))
     train(params, "faces", "baseline", 0, one)

@@ -24,6 +24,7 @@ from transfer.bench.plain import Faces, PlainTraining
 from transfer.datasets.render import EXPRESSIONS, render_face
 from transfer.faces.store import store_writer
 from transfer.params import ModelParams, TrainParams
+from transfer.training.average import make_average
 from transfer.training.batches import FaceStore, training_batches
 from transfer.training.device import choose_device, choose_precision
 from transfer.training.loop import make_optimizer, train_epoch
@@ -182,6 +183,7 @@ class _Ours:
         torch.manual_seed(0)
         self.train, self.device, self.precision = train, device, precision
         self.model = create_model(model, faces.classes).to(device, memory_format=torch.channels_last)
+        self.average = make_average(self.model, train.ema)
         self.optimizer = make_optimizer(self.model, train)
         self.store = FaceStore(faces.store, model.img_size, faces.rows)
         self.rows, self.labels = faces.rows, torch.from_numpy(faces.labels)
@@ -200,7 +202,15 @@ class _Ours:
 
     def _steps(self, batches: Iterator[tuple[Tensor, Tensor]], steps: int) -> None:
         train_epoch(
-            self.model, self.optimizer, batches, steps, 0, self.train, self.precision, on_batch=lambda images: None
+            self.model,
+            self.optimizer,
+            batches,
+            steps,
+            0,
+            self.train,
+            self.precision,
+            on_batch=lambda images: None,
+            average=self.average,
         )
 
     def _batches(self, steps: int) -> Iterator[tuple[Tensor, Tensor]]:

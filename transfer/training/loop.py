@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -50,14 +51,16 @@ def train_epoch(
     precision: str,
     on_batch: Callable[[int], None],
     dropping_seed: int = 0,
+    average: ModelEmaV3 | None = None,
     running: RunningEpoch | None = None,
 ) -> tuple[float, float]:
     """Train for one epoch (0-based ``epoch``) of ``steps`` batches; mean loss and accuracy on its augmented images.
 
     ``batches`` begin where ``running`` stands. Between two steps ``on_batch`` gets the number of images of the one
     before and may raise; ``running`` then holds what continues the epoch. Every step has its own stream for what the
-    model draws, of ``dropping_seed``. Where ``running`` has several ranks, ``batches`` are this one's parts of them;
-    images, loss and accuracy are those of the whole. Raises Diverged when the loss is lost.
+    model draws, of ``dropping_seed``. After each step ``average`` takes in the weights. Where ``running`` has several
+    ranks, ``batches`` are this one's parts of them; images, loss and accuracy are those of the whole. Raises Diverged
+    when the loss is lost.
     """
     model.train()
     device = next(model.parameters()).device
@@ -76,6 +79,8 @@ def train_epoch(
         running.ranks.average_gradients(model)
         norm = clip_gradients(model, params.clip_norm)
         optimizer.step()
+        if average is not None:
+            average.update(model, epoch * steps + step + 1)
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
         correct = (logits.detach().argmax(dim=1) == classes).sum()
         running.add(loss.detach(), norm, correct, len(images), rate)

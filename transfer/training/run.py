@@ -29,6 +29,7 @@ from transfer.models.weights.safetensors_file import KEY
 from transfer.params import WHERE, ModelParams, Params, RunParams, digest
 from transfer.progress import progress
 from transfer.tracking import Tracking, environment_tags, epoch_metrics
+from transfer.training.average import make_average
 from transfer.training.batches import FaceStore, evaluation_batches, training_batches
 from transfer.training.determinism import set_deterministic
 from transfer.training.device import choose_precision
@@ -84,6 +85,7 @@ class Training:
         self._load_data(layout.data(dataset), layout.plan(dataset, self.run_params.sampling.upsample))
         self.model = ranks.prepare(create_model(self.run_params.model, len(self.classes)), self.device)
         self.model.to(self.device, memory_format=torch.channels_last)
+        self.average = make_average(self.model, self.run_params.train.ema)
         self.optimizer = make_optimizer(self.model, self.run_params.train)
         self.code_digest = step_digest("train", modules()[self.run_params.model.name])
         self.weights = {name: layout.weights(name) for name in self.run_params.model.pretrained}
@@ -221,6 +223,7 @@ class Training:
             self.precision,
             on_batch,
             dropping,
+            self.average,
             self.running,
         )
         row = {"epoch": epoch + 1, "lr": learning_rate(train, epoch + 1)}
@@ -249,7 +252,7 @@ class Training:
             if part not in probabilities:
                 rows = self.rows[part]
                 batches = self._interruptible(evaluation_batches(self.store, self.ranks.share(rows), self.device))
-                own = predict(self.model, batches, self.precision, self.run_params.train.flip_views)
+                own = predict(self.evaluated, batches, self.precision, self.run_params.train.flip_views)
                 probabilities[part] = self.ranks.gather(own, len(rows))
             return probabilities[part]
 
@@ -280,6 +283,11 @@ class Training:
             self.check_signals()
 
     @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and kept: with the average of the weights, where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    @property
     def kept(self) -> str:
         """The protocol whose weights become model.safetensors."""
         return "val_selected" if "val_selected" in self.params.protocols else "last"
@@ -288,6 +296,7 @@ class Training:
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": self.average and self.average.module.state_dict(),
             "history": self.history,
             "best": self.best,
             "seconds": self.seconds,
@@ -306,6 +315,8 @@ class Training:
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
         self.mlflow_run, self.running_seconds = state["mlflow_run"], state["running_seconds"]
         if state["running"]:
@@ -376,8 +387,8 @@ class Training:
             tracking.log_artifact(self.directory / name)
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        """A copy of the present weights, on the CPU."""
-        return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        """A copy of the weights that are evaluated, on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self.evaluated.state_dict().items()}
 
     def _environment(self, tracking: Tracking) -> dict[str, Any]:
         """What env.json says: enough to show the run in MLflow from its files alone."""
