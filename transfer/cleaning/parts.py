@@ -10,6 +10,7 @@ from transfer.layout import Layout
 _TABLE = ("table1.csv", "table1.md")
 PARTS: dict[str, tuple[str, ...]] = {
     "runs": (*_TABLE, "runs"),
+    "evaluations": ("evaluations",),
     "state": ("state",),
     "search": ("search", "state/search"),
     "weights": ("weights",),
