@@ -84,7 +84,7 @@ def noise(images: Tensor, severity: float, seeds: Sequence[int]) -> Tensor:
 
 
 def low_resolution(images: Tensor, severity: float) -> Tensor:
-    """Reduced by the factor ``severity``, each pixel the mean of what it covers, and enlarged again, bilinearly."""
+    """Reduced by the factor ``severity`` with antialiasing, and enlarged again, both bilinearly."""
     size = list(images.shape[2:])
     reduced = [max(1, round(length / severity)) for length in size]
     return F.resize(F.resize(images, reduced, antialias=True), size, antialias=True).clamp(0, 1)
