@@ -135,16 +135,17 @@ def _from_the_last_snapshot(files: list[Path]) -> list[Path]:
 
 def differences(one: Params, other: Params) -> list[tuple[str, Any, Any]]:
     """The keys in which two configurations differ, dotted, with both values; None where one has no such key."""
-    flat = [_flat(params.model_dump(mode="json", exclude_unset=True)) for params in (one, other)]
-    keys = dict.fromkeys([*flat[0], *flat[1]])
-    return [(key, flat[0].get(key), flat[1].get(key)) for key in keys if flat[0].get(key) != flat[1].get(key)]
+    first, second = (flat(params.model_dump(mode="json", exclude_unset=True)) for params in (one, other))
+    keys = dict.fromkeys([*first, *second])
+    return [(key, first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters by their dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def origin(key: str, files: Sequence[Path], command_line: Mapping[str, Any]) -> str:

@@ -27,6 +27,8 @@ STEPS = {
     "weights": ("transfer.models.weights.convert",),
     "train": ("transfer.training.run",),
     "evaluate": ("transfer.evaluation.metrics",),
+    "robustness": ("transfer.evaluation.robustness",),
+    "cross": ("transfer.evaluation.cross",),
     "table": ("transfer.tables.experiment",),
     "overview": ("transfer.tables.overview",),
     "search": ("transfer.search.worker",),

@@ -47,6 +47,7 @@ def demo(tmp_path, monkeypatch) -> Layout:
         write(DEMO.root / name)
     for name in ("benchmarks/train.tsv", "search/journal.log", "search/searched/best.yaml", "table1.csv"):
         write(DEMO.root / name)
+    write(DEMO.root / "evaluations/robustness/d/full/seed0/robustness.parquet")
     for name in ("state/d/full/seed0/last.pt", "state/search/searched/d/trial0/seed0/last.pt"):
         write(DEMO.root / name)
     for name in ("model.safetensors", "metrics.json"):
@@ -133,11 +134,13 @@ def test_a_part_goes_alone(demo, part):
         gone
         == {
             "runs": {
+                "evaluations/robustness/d/full/seed0/robustness.parquet",
                 "runs/d/full/seed0/model.safetensors",
                 "runs/d/full/seed0/metrics.json",
                 "table1.csv",
                 "table1.md",
             },
+            "evaluations": {"evaluations/robustness/d/full/seed0/robustness.parquet"},
             "state": {"state/d/full/seed0/last.pt", "state/search/searched/d/trial0/seed0/last.pt"},
             "search": {
                 "search/journal.log",
@@ -347,7 +350,7 @@ def test_on_a_terminal_it_asks(demo, answer, gone):
     )
     os.close(keyboard), os.close(terminal)
     assert done.returncode == 0, done.stderr
-    assert "Remove 3 files and folders, 40 B? [y/N]" in done.stdout
+    assert "Remove 4 files and folders, 50 B? [y/N]" in done.stdout
     assert (demo.root / "runs").exists() != gone
 
 

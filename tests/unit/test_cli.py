@@ -61,6 +61,8 @@ def test_schema_writes_the_file(transfer):
         (["audit"], "data/demo_rafdb/hashes.parquet: not there; make it with transfer hash"),
         (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with transfer align"),
         (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "predictions.parquet"),
+        (["robustness", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "env.json: missing; expected"),
+        (["cross", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "aligned.npy: not there; make it"),
         (
             ["search", "--search", "rates", "--dataset", "demo_rafdb"],
             "--search rates: not in experiment demo; allowed: ",
@@ -101,7 +103,7 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
-    verbs += ["sample", "weights", "train", "predict", "evaluate"]
+    verbs += ["sample", "weights", "train", "predict", "evaluate", "robustness", "cross"]
     verbs += ["search", "search-report", "dashboard", "table", "overview", "publish", "clean", "prune"]
     commands = typer.main.get_command(cli.app).commands
     assert list(commands) == ["params", "schema", *verbs, "bench", "track"]

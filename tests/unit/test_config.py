@@ -12,6 +12,7 @@ from snakemake.utils import update_config
 
 from transfer import config
 from transfer.errors import UserError
+from transfer.evaluation.severities import SEVERITIES
 from transfer.layout import Layout, archive_path
 from transfer.params import merge
 
@@ -34,6 +35,16 @@ def test_schema_is_current():
 def test_files_of_the_repository_are_valid(file):
     config.load([file])
     jsonschema.validate(yaml.safe_load(file.read_text()), json.loads((ROOT / "params/schema.json").read_text()))
+
+
+def test_corruptions_that_are_chosen():
+    short = config.load().robustness.chosen()
+    assert set(short) == set(SEVERITIES) and short["blur"] == [0.02, 0.04]
+    every = config.load(values=["robustness.corruptions=all"]).robustness.chosen()
+    assert every == {name: list(scale.severities) for name, scale in SEVERITIES.items()}
+    assert config.load([ROOT / "params/paper.yaml"]).robustness.chosen() == every
+    own = config.load(values=["robustness.corruptions={blur: [], noise: [0.3, 0.1]}"]).robustness.chosen()
+    assert "blur" not in own and own["noise"] == [0.1, 0.3]
 
 
 def test_paper_is_the_papers_grid():
@@ -94,6 +105,21 @@ def test_paper_is_the_papers_grid():
             "dataset_definitions.demo_ferplus={archive: demo_rafdb.zip}",
             "dataset_definitions.demo_ferplus.archive: demo_rafdb.zip is drawn for demo_rafdb in another way",
         ),
+        (
+            "robustness.corruptions={blurr: [1]}",
+            "command line: robustness.corruptions: unknown name 'blurr'; allowed: occlude_random, occlude_eyes, ",
+        ),
+        (
+            "robustness.corruptions.blur=[0.1, 0.3]",
+            "command line: robustness.corruptions.blur: 0.3: expected more than 0 and at most 0.25 (standard deviation",
+        ),
+        (
+            "robustness.corruptions.low_resolution=[1]",
+            "command line: robustness.corruptions.low_resolution: 1: expected more than 1 and at most 32 (side of the",
+        ),
+        ("robustness.corruptions.noise=[0.1, 0.1]", "robustness.corruptions.noise: a value appears twice: [0.1, 0.1]"),
+        ("robustness.corruptions.noise=0.1", "robustness.corruptions.noise: should be a valid list, found 0.1"),
+        ("robustness.seed=-1", "command line: robustness.seed: should be greater than or equal to 0, found -1"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_key_and_what_is_allowed(value, expected):
@@ -233,6 +259,7 @@ def test_layout():
     assert layout.plan("d", "sqrt").as_posix() == "results/demo/data/d/plan_sqrt.npy"
     assert layout.run("d", "r", 3).as_posix() == "results/demo/runs/d/r/seed3"
     assert layout.state("d", "r", 3).as_posix() == "results/demo/state/d/r/seed3"
+    assert layout.evaluation("cross", "d", "r", 3).as_posix() == "results/demo/evaluations/cross/d/r/seed3"
 
 
 def test_what_the_snakefile_imports_does_not_import_torch():

@@ -115,6 +115,8 @@ def test_every_step_and_every_transparent_module_exists():
         ("sample", ("datasets", "faces", "models", "training", "evaluation", "tables")),
         ("train", ("datasets", "faces", "tables", "sampling")),
         ("evaluate", ("datasets", "faces", "models", "training", "tables", "sampling")),
+        ("robustness", ("tables", "sampling")),
+        ("cross", ("tables", "sampling")),
         ("table", ("datasets", "faces", "models", "training", "sampling")),
     ],
 )

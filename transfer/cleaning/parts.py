@@ -9,7 +9,8 @@ from transfer.layout import Layout
 
 _TABLE = ("table1.csv", "table1.md")
 PARTS: dict[str, tuple[str, ...]] = {
-    "runs": (*_TABLE, "runs"),
+    "runs": (*_TABLE, "evaluations", "runs"),
+    "evaluations": ("evaluations",),
     "state": ("state",),
     "search": ("search", "state/search"),
     "weights": ("weights",),

@@ -117,3 +117,52 @@ def evaluate(
         classes=classes,
         subsets=subsets if (subsets := layout.data(dataset) / "subsets.parquet").exists() else None,
     )
+
+
+@app.command()
+def robustness(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = None, values: Values = None) -> None:
+    """A training on corrupted test faces. Reads: RUN/model.safetensors, RUN/predictions.parquet, RUN/env.json,
+    D/index.parquet, D/aligned.npy, D/aligned.parquet, D/split.parquet.
+    Writes: R/evaluations/robustness/DATASET/RECIPE/seedSEED/robustness.parquet."""
+    chosen, layout = load(files, values, dataset, recipe)
+
+    from transfer.evaluation.robustness import accuracies, evaluate_robustness
+
+    table = evaluate_robustness(chosen, layout, dataset, recipe, seed)
+    if left_out := table.attrs["without_landmarks"]:
+        print(f"{dataset}: {left_out:,} faces without landmarks, left out where a place on the face is covered")
+    for row in accuracies(table).itertuples():
+        untouched = f"{row.untouched_accuracy:.2%} untouched"
+        print(f"{row.corruption} {row.severity:g}: {row.accuracy:.2%} of {row.n:,} ({untouched})")
+
+
+@app.command()
+def cross(
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="The dataset of the training.")],
+    recipe: Recipe,
+    seed: Seed,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A dataset to test on; repeatable. Default: all others of the experiment."),
+    ] = None,
+    files: ParamFiles = None,
+    values: Values = None,
+) -> None:
+    """A training on the test faces of other datasets. Reads: RUN/model.safetensors, RUN/predictions.parquet,
+    RUN/env.json, D/split.parquet; of each other dataset D/aligned.npy, D/aligned.parquet, D/split.parquet.
+    Writes: R/evaluations/cross/DATASET/RECIPE/seedSEED/OTHER.parquet."""
+    chosen, layout = load(files, values, dataset, recipe)
+    known = [name for name in chosen.datasets if name != dataset]
+    for name in on or ():
+        if name not in known:
+            allowed = ", ".join(known) or "none"
+            raise UserError(f"--on {name}: not another dataset of experiment {chosen.experiment}; allowed: {allowed}")
+    if not known:
+        raise UserError(f"experiment {chosen.experiment} has no other dataset than {dataset}; name more in datasets")
+
+    from transfer.evaluation.cross import cross_accuracy, evaluate_cross
+
+    for other, frame in evaluate_cross(chosen, layout, dataset, recipe, seed, on or known).items():
+        found = cross_accuracy(frame)
+        gone = "".join(f", {count:,} of {name} left out" for name, count in frame.attrs["left_out"].items())
+        print(f"{dataset} on {other}: {found['accuracy']:.2%} of {found['n']:,}{gone}")

@@ -48,7 +48,7 @@ class FaceStore:
         self.mapped += pixels.nbytes
         if self.mapped > _MAPPED_BYTES:
             self.release()
-        return pixels if pixels.shape[1] == self.side else _resized(pixels, self.side)
+        return pixels if pixels.shape[1] == self.side else resized(pixels, self.side)
 
     def release(self) -> None:
         """Hand back the pages of the map; the next reading maps them again."""
@@ -61,7 +61,8 @@ class FaceStore:
         return pixels.permute(0, 3, 1, 2).float().div_(255)
 
 
-def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
+def resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Faces (N, any, any, 3) uint8 at another side, as the network is shown them."""
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     resized = interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
     return resized.permute(0, 2, 3, 1).contiguous().numpy()

@@ -169,6 +169,7 @@ def check_cluster():
 wildcard_constraints:
     experiment=re.escape(EXPERIMENT),
     dataset="|".join(PARAMS.datasets),
+    test_dataset="|".join(PARAMS.datasets),
     recipe="|".join(PARAMS.recipes),
     seed=r"\d+",
     search="|".join(PARAMS.searches) or "$^",
@@ -331,6 +332,19 @@ def evaluate_version(wildcards):
     return step_digest("evaluate")
 
 
+def robustness_version(wildcards):
+    model = PARAMS.run(wildcards.dataset, wildcards.recipe).model.name
+    return digest(PARAMS.robustness.chosen(), PARAMS.robustness.seed, step_digest("robustness", models()[model]))
+
+
+def cross_version(wildcards):
+    # Which archives hold the same pictures decides what is refused.
+    named = [PARAMS.dataset_definitions[name] for name in (wildcards.dataset, wildcards.test_dataset)]
+    pictures = [(definition.parser, definition.archive) for definition in named]
+    model = PARAMS.run(wildcards.dataset, wildcards.recipe).model.name
+    return digest(pictures, step_digest("cross", models()[model]))
+
+
 def search_version(wildcards):
     search = PARAMS.search_definitions[wildcards.search]
     run = PARAMS.run(wildcards.dataset, search.recipe)
@@ -383,6 +397,16 @@ def train_gpus(wildcards):
     """One per process where CUDA is asked for; `auto` takes what is there, and asks a cluster for nothing."""
     cuda = PARAMS.run(wildcards.dataset, wildcards.recipe).train.device == "cuda"
     return train_processes(wildcards) if cuda else 0
+
+
+def prediction_threads(wildcards):
+    """Those of one process of the training."""
+    return PARAMS.run(wildcards.dataset, wildcards.recipe).train.threads
+
+
+def prediction_gpus(wildcards):
+    """One where CUDA is asked for."""
+    return int(PARAMS.run(wildcards.dataset, wildcards.recipe).train.device == "cuda")
 
 
 def search_threads(wildcards):

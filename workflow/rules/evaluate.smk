@@ -1,4 +1,4 @@
-# Metrics of each training, from its predictions.
+# Metrics of each training, from its predictions, and what it is asked after it: corrupted faces, other datasets.
 
 
 rule evaluate_run:
@@ -22,3 +22,65 @@ rule evaluate_run:
     shell:
         "python -m transfer evaluate --params {params.config}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
+
+
+rule evaluate_robustness:
+    input:
+        weights=rules.train_model.output.weights,
+        predictions=rules.train_model.output.predictions,
+        environment=rules.train_model.output.environment,
+        index=rules.index_dataset.output.index,
+        images=rules.align_faces.output.images,
+        manifest=rules.align_faces.output.manifest,
+        split=rules.sample_faces.output.split,
+    output:
+        predictions="results/{experiment}/evaluations/robustness/{dataset}/{recipe}/seed{seed}/robustness.parquet",
+    log:
+        "results/{experiment}/logs/evaluate_robustness/{dataset}/{recipe}/seed{seed}.log",
+    conda:
+        "../envs/transfer.yaml"
+    threads: prediction_threads
+    resources:
+        mem_mb=store_mb,
+        runtime=240,
+        gpu=prediction_gpus,
+    params:
+        config=SNAPSHOT,
+        version=robustness_version,
+    message:
+        "Corrupted faces of {wildcards.dataset} by {wildcards.recipe}, seed {wildcards.seed}"
+    shell:
+        "python -m transfer robustness --params {params.config} --set train.threads={threads}"
+        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
+
+
+rule evaluate_cross:
+    input:
+        weights=rules.train_model.output.weights,
+        predictions=rules.train_model.output.predictions,
+        environment=rules.train_model.output.environment,
+        split=rules.sample_faces.output.split,
+        test=expand(
+            "results/{{experiment}}/data/{{test_dataset}}/{name}",
+            name=["aligned.npy", "aligned.parquet", "split.parquet"],
+        ),
+    output:
+        predictions="results/{experiment}/evaluations/cross/{dataset}/{recipe}/seed{seed}/{test_dataset}.parquet",
+    log:
+        "results/{experiment}/logs/evaluate_cross/{dataset}/{recipe}/seed{seed}/{test_dataset}.log",
+    conda:
+        "../envs/transfer.yaml"
+    threads: prediction_threads
+    resources:
+        mem_mb=store_mb,
+        runtime=60,
+        gpu=prediction_gpus,
+    params:
+        config=SNAPSHOT,
+        version=cross_version,
+    message:
+        "{wildcards.recipe} of {wildcards.dataset} on {wildcards.test_dataset}, seed {wildcards.seed}"
+    shell:
+        "python -m transfer cross --params {params.config} --set train.threads={threads}"
+        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed}"
+        " --on {wildcards.test_dataset} > {log} 2>&1"

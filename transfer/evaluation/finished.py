@@ -1,0 +1,158 @@
+"""A finished training, checked against its own records, and what it predicts of faces after the training."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from transfer.config import flat
+from transfer.errors import UserError
+from transfer.evaluation.predictions import class_names, read_predictions
+from transfer.files import atomic, sha256
+from transfer.layout import Layout
+from transfer.manifest import check_store
+from transfer.params import WHERE, Params, RunParams
+from transfer.training.batches import normalize, resized
+from transfer.training.loop import predict
+from transfer.training.predict import load_model
+from transfer.training.slots import claim_device
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A training's network in evaluation mode, and what is known of it; from :func:`load_finished`.
+
+    ``about`` is what the weights say about themselves, ``predictions`` are all of its predictions.parquet.
+    """
+
+    identity: dict[str, Any]
+    directory: Path
+    model: nn.Module
+    about: dict[str, Any]
+    predictions: pd.DataFrame
+    precision: str
+    weights_sha256: str
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the network's outputs."""
+        return self.about["classes"]
+
+    def probabilities(self, batches: Iterable[np.ndarray]) -> np.ndarray:
+        """Class probabilities (N, C) float32, as the training predicts them, of faces (n, side, side, 3) uint8.
+
+        ``batches`` are those of `batches_of`, the faces of any side.
+        """
+        device, side = next(self.model.parameters()).device, self.about["model"]["img_size"]
+
+        def images() -> Iterator[torch.Tensor]:
+            for faces in batches:
+                shown = np.ascontiguousarray(faces if faces.shape[1] == side else resized(faces, side))
+                yield normalize(torch.from_numpy(shown).to(device).permute(0, 3, 1, 2).float().div_(255))
+
+        return predict(self.model, images(), self.precision, self.about["flip_views"])
+
+
+def batches_of(faces: int) -> list[slice]:
+    """The parts in which so many faces are predicted: those of the evaluation after an epoch, so with the same sums."""
+    return [slice(start, min(start + _BATCH, faces)) for start in range(0, faces, _BATCH)]
+
+
+def load_finished(params: Params, layout: Layout, dataset: str, recipe: str, seed: int, what: str) -> Finished:
+    """A training on the device and with the threads of its parameters; ``what`` names the job to others.
+
+    Raises UserError, naming the file and what to do: a file of it is missing or damaged, or the weights are not those
+    that its env.json describes, are of other parameters or of another run.
+    """
+    directory = layout.run(dataset, recipe, seed)
+    weights, again = directory / "model.safetensors", f"run: snakemake --cores all {directory / 'metrics.json'}"
+    env = _environment(directory / "env.json", again)
+    if not weights.is_file():
+        raise UserError(f"{weights}: missing; expected the weights of a finished run; {again}")
+    digest = sha256(weights)
+    if digest != env.get("weights_sha256"):
+        raise UserError(f"{weights}: not the weights that {directory / 'env.json'} describes; delete it and {again}")
+    run = params.run(dataset, recipe)
+    if different := _different(env.get("params"), run):
+        raise UserError(f"{weights}: trained with other parameters ({different}); {again}")
+    model, about = load_model(weights)
+    identity = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe, "seed": seed}
+    if about["run"] != "{experiment}/{dataset}/{recipe}/seed{seed}".format(**identity):
+        raise UserError(f"{weights}: of the run {about['run']}; delete it and {again}")
+    predictions = read_predictions(directory / "predictions.parquet")
+    if class_names(predictions) != about["classes"]:
+        raise UserError(f"{weights}: classes are not those of predictions.parquet beside it; delete both and {again}")
+    torch.set_num_threads(run.train.threads)
+    device = claim_device(run.train, f"{what} of {dataset} {recipe} seed{seed}")
+    model.to(device, memory_format=torch.channels_last)
+    return Finished(identity, directory, model, about, predictions, env["precision"], digest)
+
+
+def _environment(path: Path, again: str) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; expected that of a finished run; {again}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and {again}") from None
+
+
+def _different(noted: Any, run: RunParams) -> str | None:
+    """The first parameter in which a training's note differs from ``run``; None where only its place does."""
+    try:
+        trained = RunParams.model_validate(noted)
+    except ValueError:
+        return "of another version of this program"
+    one, other = (flat(values.model_dump(mode="json", exclude={"train": WHERE})) for values in (trained, run))
+    return next((f"{key} {one[key]}, here {other[key]}" for key in other if one[key] != other[key]), None)
+
+
+def read_test_faces(data: Path) -> tuple[np.ndarray, pd.DataFrame]:
+    """The aligned test faces of a dataset's folder: pixels (N, side, side, 3) uint8, and the manifest's rows of them.
+
+    Raises UserError: a file is missing, or the store is not that of its manifest.
+    """
+    for name in ("aligned.npy", "aligned.parquet", "split.parquet"):
+        if not (data / name).exists():
+            raise UserError(f"{data / name}: not there; make it with: snakemake --cores all {data}/split.parquet")
+    aligned = pd.read_parquet(data / "aligned.parquet")
+    check_store(data / "aligned.npy", aligned)
+    rows = pd.read_parquet(data / "split.parquet").query("split == 'test'")["row"].sort_values().to_numpy()
+    if not len(rows):
+        raise UserError(f"{data / 'split.parquet'}: no test images")
+    return np.load(data / "aligned.npy", mmap_mode="r")[rows], aligned.iloc[rows].reset_index(drop=True)
+
+
+def write_evaluation(path: Path, frame: pd.DataFrame, finished: Finished) -> None:
+    """Write what a training predicts, with a note of whose predictions they are; atomically."""
+    noted = frame.copy(deep=False)
+    noted.attrs = {**frame.attrs, **finished.identity, "weights_sha256": finished.weights_sha256}
+    with atomic(path) as part:
+        noted.to_parquet(part, index=False)
+
+
+def read_evaluation(path: Path, run_dir: Path) -> pd.DataFrame:
+    """Read what a training predicts, and check that its weights are those which ``run_dir``/env.json describes.
+
+    ``attrs`` has what was noted. Raises UserError, naming the file and the command: missing, damaged, of other weights.
+    """
+    again = f"run: snakemake --cores all {path}"
+    try:
+        frame = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {again}") from None
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a readable parquet file ({reason}); delete it and {again}") from None
+    env = _environment(run_dir / "env.json", f"run: snakemake --cores all {run_dir / 'metrics.json'}")
+    if frame.attrs.get("weights_sha256") != env.get("weights_sha256"):
+        raise UserError(f"{path}: of other weights than those of {run_dir}; delete it and {again}")
+    return frame
