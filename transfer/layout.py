@@ -38,6 +38,11 @@ class Layout:
         """Folder of the accuracies that DVC shows: a small file per dataset and recipe."""
         return self.root / "metrics"
 
+    @property
+    def figures(self) -> Path:
+        """Folder of the figures, each with its caption in a .json."""
+        return self.root / "figures"
+
     def data(self, dataset: str) -> Path:
         """Folder of a dataset: index, faces, aligned store, split, upsampling plans."""
         return self.root / "data" / dataset
@@ -57,6 +62,10 @@ class Layout:
     def evaluated(self, weights: Path, sha256: str, dataset: str) -> Path:
         """Folder of what a weight file predicts on a dataset; many files are named model.safetensors."""
         return self.root / "weights" / f"{weights.stem}-{sha256[:8]}" / dataset
+
+    def evaluation(self, kind: str, dataset: str, recipe: str, seed: int) -> Path:
+        """Folder of what a finished training is asked besides its own test faces: robustness, cross and so on."""
+        return self.root / "evaluations" / kind / dataset / recipe / f"seed{seed}"
 
     def state(self, dataset: str, recipe: str, seed: int) -> Path:
         """Folder of a training's resume state, which no rule declares: Snakemake deletes declared files."""
