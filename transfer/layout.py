@@ -38,6 +38,11 @@ class Layout:
         """Folder of the accuracies that DVC shows: a small file per dataset and recipe."""
         return self.root / "metrics"
 
+    @property
+    def figures(self) -> Path:
+        """Folder of the figures, each with its caption in a .json."""
+        return self.root / "figures"
+
     def data(self, dataset: str) -> Path:
         """Folder of a dataset: index, faces, aligned store, split, upsampling plans."""
         return self.root / "data" / dataset

@@ -15,6 +15,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "search": ("search", "state/search"),
     "weights": ("weights",),
     "audit": ("audit",),
+    "figures": ("figures",),
     "logs": ("logs", "benchmarks"),
     "data": ("data",),
 }

@@ -84,7 +84,7 @@ def classify(model: nn.Module, about: Mapping[str, Any], images: Sequence[Path])
             table = pd.DataFrame({"image": [f"{store.name}#{row}" for row in range(rows)], "status": "aligned"})
         else:
             store = Path(folder) / "aligned.npy"
-            table = _align(images, store, FaceParams(**about["faces"]))
+            table = align_photos(images, store, FaceParams(**about["faces"]))[["image", "status"]]
         rows = np.arange(len(table))
         batches = evaluation_batches(FaceStore(store, about["model"]["img_size"], rows), rows, device)
         precision = choose_precision(TrainParams(), device)
@@ -105,8 +105,12 @@ def _faces_in(store: Path) -> int:
     return len(pixels)
 
 
-def _align(images: Sequence[Path], store: Path, params: FaceParams) -> pd.DataFrame:
-    """Detect and align photos into ``store``; one row per photo: image, status."""
+def align_photos(images: Sequence[Path], store: Path, params: FaceParams) -> pd.DataFrame:
+    """Detect and align photos into ``store``; one row per photo: image, status ("found", "none"), n_faces.
+
+    Of several faces the one nearest the centre by area is taken; where there is none, the whole image. Raises UserError
+    for a file that is no image.
+    """
     names = [str(path) for path in images]
     index = pd.DataFrame({"sample": names, "path": names, "split": "test", "label": 0, "class_name": ""})
     faces = detect(_decoded(images), names, **params.search())
@@ -119,7 +123,7 @@ def _align(images: Sequence[Path], store: Path, params: FaceParams) -> pd.DataFr
         **params.model_dump(include={"template", "size", "margin"}),
         broken="stop",
     )
-    return pd.DataFrame({"image": names, "status": faces["status"]})
+    return pd.DataFrame({"image": names, "status": faces["status"], "n_faces": faces["n_faces"]})
 
 
 def _decoded(images: Sequence[Path]) -> Iterator[tuple[int, np.ndarray | None, str]]:
