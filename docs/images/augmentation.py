@@ -53,7 +53,7 @@ def main() -> None:
 
 def augmented(images: Tensor, params: Augmentation) -> Tensor:
     """A batch as the training sees it, with the normalisation taken back, so that it can be shown."""
-    augment = Augment(params, torch.Generator().manual_seed(3))
+    augment = Augment(params, 3)
     made = augment.erase(normalize(augment(images)))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (made * std + mean).clamp(0, 1)

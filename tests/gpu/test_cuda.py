@@ -43,11 +43,13 @@ def test_augmentation_on_the_device():
     assert torch.allclose(shift_hue(images.to(CUDA), shift.to(CUDA)).cpu(), shift_hue(images, shift), atol=1e-5)
 
     def outcome(seed):
-        augment = Augment(Augmentation(), torch.Generator(CUDA).manual_seed(seed))
+        augment = Augment(Augmentation(), seed)
         return augment.erase(augment(images.to(CUDA)))
 
     assert outcome(1).device.type == "cuda" and torch.equal(outcome(1), outcome(1))
     assert not torch.equal(outcome(1), outcome(2))
+    on_device, on_cpu = (Augment(Augmentation(), 1)(values).cpu() for values in (images.to(CUDA), images))
+    assert torch.allclose(on_device, on_cpu, atol=1e-4)  # the same parameters
 
 
 def test_the_device_predicts_as_the_cpu_does():

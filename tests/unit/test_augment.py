@@ -1,12 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from torch.nn.functional import affine_grid
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from transfer.params import Augmentation
-from transfer.training.augment import Augment, luma, shift_hue
+from transfer.training.augment import Augment, luma, sampling_grid, shift_hue
 
 LUMA = 2e-4  # torchvision rounds the weight of red to 0.2989
 OFF = {
@@ -24,15 +26,15 @@ OFF = {
 
 
 def augment(seed=0, **changes):
-    return Augment(Augmentation(**{**OFF, **changes}), torch.Generator().manual_seed(seed))
+    return Augment(Augmentation(**{**OFF, **changes}), seed)
 
 
 class Scripted(Augment):
     """Takes its uniform numbers in [0, 1], one list for the batch per draw, from a script."""
 
     def __init__(self, script, **changes):
-        super().__init__(Augmentation(**{**OFF, **changes}), torch.Generator())
-        self.script = [torch.tensor(draws) for draws in script]
+        super().__init__(Augmentation(**{**OFF, **changes}), 0)
+        self.script = [np.array(draws) for draws in script]
 
     def _uniform(self, n, low=0.0, high=1.0):
         draws = self.script.pop(0)
@@ -91,6 +93,13 @@ def test_rotation_then_crop_then_flip():
     inside = (slice(None), slice(None), slice(6, -6), slice(6, -6))
     assert torch.allclose(ours[inside], reference.hflip(cropped)[inside], atol=0.01)
     assert not torch.allclose(ours[inside], cropped[inside], atol=0.1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 8), (1, 4), (40, 40)])
+def test_the_sampling_grid_is_torchs(height, width):
+    matrix = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0))
+    expected = affine_grid(matrix, [3, 1, height, width], align_corners=False)
+    assert torch.allclose(sampling_grid(matrix, height, width), expected, atol=1e-6)
 
 
 def test_flip():
@@ -153,8 +162,9 @@ def test_the_seed_decides_everything():
     images, params = noise(8), Augmentation()
 
     def outcome(seed):
-        changed = Augment(params, torch.Generator().manual_seed(seed))
-        torch.rand(3)  # the global generator plays no part
+        changed = Augment(params, seed)
+        torch.rand(3)  # the global generators play no part
+        np.random.rand(3)
         return changed.erase(changed(images))
 
     assert torch.equal(outcome(3), outcome(3))
@@ -164,7 +174,7 @@ def test_the_seed_decides_everything():
 def test_values_stay_in_range_and_the_input_is_not_touched():
     images = torch.cat([noise(30), torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16)])
     before = images.clone()
-    out = Augment(Augmentation(crop_scale=(0.1, 1.0), degrees=180.0), torch.Generator().manual_seed(0))(images)
+    out = Augment(Augmentation(crop_scale=(0.1, 1.0), degrees=180.0), 0)(images)
     assert out.isfinite().all() and out.min() >= 0 and out.max() <= 1
     assert out.shape == images.shape and torch.equal(images, before)
 

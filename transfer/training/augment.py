@@ -2,14 +2,17 @@
 
 The list is the authors' (APViT configs/_base_/datasets/RAF.py): rotation, resized crop, flip, grey, colour jitter,
 normalisation, random erasing. Rotation, crop and flip are one resampling; the jitter's steps keep one order.
+
+The parameters are drawn and computed with numpy: they are a few numbers per sample, the same ones on every device, and
+which samples are concerned is known without asking it.
 """
 
 import math
-from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import grid_sample
 
 from transfer.params import Augmentation
 
@@ -23,9 +26,9 @@ class Augment:
     whole batch, so that its images do not depend on how many processes there are.
     """
 
-    def __init__(self, params: Augmentation, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, params: Augmentation, seed: int, part: tuple[int, int] = (0, 1)) -> None:
         self.params = params
-        self.generator = generator
+        self.random = np.random.default_rng(seed)
         self.part = part
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -36,86 +39,111 @@ class Augment:
         """Rotation about the centre, square crop of a random area, horizontal flip; zeros outside, as the authors."""
         n, p = len(images), self.params
         angle = self._uniform(n, -p.degrees, p.degrees) * self._chance(n, p.rotate) * (math.pi / 180)
-        scale = self._uniform(n, *p.crop_scale).sqrt()
+        scale = np.sqrt(self._uniform(n, *p.crop_scale))
         flip = 1 - 2 * self._chance(n, p.flip)
         x, y = (self._uniform(n, -1, 1) * (1 - scale) for _ in range(2))  # the crop's centre
-        cos, sin = angle.cos(), angle.sin()
+        cos, sin = np.cos(angle), np.sin(angle)
         # Output to input coordinates in [-1, 1]: flip and shrink to the crop, shift to its centre, rotate
-        matrix = torch.stack(
-            [cos * scale * flip, -sin * scale, cos * x - sin * y, sin * scale * flip, cos * scale, sin * x + cos * y], 1
-        )
-        grid = affine_grid(matrix.view(n, 2, 3), list(images.shape), align_corners=False)
+        to_x = [cos * scale * flip, -sin * scale, cos * x - sin * y]
+        to_y = [sin * scale * flip, cos * scale, sin * x + cos * y]
+        matrix = _tensor(np.stack([*to_x, *to_y], axis=1), images).view(n, 2, 3)
+        grid = sampling_grid(matrix, *images.shape[2:])
         return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
     def colour(self, images: Tensor) -> Tensor:
         """Grey with some probability; brightness, contrast, saturation and hue together with another."""
         n, p = len(images), self.params
-        grey = self._chance(n, p.grey).view(n, 1, 1, 1)
-        images = torch.lerp(images, luma(images).expand_as(images), grey)
+        grey = torch.from_numpy(np.flatnonzero(self._chance(n, p.grey))).to(images.device)
+        if len(grey):
+            images = images.index_copy(0, grey, luma(images.index_select(0, grey)).expand(-1, 3, -1, -1))
         jitter = self._chance(n, p.jitter)
         if p.brightness:
-            images = images * self._factor(n, p.brightness, jitter)
-            images = images.clamp(0, 1)
+            images = (images * self._factor(p.brightness, jitter, images)).clamp_(0, 1)
         if p.contrast:
-            mean = luma(images).mean(dim=(2, 3), keepdim=True)
-            images = torch.lerp(mean, images, self._factor(n, p.contrast, jitter)).clamp(0, 1)
+            mean = luma(images.mean(dim=(2, 3), keepdim=True))
+            images = blend(mean, images, self._factor(p.contrast, jitter, images)).clamp_(0, 1)
         if p.saturation:
-            images = torch.lerp(luma(images), images, self._factor(n, p.saturation, jitter)).clamp(0, 1)
+            images = blend(luma(images), images, self._factor(p.saturation, jitter, images)).clamp_(0, 1)
         if p.hue:
-            images = shift_hue(images, (self._uniform(n, -p.hue, p.hue) * jitter).view(n, 1, 1))
+            shift = self._uniform(n, -p.hue, p.hue) * jitter
+            images = shift_hue(images, _tensor(shift, images).view(n, 1, 1))
         return images
 
     def erase(self, images: Tensor) -> Tensor:
         """A rectangle of noise, N(0, 1) in the normalised image; aspect ratio log-uniform in 0.3..3.3."""
-        n, _, height, width = images.shape
-        p = self.params
-        area = self._uniform(n, *p.erase_scale) * height * width
-        aspect = self._uniform(n, math.log(0.3), math.log(3.3)).exp()
-        h = (area * aspect).sqrt().round().clamp(max=height)
-        w = (area / aspect).sqrt().round().clamp(max=width)
-        top = (self._uniform(n) * (height - h + 1)).floor()
-        left = (self._uniform(n) * (width - w + 1)).floor()
-        y, x = (torch.arange(side, device=images.device) for side in (height, width))
-        rows = (y >= top[:, None]) & (y < (top + h)[:, None])
-        columns = (x >= left[:, None]) & (x < (left + w)[:, None])
-        box = rows[:, None, :, None] & columns[:, None, None, :] & self._chance(n, p.erase).bool().view(n, 1, 1, 1)
-        noise = self._draw(torch.randn, images.shape)
-        return torch.where(box, noise, images)
+        (n, channels, height, width), p = images.shape, self.params
+        if not p.erase:
+            return images
+        number, parts = self.part
+        whole, own = n * parts, slice(number * n, (number + 1) * n)
+        area = self._draw(whole, *p.erase_scale) * height * width * (self._draw(whole) < p.erase)
+        aspect = np.exp(self._draw(whole, math.log(0.3), math.log(3.3)))
+        h = np.sqrt(area * aspect).round().clip(max=height)[:, None]
+        w = np.sqrt(area / aspect).round().clip(max=width)[:, None]
+        top = np.floor(self._draw(whole)[:, None] * (height - h + 1))
+        left = np.floor(self._draw(whole)[:, None] * (width - w + 1))
+        y, x = np.arange(height), np.arange(width)
+        rows, columns = ((y >= top) & (y < top + h))[own], ((x >= left) & (x < left + w))[own]
+        rows, columns = (torch.from_numpy(inside).to(images.device) for inside in (rows, columns))
+        # As many numbers as the boxes have pixels, one box after the other, from the first of these images on
+        pixels = (channels * h * w).astype(int)
+        generator = torch.Generator(images.device).manual_seed(int(self.random.integers(2**63)))
+        noise = torch.randn(pixels.sum(), generator=generator, device=images.device)[pixels[: own.start].sum() :]
+        return images.masked_scatter(rows[:, None, :, None] & columns[:, None, None, :], noise)
 
-    def _uniform(self, n: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        return self._draw(torch.rand, (n,)) * (high - low) + low
+    def _draw(self, n: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+        return self.random.uniform(low, high, n)
 
-    def _draw(self, function: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
-        """What ``function`` draws for the whole batch, of it these images' part: ``shape``."""
-        (number, parts), (n, *rest) = self.part, shape
-        drawn = function((n * parts, *rest), generator=self.generator, device=self.generator.device)
-        return drawn[number * n : (number + 1) * n]
+    def _uniform(self, n: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+        """Numbers for these ``n`` images, of those that are drawn for the whole batch."""
+        number, parts = self.part
+        return self._draw(n * parts, low, high)[number * n : (number + 1) * n]
 
-    def _chance(self, n: int, probability: float) -> Tensor:
+    def _chance(self, n: int, probability: float) -> np.ndarray:
         """(N,), 1 with the given probability, else 0."""
-        return (self._uniform(n) < probability).float()
+        return (self._uniform(n) < probability).astype(float)
 
-    def _factor(self, n: int, strength: float, chosen: Tensor) -> Tensor:
+    def _factor(self, strength: float, chosen: np.ndarray, like: Tensor) -> Tensor:
         """(N, 1, 1, 1), uniform in 1 - strength..1 + strength for the chosen samples, 1 for the others."""
-        return (1 + self._uniform(n, -strength, strength) * chosen).view(n, 1, 1, 1)
+        n = len(chosen)
+        return _tensor(1 + self._uniform(n, -strength, strength) * chosen, like).view(n, 1, 1, 1)
+
+
+def _tensor(values: np.ndarray, like: Tensor) -> Tensor:
+    return torch.as_tensor(values, dtype=like.dtype).to(like.device)
+
+
+def sampling_grid(matrix: Tensor, height: int, width: int) -> Tensor:
+    """torch's ``affine_grid`` (``align_corners=False``), (N, 2, 3) to (N, H, W, 2), much faster on a CPU; the last
+    dimension is not the innermost one in memory.
+    """
+    y, x = (torch.arange(1, 2 * side, 2, device=matrix.device) / side - 1 for side in (height, width))
+    of_x, of_y, shift = matrix.unsqueeze(3).unbind(2)  # (N, 2, 1)
+    rows, columns = of_y * y + shift, of_x * x
+    return (rows.unsqueeze(3) + columns.unsqueeze(2)).permute(0, 2, 3, 1)
 
 
 def luma(images: Tensor) -> Tensor:
     """RGB (N, 3, H, W) to grey (N, 1, H, W)."""
-    red, green, blue = images.unbind(1)
-    return (GREY[0] * red + GREY[1] * green + GREY[2] * blue).unsqueeze(1)
+    red, green, blue = images.split(1, dim=1)
+    return (GREY[0] * red).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
+
+
+def blend(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """``one`` and a ``share`` of ``other``; as ``torch.lerp``, which is slow on a CPU where the shapes differ."""
+    return (other * share).add_(one * (1 - share))
 
 
 def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Rotate the hue of RGB images in [0, 1] by ``shift`` turns, broadcast over (N, H, W); the same function as
     torchvision's ``adjust_hue``, which takes one shift for all images.
     """
-    high, which = images.max(dim=1)
-    chroma = high - images.amin(dim=1)
     red, green, blue = images.unbind(1)
-    sector = torch.stack([green - blue, blue - red, red - green], 1).gather(1, which.unsqueeze(1)).squeeze(1)
-    hue = sector / chroma.clamp(min=1e-8) + 2 * which + 6 * shift  # in sixths of a turn
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
-    k = (hue.unsqueeze(1) + offsets) % 6
-    ramp = torch.minimum(k, 4 - k).clamp(0, 1)
-    return high.unsqueeze(1) - chroma.unsqueeze(1) * ramp
+    high, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
+    chroma = high - low
+    # In sixths of a turn from red, by way of green; without the choice between three cases, which is slow on a CPU
+    hue = torch.copysign((green + blue).sub_(red).sub_(low).div_(chroma.clamp(min=1e-8)).add_(1), green - blue)
+    turns = hue / 6 + shift
+    hue = (turns - turns.floor()) * 6
+    ramps = (hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs()
+    return torch.stack([ramp.clamp_(0, 1).mul_(chroma).add_(low) for ramp in ramps], 1)

@@ -87,13 +87,11 @@ def training_batches(
     (number, of how many): only that part of each batch, whose size is a multiple; the same images as in the whole.
     """
     order = np.random.default_rng(order_seed).permutation(rows)
-    generator = torch.Generator(device)
-    augment = Augment(augmentation, generator, part)
     size = min(batch_size, len(order))
     number, own = part[0], size // part[1]
     for step in range(first, len(order) // size):
         batch = order[step * size + number * own :][:own]
-        generator.manual_seed(stream(augment_seed, "step", step))
+        augment = Augment(augmentation, stream(augment_seed, "step", step), part)
         images = normalize(augment(store.images(batch, device)))
         images = augment.erase(images).contiguous(memory_format=torch.channels_last)
         yield images, targets[torch.from_numpy(batch)].to(device, non_blocking=True)
