@@ -1,0 +1,310 @@
+"""The pictures of attention: which faces, what is drawn, the same bytes every time; and any photo."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_training import CLASSES, tiny_dataset, tiny_params
+
+from transfer.datasets.render import render_face
+from transfer.errors import UserError
+from transfer.evaluation.predictions import read_predictions
+from transfer.explain.faces import explain, one_per_class
+from transfer.explain.finished import load_test_faces
+from transfer.explain.photo import explain_photo
+from transfer.explain.relevance import relevance_maps
+from transfer.figures.attention import lanets_figure, photo_figure, write_attention
+from transfer.figures.grid import Tile, draw_grid
+from transfer.figures.overlay import JET, overlay, stretched
+from transfer.figures.save import save
+from transfer.training.batches import normalize
+from transfer.training.predict import load_model
+from transfer.training.run import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+RECIPES = ["baseline", "full"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A layout with a short training of each recipe."""
+    layout = tiny_dataset(tmp_path_factory.mktemp("results"))
+    params = tiny_params(train={"epochs": 2, "lr": 0.1, "flip_views": True}, faces={"size": 48})
+    for recipe in RECIPES:
+        train(params, "faces", recipe, 0, layout)
+    return params, layout
+
+
+@pytest.fixture
+def copy_of(finished, tmp_path):
+    """The same, to be damaged."""
+    params, layout = finished
+    shutil.copytree(layout.results, tmp_path / "results")
+    return params, type(layout)(layout.experiment, tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def weights(finished):
+    return finished[1].run("faces", "full", 0) / "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Photos by what is in them."""
+    folder = tmp_path_factory.mktemp("photos")
+    one = render_face(np.random.default_rng(160), "happiness", 0.8, 160).image
+    small = render_face(np.random.default_rng(120), "neutral", 0.8, 110).image
+    two = np.full((170, 290, 3), 128, np.uint8)
+    two[5:165, 5:165] = one
+    two[30:140, 175:285] = small
+    for name, pixels in (("one", one), ("two", two), ("empty", np.full((70, 90, 3), 120, np.uint8))):
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    (folder / "text.png").write_bytes(b"not an image")
+    return folder
+
+
+# --- which faces ---
+
+
+def test_the_first_face_that_all_have_right():
+    labels = np.array([2, 0, 0, 1, 2, 0, 1])
+    one, other = np.array([2, 0, 0, 0, 1, 0, 0]), np.array([0, 1, 0, 1, 2, 0, 1])
+    # 0: the face at 1 is wrong in one column; 1: none that both have right, so the first; 2: neither, the first
+    assert one_per_class(labels, [one, other]).to_dict() == {0: 2, 1: 3, 2: 0}
+    assert one_per_class(labels, [one]).to_dict() == {0: 1, 1: 3, 2: 0}
+
+
+# --- drawing ---
+
+
+def test_overlay_is_the_mean_of_face_and_colour():
+    face = np.array([[[0, 0, 0], [200, 100, 50]]], np.uint8)
+    found = overlay(face, np.array([[0.0, 1.0]]))
+    low, high = (np.array(JET(value)[:3]) * 255 for value in (0.0, 1.0))
+    assert np.abs(found[0, 0] - low / 2).max() <= 0.5
+    assert np.abs(found[0, 1] - (high + [200, 100, 50]) / 2).max() <= 0.5
+    assert low.argmax() == 2 and high.argmax() == 0, "blue is low, red is high"
+
+
+def test_stretched():
+    assert stretched(np.array([0.25, 0.5, 0.75])).tolist() == [0, 0.5, 1]
+    assert stretched(np.full(3, 0.7)).tolist() == [0, 0, 0]
+
+
+def test_a_grid_has_a_picture_for_every_tile(tmp_path):
+    face = np.zeros((8, 8, 3), np.uint8)
+    heat = np.linspace(0, 1, 64).reshape(8, 8)
+    rows = [("first", [Tile(face), Tile(face, heat, "0.5")]), ("second", [Tile(face), Tile(face, heat * 0)])]
+    figure = draw_grid("title", ["face", "map"], rows)
+    assert len(figure.axes) == 4
+    assert {"title", "face", "map", "first", "second", "0.5"} <= {text.get_text() for text in figure.texts}
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert all(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
+    assert not any(boxes[i].overlaps(boxes[j]) for i in range(4) for j in range(i))
+    assert [len(axes.collections) for axes in figure.axes] == [0, 1, 0, 0], "a flat map has no line half way"
+    with pytest.raises(UserError, match=r"x\.gif: expected a name that ends in \.png or \.svg"):
+        save(figure, tmp_path / "x.gif")
+    assert not list(tmp_path.iterdir())
+
+
+# --- an experiment ---
+
+
+def test_the_figures_of_an_experiment(copy_of):
+    params, layout = copy_of
+    paths = write_attention(params, layout, "faces", RECIPES, 0)
+    kinds = ("png", "svg", "json")
+    assert [path.name for path in paths] == [
+        f"{name}_faces.{kind}" for name in ("attention", "lanets") for kind in kinds
+    ]
+    before = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in write_attention(params, layout, "faces", RECIPES, 0)] == before
+    assert Image.open(paths[0]).size[0] > 300
+    svg = paths[1].read_text()
+    assert "<svg" in svg and "<dc:date>" not in svg and svg.count("<image") == len(CLASSES) * 3
+    about = json.loads(paths[2].read_text())
+    assert about["synthetic"] is False, "nobody said that these faces are drawn"
+    assert (about["n"], about["seed"], about["protocol"], about["recipes"]) == (3, 0, "val_selected", RECIPES)
+    assert set(about["faces"]) == set(CLASSES)
+    assert "3 test faces, seed 0, val_selected" in about["caption"] and "(drawn faces)" not in about["caption"]
+
+
+def test_drawn_faces_are_marked(copy_of):
+    params, layout = copy_of
+    drawn = {"faces": {"parser": "rafdb", "archive": "none.zip", "synthetic": 1}}
+    paths = write_attention(tiny_params(dataset_definitions=drawn, train={"epochs": 2}), layout, "faces", ["full"], 0)
+    about = json.loads(paths[2].read_text())
+    assert about["synthetic"] is True and "(drawn faces)" in about["caption"]
+
+
+def test_faces_are_those_that_the_predictions_have_right(copy_of):
+    params, layout = copy_of
+    about = json.loads(write_attention(params, layout, "faces", RECIPES, 0)[2].read_text())
+    faces = load_test_faces(layout, "faces")
+    right = {}
+    for recipe in RECIPES:
+        found = read_predictions(layout.run("faces", recipe, 0) / "predictions.parquet")
+        found = found[(found["split"] == "test") & (found["protocol"] == "val_selected")].set_index("sample")
+        said = found[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(axis=1)
+        right[recipe] = dict(zip(found.index, said == found["label"], strict=True))
+    for label, name in enumerate(CLASSES):
+        candidates = faces.samples[faces.labels == label]
+        both = [sample for sample in candidates if all(right[recipe][sample] for recipe in RECIPES)]
+        assert about["faces"][name] == (both or list(candidates))[0]
+
+
+def test_maps_are_for_the_predicted_class_at_the_size_of_the_faces(finished):
+    _, layout = finished
+    model, about = load_model(layout.run("faces", "full", 0) / "model.safetensors")
+    faces = load_test_faces(layout, "faces")
+    rows = faces.rows[:3]
+    store = faces.opened(16, rows)
+    found = explain(model, store, rows, [2, 0, 1])
+    assert found.faces.shape == (3, 32, 32, 3) and found.lanets.shape == (3, 2, 32, 32)
+    expected = relevance_maps(model, normalize(store.images(rows, torch.device("cpu"))), torch.tensor([2, 0, 1]), 32)
+    assert np.allclose(found.relevance, expected, atol=1e-4)
+    assert (found.faces == np.load(faces.store)[rows]).all()
+
+
+def test_more_faces_than_fit_into_a_batch(finished, monkeypatch):
+    _, layout = finished
+    model, _ = load_model(layout.run("faces", "full", 0) / "model.safetensors")
+    faces = load_test_faces(layout, "faces")
+    store, classes = faces.opened(16, faces.rows), faces.labels
+    whole = explain(model, store, faces.rows, classes)
+    monkeypatch.setattr("transfer.explain.faces._BATCH", 3)
+    parts = explain(model, store, faces.rows, classes)
+    assert np.allclose(whole.relevance, parts.relevance, atol=1e-3) and np.allclose(
+        whole.lanets, parts.lanets, atol=1e-5
+    )
+
+
+def test_recipes_without_lanets(copy_of):
+    params, layout = copy_of
+    paths = write_attention(params, layout, "faces", ["baseline"], 0)
+    assert paths[4].read_text().count("<image") == len(CLASSES)
+    figure = lanets_figure("what", [], [])
+    assert any("these recipes have no LANets" in text.get_text() for text in figure.texts)
+
+
+def test_predictions_of_other_faces(copy_of):
+    params, layout = copy_of
+    path = layout.run("faces", "full", 0) / "predictions.parquet"
+    predictions = read_predictions(path)
+    first = predictions[predictions["split"] == "test"]["sample"].iloc[0]
+    predictions[predictions["sample"] != first].to_parquet(path, index=False)
+    with pytest.raises(UserError, match=rf"no test face {first} under protocol val_selected"):
+        write_attention(params, layout, "faces", RECIPES, 0)
+    assert not layout.figures.exists()
+
+
+def test_a_missing_dataset(copy_of):
+    params, layout = copy_of
+    (layout.data("faces") / "split.parquet").unlink()
+    with pytest.raises(UserError, match=r"split\.parquet: not there; make it with: snakemake"):
+        write_attention(params, layout, "faces", RECIPES, 0)
+
+
+# --- photos ---
+
+
+def test_a_photo(weights, photos, tmp_path):
+    photo = explain_photo(photos / "one.png", weights)
+    assert photo.n_faces == 1 and photo.classes == CLASSES
+    assert photo.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert photo.explained.faces.shape == (1, 48, 48, 3) and photo.explained.lanets.shape == (1, 2, 48, 48)
+    assert photo.run == "tiny/faces/full/seed0"
+    save(photo_figure(photo), tmp_path / "a.png")
+    save(photo_figure(explain_photo(photos / "one.png", weights)), tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_of_two_faces_the_one_nearest_the_centre_by_area(weights, photos):
+    photo = explain_photo(photos / "two.png", weights)
+    assert photo.n_faces == 2
+    alone = explain_photo(photos / "one.png", weights).explained.faces.astype(float)
+    assert np.abs(photo.explained.faces - alone).mean() < 20, "the larger one"
+
+
+def test_a_photo_without_a_face_is_taken_whole_or_refused_as_the_training_had_it(weights, photos, monkeypatch):
+    photo = explain_photo(photos / "empty.png", weights)
+    assert photo.n_faces == 0 and set(np.unique(photo.explained.faces)) == {120}
+
+    def dropping(path):
+        model, about = load_model(path)
+        return model, about | {"faces": about["faces"] | {"no_face": "drop"}}
+
+    monkeypatch.setattr("transfer.explain.finished.load_model", dropping)
+    with pytest.raises(UserError, match=r"empty\.png: no face found, and the training left such images out"):
+        explain_photo(photos / "empty.png", weights)
+    assert explain_photo(photos / "empty.png", weights, aligned=True).n_faces == 0
+
+
+def test_an_aligned_photo_is_taken_as_it_is(weights, photos):
+    photo = explain_photo(photos / "one.png", weights, aligned=True)
+    whole = np.asarray(Image.open(photos / "one.png").resize((48, 48), Image.Resampling.BILINEAR)).astype(float)
+    assert np.abs(photo.explained.faces[0] - whole).mean() < 1
+
+
+def test_no_photo(weights, photos):
+    with pytest.raises(UserError, match=r"absent\.png: no such file"):
+        explain_photo(photos / "absent.png", weights)
+    with pytest.raises(UserError, match=r"1 broken images: .*text\.png") as caught:
+        explain_photo(photos / "text.png", weights)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"text\.png: not the model\.safetensors of a run"):
+        explain_photo(photos / "one.png", photos / "text.png")
+
+
+# --- the command line ---
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    (tmp_path / "params").mkdir()
+    shutil.copy(Path(__file__).parents[2] / "params" / "default.yaml", tmp_path / "params")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("directory")
+def test_figure_attention_of_a_photo(transfer, weights, photos):
+    code, out, err = transfer("figure", "attention", "--image", str(photos / "one.png"), "--weights", str(weights))
+    assert (code, err.count("\n")) == (0, err.count("faces:"))
+    lines = out.splitlines()
+    assert lines[0].endswith("one.png: one face; figure: one_attention.png")
+    assert {line.split()[0] for line in lines[1:]} == set(CLASSES)
+    values = [float(line.split()[1]) for line in lines[1:]]
+    assert values == sorted(values, reverse=True)
+    assert Path("one_attention.png").stat().st_size > 1000
+    two = ["figure", "attention", "--image", str(photos / "two.png"), "--weights", str(weights), "--out", "two.svg"]
+    assert "2 faces: the one nearest the centre by area" in transfer(*two)[1]
+    assert Path("two.svg").read_text().startswith("<?xml")
+    empty = ["figure", "attention", "--image", str(photos / "empty.png"), "--weights", str(weights)]
+    assert "no face found: the whole image" in transfer(*empty)[1]
+
+
+@pytest.mark.usefixtures("directory")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention", "--image", "x.png"], "results/demo/runs/demo_rafdb/full/seed0/model.safetensors: not there"),
+        (["attention", "--image", "x.png", "--weights", "w.safetensors"], "w.safetensors: not there"),
+        (["attention", "--image", "x.png", "--weights", "params", "--out", "x.pdf"], "x.pdf: expected a name"),
+        (["attention", "--image", "x.png", "--weights", "params"], "x.png: no such file"),
+        (["attention", "--weights", "w.safetensors"], "are for a photo; give it with --image"),
+        (["attention", "--aligned"], "are for a photo; give it with --image"),
+        (["attention", "--recipes", "baseline,fuller"], "--recipes fuller: not in experiment demo; allowed: baseline"),
+        (["attention", "--dataset", "rafdb"], "--dataset rafdb: not in experiment demo"),
+        (["attention"], "results/demo/data/demo_rafdb/aligned.npy: not there; make it with: snakemake"),
+        (["diversity", "--dataset", "demo_rafdb"], "seed0/diversity.json: not there; make it with: snakemake"),
+    ],
+)
+def test_figure_mistakes_are_one_line(transfer, arguments, message):
+    code, out, err = transfer("figure", *arguments)
+    assert (code, out) == (1, "") and err.startswith("error: ") and err.count("\n") == 1
+    assert message in err
+    assert not Path("results").exists()
