@@ -394,7 +394,7 @@ def test_a_store_that_cannot_be_used_keeps_its_models_and_files_go(demo, transfe
 
 
 def test_unknown_names_are_one_line(demo, transfer):
-    assert "--part run: unknown; allowed: runs, state," in transfer("clean", "demo", "--part", "run")[2]
+    assert "--part run: unknown; allowed: runs, evaluations, state," in transfer("clean", "demo", "--part", "run")[2]
     assert "results/dmo: no experiment; there are: demo, other" in transfer("clean", "dmo")[2]
     assert "results/paper: no experiment" in transfer("prune", "--set", "experiment=paper")[2]
     assert not Path("results/paper").exists()
