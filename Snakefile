@@ -21,6 +21,7 @@ include: "workflow/rules/weights.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/track.smk"
 
@@ -52,18 +53,25 @@ rule draw_archives:
 
 rule prepare_data:
     input:
-        of_all_datasets("split.parquet"),
-        of_all_datasets("faces.html"),
+        expand(
+            "results/{experiment}/data/{dataset}/{name}",
+            experiment=EXPERIMENT,
+            dataset=PARAMS.chosen_datasets(),
+            name=["split.parquet", "faces.html"],
+        ),
 
 
 rule train_all:
     input:
-        of_all_runs("metrics.json"),
+        of_chosen_runs("metrics.json"),
 
 
 rule tables:
     input:
         rules.all.input,
+        expand("results/{experiment}/{table}.csv", experiment=EXPERIMENT, table=PARAMS.tables),
+        figures_of(PARAMS.tables),
+        expand("results/{experiment}/figures/attention_{dataset}.png", experiment=EXPERIMENT, dataset=PARAMS.datasets),
         expand(rules.summarize_runs.output, experiment=EXPERIMENT),
 
 

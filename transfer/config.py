@@ -83,19 +83,18 @@ def _validated(
 
 def _check_models(params: Params, files: Sequence[str | Path], command_line: Mapping[str, Any]) -> None:
     """Raise UserError if a run names a model that nothing registers, or weights that are not for it."""
-    for dataset in params.datasets:
-        for recipe in params.recipes:
-            model = params.run(dataset, recipe).model
-            if model.name not in models():
-                key, problem = "name", f"unknown model {model.name!r}; allowed: {', '.join(models())}"
-            elif wrong := weights_problem(model):
-                key, problem = "pretrained", wrong
-            else:
-                continue
-            blocks = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
-            values = params.model_dump(exclude_unset=True)
-            loc = next((*block, "model", key) for block in blocks if _holds(values, (*block, "model", key)))
-            raise UserError(f"{_origin(loc, files, command_line)}: {_key(loc)}: {problem}")
+    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.every_run()):
+        model = params.run(dataset, recipe).model
+        if model.name not in models():
+            key, problem = "name", f"unknown model {model.name!r}; allowed: {', '.join(models())}"
+        elif wrong := weights_problem(model):
+            key, problem = "pretrained", wrong
+        else:
+            continue
+        blocks = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
+        values = params.model_dump(exclude_unset=True)
+        loc = next((*block, "model", key) for block in blocks if _holds(values, (*block, "model", key)))
+        raise UserError(f"{_origin(loc, files, command_line)}: {_key(loc)}: {problem}")
 
 
 def _holds(values: Any, loc: tuple[str, ...]) -> bool:

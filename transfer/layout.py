@@ -43,6 +43,10 @@ class Layout:
         """Folder of the figures, each with its caption in a .json."""
         return self.root / "figures"
 
+    def table(self, name: str, suffix: str) -> Path:
+        """A table of the experiment as csv, md or tex."""
+        return self.root / f"{name}.{suffix}"
+
     def data(self, dataset: str) -> Path:
         """Folder of a dataset: index, faces, aligned store, split, upsampling plans."""
         return self.root / "data" / dataset
@@ -110,6 +114,15 @@ def archive_path(params: Params, dataset: str) -> Path:
     except UserError as error:
         hint = sources.where_to_get(definition.archive, sources.load())
         raise UserError(f"dataset {dataset}: {error}. {hint}".rstrip()) from None
+
+
+def archive_is_there(params: Params, dataset: str) -> bool:
+    """Whether the workflow could begin with ``dataset``: its folder or archive is there, or is drawn."""
+    try:
+        archive_path(params, dataset)
+    except UserError:
+        return False
+    return True
 
 
 def weights_path(params: Params, source: str) -> Path:

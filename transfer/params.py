@@ -4,13 +4,15 @@
 """
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from transfer.evaluation.severities import SEVERITIES
 
@@ -79,6 +81,10 @@ class ModelParams(Strict):
     """p2, the probability that MSAD drops one head of a block, for the recipes with MSAD."""
     msad_mode: Literal["head", "token"] = "head"
     """head: as in the paper; token: as in the released code."""
+    lanet_norm: bool = True
+    """Batch norm in the LANets, as released; the paper names none."""
+    normalization: Literal["imagenet", "half"] = "imagenet"
+    """What the stem sees: ImageNet's mean and standard deviation, as released, or 0.5, with which IR-50 was trained."""
     pretrained: list[Name] = []
     """Weights to begin with, by their names in params/sources.yaml; the tensors that none of them has start fresh."""
 
@@ -434,6 +440,73 @@ class RobustnessParams(Strict):
         return {name: sorted(severities) for name, severities in self.corruptions.items() if severities}
 
 
+TableKind = Literal[
+    "recipes", "protocols", "reported", "per_class", "subgroups", "calibration", "robustness", "cross", "diversity"
+]
+WITH_FIGURE = ("recipes", "per_class", "calibration", "robustness", "diversity")
+OF_WEIGHTS = ("robustness", "cross", "diversity")
+"""The kinds that are made from what the kept weights say of other faces than those of the test part as they are."""
+
+
+class Sweep(Strict):
+    """Variants of one recipe, one for every combination of the listed values."""
+
+    recipe: Name = "full"
+    """The recipe that is varied."""
+    over: Annotated[
+        dict[Annotated[str, Field(pattern=r"^((model|train)\.[a-z_]+|upsample)$")], list[int | float | str]],
+        Field(min_length=1),
+    ]
+    """Values by key, such as model.num_lanets. With fewer than two LANets there is no MAD."""
+
+    @model_validator(mode="after")
+    def _has_values(self) -> "Sweep":
+        for key, values in self.over.items():
+            if not values:
+                raise ParamsError(("over", key), "no values; list at least one")
+            if len(set(values)) < len(values):
+                raise ParamsError(("over", key), f"a value appears twice: {values}")
+        return self
+
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """The variants by name, such as full_num_lanets3: keys and their values."""
+        found = {}
+        for values in itertools.product(*self.over.values()):
+            chosen = dict(zip(self.over, values, strict=True))
+            found["_".join([self.recipe, *(_label(key, value) for key, value in chosen.items())])] = chosen
+        return found
+
+
+def _label(key: str, value: int | float | str) -> str:
+    return key.rpartition(".")[2] + re.sub(r"[^a-z0-9]", "", str(value).lower())
+
+
+class TableDefinition(Strict):
+    """A table: what it shows, and of which trainings; null: those of the experiment."""
+
+    kind: TableKind
+    """recipes: accuracies against a baseline; protocols: what the choice of the epoch flatters; reported: beside
+    published numbers; per_class: recall by expression; subgroups: by attributes of the faces; calibration: of the
+    probabilities; robustness: under corruptions and on challenge subsets; cross: on the other datasets; diversity: of
+    the attention."""
+    title: str = ""
+    """What stands above it; empty: its name."""
+    datasets: Annotated[list[Name], Field(min_length=1)] | None = None
+    recipes: Annotated[list[Name], Field(min_length=1)] | None = None
+    sweep: Sweep | None = None
+    """Recipes that are variants of one, in the place of `recipes`."""
+    baseline: Name | None = None
+    """The recipe that the others are compared with; of a sweep, any of its recipes; null: that of the experiment."""
+    protocols: Annotated[list[Protocol], Field(min_length=1)] | None = None
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_different)] | None = None
+
+    @model_validator(mode="after")
+    def _names_its_recipes_once(self) -> "TableDefinition":
+        if self.recipes and self.sweep:
+            raise ParamsError(("sweep",), "a table has recipes or a sweep, not both")
+        return self
+
+
 _STORAGE = re.compile(r"journal|sqlite:///.+|postgresql(\+\w+)?://.+|\$\{\w+\}")
 _PASSWORD = re.compile(r"://[^:@/]*:(?!\$\{\w+\}@).*@|[?&]password=(?!\$\{\w+\}(&|$))")
 
@@ -464,12 +537,15 @@ class Params(Strict):
     """Show the trainings in MLflow."""
     searches: list[Name] = []
     """The searches of `snakemake search`, by name."""
+    tables: list[Name] = ["table1"]
+    """The tables of `snakemake tables`, by name; any defined one is made by its file's name."""
     search_storage: str = "journal"
     """Where the studies are kept: journal (a file of the experiment), sqlite:///FILE, postgresql://USER@HOST/DATABASE.
     ${NAME} stands for an environment variable, which is where a password belongs."""
     dataset_definitions: dict[Name, DatasetDefinition]
     recipe_definitions: dict[Name, RecipeDefinition]
     search_definitions: dict[Name, SearchDefinition] = {}
+    table_definitions: dict[Name, TableDefinition] = {"table1": TableDefinition(kind="recipes")}
 
     @model_validator(mode="after")
     def _names_are_defined(self) -> "Params":
@@ -478,6 +554,7 @@ class Params(Strict):
             ("recipes", self.recipes, self.recipe_definitions),
             ("baseline", [self.baseline], dict.fromkeys(self.recipes)),
             ("searches", self.searches, self.search_definitions),
+            ("tables", self.tables, self.table_definitions),
         ):
             for name in names:
                 if name not in defined:
@@ -486,22 +563,13 @@ class Params(Strict):
                 raise ParamsError((key,), "a name appears twice")
         if len(set(self.seeds)) < len(self.seeds):
             raise ParamsError(("seeds",), "a seed appears twice")
+        for table in self.table_definitions:
+            self._check_table(table)
         self._check_drawn_archives()
-        for dataset in self.datasets:
+        for dataset in self.every_dataset():
             self._check_faces(dataset)
-            for recipe in self.recipes:
-                run = self.run(dataset, recipe)
-                if run.model.mad > 0 and run.model.num_lanets < 2:
-                    raise ParamsError(
-                        ("recipe_definitions", recipe),
-                        f"mad drops one of B LANet maps and needs num_lanets >= 2, but it is {run.model.num_lanets}",
-                    )
-                if run.train.batch_size % run.train.processes:
-                    raise ParamsError(
-                        ("train", "processes"),
-                        f"batch_size {run.train.batch_size} ({dataset}, {recipe}) does not divide evenly among "
-                        f"{run.train.processes} processes; change one of the two",
-                    )
+        for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in self.every_run()):
+            self._check_run(dataset, recipe)
         for search in self.searches:
             self._check_search(search)
         if not _STORAGE.fullmatch(self.search_storage):
@@ -511,10 +579,130 @@ class Params(Strict):
             raise ParamsError(("search_storage",), message)
         return self
 
+    def _check_table(self, name: str) -> None:
+        table, loc = self.table_definitions[name], ("table_definitions", name)
+        if table.sweep and table.sweep.recipe not in self.recipe_definitions:
+            allowed = ", ".join(self.recipe_definitions)
+            raise ParamsError((*loc, "sweep", "recipe"), f"unknown name '{table.sweep.recipe}'; allowed: {allowed}")
+        recipes = {**self.recipe_definitions, **self.variants}
+        for key, names, defined in (
+            ("protocols", table.protocols or [], dict.fromkeys(self.protocols)),
+            ("datasets", table.datasets or [], self.dataset_definitions),
+            ("recipes", table.recipes or [], recipes),
+            ("baseline", [table.baseline] if table.baseline else [], dict.fromkeys(self.table_recipes(name))),
+        ):
+            for item in names:
+                if item not in defined:
+                    raise ParamsError((*loc, key), f"unknown name '{item}'; allowed: {', '.join(defined)}")
+
+    def _check_run(self, dataset: str, recipe: str) -> None:
+        run = self.run(dataset, recipe)
+        if run.model.mad > 0 and run.model.num_lanets < 2:
+            raise ParamsError(
+                ("recipe_definitions", recipe),
+                f"mad drops one of B LANet maps and needs num_lanets >= 2, but it is {run.model.num_lanets}",
+            )
+        if run.train.batch_size % run.train.processes:
+            raise ParamsError(
+                ("train", "processes"),
+                f"batch_size {run.train.batch_size} ({dataset}, {recipe}) does not divide evenly among "
+                f"{run.train.processes} processes; change one of the two",
+            )
+
+    @property
+    def kept_protocol(self) -> Protocol:
+        """The protocol whose weights become model.safetensors."""
+        return "val_selected" if "val_selected" in self.protocols else "last"
+
+    @cached_property
+    def variants(self) -> dict[str, RecipeDefinition]:
+        """The recipes of the tables' sweeps, by name."""
+        found = {}
+        for table, definition in self.table_definitions.items():
+            sweep = definition.sweep
+            if sweep and sweep.recipe in self.recipe_definitions:
+                for name, values in sweep.recipes().items():
+                    try:
+                        found[name] = _varied(self.recipe_definitions[sweep.recipe], values)
+                    except ValidationError as error:
+                        first = error.errors()[0]
+                        loc = ("table_definitions", table, "sweep", "over")
+                        raise ParamsError(loc, f"{values}: {first['msg']}") from None
+        return found
+
+    def recipe(self, name: str) -> RecipeDefinition:
+        """The recipe of that name, defined or of a sweep."""
+        return self.variants[name] if name in self.variants else self.recipe_definitions[name]
+
+    def table_datasets(self, name: str) -> list[str]:
+        """The datasets of a table."""
+        return self.table_definitions[name].datasets or self.datasets
+
+    def table_recipes(self, name: str) -> list[str]:
+        """The recipes of a table, those of its sweep by their names."""
+        table = self.table_definitions[name]
+        return list(table.sweep.recipes()) if table.sweep else table.recipes or self.recipes
+
+    def table_seeds(self, name: str) -> list[int]:
+        """The seeds of a table."""
+        return self.table_definitions[name].seeds or self.seeds
+
+    def table_protocols(self, name: str) -> list[Protocol]:
+        """The protocols of a table; where it evaluates weights, that of the weights which are kept."""
+        table = self.table_definitions[name]
+        return [self.kept_protocol] if table.kind in OF_WEIGHTS else table.protocols or self.protocols
+
+    def table_baseline(self, name: str) -> str:
+        """The recipe that those of a table are compared with."""
+        return self.table_definitions[name].baseline or self.baseline
+
+    def table_runs(self, name: str) -> list[tuple[str, str, int]]:
+        """The trainings of a table: dataset, recipe, seed."""
+        return list(itertools.product(self.table_datasets(name), self.table_recipes(name), self.table_seeds(name)))
+
+    def has_figure(self, name: str) -> bool:
+        """Whether a table has a figure: of a sweep, of one or two values."""
+        table = self.table_definitions[name]
+        return len(table.sweep.over) < 3 if table.sweep else table.kind in WITH_FIGURE
+
+    def runs(self) -> list[tuple[str, str, int]]:
+        """The experiment's own trainings: dataset, recipe, seed."""
+        return list(itertools.product(self.datasets, self.recipes, self.seeds))
+
+    def chosen_runs(self) -> list[tuple[str, str, int]]:
+        """The trainings of the experiment and of the tables that are chosen."""
+        return list(dict.fromkeys([*self.runs(), *(run for name in self.tables for run in self.table_runs(name))]))
+
+    def chosen_datasets(self) -> list[str]:
+        """The datasets of the experiment and of the tables that are chosen."""
+        return list(dict.fromkeys(dataset for dataset, _, _ in self.chosen_runs()))
+
+    def every_run(self) -> list[tuple[str, str, int]]:
+        """The trainings of the experiment and of all tables that are defined, chosen or not."""
+        return list(
+            dict.fromkeys([*self.runs(), *(run for name in self.table_definitions for run in self.table_runs(name))])
+        )
+
+    def every_dataset(self) -> list[str]:
+        """The datasets of the experiment and of all tables that are defined."""
+        return list(
+            dict.fromkeys(
+                [*self.datasets, *(name for table in self.table_definitions for name in self.table_datasets(table))]
+            )
+        )
+
+    def every_recipe(self) -> list[str]:
+        """The recipes of the experiment and of all tables that are defined."""
+        return list(
+            dict.fromkeys(
+                [*self.recipes, *(name for table in self.table_definitions for name in self.table_recipes(table))]
+            )
+        )
+
     def _check_drawn_archives(self) -> None:
         """Datasets may share a drawn archive, such as two alignments of it, if they agree on what is drawn."""
         drawn: dict[str, tuple[str, Any]] = {}
-        for dataset in self.datasets:
+        for dataset in self.chosen_datasets():
             definition = self.dataset_definitions[dataset]
             if definition.synthetic is not None:
                 if definition.reported_as is not None:
@@ -580,7 +768,7 @@ class Params(Strict):
 
     def run(self, dataset: str, recipe: str) -> "RunParams":
         """What one training sees: the experiment's blocks, then the dataset's, then the recipe's."""
-        data, rec = self.dataset_definitions[dataset], self.recipe_definitions[recipe]
+        data, rec = self.dataset_definitions[dataset], self.recipe(recipe)
         here = rec.datasets.get(dataset, RecipeOnDataset())
         upsample = here.upsample or rec.upsample
         off = {} if rec.local_cnns else {"num_lanets": 0}
@@ -590,6 +778,20 @@ class Params(Strict):
             train=_merged(self.train, data.train, rec.train, here.train),
             sampling=_merged(self.sampling, data.sampling, {"upsample": upsample} if upsample else {}),
         )
+
+
+def _varied(recipe: RecipeDefinition, values: Mapping[str, Any]) -> RecipeDefinition:
+    """``recipe`` with the values of a sweep by their dotted keys, which win over all else that it says."""
+    content = recipe.model_dump(exclude_unset=True)
+    content["datasets"] = {}
+    for key, value in values.items():
+        block, _, name = key.rpartition(".")
+        content = merge(content, {block: {name: value}} if block else {name: value})
+        if name in ("mad", "msad"):
+            content[name] = True
+    if values.get("model.num_lanets", 2) < 2:
+        content = merge(content, {"mad": False, "model": {"mad": 0.0}})
+    return RecipeDefinition.model_validate(content)
 
 
 class RunParams(Strict):

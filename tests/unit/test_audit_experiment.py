@@ -15,7 +15,7 @@ from transfer import cli, config
 from transfer.audit.experiment import write_audit
 from transfer.audit.picture import chosen_pairs, draw_pairs
 from transfer.layout import Layout
-from transfer.tables.experiment import describe
+from transfer.tables.build import describe
 
 ROOT = Path(__file__).parents[2]
 PARTS = {"FER2013Train": 3, "FER2013Valid": 1, "FER2013Test": 1}

@@ -119,7 +119,7 @@ def test_every_step_and_every_transparent_module_exists():
         ("cross", ("tables", "sampling")),
         ("diversity", ("audit", "bench", "cli", "figures", "sampling", "search", "tables")),
         ("attention", ("audit", "bench", "cli", "sampling", "search", "tables")),
-        ("diversity_figure", ("audit", "bench", "cli", "datasets", "faces", "models", "training", "tables")),
+        ("table_figure", ("audit", "bench", "cli", "datasets", "faces", "models", "training", "tables")),
         ("table", ("datasets", "faces", "models", "training", "sampling")),
     ],
 )

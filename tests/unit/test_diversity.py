@@ -14,8 +14,8 @@ from transfer.errors import UserError
 from transfer.explain import walk
 from transfer.explain.diversity import write_diversity
 from transfer.explain.maps import lanet_maps
-from transfer.explain.seeds import diversity_table, over_seeds, read_diversity
-from transfer.figures.diversity import write_diversity_figure
+from transfer.explain.seeds import over_seeds, read_diversity
+from transfer.figures.diversity import diversity_figure
 from transfer.files import sha256
 from transfer.training.batches import FaceStore, normalize
 from transfer.training.predict import load_model
@@ -94,15 +94,14 @@ def test_the_numbers_are_those_of_the_test_faces(finished):
 def test_recipes_without_two_lanets_have_no_overlap(finished):
     params, layout = finished
     assert content(layout, "baseline", 0)["lanets"] is None
-    table = diversity_table(params, layout).set_index(["recipe", "measure"])
-    assert np.isnan(table.loc[("baseline", "lanets_overlap"), "mean"])
-    assert table["n_seeds"].tolist() == [2] * 14 and set(table["n_faces"]) == {10}
-    full = table.loc[("full", "lanets_overlap")]
-    values = [content(layout, "full", seed)["lanets"]["overlap"] for seed in (0, 1)]
-    assert full["mean"] == pytest.approx(np.mean(values))
-    assert (full["local_cnns"], full["mad"], full["msad"]) == (2, 0.6, 0.3)
-    heads = [np.mean(content(layout, "baseline", seed)["heads"]["class_cosine"]) for seed in (0, 1)]
-    assert table.loc[("baseline", "heads_class_cosine"), "mean"] == pytest.approx(np.mean(heads))
+    found = read_diversity(layout, "faces", params.recipes, params.seeds).set_index(["recipe", "measure", "seed"])
+    assert len(found) == 2 * 7 * 2 and set(found["faces"]) == {10}
+    for seed in params.seeds:
+        assert np.isnan(found.loc[("baseline", "lanets_overlap", seed), "value"])
+        full = content(layout, "full", seed)["lanets"]["overlap"]
+        assert found.loc[("full", "lanets_overlap", seed), "value"] == pytest.approx(full)
+        heads = np.mean(content(layout, "baseline", seed)["heads"]["class_cosine"])
+        assert found.loc[("baseline", "heads_class_cosine", seed), "value"] == pytest.approx(heads)
 
 
 def test_intervals_over_seeds_by_hand():
@@ -116,14 +115,15 @@ def test_intervals_over_seeds_by_hand():
     assert np.isnan(list(over_seeds(np.array([0.5, np.nan]), 0.0, 1.0).values())).all()
 
 
-def test_the_figure_and_its_bytes(copy_of):
-    params, layout = copy_of
-    paths = write_diversity_figure(params, layout, "faces")
-    assert [path.name for path in paths] == [f"diversity_faces.{kind}" for kind in ("png", "svg", "json")]
-    before = [path.read_bytes() for path in paths]
-    assert [path.read_bytes() for path in write_diversity_figure(params, layout, "faces")] == before
-    caption = json.loads(before[2])
-    assert (caption["n_seeds"], caption["n_faces"]) == (2, 10) and "Student's t" in caption["caption"]
+def test_the_figure_draws_every_seed(finished):
+    params, layout = finished
+    found = read_diversity(layout, "faces", params.recipes, params.seeds)
+    panels = diversity_figure(found, "faces").axes
+    assert len(panels) == 4
+    assert [text.get_text() for text in panels[0].get_yticklabels()][0] == "baseline"
+    overlap = panels[0].lines[3 * params.recipes.index("full")].get_xdata()  # circles, mean, interval of each recipe
+    values = found[(found["recipe"] == "full") & (found["measure"] == "lanets_overlap")]["value"]
+    assert list(overlap) == list(values) and len(values) == len(params.seeds)
 
 
 def test_a_run_that_was_not_measured(copy_of):
@@ -131,7 +131,7 @@ def test_a_run_that_was_not_measured(copy_of):
     path = layout.evaluation("attention", "faces", "full", 1) / "diversity.json"
     path.unlink()
     with pytest.raises(UserError, match=r"full/seed1/diversity\.json: not there; make it with"):
-        read_diversity(params, layout, "faces")
+        read_diversity(layout, "faces", params.recipes, params.seeds)
 
 
 def test_measures_of_other_weights(copy_of):
@@ -139,7 +139,7 @@ def test_measures_of_other_weights(copy_of):
     env = layout.run("faces", "full", 1) / "env.json"
     env.write_text(env.read_text().replace(content(layout, "full", 1)["weights_sha256"], "0" * 64))
     with pytest.raises(UserError, match=r"full/seed1/diversity\.json: measured on other weights"):
-        read_diversity(params, layout, "faces")
+        read_diversity(layout, "faces", params.recipes, params.seeds)
     with pytest.raises(UserError, match=r"full/seed1/model\.safetensors: sha256 is .* env\.json .* 000000000000"):
         write_diversity(layout, "faces", "full", 1, params.train)
 

@@ -42,7 +42,11 @@ def test_publish_copies_what_git_may_hold(tmp_path, monkeypatch):
     layout = Layout("demo")
     with pytest.raises(UserError, match="table1.csv: missing"):
         publish(params, layout)
-    files = [layout.root / "table1.md", *(layout.data(dataset) / "faces.json" for dataset in params.datasets)]
+    files = [
+        layout.table("table1", "md"),
+        layout.table("table1", "tex"),
+        *(layout.data(dataset) / "faces.json" for dataset in params.datasets),
+    ]
     for dataset in params.datasets:
         for recipe in params.recipes:
             for seed in params.seeds:
@@ -59,7 +63,13 @@ def test_publish_copies_what_git_may_hold(tmp_path, monkeypatch):
     folder = publish(params, layout)
     assert kept.read_text() == "earlier" and not stale.exists()
     published = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    assert {"table1.csv", "table1.md", "params.yaml", "runs/demo_rafdb/full/seed0/metrics.json"} <= published
+    assert {
+        "table1.csv",
+        "table1.md",
+        "table1.tex",
+        "params.yaml",
+        "runs/demo_rafdb/full/seed0/metrics.json",
+    } <= published
     assert not any(name.endswith("model.safetensors") for name in published)
     assert "/somewhere/else" not in (folder / "params.yaml").read_text()
     readme = (tmp_path / "README.md").read_text()

@@ -11,7 +11,11 @@ from scipy import stats
 from transfer.errors import UserError
 from transfer.evaluation.metrics import evaluate
 from transfer.evaluation.predictions import predictions_frame, write_predictions
-from transfer.tables import load_reported, table1, to_csv, to_markdown, write_table1
+from transfer.tables.recipes import COLUMNS, FORMATS, formats, recipes_frame, recipes_page
+from transfer.tables.reported import load_reported
+from transfer.tables.runs import read_runs
+from transfer.tables.text import to_csv as as_csv
+from transfer.tables.text import to_latex, to_markdown
 
 REPORTED = Path(__file__).parents[2] / "params" / "reported.yaml"
 CLASSES = ["neutral", "happiness"]
@@ -23,8 +27,6 @@ PARTS = {
     "full": {"num_lanets": 2, "mad": 0.6, "msad": 0.3},
 }
 RECIPES = {(dataset, recipe): parts for dataset in DATASETS for recipe, parts in PARTS.items()}
-DATA = {"ferplus_majority": "FERPlus, majority rule, 10 test faces.", "demo_rafdb": "Seven expressions, 10 test faces."}
-ENVIRONMENT = {"commit": "0123abc", "torch": "2.15.0", "hardware": "2 CPU cores"}
 # faces 0-7 are neutral, 8-9 happiness; a run with k correct faces is right on faces 0 to k-1
 CORRECT = {
     "baseline": {"last": [6, 7, 5], "test_selected": [7, 7, 7]},
@@ -74,9 +76,18 @@ def table(built):
     return make(built)
 
 
-def make(runs, seeds=(0, 1, 2), **changes):
-    arguments = {"recipes": RECIPES, "datasets": DATASETS, "protocols": PROTOCOLS, "experiment": "fake"} | changes
-    return table1(runs, seeds=seeds, reported=load_reported(REPORTED), **arguments)
+def make(runs, seeds=(0, 1, 2), recipes=RECIPES, datasets=DATASETS, protocols=PROTOCOLS, partial=False):
+    wanted = [(dataset, recipe, seed) for dataset, recipe in recipes if dataset in datasets for seed in seeds]
+    found, _ = read_runs(runs, wanted, protocols, experiment="fake", partial=partial)
+    return recipes_frame(found, recipes, datasets, protocols, load_reported(REPORTED), experiment="fake")
+
+
+def to_csv(table):
+    return as_csv(table, formats(table))
+
+
+def page(table):
+    return to_markdown(recipes_page(table, "Table 1: fake", "baseline"))
 
 
 def cell(table, dataset, recipe, protocol):
@@ -88,8 +99,10 @@ def cell(table, dataset, recipe, protocol):
 def test_columns_and_order_of_rows_are_the_contract(table):
     assert to_csv(table).splitlines()[0] == (
         "experiment,dataset,recipe,local_cnns,mad,msad,protocol,n_seeds,accuracy,accuracy_std,ci95_low,ci95_high,"
-        "mean_class_accuracy,delta_vs_baseline,p_value,reported_accuracy,reported_source"
+        "mean_class_accuracy,delta_vs_baseline,p_value,reported_accuracy,reported_source,"
+        "n_faces,delta_ci95_low,delta_ci95_high,p_holm,effect_size,effect"
     )
+    assert to_csv(table).splitlines()[0].startswith(",".join(COLUMNS) + ",n_faces")
     assert list(zip(table["dataset"], table["recipe"], table["protocol"], strict=True)) == [
         (dataset, recipe, protocol) for dataset in DATASETS for recipe in PARTS for protocol in PROTOCOLS
     ]
@@ -125,7 +138,7 @@ def test_undefined_cells_are_empty_and_never_zero(table):
     equal = cell(table, "demo_rafdb", "msad", "test_selected")
     assert (equal["delta_vs_baseline"], equal["p_value"], equal["accuracy_std"]) == (0.0, 1.0, 0.0)
     assert to_csv(table).splitlines()[1] == (
-        "fake,ferplus_majority,baseline,0,0.0,0.0,last,3,60.00,10.00,35.16,84.84,37.50,,,,"
+        "fake,ferplus_majority,baseline,0,0.0,0.0,last,3,60.00,10.00,35.16,84.84,37.50,,,,,10,,,,,"
     )
 
 
@@ -168,12 +181,56 @@ def test_published_numbers_stand_beside_test_selected_only(table, built):
 
 
 def test_the_written_csv_is_read_back_as_the_same_table(table, tmp_path):
-    write_table1(table, tmp_path / "table1.csv", tmp_path / "table1.md", data=DATA, environment=ENVIRONMENT)
-    back = pd.read_csv(tmp_path / "table1.csv")
+    path = tmp_path / "table1.csv"
+    path.write_text(to_csv(table))
+    back = pd.read_csv(path)
     pd.testing.assert_frame_equal(back, table, check_dtype=False)
-    # what pandas read from the csv gives the same page
-    assert to_markdown(back, data=DATA, environment=ENVIRONMENT) == (tmp_path / "table1.md").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["table1.csv", "table1.md"]
+    assert page(back) == page(table)  # what pandas read from the csv gives the same page
+
+
+def test_the_difference_by_hand(table):
+    row = cell(table, "ferplus_majority", "full", "last")
+    # differences 20, 20, 40 points: mean 26.67, std 11.55; half width 4.3027 * 11.55 / sqrt(3) = 28.68
+    assert (row["delta_ci95_low"], row["delta_ci95_high"]) == (-2.02, 55.35)
+    # 26.67 / 11.55 = 2.309, times Hedges' factor for two degrees of freedom, gamma(1) / (sqrt(1) gamma(1/2)) = 0.5642
+    assert (row["effect"], row["effect_size"]) == ("hedges_gz", pytest.approx(1.3029, abs=1e-4))
+    assert row["n_faces"] == 10
+    # under `last` two comparisons have a p-value, the two of `full`, and both have the same
+    assert row["p_holm"] == pytest.approx(2 * row["p_value"], rel=1e-3)
+
+
+def test_a_sweep_has_its_values_as_columns(built):
+    parts = {key: values | {"stem_stages": 1 + index} for index, (key, values) in enumerate(RECIPES.items())}
+    table = make(built, recipes=parts)
+    assert list(table)[: len(FORMATS)] == list(FORMATS)
+    assert list(table["stem_stages"].drop_duplicates()) == [1, 2, 3, 4, 5, 6]
+    assert "| recipe | LANets | p1 (MAD) | p2 (MSAD) | stem_stages | `last` |" in page(table)
+
+
+def test_a_partial_table_has_what_is_there(runs):
+    shutil.rmtree(runs / "demo_rafdb" / "full")
+    (runs / "demo_rafdb" / "baseline" / "seed1" / "metrics.json").unlink()
+    wanted = [("demo_rafdb", recipe, seed) for recipe in PARTS for seed in range(3)]
+    found, missing = read_runs(runs, wanted, PROTOCOLS, experiment="fake", partial=True)
+    assert missing == ["demo_rafdb baseline seed1", *(f"demo_rafdb full seed{seed}" for seed in range(3))]
+    assert {key[1]: sorted(seeds) for key, seeds in found.items()} == {"baseline": [0, 2], "msad": [0, 1, 2]}
+    table = make(runs, datasets={"demo_rafdb": None}, partial=True)
+    assert list(table["n_seeds"]) == [2, 2, 3, 3]
+    # compared on the two seeds that both have: 7, 6 against 6, 5 of 10
+    assert cell(table, "demo_rafdb", "msad", "last")["delta_vs_baseline"] == 10.0
+    with pytest.raises(UserError, match="none of the runs of this table is there"):
+        make(runs, seeds=[7], partial=True)
+
+
+def test_latex_has_no_bare_special_character(table):
+    text = to_latex(recipes_page(table, "Table 1: fake_50%", "baseline"))
+    assert text.count("\\begin{tabular}") == text.count("\\bottomrule") == len(DATASETS)
+    assert "\\texttt{full} & 2 & 0.6 & 0.3 & 86.67 $\\pm$ 5.77 (n=3) &" in text
+    assert "Table 1: fake\\_50\\%: ferplus\\_majority." in text
+    assert not set("±Δ–`#") & set(text)
+    heads = [line for line in text.splitlines() if line.startswith("recipe")]
+    rows = [line for line in text.splitlines() if line.startswith("\\texttt{")]
+    assert len({line.count("&") for line in heads + rows if "published" not in line}) == 2  # one dataset has one more
 
 
 def test_missing_run_names_the_file_and_the_command(runs):
@@ -226,32 +283,26 @@ def test_runs_tested_on_other_faces_are_refused(runs, other):
 
 
 def test_markdown_says_what_was_measured(table):
-    text = to_markdown(table, data=DATA, environment=ENVIRONMENT)
+    text = page(table)
     assert text.startswith("# Table 1: fake\n")
-    for words in ("3 seeds (n=3)", "never their maximum", "paired t test", "Student's t", "- `last`: the last epoch"):
+    for words in ("over 3 seeds", "never their maximum", "paired t test", "Student's t", "- `last`: the last epoch"):
         assert words in text
     assert "- `test_selected`: the epoch with the best test accuracy" in text
     assert "`val_selected`" not in text
-    assert "Environment: commit 0123abc; torch 2.15.0; hardware 2 CPU cores." in text
-    assert "| `full` | 2 | 0.6 | 0.3 | 86.67 ± 5.77 (n=3) | 72.32 to 100.00 | +26.67 (p=0.057) | 96.67 ± 5.77" in text
+    assert (
+        "| `full` | 2 | 0.6 | 0.3 | 86.67 ± 5.77 (n=3) | 72.32 to 100.00 | +26.67 (0.057, 0.11, 1.30) | 96.67 ± 5.77"
+        in text
+    )
     assert "| `baseline` | 0 | 0 | 0 | 60.00 ± 10.00 (n=3) | 35.16 to 84.84 | – |" in text
     assert "+10.00 (p undefined)" in text
-    assert "+26.67 (p=0.015)\\*" in text
+    assert "+26.67 (0.015, 0.061, 2.61) |" in text
     assert "90.83 [1] |" in text
     assert "\n[1] second-hand: " in text
     assert "nan" not in text.lower()
 
 
-def test_markdown_describes_each_dataset(table):
-    text = to_markdown(table, data=DATA, environment=ENVIRONMENT)
-    first, second = text.split("\n## demo_rafdb\n")
-    assert "\n## ferplus_majority\n\nFERPlus, majority rule, 10 test faces.\n" in first
-    assert second.startswith("\nSeven expressions, 10 test faces.\n")
-    assert "published" not in second
-
-
 def test_every_table_row_of_the_markdown_has_as_many_cells_as_its_head(table):
-    text = to_markdown(table, data=DATA, environment=ENVIRONMENT)
+    text = page(table)
     for section in text.split("\n## ")[1:]:
         rows = [line.count("|") for line in section.splitlines() if line.startswith("|")]
         assert len(rows) == 5
@@ -259,7 +310,7 @@ def test_every_table_row_of_the_markdown_has_as_many_cells_as_its_head(table):
 
 
 def test_markdown_of_one_seed_names_the_other_tests(built):
-    text = to_markdown(make(built, seeds=[0]), data=DATA, environment=ENVIRONMENT)
+    text = page(make(built, seeds=[0]))
     assert "One seed (n=1)" in text
     assert "McNemar" in text
     assert "Wilson" in text

@@ -20,8 +20,10 @@ from transfer.datasets.render import render_face
 from transfer.errors import UserError
 from transfer.evaluation.metrics import evaluate
 from transfer.layout import Layout
+from transfer.tables.recipes import FORMATS, recipes_frame
 from transfer.tables.reported import load_reported
-from transfer.tables.table1 import table1, to_csv
+from transfer.tables.runs import read_runs
+from transfer.tables.text import to_csv
 from transfer.tracking import sync as module
 from transfer.tracking.check import check
 from transfer.tracking.disk import disk
@@ -42,8 +44,10 @@ def write_table(layout: Layout, seeds=SEEDS) -> None:
         for recipe in RECIPES
     }
     reported = load_reported(ROOT / "params/reported.yaml")
-    arguments = (layout.root / "runs", parts, {"faces": None}, seeds, PARAMS.protocols, reported)
-    (layout.root / "table1.csv").write_text(to_csv(table1(*arguments, experiment="tiny")))
+    wanted = [("faces", recipe, seed) for recipe in RECIPES for seed in seeds]
+    runs, _ = read_runs(layout.root / "runs", wanted, PARAMS.protocols, experiment="tiny")
+    frame = recipes_frame(runs, parts, {"faces": None}, PARAMS.protocols, reported, experiment="tiny")
+    (layout.root / "table1.csv").write_text(to_csv(frame, FORMATS))
 
 
 @pytest.fixture(scope="session")

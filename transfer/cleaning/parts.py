@@ -2,14 +2,15 @@
 
 import csv
 from collections.abc import Sequence
+from pathlib import Path
 
 from transfer.cleaning.removal import Item, item, leftovers
 from transfer.errors import UserError
 from transfer.layout import Layout
 
-_TABLE = ("table1.csv", "table1.md")
+_TABLES = ("*.csv", "*.md", "*.tex")
 PARTS: dict[str, tuple[str, ...]] = {
-    "runs": (*_TABLE, "evaluations", "runs"),
+    "runs": (*_TABLES, "metrics", "figures", "report", "evaluations", "runs"),
     "evaluations": ("evaluations",),
     "state": ("state",),
     "search": ("search", "state/search"),
@@ -39,25 +40,28 @@ def parts_of(layout: Layout, chosen: Sequence[str], everything: bool) -> list[It
     if everything:
         paths = [root]
     elif chosen:
-        paths = [root / name for part in PARTS if part in chosen for name in PARTS[part]]
+        paths = _found(root, [name for part in PARTS if part in chosen for name in PARTS[part]])
     else:
-        paths = [root / name for name in _TABLE]
-        paths += sorted(path for path in root.iterdir() if path.name not in (*_KEPT, *_TABLE))
+        first = _found(root, PARTS["runs"])
+        paths = [*first, *sorted(path for path in root.iterdir() if path.name not in _KEPT and path not in first)]
     found = [item(path, "") for path in paths if path.exists() or path.is_symlink()]
     if everything or not chosen or "runs" in chosen:
-        found = [*_published_table(layout), *found]
+        found = [*_shown_tables(layout), *found]
     covered = {entry.path for entry in found}
     cut = [entry for entry in leftovers([root]) if not covered & {entry.path, *entry.path.parents}]
     return [*found, *cut]
 
 
-def _published_table(layout: Layout) -> list[Item]:
-    """results/table1.csv and .md, where they are of this experiment."""
-    path = layout.results / "table1.csv"
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        row = next(csv.DictReader(file), {})
-    if row.get("experiment") != layout.experiment:
-        return []
-    return [item(file, "") for file in (path, path.with_suffix(".md")) if file.is_file()]
+def _found(root: Path, patterns: Sequence[str]) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(root.glob(pattern))]
+
+
+def _shown_tables(layout: Layout) -> list[Item]:
+    """The tables in results/ that are of this experiment, as csv and md."""
+    found = []
+    for path in sorted(layout.results.glob("*.csv")):
+        with open(path, encoding="utf-8", newline="") as file:
+            row = next(csv.DictReader(file), {})
+        if row.get("experiment") == layout.experiment:
+            found += [item(file, "") for file in (path, path.with_suffix(".md")) if file.is_file()]
+    return found

@@ -84,12 +84,19 @@ def _photo(image: Path, weights: Path, aligned: bool, out: Path | None) -> None:
 
 
 @app.command()
-def diversity(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
-    """How alike LANets' maps and heads are, by recipe, over the seeds. Reads: diversity.json and env.json of all runs
-    on the dataset. Writes: R/figures/diversity_DATASET.png, .svg, .json (the caption)."""
+def table(
+    name: Annotated[str, typer.Option(metavar="NAME", help="One of table_definitions.")],
+    dataset: Dataset,
+    files: ParamFiles = None,
+    values: Values = None,
+) -> None:
+    """The figure of a table on one dataset. Reads: history.csv, or metrics.json and predictions.parquet, of its runs,
+    and for some kinds R/evaluations/. Writes: R/figures/NAME_DATASET.png, .svg, .json (the caption)."""
     chosen, layout = load(files, values, dataset)
+    if name not in chosen.table_definitions:
+        raise UserError(f"--name {name}: not in table_definitions; allowed: {', '.join(chosen.table_definitions)}")
 
-    from transfer.figures.diversity import write_diversity_figure
+    from transfer.figures.tables import write_table_figure
 
-    for path in write_diversity_figure(chosen, layout, dataset):
+    for path in write_table_figure(chosen, layout, name, dataset):
         print(path)

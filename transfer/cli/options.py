@@ -31,7 +31,7 @@ def load(
 ) -> tuple[Params, Layout]:
     """The parameters and where their files lie; UserError for a dataset or recipe that the experiment has not."""
     chosen = config.load(files or (), values or ())
-    for what, name, known in (("dataset", dataset, chosen.datasets), ("recipe", recipe, chosen.recipes)):
+    for what, name, known in (("dataset", dataset, chosen.every_dataset()), ("recipe", recipe, chosen.every_recipe())):
         if name is not None and name not in known:
             raise UserError(f"--{what} {name}: not in experiment {chosen.experiment}; allowed: {', '.join(known)}")
     return chosen, Layout(chosen.experiment)

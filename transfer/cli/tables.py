@@ -1,21 +1,31 @@
 """Tables of finished trainings."""
 
+from typing import Annotated
+
 import typer
 
 from transfer.cli.options import ParamFiles, Values, load
+from transfer.errors import UserError
 
 app = typer.Typer()
 
 
 @app.command()
-def table(files: ParamFiles = None, values: Values = None) -> None:
-    """Table 1. Reads: metrics.json, predictions.parquet and env.json of all runs, D/faces.json, params/reported.yaml.
-    Writes: R/table1.csv, R/table1.md."""
+def table(
+    name: Annotated[str, typer.Option(metavar="NAME", help="One of table_definitions.")] = "table1",
+    partial: Annotated[bool, typer.Option("--partial", help="Leave out missing trainings, and say so.")] = False,
+    files: ParamFiles = None,
+    values: Values = None,
+) -> None:
+    """A table. Reads: metrics.json, predictions.parquet and env.json of its runs, D/faces.json, params/reported.yaml,
+    and for some kinds R/evaluations/. Writes: R/NAME.csv, R/NAME.md, R/NAME.tex."""
     chosen, layout = load(files, values)
+    if name not in chosen.table_definitions:
+        raise UserError(f"--name {name}: not in table_definitions; allowed: {', '.join(chosen.table_definitions)}")
 
-    from transfer.tables.experiment import write_experiment
+    from transfer.tables.build import write_table
 
-    write_experiment(chosen, layout)
+    write_table(chosen, layout, name, partial)
 
 
 @app.command()

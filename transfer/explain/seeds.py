@@ -1,6 +1,7 @@
-"""The diversity of maps and heads over the seeds of each recipe, as a table."""
+"""The diversity of maps and heads, read back for the seeds of some recipes."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pandas as pd
 from transfer.errors import UserError
 from transfer.evaluation.statistics import summary
 from transfer.layout import Layout
-from transfer.params import Params
 
 MEASURES = {
     "lanets_overlap": (0.0, 1.0),
@@ -24,14 +24,14 @@ MEASURES = {
 """The measures of diversity.json and between which values they lie; those of heads are means over the blocks."""
 
 
-def read_diversity(params: Params, layout: Layout, dataset: str) -> pd.DataFrame:
+def read_diversity(layout: Layout, dataset: str, recipes: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
     """One row per recipe, seed and measure: recipe, seed, measure, value (NaN: no two LANets), faces.
 
     Raises UserError, naming the file: one is missing, or was measured on other weights than the run's.
     """
     rows = []
-    for recipe in params.recipes:
-        for seed in params.seeds:
+    for recipe in recipes:
+        for seed in seeds:
             path = layout.evaluation("attention", dataset, recipe, seed) / "diversity.json"
             content = _read(path, layout.run(dataset, recipe, seed) / "env.json")
             for measure in MEASURES:
@@ -40,33 +40,6 @@ def read_diversity(params: Params, layout: Layout, dataset: str) -> pd.DataFrame
                 value = np.nan if found is None else float(np.mean(found))
                 rows.append((recipe, seed, measure, value, content["n"]))
     return pd.DataFrame(rows, columns=["recipe", "seed", "measure", "value", "faces"])
-
-
-def diversity_table(params: Params, layout: Layout) -> pd.DataFrame:
-    """One row per dataset, recipe and measure, as the mean over the seeds; NaN where a recipe has no two LANets.
-
-    Columns: experiment, dataset, recipe, local_cnns, mad, msad, measure, n_seeds, n_faces, mean, std, ci95_low,
-    ci95_high (Student's t over seeds, within the measure's range; NaN for one seed). Raises UserError as
-    `read_diversity` does.
-    """
-    rows = []
-    for dataset in params.datasets:
-        found = read_diversity(params, layout, dataset)
-        for (recipe, measure), values in found.groupby(["recipe", "measure"], sort=False):
-            model = params.run(dataset, recipe).model
-            row = {
-                "experiment": params.experiment,
-                "dataset": dataset,
-                "recipe": recipe,
-                "local_cnns": model.num_lanets,
-                "mad": model.mad,
-                "msad": model.msad,
-                "measure": measure,
-                "n_seeds": len(values),
-                "n_faces": values["faces"].iloc[0],
-            }
-            rows.append(row | over_seeds(values["value"].to_numpy(), *MEASURES[measure]))
-    return pd.DataFrame(rows)
 
 
 def over_seeds(values: np.ndarray, low: float, high: float) -> dict[str, float]:

@@ -1,17 +1,11 @@
 """The paper's claim as a figure: how diverse maps and heads are, by recipe."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from transfer.explain.seeds import MEASURES, over_seeds, read_diversity
+from transfer.explain.seeds import MEASURES, over_seeds
 from transfer.figures.names import recipe_name
-from transfer.figures.save import save
-from transfer.files import write_json
-from transfer.layout import Layout
-from transfer.params import Params
 
 SHOWN = {
     "lanets_overlap": "LANets' maps:\noverlap (soft IoU)",
@@ -19,28 +13,6 @@ SHOWN = {
     "heads_class_cosine": "heads, class token's row:\ncosine",
     "heads_class_correlation": "heads, class token's row:\ncorrelation",
 }
-
-
-def write_diversity_figure(params: Params, layout: Layout, dataset: str) -> list[Path]:
-    """Write diversity_DATASET.png, .svg and .json (the caption) into the figures' folder; returns their paths.
-
-    Raises UserError where a run was not measured, or was trained again since.
-    """
-    found = read_diversity(params, layout, dataset)
-    figure = diversity_figure(found, dataset)
-    seeds, faces = found["seed"].nunique(), int(found["faces"].iloc[0])
-    drawn = " (drawn faces)" if params.dataset_definitions[dataset].synthetic is not None else ""
-    caption = (
-        f"How alike the LANets' maps and the heads of a block are, mean over all pairs and the {faces:,} test faces of "
-        f"{dataset}{drawn}: low is diverse. A circle is a seed ({seeds} in all), the line their mean, the bar its 95 % "
-        "interval (Student's t, two seeds or more). A recipe without two LANets has no overlap. docs/attention.md has "
-        "the formulas."
-    )
-    paths = [layout.figures / f"diversity_{dataset}{ending}" for ending in (".png", ".svg", ".json")]
-    for path in paths[:2]:
-        save(figure, path)
-    write_json(paths[2], {"caption": caption, "dataset": dataset, "n_seeds": seeds, "n_faces": faces})
-    return paths
 
 
 def diversity_figure(found: pd.DataFrame, dataset: str) -> Figure:

@@ -9,17 +9,17 @@ from transfer.models.dropping import MAD
 class LANet(nn.Sequential):
     """One local attention network: (N, C, H, W) to a map (N, 1, H, W) in (0, 1).
 
-    Batch norm after both convolutions as in the authors' la_max.py; the paper's text names none.
+    Batch norm after both convolutions as in the authors' la_max.py; the paper's text names none (``norm`` False).
     """
 
-    def __init__(self, channels: int, ratio: int = 16) -> None:
+    def __init__(self, channels: int, ratio: int = 16, norm: bool = True) -> None:
         hidden = max(1, channels // ratio)
         super().__init__(
             nn.Conv2d(channels, hidden, 1),
-            nn.BatchNorm2d(hidden),
+            nn.BatchNorm2d(hidden) if norm else nn.Identity(),
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden, 1, 1),
-            nn.BatchNorm2d(1),
+            nn.BatchNorm2d(1) if norm else nn.Identity(),
             nn.Sigmoid(),
         )
 
@@ -27,9 +27,9 @@ class LANet(nn.Sequential):
 class LocalCNNs(nn.Module):
     """B LANets on one feature map, MAD on their maps, the maximum over what is left, and the gated features."""
 
-    def __init__(self, channels: int, num_lanets: int, ratio: int = 16, mad: float = 0.0) -> None:
+    def __init__(self, channels: int, num_lanets: int, ratio: int = 16, mad: float = 0.0, norm: bool = True) -> None:
         super().__init__()
-        self.lanets = nn.ModuleList(LANet(channels, ratio) for _ in range(num_lanets))
+        self.lanets = nn.ModuleList(LANet(channels, ratio, norm) for _ in range(num_lanets))
         self.mad = MAD(mad)
 
     def attention_maps(self, features: Tensor) -> Tensor:

@@ -23,8 +23,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class TransFER(nn.Module):
     """Faces (N, 3, img_size, img_size), ImageNet-normalised RGB, to logits (N, num_classes).
 
-    ``num_lanets`` 0 leaves the Local CNNs out; ``mad`` is the paper's p1, ``msad`` its p2. Raises ValueError where a
-    rate lies outside [0, 1], MAD has fewer than two maps to choose from, or the stem does not divide ``img_size``.
+    ``num_lanets`` 0 leaves the Local CNNs out; ``mad`` is the paper's p1, ``msad`` its p2; ``normalization`` is what
+    the stem sees: ImageNet's, as released, or ``half``, with which IR-50 was trained. Raises ValueError where a rate
+    lies outside [0, 1], MAD has fewer than two maps to choose from, or the stem does not divide ``img_size``.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class TransFER(nn.Module):
         stem_stages: int = 3,
         num_lanets: int = 2,
         lanet_ratio: int = 16,
+        lanet_norm: bool = True,
         mad: float = 0.0,
         msad: float = 0.0,
         msad_mode: Literal["head", "token"] = "head",
@@ -44,6 +46,7 @@ class TransFER(nn.Module):
         depth: int = 8,
         num_heads: int = 8,
         mlp_ratio: float = 3.0,
+        normalization: Literal["imagenet", "half"] = "imagenet",
     ) -> None:
         super().__init__()
         _check(img_size, stem_stages, len(stem_widths), num_lanets, mad, msad, msad_mode)
@@ -55,6 +58,7 @@ class TransFER(nn.Module):
             "num_classes": num_classes,
             "classifier": "head",
         }
+        self.normalization = nn.Identity() if normalization == "imagenet" else HalfNormalization()
         # Stem CNN: (N, 3, 112, 112) -> (N, 256, 14, 14)
         self.stem = IRStem(stem_widths[:stem_stages], stem_units[:stem_stages], in_chans)
         channels, grid = self.stem.out_channels, img_size // self.stem.reduction
@@ -70,12 +74,12 @@ class TransFER(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.head = self._new_head(num_classes)
         # Local CNNs with MAD, drawn last: with and without them, a seed gives all other parts the same weights
-        self.local_cnns = LocalCNNs(channels, num_lanets, lanet_ratio, mad) if num_lanets else nn.Identity()
+        self.local_cnns = LocalCNNs(channels, num_lanets, lanet_ratio, mad, lanet_norm) if num_lanets else nn.Identity()
         self.local_cnns.apply(_initialise)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) to tokens (N, 1 + cells, embed_dim), the class token first."""
-        x = self.stem(x)
+        x = self.stem(self.normalization(x))
         x = self.local_cnns(x)
         x = self.proj(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embed
@@ -110,6 +114,20 @@ class TransFER(nn.Module):
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         return head
+
+
+class HalfNormalization(nn.Module):
+    """ImageNet-normalised images (N, 3, H, W) to mean and standard deviation 0.5, those of face.evoLVe's IR-50."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        self.register_buffer("scale", std / 0.5, persistent=False)
+        self.register_buffer("shift", (mean - 0.5) / 0.5, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape back."""
+        return x * self.scale + self.shift
 
 
 def _check(
@@ -158,6 +176,13 @@ def transfer_base(pretrained: bool = False, **kwargs: Any) -> TransFER:
 def transfer_small(pretrained: bool = False, **kwargs: Any) -> TransFER:
     """The same network for training from scratch on a few cores."""
     stem = {"stem_widths": (32, 64, 128, 256), "stem_units": (1, 2, 3, 1)}
+    return _create(pretrained, stem | {"embed_dim": 192, "depth": 4, "num_heads": 6}, kwargs)
+
+
+@register
+def transfer_medium(pretrained: bool = False, **kwargs: Any) -> TransFER:
+    """The same network for training from scratch on a few cores in an hour: `transfer_small` with a wider stem."""
+    stem = {"stem_widths": (32, 96, 192, 384), "stem_units": (1, 2, 3, 1)}
     return _create(pretrained, stem | {"embed_dim": 192, "depth": 4, "num_heads": 6}, kwargs)
 
 

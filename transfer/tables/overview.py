@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
 import pandas as pd
 
@@ -42,14 +41,18 @@ def histories(params: Params, layout: Layout) -> pd.DataFrame:
     Raises UserError for the first run that has no history.
     """
     frames = []
-    for dataset in params.datasets:
-        for recipe in params.recipes:
-            for seed in params.seeds:
-                path: Path = layout.run(dataset, recipe, seed) / "history.csv"
-                if not path.exists():
-                    raise UserError(f"{path}: not there; make it with transfer train, or let snakemake do it")
-                run = pd.read_csv(path)[_CURVES]
-                run["train_loss"] = run["train_loss"].round(4)
-                run["val_accuracy"] = (100 * run["val_accuracy"]).round(2)
-                frames.append(run.assign(dataset=dataset, recipe=recipe, seed=seed))
+    for dataset, recipe, seed in params.runs():
+        run = read_history(layout, dataset, recipe, seed)
+        frames.append(run.assign(dataset=dataset, recipe=recipe, seed=seed))
     return pd.concat(frames)[["dataset", "recipe", "seed", *_CURVES]]
+
+
+def read_history(layout: Layout, dataset: str, recipe: str, seed: int) -> pd.DataFrame:
+    """The epochs of one run: epoch, train_loss, val_accuracy in percent. Raises UserError where there are none."""
+    path = layout.run(dataset, recipe, seed) / "history.csv"
+    if not path.exists():
+        raise UserError(f"{path}: not there; make it with transfer train, or let snakemake do it")
+    run = pd.read_csv(path)[_CURVES]
+    run["train_loss"] = run["train_loss"].round(4)
+    run["val_accuracy"] = (100 * run["val_accuracy"]).round(2)
+    return run

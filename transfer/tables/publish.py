@@ -50,18 +50,15 @@ def publish_table(params: Params, layout: Layout, folder: Path) -> None:
     No images, weights or predictions, and no folder of this machine: raw_dir becomes the default. The short table
     stands after the line ``<!-- table: EXPERIMENT -->``. Raises UserError if a file is missing.
     """
-    runs = [
-        layout.run(dataset, recipe, seed)
-        for dataset in params.datasets
-        for recipe in params.recipes
-        for seed in params.seeds
-    ]
-    files = [layout.root / "table1.csv", layout.root / "table1.md"]
-    files += [layout.data(dataset) / "faces.json" for dataset in params.datasets]
-    files += [run / name for run in runs for name in _RUN_FILES]
+    others = [name for name in params.table_definitions if layout.table(name, "csv").exists()]
+    tables = dict.fromkeys(["table1", *others])
+    runs = dict.fromkeys([*params.runs(), *(run for name in tables for run in params.table_runs(name))])
+    files = [layout.table(name, suffix) for name in tables for suffix in ("csv", "md", "tex")]
+    files += [layout.data(dataset) / "faces.json" for dataset in dict.fromkeys(dataset for dataset, _, _ in runs)]
+    files += [layout.run(*run) / name for run in runs for name in _RUN_FILES]
     for file in files:
         if not file.exists():
-            raise UserError(f"{file}: missing; run: snakemake --cores all results/table1.csv")
+            raise UserError(f"{file}: missing; run: snakemake --cores all tables")
     for old in folder.iterdir() if folder.exists() else ():
         if old.name != "audit":
             shutil.rmtree(old) if old.is_dir() else old.unlink()

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from transfer.errors import UserError
 
+REPORTED = Path("params/reported.yaml")
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 

@@ -15,7 +15,8 @@ from transfer.errors import UserError
 from transfer.evaluation.predictions import correct_faces, read_predictions
 from transfer.evaluation.statistics import paired_p_value, summary
 from transfer.layout import Layout
-from transfer.tables.table1 import COLUMNS, rounded, to_csv
+from transfer.tables.recipes import COLUMNS, FORMATS
+from transfer.tables.text import rounded, to_csv
 from transfer.tracking import store
 from transfer.tracking.sync import IN_TABLE
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _KEY = ("dataset", "recipe", "protocol")
+
+
+_FORMATS = {column: FORMATS[column] for column in COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def check(layout: Layout, baseline: str) -> tuple[int, list[str]]:
     if not path.is_file():
         raise UserError(f"{path}: not there; make it with: snakemake --cores all {path}")
     table = _rows(path.read_text(encoding="utf-8"))
-    if not table or set(next(iter(table.values()))) != set(COLUMNS):
+    if not table or not set(next(iter(table.values()))) >= set(COLUMNS):
         raise UserError(f"{path}: not a Table 1 (expected the columns {', '.join(COLUMNS)}); make it again")
     client = store.open_store()
     try:
@@ -112,7 +116,7 @@ def _table(
                 if protocol == "test_selected":
                     cells |= _published(parents.get(recipe, {}))
                 rows.append(cells)
-    return _rows(to_csv(rounded(rows))), problems
+    return _rows(to_csv(rounded(pd.DataFrame(rows), _FORMATS), _FORMATS)), problems
 
 
 def _by_recipe(runs: "Iterable[Run]") -> "dict[str, dict[int, Run]]":

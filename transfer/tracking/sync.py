@@ -16,9 +16,8 @@ from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.progress import progress
-from transfer.tables.experiment import REPORTED
-from transfer.tables.reported import load_reported
-from transfer.tables.table1 import published
+from transfer.tables.recipes import published
+from transfer.tables.reported import REPORTED, load_reported
 from transfer.tracking import models, store
 from transfer.tracking.confusion import draw_confusion
 from transfer.tracking.runfiles import RunContent, RunFiles, finished_runs
@@ -202,11 +201,15 @@ class _Sync:
 
     # ---- One recipe
 
+    def _asked(self, dataset: str, recipe: str) -> set[int]:
+        """The seeds that the experiment's parameters ask for."""
+        return {seed for *names, seed in self.params.chosen_runs() if names == [dataset, recipe]}
+
     def _mark(self, dataset: str, recipe: str, seeds: "dict[int, Run]", shown: "list[Run]") -> None:
         """Say of each run whether it is the one in the tables: of a present parameter, and the latest of its files."""
-        asked = dataset in self.params.datasets and recipe in self.params.recipes
+        asked = self._asked(dataset, recipe)
         runs = {run.info.run_id: run for run in [*shown, *seeds.values()]}
-        present = {run.info.run_id for seed, run in seeds.items() if asked and seed in self.params.seeds}
+        present = {run.info.run_id for seed, run in seeds.items() if seed in asked}
         ended = {run.info.run_id for run in seeds.values()}
         finished = {run.data.tags["transfer.run"] for run in seeds.values()}
         for run_id, run in runs.items():
@@ -220,8 +223,8 @@ class _Sync:
 
     def _recipe(self, dataset: str, recipe: str, experiment: str, parent: str, seeds: "dict[int, Run]") -> None:
         """The recipe's own run: means over its seeds, the published number, and the registered model."""
-        if dataset in self.params.datasets and recipe in self.params.recipes:
-            seeds = {seed: run for seed, run in seeds.items() if seed in self.params.seeds}
+        if asked := self._asked(dataset, recipe):
+            seeds = {seed: run for seed, run in seeds.items() if seed in asked}
         if not seeds:
             return
         run = self.client.get_run(parent)
@@ -259,7 +262,7 @@ class _Sync:
             return
         files = RunFiles(self.layout, dataset, recipe, seed)
         if not files.weights.is_file():
-            if dataset in self.params.datasets and recipe in self.params.recipes:
+            if self._asked(dataset, recipe):
                 self.done.outdated.append(
                     f"{name}@{alias} is not renewed, since its weights were removed; make them again: snakemake "
                     f"--cores all {files.weights}"

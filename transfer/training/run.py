@@ -290,7 +290,7 @@ class Training:
     @property
     def kept(self) -> str:
         """The protocol whose weights become model.safetensors."""
-        return "val_selected" if "val_selected" in self.params.protocols else "last"
+        return self.params.kept_protocol
 
     def _save(self, tracking: Tracking) -> None:
         state = {

@@ -33,14 +33,15 @@ TARGETS = {
 # refuses a key that is not there and does not notice one that is added.
 _EXPERIMENT = ["experiment", "datasets", "dataset_definitions"]
 _RUNS = ["model", "train", "sampling.upsample", "recipe_definitions"]
+_TABLES = ["tables", "table_definitions"]
 PARAMETERS = {
     "data": ["raw_dir", "datasets", "dataset_definitions"],
     "align": [
         *("raw_dir", *_EXPERIMENT),
         *("faces", "sampling.val_fraction", "sampling.split_seed", "sampling.duplicates"),
     ],
-    "train": [*_EXPERIMENT, *_RUNS, "recipes", "seeds", "protocols"],
-    "tables": [*_EXPERIMENT, "model", "recipe_definitions", "recipes", "seeds", "protocols", "baseline"],
+    "train": [*_EXPERIMENT, *_RUNS, *_TABLES, "recipes", "seeds", "protocols"],
+    "tables": [*_EXPERIMENT, *_TABLES, "model", "recipe_definitions", "recipes", "seeds", "protocols", "baseline"],
     "search": [*_EXPERIMENT, *_RUNS, "searches", "search_definitions"],
 }
 # The code of each stage; what its steps import may lie nowhere else (a unit test looks).
@@ -71,7 +72,7 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
     params = load(files)
     layout = Layout(params.experiment)
     drawn = _drawn(params)
-    real = [name for name in params.datasets if _is_real(params, name)]
+    real = [name for name in params.chosen_datasets() if _is_real(params, name)]
     given = [archive_path(params, name) for name in real]
     weights = _pretrained(params)
     data, runs = layout.root / "data", layout.root / "runs"
@@ -81,7 +82,8 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
         "train": [runs, *([layout.root / "weights"] if weights else [])],
         "tables": [
             *(layout.results / "table1.csv", layout.results / "table1.md"),
-            *(layout.root / name for name in ("table1.csv", "table1.md", "metrics", "history.csv")),
+            *(layout.table(name, suffix) for name in params.tables for suffix in ("csv", "md", "tex")),
+            *(layout.root / name for name in ("metrics", "history.csv")),
         ],
         "search": [layout.root / "search"],
     }
@@ -99,7 +101,7 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
     artifacts = {}
     for path in drawn:
         artifacts[_artifact_name("archive", path.name.partition(".")[0])] = _artifact("dataset", path, "drawn archive")
-    for name in params.datasets:
+    for name in params.chosen_datasets():
         store = data / name / "aligned.npy"
         artifacts[_artifact_name("aligned", name)] = _artifact("dataset", store, "aligned faces, N x side x side x 3")
         artifacts[_artifact_name("checkpoints", name)] = _artifact("model", runs / name, "trained weights, all recipes")
@@ -149,7 +151,7 @@ def _is_real(params: Params, dataset: str) -> bool:
 
 def _drawn(params: Params) -> list[Path]:
     """The archives that the workflow draws; UserError where DVC could not store them."""
-    paths = [archive_path(params, name) for name in params.datasets if not _is_real(params, name)]
+    paths = [archive_path(params, name) for name in params.chosen_datasets() if not _is_real(params, name)]
     if paths and os.path.relpath(params.raw_dir).startswith(".."):
         raise UserError(f"raw_dir: {params.raw_dir} lies outside of the repository, where DVC stores no drawn archives")
     return list(dict.fromkeys(paths))
@@ -158,7 +160,7 @@ def _drawn(params: Params) -> list[Path]:
 def _lists(params: Params) -> list[Path]:
     """The files besides the archives that the indexes and the challenge subsets read."""
     found: list[Path] = []
-    for definition in (params.dataset_definitions[name] for name in params.datasets):
+    for definition in (params.dataset_definitions[name] for name in params.chosen_datasets()):
         found += registry.get(definition.parser).lists(params.raw_dir, **definition.options).values()
         found += list_files(params.raw_dir, definition).values()
     return list(dict.fromkeys(found))
@@ -166,7 +168,7 @@ def _lists(params: Params) -> list[Path]:
 
 def _pretrained(params: Params) -> list[str]:
     """The files of the weights that trainings begin with."""
-    runs = [params.run(dataset, recipe) for dataset in params.datasets for recipe in params.recipes]
+    runs = [params.run(dataset, recipe) for dataset, recipe, _ in params.chosen_runs()]
     names = dict.fromkeys(name for run in runs for name in run.model.pretrained)
     return [str(weights_path(params, name)) for name in names]
 

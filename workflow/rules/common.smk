@@ -16,7 +16,7 @@ from transfer.datasets.registry import get as parser
 from transfer.datasets.subsets import list_files
 from transfer.digest import step_digest
 from transfer.errors import UserError
-from transfer.layout import UPSAMPLING, Layout, archive_path, weights_path
+from transfer.layout import UPSAMPLING, Layout, archive_is_there, archive_path, weights_path
 from transfer.models.registration import modules as models
 from transfer.models.weights.catalogue import OF_SOURCE
 from transfer.params import WHERE, digest
@@ -47,13 +47,21 @@ def checked_params():
 
 
 def located_archives():
-    """Folder or archive of each selected dataset; that of a drawn one may be missing, a rule makes it."""
-    return {dataset: archive_path(PARAMS, dataset).as_posix() for dataset in PARAMS.datasets}
+    """Folder or archive of each dataset; that of a drawn one may be missing, a rule makes it.
+
+    One that only a table needs which is not chosen is missed when that table is asked for.
+    """
+    chosen = PARAMS.chosen_datasets()
+    return {
+        dataset: archive_path(PARAMS, dataset).as_posix()
+        for dataset in PARAMS.every_dataset()
+        if dataset in chosen or archive_is_there(PARAMS, dataset)
+    }
 
 
 def located_subset_lists():
-    """The lists of challenge subsets of each selected dataset that are there."""
-    definitions = {dataset: PARAMS.dataset_definitions[dataset] for dataset in PARAMS.datasets}
+    """The lists of challenge subsets of each dataset that are there."""
+    definitions = {dataset: PARAMS.dataset_definitions[dataset] for dataset in PARAMS.every_dataset()}
     return {
         dataset: [file.as_posix() for file in list_files(PARAMS.raw_dir, definition).values()]
         for dataset, definition in definitions.items()
@@ -62,7 +70,7 @@ def located_subset_lists():
 
 def located_weights():
     """File of each selected source of weights."""
-    runs = [PARAMS.run(dataset, recipe) for dataset in PARAMS.datasets for recipe in PARAMS.recipes]
+    runs = [PARAMS.run(dataset, recipe) for dataset, recipe in dict.fromkeys(run[:2] for run in CHOSEN)]
     names = dict.fromkeys(name for run in runs for name in run.model.pretrained)
     return {name: weights_path(PARAMS, name).as_posix() for name in names}
 
@@ -106,14 +114,16 @@ PARAMS = or_stop(checked_params)
 EXPERIMENT = PARAMS.experiment
 SNAPSHOT = Layout(EXPERIMENT).params.as_posix()
 RAW_DIR = Path(PARAMS.raw_dir).as_posix()
+# The trainings of the experiment and of the tables that are chosen.
+CHOSEN = PARAMS.chosen_runs()
 ARCHIVES = or_stop(located_archives)
 SUBSET_LISTS = located_subset_lists()
 WEIGHTS = or_stop(located_weights)
-# Archives that the workflow draws itself, with the dataset that each is for.
+# Archives that the workflow draws itself, with the dataset that each is for: of several one that is chosen.
 DRAWN = {
-    definition.archive: name
-    for name, definition in PARAMS.dataset_definitions.items()
-    if name in PARAMS.datasets and definition.synthetic is not None
+    PARAMS.dataset_definitions[name].archive: name
+    for name in [*PARAMS.every_dataset(), *PARAMS.chosen_datasets()]
+    if PARAMS.dataset_definitions[name].synthetic is not None
 }
 # Files below raw_dir that a rule downloads.
 DOWNLOADS = [file.path for entry in or_stop(load_sources).values() for file in entry.files if file.url]
@@ -168,9 +178,10 @@ def check_cluster():
 
 wildcard_constraints:
     experiment=re.escape(EXPERIMENT),
-    dataset="|".join(PARAMS.datasets),
-    test_dataset="|".join(PARAMS.datasets),
-    recipe="|".join(PARAMS.recipes),
+    dataset="|".join(PARAMS.every_dataset()),
+    test_dataset="|".join(PARAMS.every_dataset()),
+    recipe="|".join(PARAMS.every_recipe()),
+    table="|".join(PARAMS.table_definitions),
     seed=r"\d+",
     search="|".join(PARAMS.searches) or "$^",
     worker=r"\d+",
@@ -183,6 +194,8 @@ wildcard_constraints:
 
 def archive(wildcards):
     """Where a dataset lies."""
+    if wildcards.dataset not in ARCHIVES:
+        or_stop(archive_path, PARAMS, wildcards.dataset)
     return ARCHIVES[wildcards.dataset]
 
 
@@ -246,15 +259,78 @@ def of_all_datasets(name):
 
 
 def of_all_runs(name):
-    """A file of every training of the experiment."""
-    return expand(
-        "results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/{name}",
-        experiment=EXPERIMENT,
-        dataset=PARAMS.datasets,
-        recipe=PARAMS.recipes,
-        seed=PARAMS.seeds,
-        name=name,
-    )
+    """A file of every training of the experiment's own recipes."""
+    return [(Layout(EXPERIMENT).run(*run) / name).as_posix() for run in PARAMS.runs()]
+
+
+def of_chosen_runs(name):
+    """A file of every training of the experiment and of the tables that are chosen."""
+    return [(Layout(EXPERIMENT).run(*run) / name).as_posix() for run in CHOSEN]
+
+
+def table_inputs(wildcards):
+    """What a table is made from."""
+    layout, name = Layout(wildcards.experiment), wildcards.table
+    runs = PARAMS.table_runs(name)
+    datasets = dict.fromkeys(dataset for dataset, _, _ in runs)
+    kind = PARAMS.table_definitions[name].kind
+    needed = {
+        "metrics": [layout.run(*run) / "metrics.json" for run in runs],
+        "environments": [layout.run(*run) / "env.json" for run in runs],
+        "reports": [layout.data(dataset) / "faces.json" for dataset in datasets],
+        "splits": [layout.data(dataset) / "split.parquet" for dataset in datasets],
+    }
+    if kind in ("recipes", "reported"):
+        needed["reported"] = ["params/reported.yaml"]
+    if kind == "subgroups":
+        needed["index"] = [layout.data(dataset) / "index.parquet" for dataset in datasets]
+    needed["evaluations"] = evaluations(name)
+    return {key: [Path(file).as_posix() for file in files] for key, files in needed.items()}
+
+
+def evaluations(name, dataset=None):
+    """What the kept weights of a table's trainings are asked besides their test part; of one dataset, or of all."""
+    kind, layout = PARAMS.table_definitions[name].kind, Layout(EXPERIMENT)
+    runs = [run for run in PARAMS.table_runs(name) if dataset in (None, run[0])]
+    if kind == "robustness":
+        return [layout.evaluation(kind, *run) / "robustness.parquet" for run in runs]
+    if kind == "cross":
+        others = PARAMS.table_datasets(name)
+        return [
+            layout.evaluation(kind, *run) / f"{other}.parquet" for run in runs for other in others if other != run[0]
+        ]
+    if kind == "diversity":
+        return [layout.evaluation("attention", *run) / "diversity.json" for run in runs]
+    return []
+
+
+def figure_inputs(wildcards):
+    """What the figure of a table on one dataset is made from."""
+    layout = Layout(wildcards.experiment)
+    files = ["metrics.json", "env.json", "history.csv", "predictions.parquet"]
+    runs = PARAMS.table_runs(wildcards.table)
+    needed = [layout.run(*run) / file for run in runs for file in files]
+    return [Path(file).as_posix() for file in [*needed, *evaluations(wildcards.table, wildcards.dataset)]]
+
+
+def attention_inputs(wildcards):
+    """What the picture of the attention is made from: a training per recipe, with the first seed."""
+    layout, dataset = Layout(wildcards.experiment), wildcards.dataset
+    files = ["model.safetensors", "env.json", "predictions.parquet"]
+    runs = [layout.run(dataset, recipe, PARAMS.seeds[0]) for recipe in PARAMS.recipes]
+    data = [layout.data(dataset) / name for name in ("aligned.npy", "aligned.parquet", "split.parquet")]
+    return [file.as_posix() for file in [*(run / name for run in runs for name in files), *data]]
+
+
+def figures_of(tables):
+    """The figures of some tables, as png; one per dataset."""
+    layout = Layout(EXPERIMENT)
+    return [
+        (layout.figures / f"{table}_{dataset}.png").as_posix()
+        for table in tables
+        if PARAMS.has_figure(table)
+        for dataset in PARAMS.table_datasets(table)
+    ]
 
 
 def search_workers(wildcards):
@@ -357,19 +433,36 @@ def search_version(wildcards):
 def search_report_version(wildcards):
     search = PARAMS.search_definitions[wildcards.search]
     runs = [PARAMS.run(dataset, search.recipe) for dataset in PARAMS.datasets]
-    return digest(PARAMS.recipes, PARAMS.recipe_definitions[search.recipe], *runs, step_digest("search_report"))
+    return digest(PARAMS.recipes, PARAMS.recipe(search.recipe), *runs, step_digest("search_report"))
 
 
 def table_version(wildcards):
-    chosen = PARAMS.model_dump(include={"experiment", "datasets", "recipes", "baseline", "seeds", "protocols"})
-    definitions = [PARAMS.dataset_definitions[dataset] for dataset in PARAMS.datasets]
-    families = [(definition.reported_as, definition.about) for definition in definitions]
-    parts = [
-        PARAMS.run(dataset, recipe).model.model_dump(include={"num_lanets", "mad", "msad"})
-        for dataset in PARAMS.datasets
-        for recipe in PARAMS.recipes
+    name = wildcards.table
+    definitions = [PARAMS.dataset_definitions[dataset] for dataset in PARAMS.table_datasets(name)]
+    chosen = [
+        PARAMS.experiment,
+        PARAMS.table_definitions[name].model_dump(mode="json", exclude={"sweep"}),
+        PARAMS.table_runs(name),
+        PARAMS.table_protocols(name),
+        PARAMS.table_baseline(name),
+        [(definition.reported_as, definition.about) for definition in definitions],
     ]
-    return digest(chosen, families, parts, step_digest("table"))
+    return digest(*chosen, step_digest("table"))
+
+
+def figure_version(wildcards):
+    name = wildcards.table
+    chosen = [PARAMS.experiment, PARAMS.table_definitions[name].model_dump(mode="json"), PARAMS.table_protocols(name)]
+    return digest(*chosen, PARAMS.table_runs(name), step_digest("table_figure"))
+
+
+def attention_version(wildcards):
+    return digest(PARAMS.experiment, PARAMS.recipes, PARAMS.seeds[0], step_digest("attention"))
+
+
+def diversity_version(wildcards):
+    model = PARAMS.run(wildcards.dataset, wildcards.recipe).model.name
+    return step_digest("diversity", models()[model])
 
 
 def overview_version(wildcards):

@@ -84,3 +84,31 @@ rule evaluate_cross:
         "python -m transfer cross --params {params.config} --set train.threads={threads}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed}"
         " --on {wildcards.test_dataset} > {log} 2>&1"
+
+
+rule measure_diversity:
+    input:
+        weights=rules.train_model.output.weights,
+        environment=rules.train_model.output.environment,
+        images=rules.align_faces.output.images,
+        manifest=rules.align_faces.output.manifest,
+        split=rules.sample_faces.output.split,
+    output:
+        "results/{experiment}/evaluations/attention/{dataset}/{recipe}/seed{seed}/diversity.json",
+    log:
+        "results/{experiment}/logs/measure_diversity/{dataset}/{recipe}/seed{seed}.log",
+    conda:
+        "../envs/transfer.yaml"
+    threads: prediction_threads
+    resources:
+        mem_mb=store_mb,
+        runtime=60,
+        gpu=prediction_gpus,
+    params:
+        config=SNAPSHOT,
+        version=diversity_version,
+    message:
+        "How alike maps and heads are: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        "python -m transfer diversity --params {params.config} --set train.threads={threads}"
+        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"

@@ -1,40 +1,37 @@
-# Table 1, over datasets, recipes, seeds and protocols.
+# The tables: one rule for all that `table_definitions` names; and what DVC shows of the experiment's own trainings.
 
 
 # A copy of two small files is no job for a cluster's queue.
 localrules:
-    publish_table1,
+    publish_table,
 
 
-rule make_table1:
+rule make_table:
     input:
-        metrics=of_all_runs("metrics.json"),
-        environments=of_all_runs("env.json"),
-        reports=of_all_datasets("faces.json"),
-        splits=of_all_datasets("split.parquet"),
-        reported="params/reported.yaml",
+        unpack(table_inputs),
     output:
-        csv="results/{experiment}/table1.csv",
-        md="results/{experiment}/table1.md",
+        csv="results/{experiment}/{table}.csv",
+        md="results/{experiment}/{table}.md",
+        tex="results/{experiment}/{table}.tex",
     log:
-        "results/{experiment}/logs/make_table1.log",
+        "results/{experiment}/logs/make_table/{table}.log",
     conda:
         "../envs/transfer.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=4000,
         runtime=30,
     params:
         config=SNAPSHOT,
         version=table_version,
     message:
-        "Table 1 of {wildcards.experiment}"
+        "Table {wildcards.table} of {wildcards.experiment}"
     shell:
-        "python -m transfer table --params {params.config} > {log} 2>&1"
+        "python -m transfer table --params {params.config} --name {wildcards.table} > {log} 2>&1"
 
 
 rule summarize_runs:
     input:
-        table=rules.make_table1.output.csv,
+        table="results/{experiment}/table1.csv",
         histories=of_all_runs("history.csv"),
     output:
         metrics=expand(
@@ -57,15 +54,15 @@ rule summarize_runs:
         "python -m transfer overview --params {params.config} > {log} 2>&1"
 
 
-rule publish_table1:
+rule publish_table:
     input:
-        csv=f"results/{EXPERIMENT}/table1.csv",
-        md=f"results/{EXPERIMENT}/table1.md",
+        csv=f"results/{EXPERIMENT}/{{table}}.csv",
+        md=f"results/{EXPERIMENT}/{{table}}.md",
     output:
-        csv="results/table1.csv",
-        md="results/table1.md",
+        csv="results/{table}.csv",
+        md="results/{table}.md",
     log:
-        f"results/{EXPERIMENT}/logs/publish_table1.log",
+        f"results/{EXPERIMENT}/logs/publish_table/{{table}}.log",
     conda:
         "../envs/transfer.yaml"
     resources:
@@ -73,7 +70,7 @@ rule publish_table1:
         runtime=5,
     params:
         # The table of another experiment may be newer: what lies here must be that of this one.
-        version=f"{EXPERIMENT} {table_version(None)}",
+        version=lambda wildcards: f"{EXPERIMENT} {table_version(wildcards)}",
     message:
         "{output.csv} is now that of {input.csv}"
     shell:

@@ -1,0 +1,110 @@
+"""How accuracy falls with corruptions of the test faces, and on the challenge subsets."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from transfer.evaluation.finished import read_evaluation
+from transfer.evaluation.robustness import UNTOUCHED, accuracies
+from transfer.evaluation.statistics import summary
+from transfer.tables.context import Context
+from transfer.tables.runs import Run
+from transfer.tables.text import (
+    UNDEFINED,
+    Format,
+    Section,
+    Table,
+    code,
+    count,
+    grid,
+    interval,
+    mean,
+    plain,
+    protocols_paragraph,
+    rounded,
+)
+
+FORMATS: dict[str, Format] = {
+    "experiment": "text",
+    "dataset": "text",
+    "recipe": "text",
+    "protocol": "text",
+    "corruption": "text",
+    "severity": "text",
+    "n_seeds": "count",
+    "n_faces": "count",
+    "accuracy": "percent",
+    "accuracy_std": "percent",
+    "ci95_low": "percent",
+    "ci95_high": "percent",
+    "mean_class_accuracy": "percent",
+    "untouched_accuracy": "percent",
+    "drop": "percent",
+}
+SUBSET = "subset "
+"""Before the name of a challenge subset, in the column of the corruptions."""
+
+
+def robustness_table(context: Context) -> Table:
+    """Accuracy under each corruption and severity, and on each subset of hard faces, as means over seeds."""
+    (protocol,) = context.protocols
+    rows = []
+    for (dataset, recipe), seeds in context.runs.items():
+        names = {"experiment": context.params.experiment, "dataset": dataset, "recipe": recipe, "protocol": protocol}
+        frames = []
+        for seed, run in seeds.items():
+            path = context.layout.evaluation("robustness", dataset, recipe, seed) / "robustness.parquet"
+            found = accuracies(read_evaluation(path, run.directory))
+            frames.append(pd.concat([found, *_subsets(run, protocol)], ignore_index=True))
+        for (corruption, severity), part in pd.concat(frames).groupby(
+            ["corruption", "severity"], sort=False, dropna=False
+        ):
+            rows.append(names | {"corruption": corruption, "severity": severity} | _cells(part))
+    frame = rounded(pd.DataFrame(rows), FORMATS)
+    header = [
+        "Accuracy on corrupted test faces and on subsets of hard ones, in percent, as mean ± standard deviation over "
+        "seeds. `drop` is what the same faces lose against themselves untouched, in points; a subset's is against the "
+        "whole test part. The interval is Student's t 95 % over seeds, or Wilson's over the faces where there is one "
+        "seed. The same face has the same corruption for all recipes and seeds; what each does, and its severities, "
+        "stands in docs/robustness.md. The weights are those that a training keeps.",
+        protocols_paragraph(context.protocols),
+    ]
+    sections = [_section(str(dataset), part) for dataset, part in frame.groupby("dataset", sort=False)]
+    return Table(context.title, frame, FORMATS, header, sections)
+
+
+def _subsets(run: Run, protocol: str) -> Iterator[pd.DataFrame]:
+    result = run.results[protocol]
+    for name, found in result.subsets.items():
+        values = {key: found[key] for key in ("n", "accuracy", "mean_class_accuracy")}
+        untouched = {"untouched_accuracy": result.metrics["accuracy"]}
+        yield pd.DataFrame([{"corruption": f"{SUBSET}{name}", "severity": np.nan} | values | untouched])
+
+
+def _cells(part: pd.DataFrame) -> Mapping[str, Any]:
+    """The numbers of one condition: a row per seed."""
+    faces = int(part["n"].iloc[0])
+    found = summary(list(part["accuracy"]), faces=(round(faces * part["accuracy"].iloc[0]), faces))
+    return {
+        "n_seeds": found.n,
+        "n_faces": faces,
+        "accuracy": 100 * found.mean,
+        "accuracy_std": None if found.std is None else 100 * found.std,
+        "ci95_low": 100 * found.ci95_low,
+        "ci95_high": 100 * found.ci95_high,
+        "mean_class_accuracy": 100 * float(part["mean_class_accuracy"].mean()),
+        "untouched_accuracy": 100 * float(part["untouched_accuracy"].mean()),
+        "drop": 100 * float((part["untouched_accuracy"] - part["accuracy"]).mean()),
+    }
+
+
+def _section(name: str, rows: pd.DataFrame) -> Section:
+    def drop(row: pd.Series) -> str:
+        return UNDEFINED if row["corruption"] == UNTOUCHED else f"{row['drop']:.2f}"
+
+    keys = {"condition": code("corruption"), "severity": plain("severity", "{:g}"), "faces": count("n_faces")}
+    cells = {"accuracy": mean("accuracy"), "95 %": interval("ci95_low", "ci95_high"), "drop": drop}
+    head, lines = grid(rows, keys, cells, across="recipe", by=("corruption", "severity"))
+    return Section(name, "", head, lines)

@@ -1,0 +1,50 @@
+# Figures: of each table on each dataset, and the paper's picture of what the networks look at.
+
+
+rule draw_figure:
+    input:
+        figure_inputs,
+    output:
+        png="results/{experiment}/figures/{table}_{dataset}.png",
+        svg="results/{experiment}/figures/{table}_{dataset}.svg",
+        caption="results/{experiment}/figures/{table}_{dataset}.json",
+    log:
+        "results/{experiment}/logs/draw_figure/{table}_{dataset}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=figure_version,
+    message:
+        "Figure of {wildcards.table} on {wildcards.dataset}"
+    shell:
+        "python -m transfer figure table --params {params.config}"
+        " --name {wildcards.table} --dataset {wildcards.dataset} > {log} 2>&1"
+
+
+rule draw_attention:
+    input:
+        attention_inputs,
+    output:
+        expand(
+            "results/{{experiment}}/figures/{name}_{{dataset}}.{suffix}",
+            name=["attention", "lanets"],
+            suffix=["png", "svg", "json"],
+        ),
+    log:
+        "results/{experiment}/logs/draw_attention/{dataset}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=store_mb,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=attention_version,
+    message:
+        "What the networks look at in the faces of {wildcards.dataset}"
+    shell:
+        "python -m transfer figure attention --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
