@@ -11,7 +11,8 @@ from finished_runs import CLASSES, WHOLE, params_of_two, two_datasets
 
 from transfer import config
 from transfer.errors import UserError
-from transfer.evaluation import robustness
+from transfer.evaluation import finished, robustness
+from transfer.evaluation.corruptions import face_seeds
 from transfer.evaluation.finished import read_evaluation
 from transfer.evaluation.predictions import class_names, probabilities_of
 from transfer.evaluation.robustness import accuracies, evaluate_robustness, on_template
@@ -101,12 +102,29 @@ def test_all_recipes_are_shown_the_same_faces(layout, monkeypatch):
     assert [one != other for one, other in zip(shown[1], shown[2], strict=True)] == [True, True, False, True]
 
 
+def test_a_face_is_corrupted_by_its_own_seed_whatever_batch_it_is_in(layout, monkeypatch):
+    seeds, made = {}, robustness.corrupt
+
+    def corrupt(images, name, severity, own, points):
+        seeds.setdefault((name, severity), []).extend(own)
+        return made(images, name, severity, own, points)
+
+    monkeypatch.setattr(robustness, "corrupt", corrupt)
+    table = evaluated(layout)
+    for condition, part in table.groupby(["corruption", "severity"]):
+        if condition[0] != "none":
+            assert seeds[condition] == face_seeds(0, condition[0], part["sample"])
+    monkeypatch.setattr(finished, "_BATCH", 3)
+    again = evaluated(layout)
+    assert np.allclose(probabilities_of(again), probabilities_of(table), atol=1e-5)
+
+
 def test_corrupted_faces_are_uint8_of_the_same_shape():
     faces = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     assert robustness.corrupted(faces, "none", 0, [1, 2, 3], None) is faces
-    made = robustness.corrupted(faces, "darker", 0.5, [1, 2, 3], None)
+    made = robustness.corrupted(faces, "darker", 0.1, [1, 2, 3], None)
     assert made.dtype == np.uint8 and made.shape == faces.shape
-    assert abs(made.astype(float) - faces / 2).max() <= 0.5
+    assert abs(made.astype(float) - faces * 0.9).max() <= 0.5001
 
 
 # --- which faces have a place for eyes, nose and mouth ---

@@ -37,9 +37,10 @@ def evaluate_cross(
             _refuse_seen(manifest["sample"], own, dataset, other)
     finished = load_finished(params, layout, dataset, recipe, seed, "cross-dataset evaluation")
     for other, (_, manifest) in tests.items():
-        if not set(manifest["class_name"]) & set(finished.classes):
-            raise UserError(f"{dataset} and {other} have no class in common: {', '.join(finished.classes)} against "
-                            f"{', '.join(_classes(manifest))}")  # fmt: skip
+        own_classes, other_classes = finished.classes, _classes(manifest)
+        if not set(own_classes) & set(other_classes):
+            named = f"{', '.join(own_classes)} against {', '.join(other_classes)}"
+            raise UserError(f"{dataset} and {other} have no class in common: {named}")
     frames = {}
     for other, (pixels, manifest) in tests.items():
         frame = _predicted(finished, other, pixels, manifest)
