@@ -26,7 +26,9 @@ def line(axes, label):
 def assert_same_twice(draw, folder):
     """Whatever settings of matplotlib its user has: equal bytes, and nothing of the time or the machine in them."""
     first = save_pair(draw(), folder / "first" / "figure")
-    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.fonttype": "none", "savefig.dpi": 20}):
+    with matplotlib.rc_context(
+        {"axes.labelsize": 30, "lines.linewidth": 9, "svg.fonttype": "none", "savefig.facecolor": "red"}
+    ):
         second = save_pair(draw(), folder / "second" / "figure")
     assert [path.name for path in first] == ["figure.png", "figure.svg"]
     for one, other in zip(first, second, strict=True):

@@ -9,9 +9,9 @@ from transfer.figures.style import About, line_styles, styled
 def test_title_says_what_it_is_of():
     figure = Figure(figsize=(9, 3))
     About("demo", "demo_rafdb", "last", "drawn faces").put_on(figure, "Accuracy", 3)
-    assert figure.get_suptitle() == "Accuracy\ndemo, demo_rafdb (drawn faces), last, n=3 seeds"
+    assert figure.get_suptitle() == "Accuracy\ndemo, demo_rafdb (drawn faces), last, n=3\N{NO-BREAK SPACE}seeds"
     About("demo", "rafdb", None).put_on(figure, "Accuracy", 1)
-    assert figure.get_suptitle() == "Accuracy\ndemo, rafdb, n=1 seed"
+    assert figure.get_suptitle() == "Accuracy\ndemo, rafdb, n=1\N{NO-BREAK SPACE}seed"
 
 
 def test_a_long_title_is_broken_where_the_figure_ends():

@@ -33,6 +33,8 @@ def confusion_figure(matrices: Mapping[str, Sequence[np.ndarray]], classes: Sequ
         axes.set_title(f"{recipe_name(recipe)}: {right:.2f} % of {counts.sum():,}")
         axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
         axes.set_yticks(range(len(classes)), classes, fontsize=7)
+    for axes in panels.flat[: len(matrices)][-across:]:
+        axes.tick_params(labelbottom=True)  # also where the row below is not full
     for axes in panels.flat[len(matrices) :]:
         axes.remove()
     figure.supxlabel("predicted", fontsize=8)

@@ -16,7 +16,7 @@ def curves_figure(history: pd.DataFrame, about: About) -> Figure:
     ``history``: recipe, seed, epoch, train_loss, val_accuracy in percent, of one dataset; recipes in order of first
     appearance.
     """
-    means = history.groupby(["recipe", "epoch"], sort=False)[list(_ROWS)].mean()
+    means = history.groupby(["recipe", "epoch"])[list(_ROWS)].mean()
     recipes = list(history["recipe"].unique())
     figure = Figure(figsize=(max(1.7 * len(recipes), 3.4) + 0.6, 4), layout="constrained")
     panels = figure.subplots(len(_ROWS), len(recipes), sharex=True, sharey="row", squeeze=False)

@@ -27,8 +27,7 @@ def reliability_figure(curves: pd.DataFrame, about: About) -> Figure:
     panels = figure.subplots(2 * down, across, squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1] * down)
     for number, recipe in enumerate(recipes):
         rows = curves[curves["recipe"] == recipe]
-        row, column = divmod(number, across)
-        axes, below = panels[2 * row : 2 * row + 2, column]
+        axes, below = panels[::2].flat[number], panels[1::2].flat[number]
         bins = _pooled(rows)
         width = bins["high"] - bins["low"]
         gaps = bins["confidence"] - bins["accuracy"]
@@ -39,15 +38,15 @@ def reliability_figure(curves: pd.DataFrame, about: About) -> Figure:
         axes.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=0.8)
         axes.set_title(f"{recipe_name(recipe)}: ECE {_ece(rows)}")
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        below.bar(bins["low"], 100 * bins["n"] / bins["n"].sum(), width, align="edge", color="0.4")
+        below.bar(bins["low"], bins["n"], width, align="edge", color="0.4")
         below.set_xlabel("confidence")
     for axes, below in zip(panels[::2, 0], panels[1::2, 0], strict=True):
         axes.set_ylabel("accuracy")
-        below.set_ylabel("% of faces")
-    for number in range(len(recipes), across * down):
-        row, column = divmod(number, across)
-        for axes in panels[2 * row : 2 * row + 2, column]:
-            axes.remove()
+        below.set_ylabel("faces")
+    for axes in panels[1::2].flat[: len(recipes)][-across:]:
+        axes.tick_params(labelbottom=True)  # also where the row below is not full
+    for axes in (*panels[::2].flat[len(recipes) :], *panels[1::2].flat[len(recipes) :]):
+        axes.remove()
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     about.put_on(figure, "Reliability, bins summed over the seeds", curves["seed"].nunique())
     return figure

@@ -50,7 +50,9 @@ class About:
         """Write the title: what is seen, and of which experiment, dataset, protocol and number of seeds."""
         dataset = f"{self.dataset} ({self.note})" if self.note else self.dataset
         protocol = [self.protocol] if self.protocol else []
-        of = ", ".join([self.experiment, dataset, *protocol, f"n={seeds} seed{'s' if seeds > 1 else ''}"])
+        of = ", ".join(
+            [self.experiment, dataset, *protocol, f"n={seeds}\N{NO-BREAK SPACE}seed{'s' if seeds > 1 else ''}"]
+        )
         width = int(figure.get_figwidth() * _LETTERS)
         figure.suptitle("\n".join([*wrap(what, width), *wrap(of, width)]))
 
