@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from transfer.digest import step_digest
 from transfer.explain.seeds import MEASURES, over_seeds, read_diversity
 from transfer.figures.names import recipe_name
 from transfer.figures.save import save
@@ -27,9 +28,10 @@ def write_diversity_figure(params: Params, layout: Layout, dataset: str) -> list
     Raises UserError where a run was not measured, or was trained again since.
     """
     found = read_diversity(params, layout, dataset)
-    figure = diversity_figure(found, dataset)
     seeds, faces = found["seed"].nunique(), int(found["faces"].iloc[0])
-    drawn = " (drawn faces)" if params.dataset_definitions[dataset].synthetic is not None else ""
+    synthetic = params.dataset_definitions[dataset].synthetic is not None
+    drawn = " (drawn faces)" if synthetic else ""
+    figure = diversity_figure(found, f"{dataset}{drawn}, {faces:,} test faces, seeds: {seeds}")
     caption = (
         f"How alike the LANets' maps and the heads of a block are, mean over all pairs and the {faces:,} test faces of "
         f"{dataset}{drawn}: low is diverse. A circle is a seed ({seeds} in all), the line their mean, the bar its 95 % "
@@ -39,12 +41,24 @@ def write_diversity_figure(params: Params, layout: Layout, dataset: str) -> list
     paths = [layout.figures / f"diversity_{dataset}{ending}" for ending in (".png", ".svg", ".json")]
     for path in paths[:2]:
         save(figure, path)
-    write_json(paths[2], {"caption": caption, "dataset": dataset, "n_seeds": seeds, "n_faces": faces})
+    write_json(
+        paths[2],
+        {
+            "caption": caption,
+            "experiment": params.experiment,
+            "dataset": dataset,
+            "synthetic": synthetic,
+            "recipes": list(params.recipes),
+            "n_seeds": seeds,
+            "n_faces": faces,
+            "code_digest": step_digest("diversity_figure"),
+        },
+    )
     return paths
 
 
-def diversity_figure(found: pd.DataFrame, dataset: str) -> Figure:
-    """A panel per measure in ``SHOWN``, a line per recipe; ``found`` is that of `read_diversity`."""
+def diversity_figure(found: pd.DataFrame, what: str) -> Figure:
+    """A panel per measure in ``SHOWN``, a line per recipe; ``found`` is that of `read_diversity`, ``what`` names it."""
     recipes = list(found["recipe"].unique())
     figure = Figure(figsize=(9, 1.3 + 0.32 * len(recipes)), layout="constrained")
     panels = figure.subplots(1, len(SHOWN), sharey=True)
@@ -60,5 +74,5 @@ def diversity_figure(found: pd.DataFrame, dataset: str) -> Figure:
         axes.grid(axis="x", color="0.9")
     panels[0].set_yticks(range(len(recipes)), [recipe_name(recipe) for recipe in recipes])
     panels[0].set_ylim(len(recipes) - 0.5, -0.5)
-    figure.suptitle(f"{dataset}: how alike maps and heads are", fontsize=9)
+    figure.suptitle(f"How alike maps and heads are: {what}", fontsize=9)
     return figure
