@@ -253,7 +253,7 @@ def test_an_aligned_photo_is_taken_as_it_is(weights, photos):
 def test_no_photo(weights, photos):
     with pytest.raises(UserError, match=r"absent\.png: no such file"):
         explain_photo(photos / "absent.png", weights)
-    with pytest.raises(UserError, match=r"1 broken images: .*text\.png") as caught:
+    with pytest.raises(UserError, match=r"text\.png: not an image that can be read") as caught:
         explain_photo(photos / "text.png", weights)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"text\.png: not the model\.safetensors of a run"):

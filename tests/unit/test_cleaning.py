@@ -45,7 +45,13 @@ def demo(tmp_path, monkeypatch) -> Layout:
     monkeypatch.chdir(tmp_path)
     for name in ("data/d/aligned.npy", "audit/audit.csv", "weights/ir50.safetensors", "logs/train.log", "table1.md"):
         write(DEMO.root / name)
-    for name in ("benchmarks/train.tsv", "search/journal.log", "search/searched/best.yaml", "table1.csv"):
+    for name in (
+        "figures/attention_d.png",
+        "benchmarks/train.tsv",
+        "search/journal.log",
+        "search/searched/best.yaml",
+        "table1.csv",
+    ):
         write(DEMO.root / name)
     write(DEMO.root / "evaluations/robustness/d/full/seed0/robustness.parquet")
     for name in ("state/d/full/seed0/last.pt", "state/search/searched/d/trial0/seed0/last.pt"):
@@ -149,6 +155,7 @@ def test_a_part_goes_alone(demo, part):
             },
             "weights": {"weights/ir50.safetensors"},
             "audit": {"audit/audit.csv"},
+            "figures": {"figures/attention_d.png"},
             "logs": {"logs/train.log", "benchmarks/train.tsv"},
             "data": {"data/d/aligned.npy"},
         }[part]

@@ -8,7 +8,14 @@ from torch.nn.functional import interpolate
 
 from transfer.explain import walk
 from transfer.explain.maps import lanet_maps, resized
-from transfer.explain.relevance import back_through_blocks, heat_maps, relevance_maps, rollout, weighted_attention
+from transfer.explain.relevance import (
+    OfBlock,
+    back_through_blocks,
+    heat_maps,
+    relevance_maps,
+    rollout,
+    weighted_attention,
+)
 from transfer.models.transfer import TransFER
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,6 +113,49 @@ def test_a_block_of_one_number_by_hand():
     assert torch.all(found.gradient == 0)  # the last norm lets nothing through
 
 
+def shares(function, inputs, relevance):
+    """Each input's value times the gradient of relevance / output: the same shares by automatic differentiation."""
+    inputs = [value.detach().requires_grad_() for value in inputs]
+    out = function(*inputs)
+    gradients = torch.autograd.grad(out, inputs, relevance / out.detach())
+    return [value.detach() * gradient for value, gradient in zip(inputs, gradients, strict=True)]
+
+
+def test_a_block_by_automatic_differentiation():
+    model, images, classes = network(depth=2).double(), faces(1).double(), torch.tensor([4])
+    last, first = back_through_blocks(model, images, classes)
+    block = model.blocks[0]
+    x = walk.tokens(model, images).detach()
+    steps = walk.Steps(*(value.detach() for value in walk.through_block(block, x)))
+
+    def linear(layer, inputs, relevance):
+        def excited(positive, negative):
+            return positive @ layer.weight.clamp(min=0).T + negative @ layer.weight.clamp(max=0).T
+
+        return sum(shares(excited, [inputs.clamp(min=0), inputs.clamp(max=0)], relevance))
+
+    def terms(one, other, relevance):
+        parts = shares(torch.add, [one, other], relevance)
+        sizes = [abs(part.sum()) for part in parts]
+        return [
+            part / part.sum() * size / sum(sizes) * relevance.sum() for part, size in zip(parts, sizes, strict=True)
+        ]
+
+    middle, mlp = terms(steps.middle, steps.transformed, last.tokens)
+    middle = middle + linear(block.mlp.fc1, steps.middle_normed, linear(block.mlp.fc2, steps.activated, mlp))
+    tokens, attended = terms(x, steps.attended, middle)
+    heads = linear(block.attn.proj, steps.heads, attended).reshape(1, -1, 3, 16).transpose(1, 2)
+    attention, values = (part / 2 for part in shares(torch.matmul, [steps.attention, steps.values], heads))
+
+    def looked(queries, keys):
+        return torch.einsum("nhid,nhjd->nhij", queries, keys)
+
+    queries, keys = (part / 2 for part in shares(looked, [steps.queries, steps.keys], attention))
+    qkv = torch.cat([part.transpose(1, 2).reshape(1, -1, 48) for part in (queries, keys, values)], dim=2)
+    assert torch.allclose(first.attention, attention)
+    assert torch.allclose(first.tokens, tokens + linear(block.attn.qkv, steps.normed, qkv))
+
+
 def test_without_attention_the_map_is_flat():
     """Where the attention's output does not count, no cell explains anything."""
     model = network(depth=1)
@@ -147,8 +197,6 @@ def test_the_gradient_of_the_attention_is_that_of_finite_differences():
 
 
 def test_weighted_attention_takes_the_positive_part_before_the_mean():
-    from transfer.explain.relevance import OfBlock
-
     gradient, attention = torch.tensor([[[[2.0]], [[-3.0]]]]), torch.tensor([[[[1.0]], [[1.0]]]])
     assert weighted_attention(OfBlock(gradient, attention, attention)).tolist() == [[[1.0]]]
 

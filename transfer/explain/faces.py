@@ -12,7 +12,7 @@ from transfer.explain.relevance import relevance_maps
 from transfer.models.transfer import TransFER
 from transfer.training.batches import FaceStore, normalize
 
-_BATCH = 8  # a face of the largest model needs about 100 MB
+_BATCH = 8  # a face takes the largest model less than 0.2 GB
 
 
 class Explained(NamedTuple):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transfer.datasets.images import BrokenImage, decode
 from transfer.errors import UserError
 from transfer.explain.faces import Explained, explain
 from transfer.explain.finished import load_explainable
@@ -37,6 +38,10 @@ def explain_photo(image: Path, weights: Path, aligned: bool = False) -> Photo:
     """
     if not image.is_file():
         raise UserError(f"{image}: no such file")
+    try:
+        decode(image.read_bytes())
+    except BrokenImage:
+        raise UserError(f"{image}: not an image that can be read; expected a photo, such as .jpg or .png") from None
     model, about = load_explainable(weights)
     params = FaceParams(**about["faces"])
     if aligned:

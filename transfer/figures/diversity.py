@@ -15,8 +15,8 @@ SHOWN = {
 }
 
 
-def diversity_figure(found: pd.DataFrame, dataset: str) -> Figure:
-    """A panel per measure in ``SHOWN``, a line per recipe; ``found`` is that of `read_diversity`."""
+def diversity_figure(found: pd.DataFrame, what: str) -> Figure:
+    """A panel per measure in ``SHOWN``, a line per recipe; ``found`` is that of `read_diversity`, ``what`` names it."""
     recipes = list(found["recipe"].unique())
     figure = Figure(figsize=(9, 1.3 + 0.32 * len(recipes)), layout="constrained")
     panels = figure.subplots(1, len(SHOWN), sharey=True)
@@ -32,5 +32,5 @@ def diversity_figure(found: pd.DataFrame, dataset: str) -> Figure:
         axes.grid(axis="x", color="0.9")
     panels[0].set_yticks(range(len(recipes)), [recipe_name(recipe) for recipe in recipes])
     panels[0].set_ylim(len(recipes) - 0.5, -0.5)
-    figure.suptitle(f"{dataset}: how alike maps and heads are", fontsize=9)
+    figure.suptitle(f"How alike maps and heads are: {what}", fontsize=9)
     return figure

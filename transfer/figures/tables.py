@@ -148,4 +148,4 @@ class TableFigure:
             "low is diverse. A circle is a seed, the line their mean, the bar its 95 % interval (Student's t). A "
             "recipe without two LANets has no overlap. docs/attention.md has the formulas."
         )
-        return diversity_figure(found, self.dataset)
+        return diversity_figure(found, self.of)
