@@ -53,12 +53,12 @@ def interrupt(monkeypatch, epoch, error=KeyboardInterrupt):
     """Let the training stop in the middle of ``epoch`` (0-based)."""
     train_epoch = run.train_epoch
 
-    def stopping(model, optimizer, batches, steps, number, *rest):
+    def stopping(model, optimizer, batches, running, *rest):
         def first_batch():
             yield next(iter(batches))
             raise error
 
-        return train_epoch(model, optimizer, first_batch() if number == epoch else batches, steps, number, *rest)
+        return train_epoch(model, optimizer, first_batch() if running.epoch == epoch else batches, running, *rest)
 
     monkeypatch.setattr(run, "train_epoch", stopping)
 
@@ -381,9 +381,9 @@ def test_a_diverging_training_keeps_its_last_good_epoch(copy, monkeypatch):
 def test_weights_that_break_in_the_last_step_are_no_good_epoch(copy, monkeypatch):
     train_epoch = run.train_epoch
 
-    def breaking(model, optimizer, batches, steps, number, *rest):
-        result = train_epoch(model, optimizer, batches, steps, number, *rest)
-        if number == 1:
+    def breaking(model, optimizer, batches, running, *rest):
+        result = train_epoch(model, optimizer, batches, running, *rest)
+        if running.epoch == 1:
             torch.nn.init.constant_(model.head.weight, math.nan)
         return result
 

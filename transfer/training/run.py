@@ -217,14 +217,12 @@ class Training:
             self.model,
             self.optimizer,
             batches,
-            self.steps,
-            epoch,
+            self.running,
             train,
             self.precision,
             on_batch,
             dropping,
             self.average,
-            self.running,
         )
         row = {"epoch": epoch + 1, "lr": learning_rate(train, epoch + 1)}
         self._evaluate(row | {"train_loss": loss, "train_accuracy": accuracy})
