@@ -284,6 +284,17 @@ def test_killed_between_the_last_epoch_and_the_outputs(layout, reference, copy, 
     assert contents(copy, "full") == contents(layout, "full")
 
 
+def test_a_kept_state_writes_the_outputs_again_without_training(layout, reference, copy, monkeypatch):
+    """As after a kill that came when the outputs were written, and Snakemake had them deleted."""
+    train(tiny_params(**PARAMS), "faces", "full", 0, copy, keep_state=True)
+    assert [file.name for file in copy.state("faces", "full", 0).iterdir()] == ["last.pt"]
+    shutil.rmtree(copy.run("faces", "full", 0))
+    monkeypatch.setattr(run, "train_epoch", None)
+    train(tiny_params(**PARAMS), "faces", "full", 0, copy)
+    assert contents(copy, "full") == contents(layout, "full")
+    assert not copy.state("faces", "full", 0).exists()
+
+
 @pytest.mark.parametrize(("damaged", "kept"), [(["last.pt"], 1), (["last.pt", "previous.pt"], 0)])
 def test_a_damaged_state_costs_an_epoch_and_two_start_over(layout, reference, copy, monkeypatch, capsys, damaged, kept):
     with monkeypatch.context() as patch:
