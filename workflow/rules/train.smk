@@ -31,7 +31,8 @@ rule train_model:
         version=train_version,
     message:
         "Training {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
-    # --keep-state: Snakemake deletes the outputs of a job that was killed before it noted its end; evaluate_run removes it.
+    # --keep-state: Snakemake deletes the outputs of a job if a kill comes before it has noted the job's end; evaluate_run
+    # removes the state.
     # exec: a cluster's SIGTERM then reaches the training, which saves; a shell in between would die and end the job.
     shell:
         "exec python -m transfer train --params {params.config}"
