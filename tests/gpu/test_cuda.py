@@ -131,7 +131,7 @@ def test_no_step_of_the_loop_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
     try:
-        train_epoch(model, optimizer, batches(), 30, 0, params, "bf16", lambda n: None, 5, running)
+        train_epoch(model, optimizer, batches(), running, params, "bf16", lambda n: None, 5)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert running.step == 21 < running.check_every

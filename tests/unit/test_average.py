@@ -10,6 +10,7 @@ from transfer.params import TrainParams
 from transfer.training import run
 from transfer.training.average import make_average
 from transfer.training.batches import FaceStore, evaluation_batches
+from transfer.training.epoch import RunningEpoch
 from transfer.training.loop import make_optimizer, predict, train_epoch
 from transfer.training.predict import load_model
 from transfer.training.run import Training
@@ -72,7 +73,7 @@ def test_the_average_over_the_steps_of_two_epochs(monkeypatch):
         seen.append([value.double().clone() for value in model.state_dict().values()])
 
     for epoch in range(2):
-        train_epoch(model, optimizer, made, 3, epoch, params, "fp32", note, average=average)
+        train_epoch(model, optimizer, made, RunningEpoch(epoch, 3, CPU), params, "fp32", note, average=average)
     expected = seen[0]
     for n, state in enumerate(seen[1:]):
         decay = min(0.25, (1 + n) / (10 + n))

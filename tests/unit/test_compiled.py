@@ -14,6 +14,7 @@ from transfer.models.prelu import PReLU
 from transfer.models.vit import attend
 from transfer.params import TrainParams
 from transfer.training.compiled import compiled
+from transfer.training.epoch import RunningEpoch
 from transfer.training.loop import make_optimizer, predict, train_epoch
 
 
@@ -45,7 +46,8 @@ def trained(compile, precision="fp32"):
     losses = []
     for epoch in range(2):
         torch.manual_seed(epoch)
-        losses.append(train_epoch(model, optimizer, batches, 2, epoch, params, precision, lambda images: None)[0])
+        running = RunningEpoch(epoch, 2, torch.device("cpu"))
+        losses.append(train_epoch(model, optimizer, batches, running, params, precision, lambda images: None)[0])
     return model, losses, predict(model, iter([batches[0][0]]), precision, True)
 
 

@@ -60,16 +60,16 @@ def signal_in(monkeypatch, epoch, step, number=signal.SIGTERM, times=1):
     """Let this process get a signal in a step (0-based) of an epoch; the steps that are trained are listed."""
     train_epoch, trained = run.train_epoch, []
 
-    def signalled(model, optimizer, batches, steps, at, *rest):
+    def signalled(model, optimizer, batches, running, *rest):
         def watched():
             for images, targets in batches:
-                trained.append((at, rest[-1].step))
+                trained.append((running.epoch, running.step))
                 if trained[-1] == (epoch, step):
                     for _ in range(times):
                         os.kill(os.getpid(), number)
                 yield images, targets
 
-        return train_epoch(model, optimizer, watched(), steps, at, *rest)
+        return train_epoch(model, optimizer, watched(), running, *rest)
 
     monkeypatch.setattr(run, "train_epoch", signalled)
     return trained

@@ -9,7 +9,10 @@ from torch.nn.functional import cross_entropy
 from transfer.errors import UserError
 from transfer.models.transfer import transfer_tiny
 from transfer.params import TrainParams
+from transfer.training.epoch import RunningEpoch
 from transfer.training.loop import learning_rate, make_optimizer, predict, train_epoch
+
+CPU = torch.device("cpu")
 
 
 class Linear(nn.Module):
@@ -41,7 +44,8 @@ def images(n=6, seed=0):
 def epoch(model, params, made, number=0, precision="fp32"):
     optimizer = make_optimizer(model, params)
     seen = []
-    return train_epoch(model, optimizer, made, len(made), number, params, precision, seen.append), optimizer, seen
+    running = RunningEpoch(number, len(made), CPU)
+    return train_epoch(model, optimizer, made, running, params, precision, seen.append), optimizer, seen
 
 
 def test_cosine_with_warmup():
@@ -117,7 +121,7 @@ def test_every_batch_has_its_learning_rate(monkeypatch):
         optimizer, "step", lambda: (rates.append([group["lr"] for group in optimizer.param_groups]), step())
     )
     made = [(images(), torch.arange(6) % 3)] * 2
-    train_epoch(model, optimizer, made, 2, 1, params, "fp32", lambda n: None)
+    train_epoch(model, optimizer, made, RunningEpoch(1, 2, CPU), params, "fp32", lambda n: None)
     assert rates == [[0.3125, 0.3125], [0.4375, 0.4375]]  # in the middle of each step
 
 

@@ -277,7 +277,7 @@ def test_the_repetition_continues_the_trainings_of_the_killed_trial(layout, monk
     train_epoch = run.train_epoch
 
     def counting(*arguments):
-        epochs.append(arguments[4])
+        epochs.append(arguments[3].epoch)
         if epochs == [0, 1]:
             raise KeyboardInterrupt
         return train_epoch(*arguments)
@@ -296,15 +296,15 @@ def test_a_worker_that_is_told_to_stop_saves_its_trial(uninterrupted, layout, mo
     """SIGTERM in the middle of an epoch: the next worker begins with the next step."""
     train_epoch, steps = run.train_epoch, []
 
-    def signalled(model, optimizer, batches, *rest):
+    def signalled(model, optimizer, batches, running, *rest):
         def watched():
             for batch in batches:
-                steps.append(rest[-1].step)
+                steps.append(running.step)
                 if len(steps) == 5:
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield batch
 
-        return train_epoch(model, optimizer, watched(), *rest)
+        return train_epoch(model, optimizer, watched(), running, *rest)
 
     monkeypatch.setattr(run, "train_epoch", signalled)
     params = search_params()

@@ -53,12 +53,12 @@ def interrupt(monkeypatch, epoch, error=KeyboardInterrupt):
     """Let the training stop in the middle of ``epoch`` (0-based)."""
     train_epoch = run.train_epoch
 
-    def stopping(model, optimizer, batches, steps, number, *rest):
+    def stopping(model, optimizer, batches, running, *rest):
         def first_batch():
             yield next(iter(batches))
             raise error
 
-        return train_epoch(model, optimizer, first_batch() if number == epoch else batches, steps, number, *rest)
+        return train_epoch(model, optimizer, first_batch() if running.epoch == epoch else batches, running, *rest)
 
     monkeypatch.setattr(run, "train_epoch", stopping)
 
@@ -284,6 +284,17 @@ def test_killed_between_the_last_epoch_and_the_outputs(layout, reference, copy, 
     assert contents(copy, "full") == contents(layout, "full")
 
 
+def test_a_kept_state_writes_the_outputs_again_without_training(layout, reference, copy, monkeypatch):
+    """As after a kill that came when the outputs were written, and Snakemake had them deleted."""
+    train(tiny_params(**PARAMS), "faces", "full", 0, copy, keep_state=True)
+    assert [file.name for file in copy.state("faces", "full", 0).iterdir()] == ["last.pt"]
+    shutil.rmtree(copy.run("faces", "full", 0))
+    monkeypatch.setattr(run, "train_epoch", None)
+    train(tiny_params(**PARAMS), "faces", "full", 0, copy)
+    assert contents(copy, "full") == contents(layout, "full")
+    assert not copy.state("faces", "full", 0).exists()
+
+
 @pytest.mark.parametrize(("damaged", "kept"), [(["last.pt"], 1), (["last.pt", "previous.pt"], 0)])
 def test_a_damaged_state_costs_an_epoch_and_two_start_over(layout, reference, copy, monkeypatch, capsys, damaged, kept):
     with monkeypatch.context() as patch:
@@ -381,9 +392,9 @@ def test_a_diverging_training_keeps_its_last_good_epoch(copy, monkeypatch):
 def test_weights_that_break_in_the_last_step_are_no_good_epoch(copy, monkeypatch):
     train_epoch = run.train_epoch
 
-    def breaking(model, optimizer, batches, steps, number, *rest):
-        result = train_epoch(model, optimizer, batches, steps, number, *rest)
-        if number == 1:
+    def breaking(model, optimizer, batches, running, *rest):
+        result = train_epoch(model, optimizer, batches, running, *rest)
+        if running.epoch == 1:
             torch.nn.init.constant_(model.head.weight, math.nan)
         return result
 

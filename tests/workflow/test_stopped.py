@@ -1,5 +1,6 @@
 """A training that ends early says why through Snakemake, and costs nothing that was trained."""
 
+import os
 import re
 import shutil
 import signal
@@ -51,3 +52,28 @@ def test_a_lost_loss_and_a_signal_are_shown(smallest):
     assert error.startswith("error: stopped by SIGTERM in epoch ") and "the same command continues there" in error
     state = torch.load(smallest.root / STATE, weights_only=True)
     assert len(state["history"]) >= 1 and state["running"]["step"] > 0
+
+
+def test_killed_between_the_outputs_and_their_noting(smallest):
+    """Snakemake deletes the outputs then; they come from the training's state, which is gone after the evaluation."""
+    run, state = (smallest.root / TARGET).parent, smallest.root / STATE
+    metrics = f"{run.relative_to(smallest.root)}/metrics.json"
+    with smallest.start(metrics, "--config", "train={epochs: 3}") as process:
+        while process.poll() is None and not (run / "env.json").exists():  # the last output
+            time.sleep(0.001)
+        process.send_signal(signal.SIGSTOP)  # so that it notes nothing while the training ends
+        training = trainings(psutil.Process(process.pid))
+        while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in training):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert training and not (run / "metrics.json").exists()
+    assert len(torch.load(state, weights_only=True)["history"]) == 3
+    weights, trained = (run / "model.safetensors").read_bytes(), (run / "env.json").stat().st_mtime_ns
+
+    done = smallest.snakemake(metrics, "--config", "train={epochs: 3}")
+    assert done.returncode == 0, done.stdout
+    log = (smallest.root / "results/smallest/logs/train_model/demo_rafdb/full/seed0.log").read_text()
+    assert "images" not in log, log  # of progress
+    assert (run / "env.json").stat().st_mtime_ns > trained  # it was deleted, and written again
+    assert (run / "model.safetensors").read_bytes() == weights
+    assert not state.parent.exists()

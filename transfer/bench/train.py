@@ -27,6 +27,7 @@ from transfer.params import ModelParams, TrainParams
 from transfer.training.average import make_average
 from transfer.training.batches import FaceStore, training_batches
 from transfer.training.device import choose_device, choose_precision
+from transfer.training.epoch import RunningEpoch
 from transfer.training.loop import make_optimizer, train_epoch
 from transfer.training.run import create_model
 
@@ -205,8 +206,7 @@ class _Ours:
             self.model,
             self.optimizer,
             batches,
-            steps,
-            0,
+            RunningEpoch(0, steps, self.device),
             self.train,
             self.precision,
             on_batch=lambda images: None,

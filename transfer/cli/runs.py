@@ -50,7 +50,16 @@ def weights(
 
 
 @app.command()
-def train(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = None, values: Values = None) -> None:
+def train(
+    dataset: Dataset,
+    recipe: Recipe,
+    seed: Seed,
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state", help="Leave the state of the last epoch; again, and the outputs are there.")
+    ] = False,
+    files: ParamFiles = None,
+    values: Values = None,
+) -> None:
     """Train once. Reads: D/aligned.npy, D/aligned.parquet, D/index.parquet, D/split.parquet, D/plan_METHOD.npy.
     Writes: RUN/model.safetensors, RUN/history.csv, RUN/predictions.parquet, RUN/env.json; continues after a kill from
     R/state/DATASET/RECIPE/seedSEED. Starts train.processes processes, unless torchrun has started it."""
@@ -62,7 +71,7 @@ def train(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = None
 
     from transfer.training import run
 
-    run.train(chosen, dataset, recipe, seed, layout)
+    run.train(chosen, dataset, recipe, seed, layout, keep_state)
 
 
 @app.command()

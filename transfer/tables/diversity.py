@@ -56,8 +56,8 @@ def diversity_table(context: Context) -> Table:
     faces = " and ".join(f"{n:,}" for n in dict.fromkeys(frame["n_faces"]))
     header = [
         "How alike the LANets' maps are (overlap: soft intersection over union; correlation of their cells) and how "
-        "alike the heads of a block (cosine and correlation of the class token's attention, over the blocks), mean over "
-        f"all pairs and the test faces ({faces}), as mean ± standard deviation over seeds: low is diverse. The "
+        "alike the heads of a block (cosine and correlation of the class token's attention, over the blocks): mean "
+        f"over all pairs and the test faces ({faces}), as mean ± standard deviation over seeds: low is diverse. The "
         "interval is Student's t 95 % over seeds; one seed has none. Further measures are in the csv, the formulas in "
         "docs/attention.md. A recipe without two LANets has no overlap.",
         protocols_paragraph(context.protocols),

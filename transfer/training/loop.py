@@ -45,18 +45,16 @@ def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[tuple[Tensor, Tensor]],
-    steps: int,
-    epoch: int,
+    running: RunningEpoch,
     params: TrainParams,
     precision: str,
     on_batch: Callable[[int], None],
     dropping_seed: int = 0,
     average: ModelEmaV3 | None = None,
-    running: RunningEpoch | None = None,
 ) -> tuple[float, float]:
-    """Train for one epoch (0-based ``epoch``) of ``steps`` batches; mean loss and accuracy on its augmented images.
+    """Train for the epoch that ``running`` stands in; mean loss and accuracy on its augmented images.
 
-    ``batches`` begin where ``running`` stands. Between two steps ``on_batch`` gets the number of images of the one
+    ``batches`` are those that it lacks. Between two steps ``on_batch`` gets the number of images of the one
     before and may raise; ``running`` then holds what continues the epoch. Every step has its own stream for what the
     model draws, of ``dropping_seed``. After each step ``average`` takes in the weights. Where ``running`` has several
     ranks, ``batches`` are this one's parts of them; images, loss and accuracy are those of the whole. Raises Diverged
@@ -65,9 +63,8 @@ def train_epoch(
     model.train()
     device = next(model.parameters()).device
     forward = compiled(model) if params.compile else model
-    running = running or RunningEpoch(epoch, steps, device)
     for step, (images, targets) in enumerate(batches, running.step):
-        rate = learning_rate(params, epoch + (step + 0.5) / steps)
+        rate = learning_rate(params, running.epoch + (step + 0.5) / running.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(stream(dropping_seed, "step", step))
@@ -80,7 +77,7 @@ def train_epoch(
         norm = clip_gradients(model, params.clip_norm)
         optimizer.step()
         if average is not None:
-            average.update(model, epoch * steps + step + 1)
+            average.update(model, running.epoch * running.steps + step + 1)
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
         correct = (logits.detach().argmax(dim=1) == classes).sum()
         running.add(loss.detach(), norm, correct, len(images), rate)

@@ -39,19 +39,20 @@ from transfer.training.parallel import ALONE, Ranks, joined
 from transfer.training.seeds import stream
 from transfer.training.signals import Stopped, caught
 from transfer.training.slots import claim_device
-from transfer.training.state import load_state, save_state
+from transfer.training.state import load_state, previous, save_state
 
 
-def train(params: Params, dataset: str, recipe: str, seed: int, layout: Layout) -> None:
+def train(params: Params, dataset: str, recipe: str, seed: int, layout: Layout, keep_state: bool = False) -> None:
     """Train one recipe on one dataset with one seed; reads the dataset's folder, writes the run directory.
 
     model.safetensors (of the epoch chosen on the validation part, or the last one where that protocol is not asked
     for), history.csv, predictions.parquet (one block per protocol), env.json. Continues after a kill from the last
-    whole epoch, and after SIGTERM from the step where it stopped. Raises UserError for contradictory parameters, a
-    class without training images, a diverging loss, and Stopped after such a signal.
+    whole epoch, and after SIGTERM from the step where it stopped. ``keep_state`` leaves the state of the last epoch,
+    from which the next call writes the outputs at once. Raises UserError for contradictory parameters, a class without
+    training images, a diverging loss, and Stopped after such a signal.
     """
     with joined(params.run(dataset, recipe).train, f"{dataset} {recipe} seed{seed}") as ranks:
-        Training(params, dataset, recipe, seed, layout, ranks=ranks).run()
+        Training(params, dataset, recipe, seed, layout, ranks=ranks).run(keep_state)
 
 
 class Training:
@@ -153,8 +154,8 @@ class Training:
         votes[rows] = index.loc[self.samples[rows], columns].to_numpy(np.float32)
         return torch.from_numpy(votes / votes.sum(axis=1, keepdims=True))
 
-    def run(self) -> None:
-        """All epochs that are still to do, then the outputs."""
+    def run(self, keep_state: bool = False) -> None:
+        """All epochs that are still to do, then the outputs; the resume state goes, or its last epoch stays."""
         self._resume()
         tracking = self._start_tracking()
         status = "FAILED"
@@ -166,7 +167,9 @@ class Training:
             status = "FINISHED"
         finally:
             tracking.finish(status)
-        if self.ranks.first:
+        if self.ranks.first and keep_state:
+            previous(self.state_file).unlink(missing_ok=True)
+        elif self.ranks.first:
             shutil.rmtree(self.state_file.parent)
 
     def _epochs(self, tracking: Tracking, after_epoch: Callable[[dict[str, float]], None] = lambda row: None) -> None:
@@ -217,14 +220,12 @@ class Training:
             self.model,
             self.optimizer,
             batches,
-            self.steps,
-            epoch,
+            self.running,
             train,
             self.precision,
             on_batch,
             dropping,
             self.average,
-            self.running,
         )
         row = {"epoch": epoch + 1, "lr": learning_rate(train, epoch + 1)}
         self._evaluate(row | {"train_loss": loss, "train_accuracy": accuracy})

@@ -19,9 +19,11 @@ rule evaluate_run:
         version=evaluate_version,
     message:
         "Metrics of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
+    # That this job runs shows that Snakemake has noted the training as complete.
     shell:
         "python -m transfer evaluate --params {params.config}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
+        " && rm -rf results/{wildcards.experiment}/state/{wildcards.dataset}/{wildcards.recipe}/seed{wildcards.seed}"
 
 
 rule evaluate_robustness:

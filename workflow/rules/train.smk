@@ -31,8 +31,10 @@ rule train_model:
         version=train_version,
     message:
         "Training {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
+    # --keep-state: Snakemake deletes the outputs of a job if a kill comes before it has noted the job's end; evaluate_run
+    # removes the state.
     # exec: a cluster's SIGTERM then reaches the training, which saves; a shell in between would die and end the job.
     shell:
         "exec python -m transfer train --params {params.config}"
         " --set train.threads=$(( ({threads} + {resources.processes} - 1) / {resources.processes} ))"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
+        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} --keep-state > {log} 2>&1"
