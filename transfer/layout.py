@@ -67,6 +67,10 @@ class Layout:
         """Folder of what a weight file predicts on a dataset; many files are named model.safetensors."""
         return self.root / "weights" / f"{weights.stem}-{sha256[:8]}" / dataset
 
+    def report(self, table: str) -> Path:
+        """The page of a table in Snakemake's report."""
+        return self.root / "report" / f"{table}.html"
+
     def evaluation(self, kind: str, dataset: str, recipe: str, seed: int) -> Path:
         """Folder of what a finished training is asked besides its own test faces: robustness, cross and so on."""
         return self.root / "evaluations" / kind / dataset / recipe / f"seed{seed}"

@@ -141,6 +141,7 @@ def test_a_part_goes_alone(demo, part):
         == {
             "runs": {
                 "evaluations/robustness/d/full/seed0/robustness.parquet",
+                "figures/attention_d.png",
                 "runs/d/full/seed0/model.safetensors",
                 "runs/d/full/seed0/metrics.json",
                 "table1.csv",
@@ -357,7 +358,7 @@ def test_on_a_terminal_it_asks(demo, answer, gone):
     )
     os.close(keyboard), os.close(terminal)
     assert done.returncode == 0, done.stderr
-    assert "Remove 4 files and folders, 50 B? [y/N]" in done.stdout
+    assert "Remove 5 files and folders, 60 B? [y/N]" in done.stdout
     assert (demo.root / "runs").exists() != gone
 
 

@@ -10,9 +10,9 @@ from finished_runs import CLASSES, params_of_two, two_datasets
 
 from transfer import config
 from transfer.errors import UserError
-from transfer.evaluation.cross import cross_accuracy, evaluate_cross
-from transfer.evaluation.finished import read_evaluation
+from transfer.evaluation.cross import evaluate_cross
 from transfer.evaluation.predictions import probabilities_of
+from transfer.evaluation.stored import cross_accuracy, read_evaluation
 from transfer.layout import Layout
 
 pytestmark = pytest.mark.usefixtures("one_thread")

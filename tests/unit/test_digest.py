@@ -119,8 +119,8 @@ def test_every_step_and_every_transparent_module_exists():
         ("cross", ("tables", "sampling")),
         ("diversity", ("audit", "bench", "cli", "figures", "sampling", "search", "tables")),
         ("attention", ("audit", "bench", "cli", "sampling", "search", "tables")),
-        ("table_figure", ("audit", "bench", "cli", "datasets", "faces", "models", "training", "tables")),
-        ("table", ("datasets", "faces", "models", "training", "sampling")),
+        ("table_figure", ("audit", "bench", "cli", "faces", "models", "training", "sampling")),
+        ("table", ("faces", "models", "training", "sampling")),
     ],
 )
 def test_a_step_depends_on_its_own_part_of_the_package(step, apart_from):

@@ -13,9 +13,9 @@ from transfer import config
 from transfer.errors import UserError
 from transfer.evaluation import finished, robustness
 from transfer.evaluation.corruptions import face_seeds
-from transfer.evaluation.finished import read_evaluation
 from transfer.evaluation.predictions import class_names, probabilities_of
-from transfer.evaluation.robustness import accuracies, evaluate_robustness, on_template
+from transfer.evaluation.robustness import evaluate_robustness, on_template
+from transfer.evaluation.stored import accuracies, read_evaluation
 from transfer.faces.template import LANDMARK_COLUMNS
 from transfer.layout import Layout
 

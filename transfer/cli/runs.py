@@ -135,7 +135,8 @@ def robustness(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles =
     Writes: R/evaluations/robustness/DATASET/RECIPE/seedSEED/robustness.parquet."""
     chosen, layout = load(files, values, dataset, recipe)
 
-    from transfer.evaluation.robustness import accuracies, evaluate_robustness
+    from transfer.evaluation.robustness import evaluate_robustness
+    from transfer.evaluation.stored import accuracies
 
     table = evaluate_robustness(chosen, layout, dataset, recipe, seed)
     if left_out := table.attrs["without_landmarks"]:
@@ -169,7 +170,8 @@ def cross(
     if not known:
         raise UserError(f"experiment {chosen.experiment} has no other dataset than {dataset}; name more in datasets")
 
-    from transfer.evaluation.cross import cross_accuracy, evaluate_cross
+    from transfer.evaluation.cross import evaluate_cross
+    from transfer.evaluation.stored import cross_accuracy
 
     for other, frame in evaluate_cross(chosen, layout, dataset, recipe, seed, on or known).items():
         found = cross_accuracy(frame)

@@ -18,7 +18,7 @@ def table(
     values: Values = None,
 ) -> None:
     """A table. Reads: metrics.json, predictions.parquet and env.json of its runs, D/faces.json, params/reported.yaml,
-    and for some kinds R/evaluations/. Writes: R/NAME.csv, R/NAME.md, R/NAME.tex."""
+    and for some kinds R/evaluations/. Writes: R/NAME.csv, R/NAME.md, R/NAME.tex, R/report/NAME.html."""
     chosen, layout = load(files, values)
     if name not in chosen.table_definitions:
         raise UserError(f"--name {name}: not in table_definitions; allowed: {', '.join(chosen.table_definitions)}")

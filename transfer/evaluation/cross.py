@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from transfer.datasets.source.names import folder_name
 from transfer.errors import UserError
-from transfer.evaluation.finished import Finished, batches_of, load_finished, read_test_faces, write_evaluation
-from transfer.evaluation.metrics import metrics
-from transfer.evaluation.predictions import class_names, predictions_frame, probabilities_of
+from transfer.evaluation.finished import Finished, batches_of, load_finished, read_test_faces
+from transfer.evaluation.predictions import predictions_frame
+from transfer.evaluation.stored import write_evaluation
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.progress import progress
@@ -47,7 +46,7 @@ def evaluate_cross(
         same = frame["sample"].isin(own[own == "test"].index) if shared[other] else False
         frame.insert(frame.columns.get_loc("test_label") + 1, "in_own_test", same)
         path = layout.evaluation("cross", dataset, recipe, seed) / f"{other}.parquet"
-        write_evaluation(path, frame, finished)
+        write_evaluation(path, frame, finished.identity, finished.weights_sha256)
         frames[other] = frame
     return frames
 
@@ -103,23 +102,3 @@ def _predicted(finished: Finished, other: str, pixels: np.ndarray, manifest: pd.
     counts = left_out["class_name"].value_counts()
     frame.attrs = {"left_out": {name: int(counts[name]) for name in _classes(left_out)}}
     return frame
-
-
-def cross_accuracy(frame: pd.DataFrame) -> dict[str, Any]:
-    """The numbers of one frame of `evaluate_cross`; fractions in [0, 1].
-
-    n; common_classes, how many both datasets have; accuracy and mean_class_accuracy where the most probable of the
-    common classes counts; all_classes_accuracy and all_classes_mean_class_accuracy where the most probable of all
-    classes of the training does, so that one which the test set does not have is an error.
-    """
-    classes, labels = class_names(frame), frame["label"].to_numpy()
-    probabilities = probabilities_of(frame)
-    common = np.unique(labels)
-    among = metrics(probabilities[:, common], np.searchsorted(common, labels), [classes[i] for i in common])
-    among_all = metrics(probabilities, labels, classes)
-    return {
-        "n": among["n"],
-        "common_classes": len(common),
-        **{key: among[key] for key in ("accuracy", "mean_class_accuracy")},
-        **{f"all_classes_{key}": among_all[key] for key in ("accuracy", "mean_class_accuracy")},
-    }

@@ -1,6 +1,5 @@
 """A finished training, checked against its own records, and what it predicts of faces after the training."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 from transfer.config import flat
 from transfer.errors import UserError
 from transfer.evaluation.predictions import class_names, read_predictions
-from transfer.files import atomic, sha256
+from transfer.evaluation.stored import kept_weights, run_again
 from transfer.layout import Layout
 from transfer.manifest import check_store
 from transfer.params import WHERE, Params, RunParams
@@ -73,13 +72,8 @@ def load_finished(params: Params, layout: Layout, dataset: str, recipe: str, see
     that its env.json describes, are of other parameters or of another run.
     """
     directory = layout.run(dataset, recipe, seed)
-    weights, again = directory / "model.safetensors", f"run: snakemake --cores all {directory / 'metrics.json'}"
-    env = _environment(directory / "env.json", again)
-    if not weights.is_file():
-        raise UserError(f"{weights}: missing; expected the weights of a finished run; {again}")
-    digest = sha256(weights)
-    if digest != env.get("weights_sha256"):
-        raise UserError(f"{weights}: not the weights that {directory / 'env.json'} describes; delete it and {again}")
+    weights, env = kept_weights(directory)
+    again = run_again(directory)
     run = params.run(dataset, recipe)
     if different := _different(env.get("params"), run):
         raise UserError(f"{weights}: trained with other parameters ({different}); {again}")
@@ -93,16 +87,7 @@ def load_finished(params: Params, layout: Layout, dataset: str, recipe: str, see
     torch.set_num_threads(run.train.threads)
     device = claim_device(run.train, f"{what} of {dataset} {recipe} seed{seed}")
     model.to(device, memory_format=torch.channels_last)
-    return Finished(identity, directory, model, about, predictions, env["precision"], digest)
-
-
-def _environment(path: Path, again: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected that of a finished run; {again}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and {again}") from None
+    return Finished(identity, directory, model, about, predictions, env["precision"], env["weights_sha256"])
 
 
 def _different(noted: Any, run: RunParams) -> str | None:
@@ -118,6 +103,15 @@ def _different(noted: Any, run: RunParams) -> str | None:
 def read_test_faces(data: Path) -> tuple[np.ndarray, pd.DataFrame]:
     """The aligned test faces of a dataset's folder: pixels (N, side, side, 3) uint8, and the manifest's rows of them.
 
+    Raises UserError as ``read_test_rows``.
+    """
+    aligned, rows = read_test_rows(data)
+    return np.load(data / "aligned.npy", mmap_mode="r")[rows], aligned.iloc[rows].reset_index(drop=True)
+
+
+def read_test_rows(data: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """The manifest of a dataset's folder, and the row numbers of the test faces, in order.
+
     Raises UserError: a file is missing, or the store is not that of its manifest.
     """
     for name in ("aligned.npy", "aligned.parquet", "split.parquet"):
@@ -128,31 +122,4 @@ def read_test_faces(data: Path) -> tuple[np.ndarray, pd.DataFrame]:
     rows = pd.read_parquet(data / "split.parquet").query("split == 'test'")["row"].sort_values().to_numpy()
     if not len(rows):
         raise UserError(f"{data / 'split.parquet'}: no test images")
-    return np.load(data / "aligned.npy", mmap_mode="r")[rows], aligned.iloc[rows].reset_index(drop=True)
-
-
-def write_evaluation(path: Path, frame: pd.DataFrame, finished: Finished) -> None:
-    """Write what a training predicts, with a note of whose predictions they are; atomically."""
-    noted = frame.copy(deep=False)
-    noted.attrs = {**frame.attrs, **finished.identity, "weights_sha256": finished.weights_sha256}
-    with atomic(path) as part:
-        noted.to_parquet(part, index=False)
-
-
-def read_evaluation(path: Path, run_dir: Path) -> pd.DataFrame:
-    """Read what a training predicts, and check that its weights are those which ``run_dir``/env.json describes.
-
-    ``attrs`` has what was noted. Raises UserError, naming the file and the command: missing, damaged, of other weights.
-    """
-    again = f"run: snakemake --cores all {path}"
-    try:
-        frame = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; {again}") from None
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable parquet file ({reason}); delete it and {again}") from None
-    env = _environment(run_dir / "env.json", f"run: snakemake --cores all {run_dir / 'metrics.json'}")
-    if frame.attrs.get("weights_sha256") != env.get("weights_sha256"):
-        raise UserError(f"{path}: of other weights than those of {run_dir}; delete it and {again}")
-    return frame
+    return aligned, rows

@@ -8,16 +8,14 @@ import torch
 
 from transfer.errors import UserError
 from transfer.evaluation.corruptions import corrupt, face_seeds, needs_landmarks
-from transfer.evaluation.finished import Finished, batches_of, load_finished, read_test_faces, write_evaluation
-from transfer.evaluation.metrics import metrics
-from transfer.evaluation.predictions import class_names, predictions_frame, probabilities_of
+from transfer.evaluation.finished import Finished, batches_of, load_finished, read_test_faces
+from transfer.evaluation.predictions import predictions_frame, probabilities_of
+from transfer.evaluation.stored import UNTOUCHED, write_evaluation
 from transfer.faces.template import LANDMARK_COLUMNS, template
 from transfer.layout import Layout
 from transfer.params import FaceParams, Params
 from transfer.progress import progress
 
-UNTOUCHED = "none"
-"""The corruption of the faces as they are, at severity 0."""
 # What two ways through the same network may differ in, in a probability: other sums of a batch, another machine.
 _TOLERANCE = {"fp32": 0.005, "bf16": 0.05}
 
@@ -65,7 +63,8 @@ def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: st
             report(done)
     table = pd.concat(frames, ignore_index=True)
     table.attrs = {"without_landmarks": int((~placed).sum())}
-    write_evaluation(layout.evaluation("robustness", dataset, recipe, seed) / "robustness.parquet", table, finished)
+    path = layout.evaluation("robustness", dataset, recipe, seed) / "robustness.parquet"
+    write_evaluation(path, table, finished.identity, finished.weights_sha256)
     return table
 
 
@@ -109,26 +108,3 @@ def _check_untouched(frame: pd.DataFrame, finished: Finished) -> None:
             f"{path}: sample {kept.index[difference.argmax()]}: model.safetensors gives probabilities that differ by "
             f"{difference.max():.3f}; they are not of the same network or faces, train again"
         )
-
-
-def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per corruption and severity of robustness.parquet, in its order; fractions in [0, 1].
-
-    Columns: corruption, severity, n, accuracy, mean_class_accuracy, untouched_accuracy (of the same n faces).
-    """
-    classes, rows = class_names(frame), []
-    untouched = frame[frame["corruption"] == UNTOUCHED]
-    right = pd.Series(
-        probabilities_of(untouched).argmax(axis=1) == untouched["label"].to_numpy(), index=untouched["sample"]
-    )
-    for (corruption, severity), part in frame.groupby(["corruption", "severity"], sort=False):
-        found = metrics(probabilities_of(part), part["label"].to_numpy(), classes)
-        rows.append(
-            {
-                "corruption": corruption,
-                "severity": severity,
-                **{key: found[key] for key in ("n", "accuracy", "mean_class_accuracy")},
-                "untouched_accuracy": float(right[part["sample"]].mean()),
-            }
-        )
-    return pd.DataFrame(rows)

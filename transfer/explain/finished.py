@@ -1,17 +1,16 @@
 """A finished training of the experiment: its network, and the test faces that it was tested on."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from transfer.errors import UserError
+from transfer.evaluation.finished import read_test_rows
 from transfer.evaluation.predictions import probabilities_of, read_predictions
-from transfer.files import sha256
+from transfer.evaluation.stored import kept_weights
 from transfer.layout import Layout
-from transfer.manifest import check_store, digest_test_faces
+from transfer.manifest import digest_test_faces
 from transfer.models.transfer import TransFER
 from transfer.training.batches import FaceStore
 from transfer.training.predict import load_model
@@ -47,23 +46,14 @@ def load_finished(layout: Layout, dataset: str, recipe: str, seed: int, faces: E
     than ``faces``, or its network is no TransFER.
     """
     run = layout.run(dataset, recipe, seed)
-    weights = run / "model.safetensors"
-    env = _read_env(run / "env.json")
-    if not weights.exists():
-        raise UserError(f"{weights}: not there; make it with: snakemake --cores all {weights}")
-    digest = sha256(weights)
-    if env.get("weights_sha256") != digest:
-        raise UserError(
-            f"{weights}: sha256 is {digest[:12]}..., but env.json beside it names {str(env.get('weights_sha256'))[:12]}"
-            f"...; expected the weights that the training wrote: delete them and run: snakemake --cores all {weights}"
-        )
+    weights, env = kept_weights(run)
     if env.get("evaluation") != faces.digest:
         raise UserError(
             f"{run / 'env.json'}: tested on other faces than those in {faces.store}; train again: "
             f"snakemake --cores all --forcerun train_model {weights}"
         )
     model, about = load_explainable(weights)
-    return Finished(run, model, about, digest)
+    return Finished(run, model, about, env["weights_sha256"])
 
 
 def load_explainable(weights: Path) -> tuple[TransFER, dict[str, Any]]:
@@ -77,31 +67,9 @@ def load_explainable(weights: Path) -> tuple[TransFER, dict[str, Any]]:
 def load_test_faces(layout: Layout, dataset: str) -> EvaluationFaces:
     """Read the dataset's aligned.parquet and split.parquet. Raises UserError if one is missing or does not fit."""
     data = layout.data(dataset)
-    for name in ("aligned.npy", "aligned.parquet", "split.parquet"):
-        if not (data / name).exists():
-            raise UserError(f"{data / name}: not there; make it with: snakemake --cores all {data}/split.parquet")
-    aligned = pd.read_parquet(data / "aligned.parquet")
-    check_store(data / "aligned.npy", aligned)
-    split = pd.read_parquet(data / "split.parquet").query("split == 'test'").sort_values("row")
-    rows = split["row"].to_numpy()
-    if not len(rows):
-        raise UserError(f"{data / 'split.parquet'}: no test images")
-    return EvaluationFaces(
-        data / "aligned.npy",
-        rows,
-        aligned["sample"].to_numpy()[rows],
-        aligned["label"].to_numpy()[rows],
-        digest_test_faces(aligned),
-    )
-
-
-def _read_env(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; make it with: snakemake --cores all {path}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); train this run again") from None
+    aligned, rows = read_test_rows(data)
+    samples, labels = (aligned[name].to_numpy()[rows] for name in ("sample", "label"))
+    return EvaluationFaces(data / "aligned.npy", rows, samples, labels, digest_test_faces(aligned))
 
 
 def probabilities_of_faces(run: Finished, faces: EvaluationFaces) -> np.ndarray:

@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 
 from transfer.errors import UserError
 from transfer.evaluation.calibration import reliability_curve
-from transfer.evaluation.finished import read_evaluation
 from transfer.evaluation.predictions import probabilities_of
-from transfer.evaluation.robustness import UNTOUCHED, accuracies
 from transfer.evaluation.severities import SEVERITIES
+from transfer.evaluation.stored import UNTOUCHED, accuracies, read_evaluation
 from transfer.explain.seeds import read_diversity
 from transfer.figures.confusion import confusion_figure
 from transfer.figures.curves import curves_figure

@@ -12,6 +12,7 @@ from transfer.files import write_text
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.tables.context import Context
+from transfer.tables.html import to_html
 from transfer.tables.kinds import KINDS
 from transfer.tables.runs import Runs, read_runs
 from transfer.tables.text import Table, to_csv, to_latex, to_markdown
@@ -61,11 +62,13 @@ def read_table_runs(params: Params, layout: Layout, name: str, partial: bool = F
 
 
 def write_table(params: Params, layout: Layout, name: str, partial: bool = False) -> None:
-    """Write results/<experiment>/<name>.csv, .md and .tex. Raises UserError as ``build_table``."""
+    """Write results/<experiment>/<name>.csv, .md, .tex and report/<name>.html. Raises UserError as ``build_table``."""
     table = build_table(params, layout, name, partial)
     write_text(layout.table(name, "csv"), to_csv(table.frame, table.formats))
     write_text(layout.table(name, "tex"), to_latex(table))
-    write_text(layout.table(name, "md"), to_markdown(table))
+    text = to_markdown(table)
+    write_text(layout.report(name), to_html(table.title, text))
+    write_text(layout.table(name, "md"), text)
 
 
 def describe(params: Params, layout: Layout, dataset: str) -> str:

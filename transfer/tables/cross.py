@@ -6,9 +6,8 @@ from typing import Any
 import pandas as pd
 
 from transfer.errors import UserError
-from transfer.evaluation.cross import cross_accuracy
-from transfer.evaluation.finished import read_evaluation
 from transfer.evaluation.statistics import summary
+from transfer.evaluation.stored import cross_accuracy, read_evaluation
 from transfer.tables.context import Context
 from transfer.tables.text import Format, Section, Table, code, count, grid, interval, mean, protocols_paragraph, rounded
 

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transfer.evaluation.finished import read_evaluation
-from transfer.evaluation.robustness import UNTOUCHED, accuracies
 from transfer.evaluation.statistics import summary
+from transfer.evaluation.stored import UNTOUCHED, accuracies, read_evaluation
 from transfer.tables.context import Context
 from transfer.tables.runs import Run
 from transfer.tables.text import (

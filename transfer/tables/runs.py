@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from transfer.config import flat
 from transfer.errors import UserError
 from transfer.evaluation.metrics import metrics, read_metrics
 from transfer.evaluation.predictions import class_names, correct_faces, probabilities_of, read_predictions
@@ -123,18 +124,10 @@ def _refuse_other_parameters(directory: Path, expected: RunParams) -> None:
         raise UserError(f"{path}: missing; run: snakemake --cores all {path}") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not what a training writes; run: snakemake --cores all {path}") from None
-    ours, theirs = (dict(_flat(run.model_dump(exclude={"train": WHERE}))) for run in (expected, found))
+    ours, theirs = (flat(run.model_dump(mode="json", exclude={"train": WHERE})) for run in (expected, found))
     for key in ours:
         if ours[key] != theirs[key]:
             raise UserError(
                 f"{directory}: trained with {key} {theirs[key]}, but the parameters say {ours[key]}; "
                 f"run: snakemake --cores all {directory / 'metrics.json'}"
             )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

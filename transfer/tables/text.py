@@ -78,13 +78,15 @@ def grid(
 ) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: a line per value of ``by``, with its ``keys`` and, for each value of ``across``, ``cells``.
 
-    The first cell of each value of ``across`` has that value as its head, the others have their own.
+    The first cell of each value of ``across`` has that value in its head, beside its own name where it is not the
+    accuracy; the others have their own.
     """
     values = [None] if across is None else list(dict.fromkeys(rows[across]))
     head = list(keys)
     for value in values:
         first, *others = cells
-        head += [first if value is None else f"`{value}`", *others]
+        named = "" if first in ("accuracy", "value") else f"{first} "
+        head += [first if value is None else f"{named}`{value}`", *others]
     lines = []
     for _, group in rows.groupby(list(by), sort=False, dropna=False):
         line = [key(group.iloc[0]) for key in keys.values()]

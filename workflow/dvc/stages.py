@@ -41,7 +41,10 @@ PARAMETERS = {
         *("faces", "sampling.val_fraction", "sampling.split_seed", "sampling.duplicates"),
     ],
     "train": [*_EXPERIMENT, *_RUNS, *_TABLES, "recipes", "seeds", "protocols"],
-    "tables": [*_EXPERIMENT, *_TABLES, "model", "recipe_definitions", "recipes", "seeds", "protocols", "baseline"],
+    "tables": [
+        *(*_EXPERIMENT, *_TABLES, "robustness", "model", "recipe_definitions"),
+        *("recipes", "seeds", "protocols", "baseline"),
+    ],
     "search": [*_EXPERIMENT, *_RUNS, "searches", "search_definitions"],
 }
 # The code of each stage; what its steps import may lie nowhere else (a unit test looks).
@@ -52,14 +55,14 @@ CODE = {
     "data": _DATASETS,
     "align": [*_DATASETS, *_FACES, "transfer/audit", "transfer/sampling.py"],
     "train": [*_DATASETS, *_RUN],
-    "tables": ["transfer/tables", "transfer/evaluation"],
+    "tables": ["transfer/tables", "transfer/figures", "transfer/explain", *_DATASETS, *_FACES, *_RUN],
     "search": ["transfer/search", *_DATASETS, *_RUN],
 }
 _DESCRIPTIONS = {
     "data": "Archives that the workflow draws itself; archives of real datasets are never stored",
     "align": "Index, aligned faces, splits and upsampling plans of the datasets, and the quality pages",
     "train": "Weights, histories, predictions and metrics of all trainings",
-    "tables": "Table 1, and what dvc metrics and dvc plots show",
+    "tables": "The tables and their figures, and what dvc metrics and dvc plots show",
     "search": "The searches' studies, figures and best.yaml",
 }
 
@@ -83,7 +86,7 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
         "tables": [
             *(layout.results / "table1.csv", layout.results / "table1.md"),
             *(layout.table(name, suffix) for name in params.tables for suffix in ("csv", "md", "tex")),
-            *(layout.root / name for name in ("metrics", "history.csv")),
+            *(layout.root / name for name in ("metrics", "history.csv", "evaluations", "figures", "report")),
         ],
         "search": [layout.root / "search"],
     }

@@ -469,6 +469,63 @@ def overview_version(wildcards):
     return step_digest("overview")
 
 
+# ---- The report: what its captions and filters say
+
+
+def seeds_of(number):
+    return "1 seed" if number == 1 else f"{number} seeds"
+
+
+def rule_of(dataset):
+    """A dataset with what decides its labels and faces."""
+    definition = PARAMS.dataset_definitions[dataset]
+    options = "".join(f", {key} {value}" for key, value in definition.options.items())
+    drawn = ", drawn faces" if definition.synthetic is not None else ""
+    return f"{dataset} (layout {definition.parser}{options}{drawn})"
+
+
+def about_table(wildcards):
+    name = wildcards.table
+    datasets = "; ".join(rule_of(dataset) for dataset in PARAMS.table_datasets(name))
+    protocols = ", ".join(PARAMS.table_protocols(name))
+    seeds = seeds_of(len(PARAMS.table_seeds(name)))
+    title = PARAMS.table_definitions[name].title or name
+    return f"{title}. Protocols: {protocols}. n: {seeds} per recipe. Datasets: {datasets}."
+
+
+def about_figure(wildcards):
+    name = wildcards.table
+    title = PARAMS.table_definitions[name].title or name
+    protocol = figure_protocol(name)
+    seeds = seeds_of(len(PARAMS.table_seeds(name)))
+    return f"{title}. Protocol: {protocol}. n: {seeds} per recipe. Dataset: {rule_of(wildcards.dataset)}."
+
+
+def about_attention(wildcards):
+    return (
+        f"What the networks look at: relevance on the transformer, one test face per expression. Protocol: "
+        f"{PARAMS.kept_protocol}. n: seed {PARAMS.seeds[0]} alone. Dataset: {rule_of(wildcards.dataset)}."
+    )
+
+
+def figure_protocol(name):
+    protocols = PARAMS.table_protocols(name)
+    return PARAMS.kept_protocol if PARAMS.kept_protocol in protocols else protocols[0]
+
+
+def table_labels(wildcards):
+    definition = PARAMS.table_definitions[wildcards.table]
+    return {
+        "table": wildcards.table,
+        "kind": definition.kind,
+        "datasets": " ".join(PARAMS.table_datasets(wildcards.table)),
+    }
+
+
+def figure_labels(wildcards):
+    return {"figure": wildcards.table, "dataset": wildcards.dataset, "protocol": figure_protocol(wildcards.table)}
+
+
 # ---- Resources
 
 

@@ -5,7 +5,12 @@ rule draw_figure:
     input:
         figure_inputs,
     output:
-        png="results/{experiment}/figures/{table}_{dataset}.png",
+        png=report(
+            "results/{experiment}/figures/{table}_{dataset}.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels=figure_labels,
+        ),
         svg="results/{experiment}/figures/{table}_{dataset}.svg",
         caption="results/{experiment}/figures/{table}_{dataset}.json",
     log:
@@ -18,6 +23,7 @@ rule draw_figure:
     params:
         config=SNAPSHOT,
         version=figure_version,
+        about=about_figure,
     message:
         "Figure of {wildcards.table} on {wildcards.dataset}"
     shell:
@@ -29,10 +35,16 @@ rule draw_attention:
     input:
         attention_inputs,
     output:
+        report(
+            expand("results/{{experiment}}/figures/{name}_{{dataset}}.png", name=["attention", "lanets"]),
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "attention", "dataset": "{dataset}", "protocol": PARAMS.kept_protocol},
+        ),
         expand(
             "results/{{experiment}}/figures/{name}_{{dataset}}.{suffix}",
             name=["attention", "lanets"],
-            suffix=["png", "svg", "json"],
+            suffix=["svg", "json"],
         ),
     log:
         "results/{experiment}/logs/draw_attention/{dataset}.log",
@@ -44,6 +56,7 @@ rule draw_attention:
     params:
         config=SNAPSHOT,
         version=attention_version,
+        about=about_attention,
     message:
         "What the networks look at in the faces of {wildcards.dataset}"
     shell:

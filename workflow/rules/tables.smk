@@ -13,6 +13,12 @@ rule make_table:
         csv="results/{experiment}/{table}.csv",
         md="results/{experiment}/{table}.md",
         tex="results/{experiment}/{table}.tex",
+        html=report(
+            "results/{experiment}/report/{table}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels=table_labels,
+        ),
     log:
         "results/{experiment}/logs/make_table/{table}.log",
     conda:
@@ -23,6 +29,7 @@ rule make_table:
     params:
         config=SNAPSHOT,
         version=table_version,
+        about=about_table,
     message:
         "Table {wildcards.table} of {wildcards.experiment}"
     shell:

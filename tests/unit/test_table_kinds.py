@@ -1,0 +1,179 @@
+"""Each kind of table from four short trainings: its numbers are those of the runs; what does not belong is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_training import CLASSES, tiny_dataset, tiny_params
+
+from transfer.errors import UserError
+from transfer.evaluation.metrics import evaluate
+from transfer.evaluation.predictions import probabilities_of, read_predictions
+from transfer.evaluation.robustness import evaluate_robustness
+from transfer.explain.diversity import write_diversity
+from transfer.figures.tables import write_table_figure
+from transfer.tables import build
+from transfer.training.run import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+KINDS = ("recipes", "protocols", "reported", "per_class", "calibration", "robustness", "diversity")
+
+
+def of_tables(*kinds, lr=0.1):
+    """Parameters with a table of each kind, named as it is."""
+    changes = {"faces": {"size": 32}, "robustness": {"corruptions": {"blur": [0.05]}}, "tables": []}
+    definitions = {kind: {"kind": kind} for kind in kinds}
+    return tiny_params(train={"epochs": 2, "lr": lr}, table_definitions=definitions, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    layout = tiny_dataset(tmp_path_factory.mktemp("kinds") / "results")
+    aligned = pd.read_parquet(layout.data("faces") / "aligned.parquet").assign(status="found")
+    aligned.to_parquet(layout.data("faces") / "aligned.parquet", index=False)
+    params = of_tables(*KINDS)
+    for dataset, recipe, seed in params.runs():
+        train(params, dataset, recipe, seed, layout)
+        identity = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe, "seed": seed}
+        evaluate(layout.run(dataset, recipe, seed), classes=CLASSES, **identity)
+        evaluate_robustness(params, layout, dataset, recipe, seed)
+        write_diversity(layout, dataset, recipe, seed, params.train)
+    return params, layout
+
+
+@pytest.fixture
+def tables(finished, tmp_path, monkeypatch):
+    params, layout = finished
+    shutil.copytree(layout.results, tmp_path / "results")
+    monkeypatch.setattr(build, "describe", lambda params, layout, dataset: "Faces.")
+    return params, type(layout)(layout.experiment, tmp_path / "results")
+
+
+def frame(tables, kind):
+    params, layout = tables
+    build.write_table(params, layout, kind)
+    return pd.read_csv(layout.table(kind, "csv"))
+
+
+def of_runs(tables, recipe, protocol, number):
+    """What ``number`` says of the test faces of a recipe's runs."""
+    params, layout = tables
+    found = []
+    for seed in params.seeds:
+        rows = read_predictions(layout.run("faces", recipe, seed) / "predictions.parquet")
+        rows = rows[(rows["split"] == "test") & (rows["protocol"] == protocol)]
+        found.append(number(probabilities_of(rows), rows["label"].to_numpy()))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_writes_all_of_its_files(tables, kind):
+    params, layout = tables
+    found = frame(tables, kind)
+    measured = found[found["reported"].isna()] if kind == "reported" else found
+    assert (measured["n_seeds"] == len(params.seeds)).all()
+    assert set(measured["n_faces"]) == ({3, 4} if kind == "per_class" else {10})
+    assert set(measured["protocol"]) <= set(params.protocols)
+    text = layout.table(kind, "md").read_text()
+    assert "Faces." in text and "nan" not in text.lower().replace("finance", "")
+    assert layout.table(kind, "tex").read_text().count("\\begin{table}") == text.count("\n## ")
+    assert "<table>" in layout.report(kind).read_text()
+    if params.has_figure(kind):
+        paths = write_table_figure(params, layout, kind, "faces")
+        assert [path.name for path in paths] == [f"{kind}_faces.{suffix}" for suffix in ("png", "svg", "json")]
+        caption = json.loads(paths[2].read_text())
+        assert caption["n_seeds"] == len(params.seeds) and "10 test faces" in caption["caption"]
+
+
+def test_what_the_choice_of_the_epoch_flatters(tables):
+    found = frame(tables, "protocols").set_index(["recipe", "protocol"])
+    for recipe in tables[0].recipes:
+        at = {name: found.loc[(recipe, name)] for name in ("last", "val_selected", "test_selected")}
+        gain = np.mean(of_runs(tables, recipe, "test_selected", hits)) - np.mean(of_runs(tables, recipe, "last", hits))
+        assert at["test_selected"]["gain_over_last"] == pytest.approx(10 * gain, abs=0.006)
+        assert at["test_selected"]["gain_over_last"] >= 0
+        assert np.isnan(at["last"]["gain_over_last"])
+
+
+def hits(probabilities, labels):
+    return (probabilities.argmax(axis=1) == labels).sum()
+
+
+def test_recall_and_precision_by_hand(tables):
+    found = frame(tables, "per_class").set_index(["recipe", "protocol", "expression"])
+    for index, name in enumerate(CLASSES):
+        row = found.loc[("full", "last", name)]
+
+        def recall(probabilities, labels, index=index):
+            return (probabilities.argmax(axis=1) == labels)[labels == index].mean()
+
+        values = of_runs(tables, "full", "last", recall)
+        assert row["recall"] == pytest.approx(100 * np.mean(values), abs=0.006)
+        assert row["recall_std"] == pytest.approx(100 * np.std(values, ddof=1), abs=0.006)
+    faces = found["n_faces"].xs("full", level="recipe").xs("last", level="protocol")
+    assert list(faces) == [4, 3, 3]
+
+
+def test_calibration_of_the_runs(tables):
+    row = frame(tables, "calibration").set_index(["recipe", "protocol"]).loc[("full", "val_selected")]
+
+    def nll(probabilities, labels):
+        return -np.log(probabilities[np.arange(len(labels)), labels]).mean()
+
+    assert row["nll"] == pytest.approx(np.mean(of_runs(tables, "full", "val_selected", nll)), abs=1e-4)
+    assert row["nll_ci95_low"] <= row["nll"] <= row["nll_ci95_high"]
+
+
+def test_untouched_faces_are_those_of_the_runs(tables):
+    found = frame(tables, "robustness").set_index(["recipe", "corruption"])
+    for recipe in tables[0].recipes:
+        untouched = np.mean(of_runs(tables, recipe, "val_selected", hits))
+        assert found.loc[(recipe, "none"), "accuracy"] == pytest.approx(10 * untouched, abs=0.006)
+        blurred = found.loc[(recipe, "blur")]
+        assert blurred["drop"] == pytest.approx(blurred["untouched_accuracy"] - blurred["accuracy"], abs=0.011)
+        assert (blurred["severity"], set(found["protocol"])) == (0.05, {"val_selected"})
+
+
+def test_a_training_of_other_parameters_is_refused(tables):
+    _, layout = tables
+    other = of_tables(*KINDS, lr=0.2)
+    with pytest.raises(UserError, match=r"seed0: trained with train\.lr 0\.1, but the parameters say 0\.2; run:"):
+        build.write_table(other, layout, "recipes")
+    assert not layout.table("recipes", "csv").exists()
+
+
+def test_evaluations_of_other_weights_are_refused(tables):
+    params, layout = tables
+    env = layout.run("faces", "full", 1) / "env.json"
+    env.write_text(env.read_text().replace('"weights_sha256": "', '"weights_sha256": "0'))
+    for kind in ("robustness", "diversity"):
+        with pytest.raises(UserError, match="other weights"):
+            build.write_table(params, layout, kind)
+
+
+def test_a_partial_table_says_so_everywhere(tables):
+    params, layout = tables
+    shutil.rmtree(layout.run("faces", "full", 1))
+    with pytest.raises(UserError, match=r"full/seed1/metrics\.json: missing"):
+        build.write_table(params, layout, "recipes")
+    build.write_table(params, layout, "recipes", partial=True)
+    text = layout.table("recipes", "md").read_text()
+    assert "(partial)\n" in text.splitlines(keepends=True)[0]
+    assert "**Partial: 1 of 4 trainings are missing** (faces full seed1)." in text
+    found = pd.read_csv(layout.table("recipes", "csv"))
+    assert set(found["missing_runs"]) == {1} and list(found["n_seeds"]) == [2, 2, 2, 1, 1, 1]
+
+
+def test_cross_needs_a_second_dataset(tables):
+    _, layout = tables
+    crossed = of_tables("cross")
+    with pytest.raises(UserError, match="table cross: needs two datasets, has faces alone"):
+        build.write_table(crossed, layout, "cross")
+
+
+def test_a_kind_without_a_figure(tables):
+    with pytest.raises(UserError, match="tables of kind protocols have no figure"):
+        write_table_figure(*tables, "protocols", "faces")

@@ -1,0 +1,104 @@
+"""Every kind of table and its figure from one rule each, a table of one's own, and the report in a browser."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from browser import driver  # noqa: F401
+from conftest import SMALLEST, Repository
+
+pytestmark = pytest.mark.workflow
+
+DATASETS = ("demo_rafdb", "demo_ferplus")
+TABLES = (
+    *("table1", "table5", "protocols", "per_class", "calibration"),
+    *("subgroups", "cross", "robustness", "diversity", "rates"),
+)
+# An entry is all that a table of one's own needs; here two values of the drop rate, on one dataset.
+MINE = f"""
+datasets: [{", ".join(DATASETS)}]
+seeds: [0]
+tables: [{", ".join(TABLES)}]
+robustness: {{corruptions: {{blur: [0.05], occlude_mouth: [0.25, 0.5]}}}}
+table_definitions:
+  rates:
+    kind: recipes
+    datasets: [demo_rafdb]
+    sweep: {{over: {{model.msad: [0, 0.5]}}}}
+    baseline: full_msad0
+"""
+
+
+@pytest.fixture(scope="module")
+def run(sources, tmp_path_factory) -> Repository:
+    root = shutil.copytree(sources, tmp_path_factory.mktemp("tables") / "repository")
+    (root / "mine.yaml").write_text(MINE)
+    repository = Repository(root, *SMALLEST, "mine.yaml")
+    done = repository.snakemake("tables")
+    assert done.returncode == 0, done.stdout
+    return repository
+
+
+def test_every_table_and_figure_is_there_and_says_what_it_is(run):
+    folder = run.root / "results/smallest"
+    for name in TABLES:
+        table = pd.read_csv(folder / f"{name}.csv")
+        assert len(table), name
+        assert {"experiment", "dataset", "protocol"} <= set(table.columns), name
+        measured = table[table["reported"].isna()] if name == "table5" else table
+        assert (measured["n_seeds"] == 1).all() and (measured["n_faces"] > 0).all(), "no number without its n"
+        assert (folder / f"{name}.tex").read_text().count("\\begin{tabular}") >= 1
+        text = (folder / f"{name}.md").read_text()
+        assert "How the epoch was chosen:" in text and "Environment: commit" in text
+    assert list(pd.read_csv(folder / "rates.csv")["recipe"].unique()) == ["full_msad0", "full_msad05"]
+    drawn = {path.stem for path in (folder / "figures").glob("*.png")}
+    of_tables = ("table1", "per_class", "calibration", "robustness", "diversity", "attention", "lanets")
+    assert drawn == {f"{name}_{dataset}" for name in of_tables for dataset in DATASETS} | {"rates_demo_rafdb"}
+    assert all((folder / "figures" / f"{name}.{kind}").stat().st_size for name in drawn for kind in ("svg", "json"))
+    assert run.scheduled("tables") == {}
+
+
+def test_a_table_alone_reruns_where_its_entry_changed(run):
+    options = run.options
+    try:
+        run.options = (*options, "--config", "table_definitions={rates: {title: Other words}}")
+        assert run.scheduled("tables") == {"make_table": 1, "draw_figure": 1, "tables": 1}
+        run.options = (*options, "--config", "robustness={corruptions: {blur: [0.02]}}")
+        rerun = run.scheduled("tables")
+        assert (rerun["evaluate_robustness"], rerun["make_table"], rerun["draw_figure"]) == (4, 1, 2)
+    finally:
+        run.options = options
+
+
+def test_the_report_shows_tables_and_pictures(run, driver):  # noqa: F811
+    """Snakemake's own report, one file, as Chromium shows it: captions, labels, a table and a picture."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    done = run.snakemake("tables", "--report", "results/report.html")
+    assert done.returncode == 0, done.stdout
+    report = run.root / "results/report.html"
+    text = report.read_text(encoding="utf-8")
+    assert text.count("Protocol") >= len(TABLES) and "rule majority" in text and "1 seed per recipe" in text
+    wait = WebDriverWait(driver, 60)
+
+    def opened(category: str, row: str) -> str:
+        """The text of the page after a click on a category and, in its list, on the eye of a row."""
+        driver.get(report.as_uri())
+        for path in (f"//a[normalize-space()='{category}']", f"//tr[contains(., '{row}')]//a[@iconname='eye']"):
+            link = wait.until(lambda page, path=path: page.find_elements(By.XPATH, path))[0]
+            driver.execute_script("arguments[0].click()", link)
+        return driver.find_element(By.TAG_NAME, "body").text
+
+    listed = opened("Tables", "per_class")
+    assert all(name in listed for name in TABLES) and "KIND" in listed, "labels to filter by"
+    page = wait.until(lambda driver: driver.find_elements(By.TAG_NAME, "iframe"))[0]
+    driver.switch_to.frame(page)
+    cells = wait.until(lambda driver: driver.find_elements(By.XPATH, "//table//td"))
+    assert any("(n=1)" in cell.get_attribute("textContent") for cell in cells)
+    driver.switch_to.default_content()
+
+    listed = opened("Figures", "attention")
+    assert "robustness" in listed and "PROTOCOL" in listed and "val_selected" in listed
+    picture = wait.until(lambda driver: driver.find_elements(By.XPATH, "//img[contains(@src, 'data:image/png')]"))[0]
+    wait.until(lambda driver: driver.execute_script("return arguments[0].naturalWidth", picture) > 300)
