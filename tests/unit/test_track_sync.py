@@ -418,11 +418,11 @@ def test_a_table_that_differs_is_one_line(changed):
     path = changed.root / "table1.csv"
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     before = table.loc[4, "p_value"]
-    table.loc[4, "p_value"] = "0.5"
+    table.loc[4, "p_value"] = "0.123"
     table.loc[5, "mad"] = "0.7"
     table.to_csv(path, index=False)
     assert check(changed, "baseline")[1] == [
-        f"faces full val_selected: p_value is 0.5 in {path}, {before} in MLflow",
+        f"faces full val_selected: p_value is 0.123 in {path}, {before} in MLflow",
         f"faces full test_selected: mad is 0.7 in {path}, 0.6 in MLflow",
     ]
 

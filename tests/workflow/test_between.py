@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.workflow
 
 RUN = "results/smallest/runs/demo_rafdb/full/seed0"
-TABLE = {"make_table1": 1, "publish_table1": 1}
+TABLE = {"make_table": 1, "publish_table": 1}
 PARAMS = ("--params", "tests/workflow/smallest.yaml")
 
 

@@ -119,8 +119,8 @@ def test_a_fresh_clone_takes_everything_over(clone):
     assert clone.json("status") == {}
     assert ran(clone.run("dvc", "repro")) == []
     # What depends on a change is seen, as where the files were made.
-    table = {"make_table1": 1, "publish_table1": 1, "summarize_runs": 1, "tables": 1}
-    training = {"train_model": 2, "evaluate_run": 2, **table}
+    table = {"make_table": 1, "publish_table": 1, "summarize_runs": 1, "tables": 1}
+    training = {"train_model": 2, "evaluate_run": 2, "draw_figure": 1, "draw_attention": 1, **table}
     face = {"align_faces": 1, "inspect_faces": 1, "sample_faces": 1, **training}
     cases = {
         "train={lr: 0.01}": training,
@@ -146,7 +146,7 @@ def test_changed_parameters(clone):
     }
     printed = clone.run("dvc", "repro", "tables")
     assert ran(printed) == ["train", "tables"]
-    assert jobs(printed) >= {"train_model", "evaluate_run", "make_table1", "summarize_runs"}
+    assert jobs(printed) >= {"train_model", "evaluate_run", "make_table", "summarize_runs"}
     assert not jobs(printed) & {"align_faces", "detect_faces", "index_dataset", "synthesize_archive"}
 
     clone.replace("params/default.yaml", "searches: [searched]", "searches: [searched, lanets]")

@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.workflow
 
 RUN = "results/smallest/runs/demo_rafdb/full/seed0"
-TABLE = {"make_table1": 1, "publish_table1": 1}
+TABLE = {"make_table": 1, "publish_table": 1}
 TRAININGS = {"train_model": 12, "evaluate_run": 12, **TABLE}
 
 
@@ -24,12 +24,12 @@ def test_a_second_run_has_nothing_to_do(copy):
 
 def test_code(copy):
     """Each edit is undone before the next: what has run is what would run again."""
-    table, lanet = "transfer/tables/table1.py", "transfer/models/lanet.py"
+    table, lanet = "transfer/tables/recipes.py", "transfer/models/lanet.py"
     cases = [
         (lanet, '"""', '"""In other words: ', {}),
         (lanet, "import torch", "# a comment\nimport torch", {}),
         (lanet, "import torch", "CHANGED = 1\nimport torch", TRAININGS),
-        (table, "COLUMNS = [", "CHANGED = 1\nCOLUMNS = [", TABLE),
+        (table, "COLUMNS = list", "CHANGED = 1\nCOLUMNS = list", TABLE),
         ("transfer/evaluation/statistics.py", "import numpy", "CHANGED = 1\nimport numpy", TABLE),
         ("transfer/faces/page.py", "import base64", "import base64\n\nCHANGED = 1", {"inspect_faces": 3, **TABLE}),
         ("transfer/cli/__init__.py", "import sys", "import sys\n\nCHANGED = 1", {}),
@@ -75,7 +75,7 @@ def test_another_experiment_takes_over_the_published_table(copy):
     other = copy.snakemake("--config", *names)
     assert other.returncode == 0, other.stdout
     assert set(pd.read_csv(copy.root / "results/table1.csv")["experiment"]) == {"other"}
-    assert copy.scheduled() == {"publish_table1": 1}
+    assert copy.scheduled() == {"publish_table": 1}
     assert copy.snakemake().returncode == 0
     assert set(pd.read_csv(copy.root / "results/table1.csv")["experiment"]) == {"smallest"}
 

@@ -134,7 +134,7 @@ def test_jobs_ask_for_what_the_profile_says(cluster, table):
     assert (asked["MinMemoryNode"], asked["TimeLimit"]) == ("16000M", "1-00:00:00")
     (detection,) = cluster.jobs("detect_faces")
     assert "TresPerJob" not in cluster.job(detection)
-    assert not cluster.jobs("publish_table1"), "a copy of two files is no job"
+    assert not cluster.jobs("publish_table"), "a copy of two files is no job"
 
 
 def test_workers_and_mlflow_share_postgresql(cluster, table):

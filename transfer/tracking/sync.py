@@ -241,7 +241,7 @@ class _Sync:
         tags = {"protocols": next(iter(seeds.values())).data.tags["protocols"]}
         if dataset in self.params.dataset_definitions:
             family = self.params.dataset_definitions[dataset].reported_as
-            cells = published(load_reported(REPORTED), dataset, family, recipe)
+            cells = published(load_reported(REPORTED), family, recipe)
             tags |= {key: str(value) for key, value in cells.items()}
         store.log_settings(self.client, run, {}, tags)
         self._register(dataset, recipe, experiment, parent, seeds)

@@ -18,7 +18,7 @@ from transfer.datasets.subsets import list_files
 from transfer.errors import UserError
 from transfer.files import write_text
 from transfer.layout import Layout, archive_path, weights_path
-from transfer.params import Params
+from transfer.params import OF_WEIGHTS, Params
 from workflow.dvc.records import FOLDER, PIPELINE
 
 # The Snakemake targets of each stage: what `dvc repro` makes, and what is taken over after `dvc pull`.
@@ -79,6 +79,7 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
     given = [archive_path(params, name) for name in real]
     weights = _pretrained(params)
     data, runs = layout.root / "data", layout.root / "runs"
+    asked = any(params.table_definitions[name].kind in OF_WEIGHTS for name in params.tables)
     made = {
         "data": drawn,
         "align": [data],
@@ -86,7 +87,8 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
         "tables": [
             *(layout.results / "table1.csv", layout.results / "table1.md"),
             *(layout.table(name, suffix) for name in params.tables for suffix in ("csv", "md", "tex")),
-            *(layout.root / name for name in ("metrics", "history.csv", "evaluations", "figures", "report")),
+            *(layout.root / name for name in ("metrics", "history.csv", "figures", "report")),
+            *([layout.root / "evaluations"] if asked else []),
         ],
         "search": [layout.root / "search"],
     }
