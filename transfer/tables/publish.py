@@ -47,13 +47,16 @@ def publish_audit(params: Params, layout: Layout, folder: Path) -> None:
 def publish_table(params: Params, layout: Layout, folder: Path) -> None:
     """Copy the table, the parameters and the small files of the runs, and renew the short table in the README.
 
-    No images, weights or predictions, and no folder of this machine: raw_dir becomes the default. The short table
+    No faces, weights or predictions, and no folder of this machine: raw_dir becomes the default. The short table
     stands after the line ``<!-- table: EXPERIMENT -->``. Raises UserError if a file is missing.
     """
     others = [name for name in params.table_definitions if layout.table(name, "csv").exists()]
     tables = dict.fromkeys(["table1", *others])
     runs = dict.fromkeys([*params.runs(), *(run for name in tables for run in params.table_runs(name))])
     files = [layout.table(name, suffix) for name in tables for suffix in ("csv", "md", "tex")]
+    # charts of the tables; the pictures of the attention show faces, and stay
+    charts = [layout.figures / f"{name}_{dataset}.png" for name in tables for dataset in params.table_datasets(name)]
+    files += [chart for chart in charts if chart.exists()]
     files += [layout.data(dataset) / "faces.json" for dataset in dict.fromkeys(dataset for dataset, _, _ in runs)]
     files += [layout.run(*run) / name for run in runs for name in _RUN_FILES]
     for file in files:
