@@ -300,7 +300,10 @@ def test_figure_attention_of_a_photo(transfer, weights, photos):
         (["attention", "--recipes", "baseline,fuller"], "--recipes fuller: not in experiment demo; allowed: baseline"),
         (["attention", "--dataset", "rafdb"], "--dataset rafdb: not in experiment demo"),
         (["attention"], "results/demo/data/demo_rafdb/aligned.npy: not there; make it with: snakemake"),
-        (["diversity", "--dataset", "demo_rafdb"], "seed0/diversity.json: not there; make it with: snakemake"),
+        (
+            ["table", "--name", "nothing", "--dataset", "demo_rafdb"],
+            "--name nothing: not in table_definitions; allowed",
+        ),
     ],
 )
 def test_figure_mistakes_are_one_line(transfer, arguments, message):
