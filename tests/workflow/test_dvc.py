@@ -21,7 +21,8 @@ EDITS = {
     "  epochs: 3": "  epochs: 1",
     "    trials: 12": "    trials: 2",
     "    workers: 2": "    workers: 1",
-    "    synthetic: 1": "    synthetic: 1\n    synthetic_scale: 0.1",
+    "    synthetic: 1\n  demo_rafdb_supplied": "    synthetic: 1\n    synthetic_scale: 0.1\n  demo_rafdb_supplied",
+    "tables: [table1, table5, protocols": "tables: [table1] # [table5, protocols",
 }
 STAGES = ["data", "align", "train", "tables", "search"]
 METRICS = "results/tiny/metrics/demo_rafdb"
