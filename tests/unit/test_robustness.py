@@ -210,7 +210,7 @@ def test_the_folder_of_another_run(layout):
     run = layout.run("faces", "full", 0)
     shutil.rmtree(run)
     shutil.copytree(layout.run("faces", "baseline", 0), run)
-    assert "trained with other parameters (model.num_lanets 0, here 2)" in refused(layout)
+    assert "trained with model.num_lanets 0, but the parameters say 2" in refused(layout)
     env = json.loads((run / "env.json").read_text())
     env["params"] = params_of_two().run("faces", "full").model_dump(mode="json")
     (run / "env.json").write_text(json.dumps(env))
@@ -218,7 +218,7 @@ def test_the_folder_of_another_run(layout):
 
 
 def test_other_parameters_than_those_of_the_training(layout):
-    assert "trained with other parameters (train.lr 0.1, here 0.2)" in refused(layout, train={"lr": 0.2, "epochs": 1})
+    assert "trained with train.lr 0.1, but the parameters say 0.2" in refused(layout, train={"lr": 0.2, "epochs": 1})
     table = evaluated(layout, train={"epochs": 1, "lr": 0.1, "flip_views": True, "threads": 2})
     assert len(table) == 48, "where a training runs is no part of it"
 
@@ -230,7 +230,7 @@ def test_an_environment_that_is_not_one(layout):
     assert "env.json: not valid JSON" in refused(layout)
     content["params"]["train"]["speed"] = 3
     env.write_text(json.dumps(content))
-    assert "trained with other parameters (of another version of this program)" in refused(layout)
+    assert "not what a training of this version writes" in refused(layout)
 
 
 def edit_predictions(layout, change):

@@ -10,13 +10,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from transfer.config import flat
 from transfer.errors import UserError
 from transfer.evaluation.predictions import class_names, read_predictions
-from transfer.evaluation.stored import kept_weights, run_again
+from transfer.evaluation.records import kept_weights, refuse_other_parameters, run_again
 from transfer.layout import Layout
 from transfer.manifest import check_store
-from transfer.params import WHERE, Params, RunParams
+from transfer.params import Params
 from transfer.training.batches import normalize, resized
 from transfer.training.loop import predict
 from transfer.training.predict import load_model
@@ -75,8 +74,7 @@ def load_finished(params: Params, layout: Layout, dataset: str, recipe: str, see
     weights, env = kept_weights(directory)
     again = run_again(directory)
     run = params.run(dataset, recipe)
-    if different := _different(env.get("params"), run):
-        raise UserError(f"{weights}: trained with other parameters ({different}); {again}")
+    refuse_other_parameters(directory, env, run)
     model, about = load_model(weights)
     identity = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe, "seed": seed}
     if about["run"] != "{experiment}/{dataset}/{recipe}/seed{seed}".format(**identity):
@@ -88,16 +86,6 @@ def load_finished(params: Params, layout: Layout, dataset: str, recipe: str, see
     device = claim_device(run.train, f"{what} of {dataset} {recipe} seed{seed}")
     model.to(device, memory_format=torch.channels_last)
     return Finished(identity, directory, model, about, predictions, env["precision"], env["weights_sha256"])
-
-
-def _different(noted: Any, run: RunParams) -> str | None:
-    """The first parameter in which a training's note differs from ``run``; None where only its place does."""
-    try:
-        trained = RunParams.model_validate(noted)
-    except ValueError:
-        return "of another version of this program"
-    one, other = (flat(values.model_dump(mode="json", exclude={"train": WHERE})) for values in (trained, run))
-    return next((f"{key} {one[key]}, here {other[key]}" for key in other if one[key] != other[key]), None)
 
 
 def read_test_faces(data: Path) -> tuple[np.ndarray, pd.DataFrame]:

@@ -1,6 +1,5 @@
 """What finished trainings were asked besides their own test faces, as files; and the accuracies in them."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,29 +10,11 @@ import pandas as pd
 from transfer.errors import UserError
 from transfer.evaluation.metrics import metrics
 from transfer.evaluation.predictions import class_names, probabilities_of
-from transfer.files import atomic, sha256
+from transfer.evaluation.records import read_environment
+from transfer.files import atomic
 
 UNTOUCHED = "none"
 """The corruption of the faces as they are, at severity 0."""
-
-
-def run_again(directory: Path) -> str:
-    """How a training is made again."""
-    return f"run: snakemake --cores all {directory / 'metrics.json'}"
-
-
-def kept_weights(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """The model.safetensors of a training, and its env.json, which describes it.
-
-    Raises UserError, naming the file and the command: one is missing or damaged, or the weights are others.
-    """
-    weights, again = directory / "model.safetensors", run_again(directory)
-    env = _environment(directory / "env.json", again)
-    if not weights.is_file():
-        raise UserError(f"{weights}: missing; expected the weights of a finished run; {again}")
-    if sha256(weights) != env.get("weights_sha256"):
-        raise UserError(f"{weights}: not the weights that {directory / 'env.json'} describes; delete it and {again}")
-    return weights, env
 
 
 def write_evaluation(path: Path, frame: pd.DataFrame, identity: Mapping[str, Any], weights_sha256: str) -> None:
@@ -57,19 +38,9 @@ def read_evaluation(path: Path, run_dir: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable parquet file ({reason}); delete it and {again}") from None
-    env = _environment(run_dir / "env.json", run_again(run_dir))
-    if frame.attrs.get("weights_sha256") != env.get("weights_sha256"):
+    if frame.attrs.get("weights_sha256") != read_environment(run_dir).get("weights_sha256"):
         raise UserError(f"{path}: of other weights than those of {run_dir}; delete it and {again}")
     return frame
-
-
-def _environment(path: Path, again: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected that of a finished run; {again}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and {again}") from None
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:

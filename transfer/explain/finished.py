@@ -8,7 +8,7 @@ import numpy as np
 from transfer.errors import UserError
 from transfer.evaluation.finished import read_test_rows
 from transfer.evaluation.predictions import probabilities_of, read_predictions
-from transfer.evaluation.stored import kept_weights
+from transfer.evaluation.records import kept_weights
 from transfer.layout import Layout
 from transfer.manifest import digest_test_faces
 from transfer.models.transfer import TransFER

@@ -53,10 +53,9 @@ class TableFigure:
 
     def __init__(self, params: Params, layout: Layout, name: str, dataset: str) -> None:
         self.params, self.layout, self.name, self.dataset = params, layout, name, dataset
-        runs, _ = read_table_runs(params, layout, name)
-        self.runs: dict[str, dict[int, Run]] = {recipe: dict(s) for (d, recipe), s in runs.items() if d == dataset}
-        kept = params.kept_protocol
-        self.protocol = kept if kept in params.table_protocols(name) else params.table_protocols(name)[0]
+        runs, _ = read_table_runs(params, layout, name, dataset=dataset)
+        self.runs: dict[str, dict[int, Run]] = {recipe: dict(seeds) for (_, recipe), seeds in runs.items()}
+        self.protocol = params.figure_protocol(name)
         self.drawn = params.dataset_definitions[dataset].synthetic is not None
         self.about = About(params.experiment, dataset, self.protocol, "drawn faces" if self.drawn else "")
         faces = len(next(iter(next(iter(self.runs.values())).values())).results[self.protocol].test)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from transfer.evaluation.records import read_environment
 from transfer.files import write_text
 from transfer.layout import Layout
 from transfer.params import Params
@@ -29,7 +30,7 @@ def build_table(params: Params, layout: Layout, name: str, partial: bool = False
     parameters say, or whose metrics do not follow from its predictions.
     """
     runs, missing = read_table_runs(params, layout, name, partial)
-    context = Context(params, layout, name, runs, missing)
+    context = Context(params, layout, name, runs)
     table = KINDS[params.table_definitions[name].kind](context)
     datasets = list(dict.fromkeys(dataset for dataset, _ in runs))
     sections = [
@@ -48,9 +49,14 @@ def build_table(params: Params, layout: Layout, name: str, partial: bool = False
     return replace(table, title=title, header=header, sections=sections)
 
 
-def read_table_runs(params: Params, layout: Layout, name: str, partial: bool = False) -> tuple[Runs, list[str]]:
-    """The trainings of the table ``name``, and which are missing. Raises UserError as ``build_table``."""
-    wanted = params.table_runs(name)
+def read_table_runs(
+    params: Params, layout: Layout, name: str, partial: bool = False, dataset: str | None = None
+) -> tuple[Runs, list[str]]:
+    """The trainings of the table ``name``, all or of one dataset, and which are missing.
+
+    Raises UserError as ``build_table``.
+    """
+    wanted = params.table_runs(name, dataset)
     return read_runs(
         layout.root / "runs",
         wanted,
@@ -77,7 +83,6 @@ def describe(params: Params, layout: Layout, dataset: str) -> str:
     about = f"{definition.about.rstrip('.')}. " if definition.about else ""
     if definition.synthetic is not None:
         about = f"**Drawn faces: not a result on {_REAL[definition.parser]}.**\n\n{about}"
-    options = "".join(f", {key} {value}" for key, value in definition.options.items())
     parts = pd.read_parquet(layout.data(dataset) / "split.parquet", columns=["split"])["split"].value_counts()
     faces = ", ".join(f"{parts[part]:,} {name}" for part, name in PARTS.items())
     if "dropped" in parts:
@@ -87,7 +92,7 @@ def describe(params: Params, layout: Layout, dataset: str) -> str:
     counts, policies, evaluation = report["counts"], report["policies"], report["evaluation"]
     kind = policies["template"] if isinstance(policies["template"], str) else "of its own"
     return (
-        f"{about}Layout {definition.parser}{options}; faces: {faces}; "
+        f"{about}Layout {definition.layout}; faces: {faces}; "
         f"MTCNN found a face in {counts['found'] / counts['images']:.1%} of {counts['images']:,} images; "
         f"landmarks {policies['landmarks']}, template {kind}, size {policies['size']}, margin {policies['margin']:g}; "
         f"test faces {evaluation['sha256'][:12]}, their files {evaluation['source_sha256'][:12]} (docs/alignment.md)."
@@ -98,7 +103,7 @@ def environment(context: Context) -> str:
     """What the runs ran in; where they differ, all of it."""
     values: dict[str, dict[str, None]] = {}
     for run in _all(context):
-        env = _json(run / "env.json")
+        env = read_environment(run)
         for name, value in (env | env["packages"]).items():
             if name in _ENVIRONMENT:
                 values.setdefault(name, {})[str(value or "unknown")] = None

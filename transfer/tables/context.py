@@ -17,8 +17,6 @@ class Context:
     layout: Layout
     name: str
     runs: Runs
-    missing: Sequence[str]
-    """The trainings that are not there, where a partial table was asked for."""
 
     @property
     def definition(self) -> TableDefinition:

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from transfer.errors import UserError
-from transfer.evaluation.statistics import summary
 from transfer.evaluation.stored import cross_accuracy, read_evaluation
+from transfer.tables.cells import ACCURACY, mean_cells
 from transfer.tables.context import Context
 from transfer.tables.text import Format, Section, Table, code, count, grid, interval, mean, protocols_paragraph, rounded
 
@@ -17,13 +17,8 @@ FORMATS: dict[str, Format] = {
     "test_dataset": "text",
     "recipe": "text",
     "protocol": "text",
-    "n_seeds": "count",
-    "n_faces": "count",
-    "common_classes": "count",
-    "accuracy": "percent",
-    "accuracy_std": "percent",
-    "ci95_low": "percent",
-    "ci95_high": "percent",
+    **dict.fromkeys(["n_seeds", "n_faces", "common_classes"], "count"),
+    **ACCURACY,
     "mean_class_accuracy": "percent",
     "all_classes_accuracy": "percent",
     "all_classes_mean_class_accuracy": "percent",
@@ -63,17 +58,8 @@ def cross_table(context: Context) -> Table:
 
 
 def _cells(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    faces = int(found[0]["n"])
-    accuracy = summary([one["accuracy"] for one in found], faces=(round(faces * found[0]["accuracy"]), faces))
-    cells = {
-        "n_seeds": accuracy.n,
-        "n_faces": faces,
-        "common_classes": found[0]["common_classes"],
-        "accuracy": 100 * accuracy.mean,
-        "accuracy_std": None if accuracy.std is None else 100 * accuracy.std,
-        "ci95_low": 100 * accuracy.ci95_low,
-        "ci95_high": 100 * accuracy.ci95_high,
-    }
+    cells: dict[str, Any] = mean_cells([one["accuracy"] for one in found], int(found[0]["n"]))
+    cells["common_classes"] = found[0]["common_classes"]
     for key in ("mean_class_accuracy", "all_classes_accuracy", "all_classes_mean_class_accuracy"):
         if key in found[0]:
             cells[key] = 100 * sum(one[key] for one in found) / len(found)

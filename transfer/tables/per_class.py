@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from transfer.evaluation.statistics import summary
+from transfer.tables.cells import mean_cells, percent
 from transfer.tables.context import Context
 from transfer.tables.runs import Result
 from transfer.tables.text import Format, Section, Table, code, count, grid, interval, mean, protocols_paragraph, rounded
@@ -57,13 +58,10 @@ def _cells(results: Sequence[Result], index: int) -> dict[str, float | int | Non
     called = [int(confusion[:, index].sum()) for confusion in confusions]
     cells: dict[str, float | int | None] = {"n_seeds": len(results), "n_faces": faces}
     if faces:
-        recall = summary([hit / faces for hit in hits], faces=(hits[0], faces))
-        cells |= {"recall": 100 * recall.mean, "ci95_low": 100 * recall.ci95_low, "ci95_high": 100 * recall.ci95_high}
-        cells["recall_std"] = None if recall.std is None else 100 * recall.std
+        cells |= mean_cells([hit / faces for hit in hits], faces, "recall")
     if all(called):
         precision = summary([hit / total for hit, total in zip(hits, called, strict=True)])
-        cells |= {"precision": 100 * precision.mean}
-        cells["precision_std"] = None if precision.std is None else 100 * precision.std
+        cells |= {"precision": 100 * precision.mean, "precision_std": percent(precision.std)}
     return cells
 
 

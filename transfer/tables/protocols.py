@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from transfer.evaluation.statistics import paired_difference
+from transfer.tables.cells import ACCURACY, percent
 from transfer.tables.context import Context
 from transfer.tables.recipes import accuracy_cells, statistics_paragraph
 from transfer.tables.runs import Run
@@ -29,13 +30,9 @@ FORMATS: dict[str, Format] = {
     "dataset": "text",
     "recipe": "text",
     "protocol": "text",
-    "n_seeds": "count",
-    "n_faces": "count",
+    **dict.fromkeys(["n_seeds", "n_faces"], "count"),
     "epoch": "text",
-    "accuracy": "percent",
-    "accuracy_std": "percent",
-    "ci95_low": "percent",
-    "ci95_high": "percent",
+    **ACCURACY,
     **{
         f"{what}_over_{protocol}{end}": "percent"
         for protocol in HONEST
@@ -81,12 +78,8 @@ def _gains(seeds: Mapping[int, Run], protocol: str, others: list[str]) -> dict[s
             continue
         ours, theirs = ({seed: run.results[name].correct for seed, run in seeds.items()} for name in (protocol, other))
         paired = paired_difference(ours, theirs)
-        for end, value in (
-            ("", paired.difference),
-            ("_ci95_low", paired.ci95_low),
-            ("_ci95_high", paired.ci95_high),
-        ):
-            cells[f"gain_over_{other}{end}"] = None if value is None else 100 * value
+        ends = {"": paired.difference, "_ci95_low": paired.ci95_low, "_ci95_high": paired.ci95_high}
+        cells |= {f"gain_over_{other}{end}": percent(value) for end, value in ends.items()}
     return cells
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transfer.evaluation.statistics import holm, paired_difference, summary
+from transfer.evaluation.statistics import holm, paired_difference
+from transfer.tables.cells import mean_cells, percent
 from transfer.tables.context import Context
 from transfer.tables.reported import REPORTED, Reported, load_reported
 from transfer.tables.runs import Result, Runs
@@ -102,20 +103,12 @@ def formats(frame: pd.DataFrame) -> dict[str, Format]:
 
 
 def accuracy_cells(seeds: Mapping[int, Result]) -> dict[str, float | int | None]:
-    """Mean accuracy over seeds in percent, with its spread and interval."""
-    correct = next(iter(seeds.values())).correct
-    accuracy = summary(
-        [result.metrics["accuracy"] for result in seeds.values()], faces=(int(correct.sum()), len(correct))
+    """Mean accuracy over seeds in percent, with its spread and interval, and the mean of the mean-class accuracy."""
+    accuracy, by_class = (
+        [result.metrics[name] for result in seeds.values()] for name in ("accuracy", "mean_class_accuracy")
     )
-    return {
-        "n_seeds": accuracy.n,
-        "n_faces": len(correct),
-        "accuracy": 100 * accuracy.mean,
-        "accuracy_std": None if accuracy.std is None else 100 * accuracy.std,
-        "ci95_low": 100 * accuracy.ci95_low,
-        "ci95_high": 100 * accuracy.ci95_high,
-        "mean_class_accuracy": 100 * float(np.mean([run.metrics["mean_class_accuracy"] for run in seeds.values()])),
-    }
+    faces = len(next(iter(seeds.values())).correct)
+    return mean_cells(accuracy, faces) | {"mean_class_accuracy": 100 * float(np.mean(by_class))}
 
 
 def comparison_cells(ours: Mapping[int, Result], theirs: Mapping[int, Result]) -> dict[str, Any]:
@@ -126,8 +119,8 @@ def comparison_cells(ours: Mapping[int, Result], theirs: Mapping[int, Result]) -
     )
     return {
         "delta_vs_baseline": 100 * paired.difference,
-        "delta_ci95_low": None if paired.ci95_low is None else 100 * paired.ci95_low,
-        "delta_ci95_high": None if paired.ci95_high is None else 100 * paired.ci95_high,
+        "delta_ci95_low": percent(paired.ci95_low),
+        "delta_ci95_high": percent(paired.ci95_high),
         "p_value": paired.p_value,
         "effect_size": paired.effect_size,
         "effect": paired.effect_name,

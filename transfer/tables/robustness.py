@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transfer.evaluation.statistics import summary
 from transfer.evaluation.stored import UNTOUCHED, accuracies, read_evaluation
+from transfer.tables.cells import ACCURACY, mean_cells
 from transfer.tables.context import Context
 from transfer.tables.runs import Run
 from transfer.tables.text import (
@@ -32,12 +32,7 @@ FORMATS: dict[str, Format] = {
     "protocol": "text",
     "corruption": "text",
     "severity": "text",
-    "n_seeds": "count",
-    "n_faces": "count",
-    "accuracy": "percent",
-    "accuracy_std": "percent",
-    "ci95_low": "percent",
-    "ci95_high": "percent",
+    **ACCURACY,
     "mean_class_accuracy": "percent",
     "untouched_accuracy": "percent",
     "drop": "percent",
@@ -84,15 +79,8 @@ def _subsets(run: Run, protocol: str) -> Iterator[pd.DataFrame]:
 
 def _cells(part: pd.DataFrame) -> Mapping[str, Any]:
     """The numbers of one condition: a row per seed."""
-    faces = int(part["n"].iloc[0])
-    found = summary(list(part["accuracy"]), faces=(round(faces * part["accuracy"].iloc[0]), faces))
     return {
-        "n_seeds": found.n,
-        "n_faces": faces,
-        "accuracy": 100 * found.mean,
-        "accuracy_std": None if found.std is None else 100 * found.std,
-        "ci95_low": 100 * found.ci95_low,
-        "ci95_high": 100 * found.ci95_high,
+        **mean_cells(list(part["accuracy"]), int(part["n"].iloc[0])),
         "mean_class_accuracy": 100 * float(part["mean_class_accuracy"].mean()),
         "untouched_accuracy": 100 * float(part["untouched_accuracy"].mean()),
         "drop": 100 * float((part["untouched_accuracy"] - part["accuracy"]).mean()),

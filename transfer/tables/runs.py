@@ -1,6 +1,5 @@
 """The trainings that a table reads, each checked before a number of it is used."""
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from transfer.config import flat
 from transfer.errors import UserError
 from transfer.evaluation.metrics import metrics, read_metrics
 from transfer.evaluation.predictions import class_names, correct_faces, probabilities_of, read_predictions
+from transfer.evaluation.records import read_environment, refuse_other_parameters
 from transfer.evaluation.statistics import same_faces
-from transfer.params import WHERE, RunParams
+from transfer.params import RunParams
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def read_runs(
             continue
         run = read_run(directory, protocols, experiment=experiment, dataset=dataset, recipe=recipe, seed=seed)
         if parameters is not None:
-            _refuse_other_parameters(directory, parameters[dataset, recipe])
+            refuse_other_parameters(directory, read_environment(directory), parameters[dataset, recipe])
         for protocol, result in run.results.items():
             origin, faces = first.setdefault(dataset, (directory, result.correct))
             if not same_faces(faces, result.correct):
@@ -114,20 +113,3 @@ def read_run(directory: Path, protocols: Collection[str], **identity: str | int)
             correct=correct_faces(predictions, protocol),
         )
     return Run(directory, classes, results)
-
-
-def _refuse_other_parameters(directory: Path, expected: RunParams) -> None:
-    path = directory / "env.json"
-    try:
-        found = RunParams.model_validate(json.loads(path.read_text(encoding="utf-8"))["params"])
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; run: snakemake --cores all {path}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not what a training writes; run: snakemake --cores all {path}") from None
-    ours, theirs = (flat(run.model_dump(mode="json", exclude={"train": WHERE})) for run in (expected, found))
-    for key in ours:
-        if ours[key] != theirs[key]:
-            raise UserError(
-                f"{directory}: trained with {key} {theirs[key]}, but the parameters say {ours[key]}; "
-                f"run: snakemake --cores all {directory / 'metrics.json'}"
-            )

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from transfer.datasets.rafdb import ATTRIBUTES
-from transfer.evaluation.statistics import summary
 from transfer.evaluation.subgroups import LEAST, largest_gaps, subgroups
+from transfer.tables.cells import ACCURACY, mean_cells
 from transfer.tables.context import Context
 from transfer.tables.text import Format, Section, Table, code, count, grid, interval, mean, protocols_paragraph, rounded
 
@@ -19,12 +19,7 @@ FORMATS: dict[str, Format] = {
     "protocol": "text",
     "attribute": "text",
     "group": "text",
-    "n_seeds": "count",
-    "n_faces": "count",
-    "accuracy": "percent",
-    "accuracy_std": "percent",
-    "ci95_low": "percent",
-    "ci95_high": "percent",
+    **ACCURACY,
     "mean_class_accuracy": "percent",
 }
 GAP = "largest gap"
@@ -61,18 +56,11 @@ def subgroups_table(context: Context) -> Table:
 def _groups(found: list[pd.DataFrame]) -> list[Mapping[str, Any]]:
     cells = []
     for (attribute, group), part in pd.concat(found).groupby(["attribute", "group"], sort=False):
-        faces = int(part["n"].iloc[0])
-        accuracy = summary(list(part["accuracy"]), faces=(round(faces * part["accuracy"].iloc[0]), faces))
         cells.append(
             {
                 "attribute": attribute.removeprefix("attribute_"),
                 "group": group,
-                "n_seeds": accuracy.n,
-                "n_faces": faces,
-                "accuracy": 100 * accuracy.mean,
-                "accuracy_std": None if accuracy.std is None else 100 * accuracy.std,
-                "ci95_low": 100 * accuracy.ci95_low,
-                "ci95_high": 100 * accuracy.ci95_high,
+                **mean_cells(list(part["accuracy"]), int(part["n"].iloc[0])),
                 "mean_class_accuracy": 100 * float(part["mean_class_accuracy"].mean()),
             }
         )

@@ -291,7 +291,7 @@ def table_inputs(wildcards):
 def evaluations(name, dataset=None):
     """What the kept weights of a table's trainings are asked besides their test part; of one dataset, or of all."""
     kind, layout = PARAMS.table_definitions[name].kind, Layout(EXPERIMENT)
-    runs = [run for run in PARAMS.table_runs(name) if dataset in (None, run[0])]
+    runs = PARAMS.table_runs(name, dataset)
     if kind == "robustness":
         return [layout.evaluation(kind, *run) / "robustness.parquet" for run in runs]
     if kind == "cross":
@@ -308,7 +308,7 @@ def figure_inputs(wildcards):
     """What the figure of a table on one dataset is made from."""
     layout = Layout(wildcards.experiment)
     files = ["metrics.json", "env.json", "history.csv", "predictions.parquet"]
-    runs = PARAMS.table_runs(wildcards.table)
+    runs = PARAMS.table_runs(wildcards.table, wildcards.dataset)
     needed = [layout.run(*run) / file for run in runs for file in files]
     return [Path(file).as_posix() for file in [*needed, *evaluations(wildcards.table, wildcards.dataset)]]
 
@@ -453,7 +453,7 @@ def table_version(wildcards):
 def figure_version(wildcards):
     name = wildcards.table
     chosen = [PARAMS.experiment, PARAMS.table_definitions[name].model_dump(mode="json"), PARAMS.table_protocols(name)]
-    return digest(*chosen, PARAMS.table_runs(name), step_digest("table_figure"))
+    return digest(*chosen, PARAMS.table_runs(name, wildcards.dataset), step_digest("table_figure"))
 
 
 def attention_version(wildcards):
@@ -479,9 +479,8 @@ def seeds_of(number):
 def rule_of(dataset):
     """A dataset with what decides its labels and faces."""
     definition = PARAMS.dataset_definitions[dataset]
-    options = "".join(f", {key} {value}" for key, value in definition.options.items())
     drawn = ", drawn faces" if definition.synthetic is not None else ""
-    return f"{dataset} (layout {definition.parser}{options}{drawn})"
+    return f"{dataset} (layout {definition.layout}{drawn})"
 
 
 def about_table(wildcards):
@@ -496,7 +495,7 @@ def about_table(wildcards):
 def about_figure(wildcards):
     name = wildcards.table
     title = PARAMS.table_definitions[name].title or name
-    protocol = figure_protocol(name)
+    protocol = PARAMS.figure_protocol(name)
     seeds = seeds_of(len(PARAMS.table_seeds(name)))
     return f"{title}. Protocol: {protocol}. n: {seeds} per recipe. Dataset: {rule_of(wildcards.dataset)}."
 
@@ -506,11 +505,6 @@ def about_attention(wildcards):
         f"What the networks look at: relevance on the transformer, one test face per expression. Protocol: "
         f"{PARAMS.kept_protocol}. n: seed {PARAMS.seeds[0]} alone. Dataset: {rule_of(wildcards.dataset)}."
     )
-
-
-def figure_protocol(name):
-    protocols = PARAMS.table_protocols(name)
-    return PARAMS.kept_protocol if PARAMS.kept_protocol in protocols else protocols[0]
 
 
 def table_labels(wildcards):
@@ -523,7 +517,7 @@ def table_labels(wildcards):
 
 
 def figure_labels(wildcards):
-    return {"figure": wildcards.table, "dataset": wildcards.dataset, "protocol": figure_protocol(wildcards.table)}
+    return {"figure": wildcards.table, "dataset": wildcards.dataset, "protocol": PARAMS.figure_protocol(wildcards.table)}
 
 
 # ---- Resources

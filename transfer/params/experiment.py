@@ -1,0 +1,178 @@
+"""The whole configuration of an experiment: which datasets, recipes, seeds and tables, and what follows from them."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cached_property
+from typing import Annotated
+
+from pydantic import Field, ValidationError, model_validator
+
+from transfer.params.checks import check
+from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingParams
+from transfer.params.model import ModelParams
+from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams, varied
+from transfer.params.robustness import RobustnessParams
+from transfer.params.search import SearchDefinition
+from transfer.params.strict import Name, ParamsError, Protocol, Strict, merged
+from transfer.params.tables import OF_WEIGHTS, WITH_FIGURE, TableDefinition
+from transfer.params.train import TrainParams
+
+
+class Params(Strict):
+    """The whole configuration of an experiment."""
+
+    experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    """Name of the experiment: its files lie in results/<experiment>/."""
+    raw_dir: str = "data/raw"
+    """Where the datasets' archives lie."""
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    """The datasets of this experiment, by name."""
+    recipes: Annotated[list[Name], Field(min_length=1)]
+    """The recipes of this experiment, by name."""
+    baseline: Name = "baseline"
+    """The recipe that the others are compared with."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """Seeds of the trainings."""
+    protocols: Annotated[list[Protocol], Field(min_length=1)] = ["last", "val_selected", "test_selected"]
+    """How the reported epoch is chosen: one row of the table each."""
+    faces: FaceParams = FaceParams()
+    sampling: SamplingParams = SamplingParams()
+    model: ModelParams = ModelParams()
+    train: TrainParams = TrainParams()
+    robustness: RobustnessParams = RobustnessParams()
+    tracking: bool = True
+    """Show the trainings in MLflow."""
+    searches: list[Name] = []
+    """The searches of `snakemake search`, by name."""
+    tables: list[Name] = ["table1"]
+    """The tables of `snakemake tables`, by name; any defined one is made by its file's name."""
+    search_storage: str = "journal"
+    """Where the studies are kept: journal (a file of the experiment), sqlite:///FILE, postgresql://USER@HOST/DATABASE.
+    ${NAME} stands for an environment variable, which is where a password belongs."""
+    dataset_definitions: dict[Name, DatasetDefinition]
+    recipe_definitions: dict[Name, RecipeDefinition]
+    search_definitions: dict[Name, SearchDefinition] = {}
+    table_definitions: dict[Name, TableDefinition] = {"table1": TableDefinition(kind="recipes")}
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Params:
+        check(self)
+        return self
+
+    @property
+    def kept_protocol(self) -> Protocol:
+        """The protocol whose weights become model.safetensors."""
+        return "val_selected" if "val_selected" in self.protocols else "last"
+
+    @cached_property
+    def variants(self) -> dict[str, RecipeDefinition]:
+        """The recipes of the tables' sweeps, by name."""
+        found = {}
+        for table, definition in self.table_definitions.items():
+            sweep = definition.sweep
+            if sweep and sweep.recipe in self.recipe_definitions:
+                for name, values in sweep.recipes().items():
+                    try:
+                        found[name] = varied(self.recipe_definitions[sweep.recipe], values)
+                    except ValidationError as error:
+                        first = error.errors()[0]
+                        loc = ("table_definitions", table, "sweep", "over")
+                        raise ParamsError(loc, f"{values}: {first['msg']}") from None
+        return found
+
+    def recipe(self, name: str) -> RecipeDefinition:
+        """The recipe of that name, defined or of a sweep."""
+        return self.variants[name] if name in self.variants else self.recipe_definitions[name]
+
+    def table_datasets(self, name: str) -> list[str]:
+        """The datasets of a table."""
+        return self.table_definitions[name].datasets or self.datasets
+
+    def table_recipes(self, name: str) -> list[str]:
+        """The recipes of a table, those of its sweep by their names."""
+        table = self.table_definitions[name]
+        return list(table.sweep.recipes()) if table.sweep else table.recipes or self.recipes
+
+    def table_seeds(self, name: str) -> list[int]:
+        """The seeds of a table."""
+        return self.table_definitions[name].seeds or self.seeds
+
+    def table_protocols(self, name: str) -> list[Protocol]:
+        """The protocols of a table; where it evaluates weights, that of the weights which are kept."""
+        table = self.table_definitions[name]
+        return [self.kept_protocol] if table.kind in OF_WEIGHTS else table.protocols or self.protocols
+
+    def figure_protocol(self, name: str) -> Protocol:
+        """The one protocol that a table's figure shows: that of the kept weights, where the table has it."""
+        protocols = self.table_protocols(name)
+        return self.kept_protocol if self.kept_protocol in protocols else protocols[0]
+
+    def table_baseline(self, name: str) -> str:
+        """The recipe that those of a table are compared with."""
+        return self.table_definitions[name].baseline or self.baseline
+
+    def table_runs(self, name: str, dataset: str | None = None) -> list[tuple[str, str, int]]:
+        """The trainings of a table, on all its datasets or on one: dataset, recipe, seed."""
+        datasets = self.table_datasets(name) if dataset is None else [dataset]
+        return list(itertools.product(datasets, self.table_recipes(name), self.table_seeds(name)))
+
+    def has_figure(self, name: str) -> bool:
+        """Whether a table has a figure: of a sweep, of one or two values."""
+        table = self.table_definitions[name]
+        return len(table.sweep.over) < 3 if table.sweep else table.kind in WITH_FIGURE
+
+    def runs(self) -> list[tuple[str, str, int]]:
+        """The experiment's own trainings: dataset, recipe, seed."""
+        return list(itertools.product(self.datasets, self.recipes, self.seeds))
+
+    def chosen_runs(self) -> list[tuple[str, str, int]]:
+        """The trainings of the experiment and of the tables that are chosen."""
+        return list(dict.fromkeys([*self.runs(), *(run for name in self.tables for run in self.table_runs(name))]))
+
+    def chosen_datasets(self) -> list[str]:
+        """The datasets of the experiment and of the tables that are chosen."""
+        return list(dict.fromkeys(dataset for dataset, _, _ in self.chosen_runs()))
+
+    def every_run(self) -> list[tuple[str, str, int]]:
+        """The trainings of the experiment and of all tables that are defined, chosen or not."""
+        return list(
+            dict.fromkeys([*self.runs(), *(run for name in self.table_definitions for run in self.table_runs(name))])
+        )
+
+    def every_dataset(self) -> list[str]:
+        """The datasets of the experiment and of all tables that are defined."""
+        return list(
+            dict.fromkeys(
+                [*self.datasets, *(name for table in self.table_definitions for name in self.table_datasets(table))]
+            )
+        )
+
+    def every_recipe(self) -> list[str]:
+        """The recipes of the experiment and of all tables that are defined."""
+        return list(
+            dict.fromkeys(
+                [*self.recipes, *(name for table in self.table_definitions for name in self.table_recipes(table))]
+            )
+        )
+
+    def face_params(self, dataset: str) -> FaceParams:
+        """Detection and alignment of ``dataset``."""
+        return merged(self.faces, self.dataset_definitions[dataset].faces)
+
+    def sampling_params(self, dataset: str) -> SamplingParams:
+        """Split and class balance of ``dataset``, before a recipe's own balance."""
+        return merged(self.sampling, self.dataset_definitions[dataset].sampling)
+
+    def run(self, dataset: str, recipe: str) -> RunParams:
+        """What one training sees: the experiment's blocks, then the dataset's, then the recipe's."""
+        data, rec = self.dataset_definitions[dataset], self.recipe(recipe)
+        here = rec.datasets.get(dataset, RecipeOnDataset())
+        upsample = here.upsample or rec.upsample
+        off = {} if rec.local_cnns else {"num_lanets": 0}
+        off |= {part: 0.0 for part in ("mad", "msad") if not getattr(rec, part)}
+        return RunParams(
+            model=merged(self.model, data.model, off, rec.model, here.model),
+            train=merged(self.train, data.train, rec.train, here.train),
+            sampling=merged(self.sampling, data.sampling, {"upsample": upsample} if upsample else {}),
+        )

@@ -1,0 +1,135 @@
+"""The searches: what they vary, how they choose, and when they give up."""
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from transfer.params.strict import Fraction, Name, ParamsError, Strict, Upsample, different
+
+
+def _stepped(low: float, high: float, step: float) -> list[float]:
+    """low, low + step, ... high, without the rounding errors of repeated addition."""
+    first, last, width = (Decimal(str(value)) for value in (low, high, step))
+    if (last - first) % width:
+        raise ValueError(f"high is not low plus a whole number of steps: {low}, {high}, {step}")
+    return [type(low)(first + i * width) for i in range(int((last - first) / width) + 1)]
+
+
+class RateRange(Strict):
+    """A range of rates to search in."""
+
+    low: Fraction
+    high: Fraction
+    step: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Distance of the values; null: any value of the range."""
+    log: bool = False
+    """Search in the logarithm of the rate."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "RateRange":
+        if self.low >= self.high:
+            raise ValueError(f"expected low < high, found {self.low} and {self.high}")
+        if self.log and (self.step or self.low == 0):
+            raise ValueError("log needs low > 0 and no step")
+        if self.step:
+            _stepped(self.low, self.high, self.step)
+        return self
+
+    def values(self) -> list[float] | None:
+        """All values, in order; None where they are not countable."""
+        return _stepped(self.low, self.high, self.step) if self.step else None
+
+
+class CountRange(Strict):
+    """A range of whole numbers to search in."""
+
+    low: Annotated[int, Field(ge=0, le=16)]
+    high: Annotated[int, Field(ge=0, le=16)]
+    step: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "CountRange":
+        if self.low >= self.high:
+            raise ValueError(f"expected low < high, found {self.low} and {self.high}")
+        _stepped(self.low, self.high, self.step)
+        return self
+
+    def values(self) -> list[int]:
+        """All values, in order."""
+        return _stepped(self.low, self.high, self.step)
+
+
+Rates = Annotated[list[Fraction], Field(min_length=1), AfterValidator(different)]
+Counts = Annotated[list[Annotated[int, Field(ge=0, le=16)]], Field(min_length=1), AfterValidator(different)]
+Balances = Annotated[list[Upsample], Field(min_length=1), AfterValidator(different)]
+
+
+class SearchSpace(Strict):
+    """What a search varies: each a range or a list of choices; null: as the recipe has it."""
+
+    mad: RateRange | Rates | None = None
+    """p1. With fewer than two LANets there is nothing to drop: it is 0 then, and no part of that trial."""
+    msad: RateRange | Rates | None = None
+    """p2."""
+    num_lanets: CountRange | Counts | None = None
+    """B."""
+    upsample: Balances | None = None
+    """Balance of the training part."""
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> "SearchSpace":
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("nothing to search; give mad, msad, num_lanets or upsample a range or a list")
+        return self
+
+
+class PrunerParams(Strict):
+    """When a trial is given up for its validation accuracy."""
+
+    kind: Literal["median", "none"] = "median"
+    """median: its best epoch so far is worse than the median of the other trials at that epoch."""
+    startup_trials: Annotated[int, Field(ge=0)] = 5
+    """Completed trials before any is given up."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 5
+    """Epochs of a trial before it may be given up."""
+    interval_epochs: Annotated[int, Field(ge=1)] = 1
+    """Epochs between two decisions."""
+    min_trials: Annotated[int, Field(ge=1)] = 1
+    """Trials that must have come to that epoch."""
+
+
+class SearchDefinition(Strict):
+    """A search: a study per dataset; what it finds is a recipe of the same name."""
+
+    recipe: Name = "full"
+    """The recipe that it starts from."""
+    space: SearchSpace
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """grid: every combination once."""
+    trials: Annotated[int, Field(ge=1, le=100000)] | None = None
+    """Trials to finish, completed or given up, per dataset; a grid has as many as combinations."""
+    workers: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Processes that work on one study."""
+    epochs: Annotated[int, Field(ge=1, le=10000)] | None = None
+    """Length of its trainings; null: train.epochs. The recipe that is found does not take it over."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(different)] = [0]
+    """Training seeds: a trial's value is the mean over them."""
+    sampler_seed: Annotated[int, Field(ge=0)] = 0
+    startup_trials: Annotated[int, Field(ge=1)] = 10
+    """Trials that tpe draws at random first."""
+    pruner: PrunerParams = PrunerParams()
+
+    @model_validator(mode="after")
+    def _fits_its_sampler(self) -> "SearchDefinition":
+        if self.sampler != "grid":
+            if self.trials is None:
+                raise ParamsError(("trials",), f"missing; {self.sampler} needs a number of trials")
+            return self
+        if self.trials is not None:
+            raise ParamsError(("trials",), "a grid has as many trials as combinations; leave it out")
+        for name in ("mad", "msad"):
+            part = getattr(self.space, name)
+            if isinstance(part, RateRange) and part.step is None:
+                raise ParamsError(("space", name), "a grid needs a step or a list")
+        return self
