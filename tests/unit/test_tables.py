@@ -11,7 +11,7 @@ from scipy import stats
 from transfer.errors import UserError
 from transfer.evaluation.metrics import evaluate
 from transfer.evaluation.predictions import predictions_frame, write_predictions
-from transfer.tables.recipes import COLUMNS, FORMATS, formats, recipes_frame, recipes_page
+from transfer.tables.kinds.recipes import COLUMNS, FORMATS, formats, recipes_frame, recipes_page
 from transfer.tables.reported import load_reported
 from transfer.tables.runs import read_runs
 from transfer.tables.text import to_csv as as_csv

@@ -20,7 +20,7 @@ from transfer.datasets.render import render_face
 from transfer.errors import UserError
 from transfer.evaluation.metrics import evaluate
 from transfer.layout import Layout
-from transfer.tables.recipes import FORMATS, recipes_frame
+from transfer.tables.kinds.recipes import FORMATS, recipes_frame
 from transfer.tables.reported import load_reported
 from transfer.tables.runs import read_runs
 from transfer.tables.text import to_csv

@@ -1,14 +1,17 @@
 """Every kind of table and its figure from one rule each, a table of one's own, and the report in a browser."""
 
+import re
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from browser import driver  # noqa: F401
-from conftest import SMALLEST, Repository
+from conftest import ROOT, SMALLEST, Repository
 
 pytestmark = pytest.mark.workflow
 
+DOCS = ROOT / "docs/tables.md"
 DATASETS = ("demo_rafdb", "demo_ferplus")
 TABLES = (
     *("table1", "table5", "protocols", "per_class", "calibration"),
@@ -68,6 +71,25 @@ def test_a_table_alone_reruns_where_its_entry_changed(run):
         assert (rerun["evaluate_robustness"], rerun["make_table"], rerun["draw_figure"]) == (4, 1, 2)
     finally:
         run.options = options
+
+
+def test_a_kind_of_ones_own_is_the_file_that_the_docs_show(run):
+    """The example of docs/tables.md as it stands there, and nothing else; no other table is out of date by it."""
+    (example,) = re.findall(
+        r"```python\n(# (transfer/tables/kinds/\w+\.py)\n.*?)```", DOCS.read_text(), flags=re.DOTALL
+    )
+    (run.root / example[1]).write_text(example[0])
+    options = run.options
+    try:
+        run.options = (*options, "--config", "table_definitions={entropy: {kind: entropy}}")
+        done = run.snakemake("results/smallest/entropy.csv")
+        assert done.returncode == 0, done.stdout
+        table = pd.read_csv(run.root / "results/smallest/entropy.csv")
+        assert len(table) == 2 * 2 * 3 and table["entropy"].between(0, np.log(8)).all(), "datasets, recipes, protocols"
+        assert run.scheduled("tables") == {}
+    finally:
+        run.options = options
+        (run.root / path).unlink()
 
 
 def test_the_report_shows_tables_and_pictures(run, driver):  # noqa: F811

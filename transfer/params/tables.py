@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from transfer.params.strict import Name, ParamsError, Protocol, Strict, different
+from transfer.tables import kinds
 
-TableKind = Literal[
-    "recipes", "protocols", "reported", "per_class", "subgroups", "calibration", "robustness", "cross", "diversity"
-]
+TableKind = Literal[tuple(kinds.names())]
 WITH_FIGURE = ("recipes", "per_class", "calibration", "robustness", "diversity")
 OF_WEIGHTS = ("robustness", "cross", "diversity")
 """The kinds that are made from what the kept weights say of other faces than those of the test part as they are."""
@@ -53,10 +52,10 @@ class TableDefinition(Strict):
     """A table: what it shows, and of which trainings; null: those of the experiment."""
 
     kind: TableKind
-    """recipes: accuracies against a baseline; protocols: what the choice of the epoch flatters; reported: beside
-    published numbers; per_class: recall by expression; subgroups: by attributes of the faces; calibration: of the
-    probabilities; robustness: under corruptions and on challenge subsets; cross: on the other datasets; diversity: of
-    the attention."""
+    """A module of transfer/tables/kinds. recipes: accuracies against a baseline; protocols: what the choice of the
+    epoch flatters; reported: beside published numbers; per_class: recall by expression; subgroups: by attributes of the
+    faces; calibration: of the probabilities; robustness: under corruptions and on challenge subsets; cross: on the
+    other datasets; diversity: of the attention."""
     title: str = ""
     """What stands above it; empty: its name."""
     datasets: Annotated[list[Name], Field(min_length=1)] | None = None

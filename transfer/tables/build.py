@@ -12,9 +12,9 @@ from transfer.evaluation.records import read_environment
 from transfer.files import write_text
 from transfer.layout import Layout
 from transfer.params import Params
+from transfer.tables import kinds
 from transfer.tables.context import Context
 from transfer.tables.html import to_html
-from transfer.tables.kinds import KINDS
 from transfer.tables.runs import Runs, read_runs
 from transfer.tables.text import Table, to_csv, to_latex, to_markdown
 
@@ -31,7 +31,7 @@ def build_table(params: Params, layout: Layout, name: str, partial: bool = False
     """
     runs, missing = read_table_runs(params, layout, name, partial)
     context = Context(params, layout, name, runs)
-    table = KINDS[params.table_definitions[name].kind](context)
+    table = kinds.get(params.table_definitions[name].kind)(context)
     datasets = list(dict.fromkeys(dataset for dataset, _ in runs))
     sections = [
         replace(section, text=" ".join(filter(None, [describe(params, layout, section.title), section.text])))

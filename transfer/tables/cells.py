@@ -1,8 +1,11 @@
 """The cells of a mean over seeds: how many, of how many faces, the mean, its spread and its interval, in percent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from transfer.evaluation.statistics import summary
+from transfer.tables.runs import Result
 from transfer.tables.text import Format
 
 ACCURACY: dict[str, Format] = {
@@ -27,6 +30,15 @@ def mean_cells(fractions: Sequence[float], faces: int, name: str = "accuracy") -
         "ci95_low": percent(found.ci95_low),
         "ci95_high": percent(found.ci95_high),
     }
+
+
+def accuracy_cells(seeds: Mapping[int, Result]) -> dict[str, float | int | None]:
+    """Mean accuracy over seeds in percent, with its spread and interval, and the mean of the mean-class accuracy."""
+    accuracy, by_class = (
+        [result.metrics[name] for result in seeds.values()] for name in ("accuracy", "mean_class_accuracy")
+    )
+    faces = len(next(iter(seeds.values())).correct)
+    return mean_cells(accuracy, faces) | {"mean_class_accuracy": 100 * float(np.mean(by_class))}
 
 
 def percent(fraction: float | None) -> float | None:

@@ -196,3 +196,20 @@ def _latex_row(cells: Sequence[str]) -> str:
 def protocols_paragraph(protocols: Sequence[str]) -> str:
     """What the protocols of a table are."""
     return "\n".join(["How the epoch was chosen:", "", *(f"- `{name}`: {PROTOCOLS[name]}" for name in protocols)])
+
+
+def statistics_paragraph(frame: pd.DataFrame) -> str:
+    """What the intervals and p-values of a table are, by its numbers of seeds."""
+    counts = sorted(set(frame["n_seeds"]))
+    one = (
+        "One seed (n=1), so there is no standard deviation: the interval is Wilson's 95 % over the test faces, and "
+        "p is the exact McNemar test over the faces. Neither says how much another seed would change."
+    )
+    several = (
+        f"Each accuracy is the mean ± standard deviation over {' or '.join(str(n) for n in counts if n > 1)} seeds, "
+        "never their maximum. The interval is Student's t 95 % of the mean over seeds, and p is the paired t test over "
+        "the seeds' differences, with the same seeds and the same test faces on both sides. Neither covers the choice "
+        "of the test faces."
+    )
+    faces = " and ".join(f"{n:,}" for n in dict.fromkeys(frame["n_faces"]))
+    return " ".join([*([several] if max(counts) > 1 else []), *([one] if min(counts) == 1 else []), f"Faces: {faces}."])

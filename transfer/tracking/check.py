@@ -15,7 +15,7 @@ from transfer.errors import UserError
 from transfer.evaluation.predictions import correct_faces, read_predictions
 from transfer.evaluation.statistics import paired_p_value, summary
 from transfer.layout import Layout
-from transfer.tables.recipes import COLUMNS, FORMATS
+from transfer.tables.kinds.recipes import COLUMNS, FORMATS
 from transfer.tables.text import rounded, to_csv
 from transfer.tracking import store
 from transfer.tracking.sync import IN_TABLE

@@ -16,7 +16,7 @@ from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.progress import progress
-from transfer.tables.recipes import published
+from transfer.tables.kinds.recipes import published
 from transfer.tables.reported import REPORTED, load_reported
 from transfer.tracking import models, store
 from transfer.tracking.confusion import draw_confusion

@@ -447,7 +447,8 @@ def table_version(wildcards):
         PARAMS.table_baseline(name),
         [(definition.reported_as, definition.about) for definition in definitions],
     ]
-    return digest(*chosen, step_digest("table"))
+    kind = PARAMS.table_definitions[name].kind
+    return digest(*chosen, step_digest("table", f"transfer.tables.kinds.{kind}"))
 
 
 def figure_version(wildcards):
@@ -517,7 +518,11 @@ def table_labels(wildcards):
 
 
 def figure_labels(wildcards):
-    return {"figure": wildcards.table, "dataset": wildcards.dataset, "protocol": PARAMS.figure_protocol(wildcards.table)}
+    return {
+        "figure": wildcards.table,
+        "dataset": wildcards.dataset,
+        "protocol": PARAMS.figure_protocol(wildcards.table),
+    }
 
 
 # ---- Resources

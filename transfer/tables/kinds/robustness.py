@@ -41,7 +41,7 @@ SUBSET = "subset "
 """Before the name of a challenge subset, in the column of the corruptions."""
 
 
-def robustness_table(context: Context) -> Table:
+def table(context: Context) -> Table:
     """Accuracy under each corruption and severity, and on each subset of hard faces, as means over seeds."""
     (protocol,) = context.protocols
     rows = []

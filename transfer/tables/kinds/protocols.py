@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from transfer.evaluation.statistics import paired_difference
-from transfer.tables.cells import ACCURACY, percent
+from transfer.tables.cells import ACCURACY, accuracy_cells, percent
 from transfer.tables.context import Context
-from transfer.tables.recipes import accuracy_cells, statistics_paragraph
 from transfer.tables.runs import Run
 from transfer.tables.text import (
     UNDEFINED,
@@ -22,6 +21,7 @@ from transfer.tables.text import (
     plain,
     protocols_paragraph,
     rounded,
+    statistics_paragraph,
 )
 
 HONEST = ("last", "val_selected")
@@ -41,7 +41,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def protocols_table(context: Context) -> Table:
+def table(context: Context) -> Table:
     """Accuracy under each protocol, and how far it lies above ``last`` and ``val_selected`` on the same trainings."""
     rows = []
     for (dataset, recipe), seeds in context.runs.items():

@@ -8,8 +8,8 @@ import pandas as pd
 from transfer.evaluation.bootstrap import bootstrap_intervals
 from transfer.evaluation.calibration import calibration
 from transfer.evaluation.predictions import probabilities_of
+from transfer.tables.cells import accuracy_cells
 from transfer.tables.context import Context
-from transfer.tables.recipes import accuracy_cells
 from transfer.tables.runs import Result
 from transfer.tables.text import Format, Section, Table, code, grid, interval, mean, protocols_paragraph, rounded
 
@@ -33,7 +33,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def calibration_table(context: Context) -> Table:
+def table(context: Context) -> Table:
     """ECE (in percent), negative log-likelihood and Brier score of each recipe, as means over seeds."""
     rows = []
     for (dataset, recipe), seeds in context.runs.items():

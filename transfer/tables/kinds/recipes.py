@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from transfer.evaluation.statistics import holm, paired_difference
-from transfer.tables.cells import mean_cells, percent
+from transfer.tables.cells import accuracy_cells, percent
 from transfer.tables.context import Context
 from transfer.tables.reported import REPORTED, Reported, load_reported
 from transfer.tables.runs import Result, Runs
@@ -23,6 +23,7 @@ from transfer.tables.text import (
     plain,
     protocols_paragraph,
     rounded,
+    statistics_paragraph,
 )
 
 FORMATS: dict[str, Format] = {
@@ -102,15 +103,6 @@ def formats(frame: pd.DataFrame) -> dict[str, Format]:
     return FORMATS | {column: "text" for column in frame if column not in FORMATS}
 
 
-def accuracy_cells(seeds: Mapping[int, Result]) -> dict[str, float | int | None]:
-    """Mean accuracy over seeds in percent, with its spread and interval, and the mean of the mean-class accuracy."""
-    accuracy, by_class = (
-        [result.metrics[name] for result in seeds.values()] for name in ("accuracy", "mean_class_accuracy")
-    )
-    faces = len(next(iter(seeds.values())).correct)
-    return mean_cells(accuracy, faces) | {"mean_class_accuracy": 100 * float(np.mean(by_class))}
-
-
 def comparison_cells(ours: Mapping[int, Result], theirs: Mapping[int, Result]) -> dict[str, Any]:
     """Difference of two recipes with the same seeds in points, its interval and test, and the size of the effect."""
     paired = paired_difference(
@@ -138,7 +130,7 @@ def published(reported: Sequence[Reported], family: str | None, recipe: str) -> 
     return {}
 
 
-def recipes_table(context: Context) -> Table:
+def table(context: Context) -> Table:
     """The accuracies of the table's recipes on its datasets, against its baseline."""
     params = context.params
     sweep = context.definition.sweep
@@ -171,23 +163,6 @@ def recipes_page(frame: pd.DataFrame, title: str, baseline: str) -> Table:
     ]
     sections = [_section(str(dataset), rows) for dataset, rows in frame.groupby("dataset", sort=False)]
     return Table(title, frame, formats(frame), header, sections)
-
-
-def statistics_paragraph(frame: pd.DataFrame) -> str:
-    """What the intervals and p-values of a table are, by its numbers of seeds."""
-    counts = sorted(set(frame["n_seeds"]))
-    one = (
-        "One seed (n=1), so there is no standard deviation: the interval is Wilson's 95 % over the test faces, and "
-        "p is the exact McNemar test over the faces. Neither says how much another seed would change."
-    )
-    several = (
-        f"Each accuracy is the mean ± standard deviation over {' or '.join(str(n) for n in counts if n > 1)} seeds, "
-        "never their maximum. The interval is Student's t 95 % of the mean over seeds, and p is the paired t test over "
-        "the seeds' differences, with the same seeds and the same test faces on both sides. Neither covers the choice "
-        "of the test faces."
-    )
-    faces = " and ".join(f"{n:,}" for n in dict.fromkeys(frame["n_faces"]))
-    return " ".join([*([several] if max(counts) > 1 else []), *([one] if min(counts) == 1 else []), f"Faces: {faces}."])
 
 
 def _section(name: str, rows: pd.DataFrame) -> Section:

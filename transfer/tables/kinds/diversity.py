@@ -25,7 +25,7 @@ FORMATS: dict[str, Format] = {
 SHOWN = ("lanets_overlap", "lanets_correlation", "heads_class_cosine", "heads_class_correlation")
 
 
-def diversity_table(context: Context) -> Table:
+def table(context: Context) -> Table:
     """Each measure of each recipe, as the mean over seeds."""
     (protocol,) = context.protocols
     rows = []

@@ -25,7 +25,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def cross_table(context: Context) -> Table:
+def table(context: Context) -> Table:
     """Accuracy of each training on its own test faces and on those of the table's other datasets."""
     (protocol,) = context.protocols
     datasets = list(dict.fromkeys(dataset for dataset, _ in context.runs))

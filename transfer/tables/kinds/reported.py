@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from transfer.tables.cells import accuracy_cells
 from transfer.tables.context import Context
-from transfer.tables.recipes import accuracy_cells
 from transfer.tables.reported import REPORTED, load_reported
 from transfer.tables.text import (
     UNDEFINED,
@@ -39,7 +39,7 @@ _FAMILIES = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet7": "AffectNet, 
 _FAMILIES |= {"affectnet8": "AffectNet, 8 classes"}
 
 
-def state_of_the_art_table(context: Context) -> Table:
+def table(context: Context) -> Table:
     """Per leaderboard the published numbers by accuracy, after ours on the datasets that compare with it.
 
     Ours on other datasets (drawn faces, development splits) stand alone: nothing published compares with them.

@@ -28,7 +28,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def per_class_table(context: Context) -> Table:
+def table(context: Context) -> Table:
     """Recall (with its interval) and precision of each expression, as means over seeds."""
     rows = []
     for (dataset, recipe), seeds in context.runs.items():

@@ -25,7 +25,7 @@ FORMATS: dict[str, Format] = {
 GAP = "largest gap"
 
 
-def subgroups_table(context: Context) -> Table:
+def table(context: Context) -> Table:
     """Accuracy of each group on the datasets that annotate it, as means over seeds."""
     rows, without = [], []
     for dataset in dict.fromkeys(dataset for dataset, _ in context.runs):
