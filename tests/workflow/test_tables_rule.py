@@ -75,10 +75,9 @@ def test_a_table_alone_reruns_where_its_entry_changed(run):
 
 def test_a_kind_of_ones_own_is_the_file_that_the_docs_show(run):
     """The example of docs/tables.md as it stands there, and nothing else; no other table is out of date by it."""
-    (example,) = re.findall(
-        r"```python\n(# (transfer/tables/kinds/\w+\.py)\n.*?)```", DOCS.read_text(), flags=re.DOTALL
-    )
-    (run.root / example[1]).write_text(example[0])
+    pattern = r"```python\n(# (transfer/tables/kinds/\w+\.py)\n.*?)```"
+    ((text, path),) = re.findall(pattern, DOCS.read_text(), flags=re.DOTALL)
+    (run.root / path).write_text(text)
     options = run.options
     try:
         run.options = (*options, "--config", "table_definitions={entropy: {kind: entropy}}")
