@@ -1,6 +1,7 @@
-"""Takes the pictures of MLflow, Optuna's dashboard and `dvc plots`, in the root, after the embedded default:
+"""Takes the pictures of MLflow, Optuna's dashboard, `dvc plots` and the report in the root, after the embedded default:
 
 snakemake --cores all --use-conda tables search track
+snakemake --cores all --use-conda tables --report results/report.html
 PYTHONPATH=tests/workflow python docs/images/pages.py
 """
 
@@ -48,6 +49,8 @@ def main() -> None:
         shown.study(driver, url, shown.study_ids(url)[f"{EXPERIMENT}/{SEARCH}/{DATASET}"])
     with shown.plots(Path(), os.environ) as url, picture("dvc_plots", 625) as driver:
         shown.vega_plots(driver, url, 3)
+    with picture("report", 760) as driver:
+        shown.report(driver, Path("results/report.html").absolute().as_uri(), "Tables", "table1")
 
 
 if __name__ == "__main__":

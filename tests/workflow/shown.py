@@ -184,3 +184,15 @@ def vega_plots(driver, url: str, count: int) -> list[tuple[str, int]]:
     )
     marks = ".mark-line path, .mark-symbol path, .mark-rect path, .mark-rule line"
     return [(figure.text, len(figure.find_elements("css selector", marks))) for figure in figures]
+
+
+# --- Snakemake's report ---
+
+
+def report(driver, url: str, category: str, row: str) -> str:
+    """The report after a click on a category and, in its list, on the eye of a row; all that can be read then."""
+    _fresh(driver, url)
+    for path in (f"//a[normalize-space()='{category}']", f"//tr[contains(., '{row}')]//a[@iconname='eye']"):
+        links = wait_for(lambda path=path: driver.find_elements("xpath", path))
+        driver.execute_script("arguments[0].click()", links[0])
+    return text(driver)

@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from browser import driver  # noqa: F401
+import shown
+from browser import driver, wait_for  # noqa: F401
 from conftest import ROOT, SMALLEST, Repository
 
 pytestmark = pytest.mark.workflow
@@ -93,33 +94,20 @@ def test_a_kind_of_ones_own_is_the_file_that_the_docs_show(run):
 
 def test_the_report_shows_tables_and_pictures(run, driver):  # noqa: F811
     """Snakemake's own report, one file, as Chromium shows it: captions, labels, a table and a picture."""
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
     done = run.snakemake("tables", "--report", "results/report.html")
     assert done.returncode == 0, done.stdout
     report = run.root / "results/report.html"
     text = report.read_text(encoding="utf-8")
     assert text.count("Protocol") >= len(TABLES) and "rule majority" in text and "1 seed per recipe" in text
-    wait = WebDriverWait(driver, 60)
-
-    def opened(category: str, row: str) -> str:
-        """The text of the page after a click on a category and, in its list, on the eye of a row."""
-        driver.get(report.as_uri())
-        for path in (f"//a[normalize-space()='{category}']", f"//tr[contains(., '{row}')]//a[@iconname='eye']"):
-            link = wait.until(lambda page, path=path: page.find_elements(By.XPATH, path))[0]
-            driver.execute_script("arguments[0].click()", link)
-        return driver.find_element(By.TAG_NAME, "body").text
-
-    listed = opened("Tables", "per_class")
+    listed = shown.report(driver, report.as_uri(), "Tables", "per_class")
     assert all(name in listed for name in TABLES) and "KIND" in listed, "labels to filter by"
-    page = wait.until(lambda driver: driver.find_elements(By.TAG_NAME, "iframe"))[0]
+    page = wait_for(lambda: driver.find_elements("tag name", "iframe"))[0]
     driver.switch_to.frame(page)
-    cells = wait.until(lambda driver: driver.find_elements(By.XPATH, "//table//td"))
+    cells = wait_for(lambda: driver.find_elements("xpath", "//table//td"))
     assert any("(n=1)" in cell.get_attribute("textContent") for cell in cells)
     driver.switch_to.default_content()
 
-    listed = opened("Figures", "attention")
+    listed = shown.report(driver, report.as_uri(), "Figures", "attention")
     assert "robustness" in listed and "PROTOCOL" in listed and "val_selected" in listed
-    picture = wait.until(lambda driver: driver.find_elements(By.XPATH, "//img[contains(@src, 'data:image/png')]"))[0]
-    wait.until(lambda driver: driver.execute_script("return arguments[0].naturalWidth", picture) > 300)
+    picture = wait_for(lambda: driver.find_elements("xpath", "//img[contains(@src, 'data:image/png')]"))[0]
+    wait_for(lambda: driver.execute_script("return arguments[0].naturalWidth", picture) > 300)
