@@ -43,6 +43,7 @@ def test_publish_copies_what_git_may_hold(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="table1.csv: missing"):
         publish(params, layout)
     files = [
+        *(layout.table("protocols", suffix) for suffix in ("csv", "md", "tex")),
         layout.table("table1", "md"),
         layout.table("table1", "tex"),
         *(layout.data(dataset) / "faces.json" for dataset in params.datasets),
@@ -75,6 +76,7 @@ def test_publish_copies_what_git_may_hold(tmp_path, monkeypatch):
     readme = (tmp_path / "README.md").read_text()
     assert readme.startswith("before\n") and readme.endswith("after\n")
     assert "71.50 ± 0.25" in readme and "old" not in readme
+    assert "\nOf the same trainings: [protocols](results/published/demo/protocols.md).\n<!-- end of table" in readme
 
 
 def test_the_readme_shows_the_published_tables():

@@ -77,9 +77,11 @@ def publish_table(params: Params, layout: Layout, folder: Path) -> None:
 
 
 def with_table(readme: str, experiment: str, folder: Path) -> str:
-    """``readme`` with the short table of ``experiment`` between its marks; unchanged where there are none."""
+    """``readme`` with the short table of ``experiment`` and links between its marks; unchanged where there are none."""
     text = short_table(pd.read_csv(folder / "table1.csv"))
     text += f"\n\nAll protocols, intervals and tests: [{folder}/table1.md]({folder}/table1.md).\n"
+    if others := sorted(page.stem for page in folder.glob("*.md") if page.stem != "table1"):
+        text += f"Of the same trainings: {', '.join(f'[{name}]({folder}/{name}.md)' for name in others)}.\n"
     return _between_marks(readme, "table", experiment, text)
 
 
