@@ -5,25 +5,29 @@
 
 from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingParams
 from transfer.params.experiment import Params
-from transfer.params.model import ModelParams
-from transfer.params.recipes import RecipeDefinition, RunParams
+from transfer.params.model import ModelOverride, ModelParams
+from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams
 from transfer.params.robustness import RobustnessParams
-from transfer.params.search import PrunerParams, SearchDefinition, SearchSpace
+from transfer.params.search import CountRange, PrunerParams, RateRange, SearchDefinition, SearchSpace
 from transfer.params.strict import SPLITS, Name, ParamsError, S, Strict, digest, merge
 from transfer.params.tables import OF_WEIGHTS, TableDefinition
-from transfer.params.train import WHERE, Augmentation, TrainParams
+from transfer.params.train import WHERE, Augmentation, TrainOverride, TrainParams
 
 __all__ = [
     "Augmentation",
+    "CountRange",
     "DatasetDefinition",
     "FaceParams",
+    "ModelOverride",
     "ModelParams",
     "Name",
     "OF_WEIGHTS",
     "Params",
     "ParamsError",
     "PrunerParams",
+    "RateRange",
     "RecipeDefinition",
+    "RecipeOnDataset",
     "RobustnessParams",
     "RunParams",
     "S",
@@ -33,6 +37,7 @@ __all__ = [
     "SearchSpace",
     "Strict",
     "TableDefinition",
+    "TrainOverride",
     "TrainParams",
     "WHERE",
     "digest",
