@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,11 @@ def test_schema_is_current():
 def test_files_of_the_repository_are_valid(file):
     config.load([file])
     jsonschema.validate(yaml.safe_load(file.read_text()), json.loads((ROOT / "params/schema.json").read_text()))
+
+
+def test_parameters_travel_to_other_processes():
+    params = config.load()
+    assert pickle.loads(pickle.dumps(params)) == params
 
 
 def test_corruptions_that_are_chosen():

@@ -54,7 +54,8 @@ def partial(model: type[Strict], name: str) -> type[Strict]:
     for key, field in model.model_fields.items():
         annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         fields[key] = (annotation | None, Field(default=None, description=field.description))
-    return create_model(name, __base__=Strict, __doc__=f"Keys of {model.__name__} that differ.", **fields)
+    about = {"__doc__": f"Keys of {model.__name__} that differ.", "__module__": model.__module__}  # where pickle looks
+    return create_model(name, __base__=Strict, **about, **fields)
 
 
 def merged(base: S, *overrides: Strict | Mapping[str, Any]) -> S:
