@@ -24,12 +24,13 @@ def test_a_second_run_has_nothing_to_do(copy):
 
 def test_code(copy):
     """Each edit is undone before the next: what has run is what would run again."""
-    table, lanet = "transfer/tables/recipes.py", "transfer/models/lanet.py"
+    table, lanet = "transfer/tables/kinds/recipes.py", "transfer/models/lanet.py"
     cases = [
         (lanet, '"""', '"""In other words: ', {}),
         (lanet, "import torch", "# a comment\nimport torch", {}),
         (lanet, "import torch", "CHANGED = 1\nimport torch", TRAININGS),
         (table, "COLUMNS = list", "CHANGED = 1\nCOLUMNS = list", TABLE),
+        ("transfer/tables/kinds/protocols.py", "HONEST =", "CHANGED = 1\nHONEST =", {}),
         ("transfer/evaluation/statistics.py", "import numpy", "CHANGED = 1\nimport numpy", TABLE),
         ("transfer/faces/page.py", "import base64", "import base64\n\nCHANGED = 1", {"inspect_faces": 3, **TABLE}),
         ("transfer/cli/__init__.py", "import sys", "import sys\n\nCHANGED = 1", {}),
