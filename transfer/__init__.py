@@ -4,7 +4,7 @@
 timm itself is imported, before or after this package, so that the parts which need no network start at once.
 """
 
-from transfer.models.registration import register_with_timm
+from transfer.models.registry import register_with_timm
 
 __version__ = "0.1.0"
 

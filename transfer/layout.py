@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from transfer.errors import UserError
-from transfer.params import Params, SamplingParams
+from transfer.params import SamplingParams
 
 UPSAMPLING: tuple[str, ...] = get_args(SamplingParams.model_fields["upsample"].annotation)
 """The methods of class balance; each dataset has a plan for every one of them."""
@@ -95,50 +94,3 @@ class Layout:
     def search_state(self, search: str, dataset: str) -> Path:
         """Folder of the locks and unfinished trials of a study, which no rule declares."""
         return self.root / "state" / "search" / search / dataset
-
-
-def archive_path(params: Params, dataset: str) -> Path:
-    """Folder or archive in which ``dataset`` lies; one that the workflow draws need not be there yet.
-
-    Raises UserError for an unknown parser or a wrong option, and with the way to get it for an archive that is missing.
-    """
-    from transfer import sources
-    from transfer.datasets import registry, source
-
-    definition = params.dataset_definitions[dataset]
-    try:
-        parser = registry.get(definition.parser)
-        parser.resolve(definition.options)
-    except UserError as error:
-        raise UserError(f"dataset_definitions.{dataset}: {error}") from None
-    if definition.synthetic is not None:
-        return Path(params.raw_dir) / definition.archive
-    try:
-        return source.locate(Path(params.raw_dir), definition.archive)
-    except UserError as error:
-        hint = sources.where_to_get(definition.archive, sources.load())
-        raise UserError(f"dataset {dataset}: {error}. {hint}".rstrip()) from None
-
-
-def archive_is_there(params: Params, dataset: str) -> bool:
-    """Whether the workflow could begin with ``dataset``: its folder or archive is there, or is drawn."""
-    try:
-        archive_path(params, dataset)
-    except UserError:
-        return False
-    return True
-
-
-def weights_path(params: Params, source: str) -> Path:
-    """The file of a source of weights in params/sources.yaml; one that the workflow downloads need not be there yet.
-
-    Raises UserError, with the way to get it, for a missing one that has to be put there by hand.
-    """
-    from transfer import sources
-
-    entry = sources.get(source)
-    path = Path(params.raw_dir) / entry.files[0].path
-    if entry.how != "download" and not path.is_file():
-        ask = entry.ask.replace("RAW_DIR", params.raw_dir)
-        raise UserError(f"weights {source}: {path} is not there. {ask}")
-    return path

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from transfer import config
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.params import Params
+from transfer.params import read as config
+from transfer.utils.errors import UserError
 
 RUNNING = Path(".snakemake/running")
 _LISTED = 3  # of the parameters that differ

@@ -4,10 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from transfer.datasets.render import Style, render_face
-from transfer.faces.align import warp
-from transfer.faces.placement import placements
-from transfer.faces.template import BOX_COLUMNS, template
+from transfer.datasets.synthetic.render import Style, render_face
+from transfer.faces.align import BOX_COLUMNS, placements, template, warp
 
 SIZE = 112
 OWN = [[0.28, 0.38], [0.72, 0.38], [0.5, 0.6], [0.33, 0.8], [0.67, 0.8]]

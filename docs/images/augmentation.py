@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from transfer.datasets.render import EXPRESSIONS, Style, render_face
+from transfer.datasets.synthetic.render import EXPRESSIONS, Style, render_face
 from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD
 from transfer.params import Augmentation
 from transfer.training.augment import Augment

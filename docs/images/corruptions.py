@@ -9,12 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from transfer.datasets.render import Style, render_face
+from transfer.datasets.synthetic.render import Style, render_face
 from transfer.evaluation.robustness import UNTOUCHED, corrupted
-from transfer.evaluation.severities import SEVERITIES
-from transfer.faces.align import warp
-from transfer.faces.placement import similarity
-from transfer.faces.template import template
+from transfer.faces.align import similarity, template, warp
+from transfer.params.train import SEVERITIES
 
 SIZE = 112
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from transfer.evaluation.predictions import read_predictions
-from transfer.faces.cascade import Cascade
+from transfer.evaluation.predict import load_model
+from transfer.faces.align import LANDMARK_COLUMNS
 from transfer.faces.detect import detect
-from transfer.faces.template import LANDMARK_COLUMNS
+from transfer.faces.mtcnn import Cascade
 from transfer.models.transfer import transfer_tiny
 from transfer.params import Augmentation, TrainParams
+from transfer.runs.predictions import read_predictions
 from transfer.training.augment import Augment, shift_hue
 from transfer.training.device import choose_device, choose_precision
 from transfer.training.epoch import Diverged, RunningEpoch
 from transfer.training.loop import make_optimizer, predict, train_epoch
-from transfer.training.predict import load_model
 from transfer.training.run import Training, train
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))

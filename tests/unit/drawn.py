@@ -3,7 +3,7 @@
 import matplotlib
 import numpy as np
 
-from transfer.figures.style import save_pair
+from transfer.utils.plots import save_pair
 
 
 def title(figure):

@@ -12,7 +12,7 @@ from transfer.datasets.affectnet import CLASSES, HEADER, five_landmarks
 from transfer.datasets.affectnet.arrays import load_array
 from transfer.datasets.counts import compare, per_class
 from transfer.datasets.source import open_source
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 POINTS = np.arange(136).reshape(68, 2)
 TEXT = ";".join(map(str, POINTS.ravel()))

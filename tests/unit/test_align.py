@@ -5,10 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from transfer.errors import UserError
-from transfer.faces.align import align_dataset, warp
-from transfer.faces.placement import placements, similarity
-from transfer.faces.template import BOX_COLUMNS, LANDMARK_COLUMNS, template
+from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS, align_dataset, placements, similarity, template, warp
+from transfer.utils.errors import UserError
 
 
 def test_template_at_112_and_other_sizes():

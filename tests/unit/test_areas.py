@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from transfer.faces.areas import Areas
+from transfer.faces.mtcnn import Areas
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), np.uint8))
 

@@ -10,20 +10,28 @@ import torch
 from PIL import Image
 from tiny_training import CLASSES, tiny_dataset, tiny_params
 
-from transfer.datasets.render import render_face
-from transfer.errors import UserError
-from transfer.evaluation.predictions import read_predictions
-from transfer.explain.faces import explain, one_per_class
+from transfer.datasets.synthetic.render import render_face
+from transfer.evaluation.predict import load_model
+from transfer.explain.attention import (
+    JET,
+    Tile,
+    draw_grid,
+    explain,
+    explain_photo,
+    lanets_figure,
+    one_per_class,
+    overlay,
+    photo_figure,
+    stretched,
+    write_attention,
+)
 from transfer.explain.finished import load_test_faces
-from transfer.explain.photo import explain_photo
 from transfer.explain.relevance import relevance_maps
-from transfer.figures.attention import lanets_figure, photo_figure, write_attention
-from transfer.figures.grid import Tile, draw_grid
-from transfer.figures.overlay import JET, overlay, stretched
-from transfer.figures.save import save
+from transfer.runs.predictions import read_predictions
 from transfer.training.batches import normalize
-from transfer.training.predict import load_model
 from transfer.training.run import train
+from transfer.utils.errors import UserError
+from transfer.utils.plots import save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPES = ["baseline", "full"]
@@ -176,7 +184,7 @@ def test_more_faces_than_fit_into_a_batch(finished, monkeypatch):
     faces = load_test_faces(layout, "faces")
     store, classes = faces.opened(16, faces.rows), faces.labels
     whole = explain(model, store, faces.rows, classes)
-    monkeypatch.setattr("transfer.explain.faces._BATCH", 3)
+    monkeypatch.setattr("transfer.explain.attention._BATCH", 3)
     parts = explain(model, store, faces.rows, classes)
     assert np.allclose(whole.relevance, parts.relevance, atol=1e-3) and np.allclose(
         whole.lanets, parts.lanets, atol=1e-5

@@ -11,10 +11,10 @@ import pytest
 from archives import noise, pack
 from PIL import Image, ImageOps
 
-from transfer import cli, config
-from transfer.audit.experiment import write_audit
-from transfer.audit.picture import chosen_pairs, draw_pairs
+from transfer import cli
+from transfer.audit.report import chosen_pairs, draw_pairs, write_audit
 from transfer.layout import Layout
+from transfer.params import read as config
 from transfer.tables.build import describe
 
 ROOT = Path(__file__).parents[2]

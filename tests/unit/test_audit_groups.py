@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfer.audit.groups import KINDS, copy_groups
-from transfer.audit.table import audit_table, contradictions, removed
-from transfer.sampling import split_rows, training_copies
+from transfer.audit.copies import KINDS, copy_groups
+from transfer.audit.report import audit_table, contradictions, removed
+from transfer.datasets.sampling import split_rows, training_copies
 
 
 def pairs_of(*rows):

@@ -6,8 +6,17 @@ from archives import noise
 from PIL import Image
 from scipy import fft
 
-from transfer.audit.hashes import HASHES, MIRRORED, OPPOSITE, SIDE, THUMBNAIL, hash_images, perceptual_hashes
-from transfer.audit.similarity import SIGMA, similarity
+from transfer.audit.copies import (
+    HASHES,
+    MIRRORED,
+    OPPOSITE,
+    SIDE,
+    SIGMA,
+    THUMBNAIL,
+    hash_images,
+    perceptual_hashes,
+    similarity,
+)
 
 
 def grey(seed, width=SIDE, height=SIDE):

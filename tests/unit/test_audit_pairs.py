@@ -6,12 +6,11 @@ import pytest
 from archives import FORMS, noise, pack
 from PIL import Image, ImageEnhance, ImageOps
 
-from transfer.audit import pairs as module
-from transfer.audit.hashes import hash_images
-from transfer.audit.pairs import COLUMNS, close_pairs, duplicates
+from transfer.audit import copies as module
+from transfer.audit.copies import COLUMNS, close_pairs, duplicates, hash_images
 from transfer.datasets.images import stream_images
-from transfer.datasets.render import EXPRESSIONS, render_face
 from transfer.datasets.source import open_source
+from transfer.datasets.synthetic.render import EXPRESSIONS, render_face
 
 
 def encoded(image, suffix="png", **options):

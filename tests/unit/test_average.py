@@ -5,14 +5,14 @@ import torch
 from tiny_training import contents, tiny_dataset, tiny_params
 from torch import nn
 
-from transfer.evaluation.predictions import probabilities_of, read_predictions
+from transfer.evaluation.predict import load_model
 from transfer.params import TrainParams
+from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.training import run
 from transfer.training.average import make_average
 from transfer.training.batches import FaceStore, evaluation_batches
 from transfer.training.epoch import RunningEpoch
 from transfer.training.loop import make_optimizer, predict, train_epoch
-from transfer.training.predict import load_model
 from transfer.training.run import Training
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ import pytest
 
 from transfer import cli
 from transfer.bench.detect import OURS, SINGLE, agreement, iou
-from transfer.faces.cascade import Faces
 from transfer.faces.detect import Searched
+from transfer.faces.mtcnn import Faces
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfer import config
 from transfer.bench.grid import Images, any_order, estimate, grid, makespan
-from transfer.errors import UserError
 from transfer.layout import Layout
+from transfer.params import read as config
+from transfer.utils.errors import UserError
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from transfer.bench.matrix import MatrixRate
 from transfer.bench.plain import DropInALoop, Faces, PlainTraining, make_plain
 from transfer.bench.train import HELD, OURS, PLAIN, bench_train, count_macs, drawn_faces, stored_faces, table
 from transfer.models.dropping import MAD, MSAD
-from transfer.models.prelu import PReLU
+from transfer.models.ir50 import PReLU
 from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD, transfer_tiny
 from transfer.params import Augmentation, ModelParams, TrainParams
 from transfer.training import loop

@@ -3,11 +3,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from transfer.errors import UserError
-from transfer.evaluation.bootstrap import METRICS, bootstrap_intervals
-from transfer.evaluation.calibration import calibration
-from transfer.evaluation.metrics import metrics
-from transfer.evaluation.predictions import predictions_frame, probabilities_of
+from transfer.evaluation.calibration import METRICS, bootstrap_intervals, calibration
+from transfer.runs.metrics import metrics
+from transfer.runs.predictions import predictions_frame, probabilities_of
+from transfer.utils.errors import UserError
 
 CLASSES = ["surprise", "fear", "disgust"]
 # The generator and its seed are part of the result.
@@ -167,7 +166,7 @@ def test_refused():
 
 
 def test_chunks_do_not_change_how_often_faces_are_drawn(monkeypatch):
-    from transfer.evaluation import bootstrap
+    from transfer.evaluation import calibration as bootstrap
 
     monkeypatch.setattr(bootstrap, "_ENTRIES", 50)
     parts = list(bootstrap._counts(np.array([3, 4]), 25))

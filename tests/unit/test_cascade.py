@@ -12,8 +12,8 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 
 from transfer.bench.detect import iou
-from transfer.datasets.render import Style, render_face
-from transfer.faces.cascade import Cascade, _suppress_inside
+from transfer.datasets.synthetic.render import Style, render_face
+from transfer.faces.mtcnn import Cascade, _suppress_inside
 
 GOLDEN = Path(__file__).parent / "golden" / "faces.npz"
 FACE = 36.0
@@ -113,7 +113,7 @@ def test_landmarks_are_placed_in_the_crop_that_the_network_saw(cascade, monkeypa
         return said
 
     middle.width = deciding.width
-    monkeypatch.setattr("transfer.faces.areas.Areas.crops", noting)
+    monkeypatch.setattr("transfer.faces.mtcnn.Areas.crops", noting)
     monkeypatch.setattr(cascade, "_deciding", middle)
     [faces] = cascade.find(picture, FACE)
     cut = torch.cat(cuts)

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from tiny_training import tiny_dataset, tiny_params
 
-from transfer import config
 from transfer.cleaning import removal
 from transfer.cleaning.parts import PARTS, parts_of
 from transfer.cleaning.removal import leftovers, remove, size_of
 from transfer.cleaning.unneeded import needed_by, unneeded
-from transfer.errors import UserError
 from transfer.layout import Layout
+from transfer.params import read as config
 from transfer.running import RUNNING, share
 from transfer.training import run as training
+from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 DEMO = Layout("demo")

@@ -9,8 +9,9 @@ import pytest
 import typer
 import yaml
 
-from transfer import cli, config
-from transfer.errors import UserError
+from transfer import cli
+from transfer.params import read as config
+from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

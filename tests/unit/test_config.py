@@ -11,11 +11,12 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from transfer import config
-from transfer.errors import UserError
-from transfer.evaluation.severities import SEVERITIES
-from transfer.layout import Layout, archive_path
+from transfer.layout import Layout
 from transfer.params import merge
+from transfer.params import read as config
+from transfer.params.train import SEVERITIES
+from transfer.sources.table import archive_path
+from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 NO_PARAMETERS = ("reported.yaml", "sources.yaml")
@@ -270,8 +271,8 @@ def test_layout():
 
 def test_what_the_snakefile_imports_does_not_import_torch():
     code = (
-        "import sys; from transfer.config import load; from transfer.layout import archive_path\n"
-        "from transfer.digest import STEPS, step_digest\n"
+        "import sys; from transfer.params.read import load; from transfer.sources.table import archive_path\n"
+        "from transfer.utils.code_digest import STEPS, step_digest\n"
         "archive_path(load(), 'demo_rafdb'); [step_digest(step) for step in STEPS]\n"
         "print(sorted({'torch', 'mlflow', 'scipy', 'timm', 'matplotlib'} & set(sys.modules)))"
     )

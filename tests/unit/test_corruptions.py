@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from transfer.evaluation import corruptions
-from transfer.evaluation.corruptions import (
+from transfer.evaluation import robustness as corruptions
+from transfer.evaluation.robustness import (
     GREY,
     blur,
     brighter,
@@ -19,8 +19,8 @@ from transfer.evaluation.corruptions import (
     occlude_at,
     occlude_random,
 )
-from transfer.evaluation.severities import SEVERITIES
-from transfer.faces.template import template
+from transfer.faces.align import template
+from transfer.params.train import SEVERITIES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from transfer.datasets.counts import CountsError, as_text, check_counts, per_class
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 CLASSES = ["fear", "anger"]
 

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from finished_runs import CLASSES, params_of_two, two_datasets
 
-from transfer import config
-from transfer.errors import UserError
 from transfer.evaluation.cross import evaluate_cross
-from transfer.evaluation.predictions import probabilities_of
-from transfer.evaluation.stored import cross_accuracy, read_evaluation
 from transfer.layout import Layout
+from transfer.params import read as config
+from transfer.runs.evaluations import cross_accuracy, read_evaluation
+from transfer.runs.predictions import probabilities_of
+from transfer.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

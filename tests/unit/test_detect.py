@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer.datasets.render import Style, render_face
+from transfer.datasets.synthetic.render import Style, render_face
 from transfer.faces import detect as detect_module
-from transfer.faces.cascade import Cascade, Faces
+from transfer.faces.align import LANDMARK_COLUMNS
 from transfer.faces.detect import BOX_COLUMNS, choose, detect, detect_parts
-from transfer.faces.template import LANDMARK_COLUMNS
+from transfer.faces.mtcnn import Cascade, Faces
 
 N = 12
 

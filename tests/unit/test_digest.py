@@ -1,7 +1,7 @@
 import pytest
 
-from transfer import digest
-from transfer.digest import STEPS, TRANSPARENT, closure, code_digest, step_digest
+from transfer.utils import code_digest as digest
+from transfer.utils.code_digest import STEPS, TRANSPARENT, closure, code_digest, step_digest
 
 MODULES = {
     "__init__.py": "from transfer.models import registration\n",
@@ -9,7 +9,7 @@ MODULES = {
     "models/__init__.py": "",
     "models/registration.py": "X = 1\n",
     "models/net.py": '"""A network."""\nfrom transfer.models.part import part\nSIZE = 3\n',
-    "models/part.py": "from transfer.errors import UserError\ndef part():\n    return 1\n",
+    "models/part.py": "from transfer.utils.errors import UserError\ndef part():\n    return 1\n",
     "tables/__init__.py": "from transfer.tables.text import text\n",
     "tables/text.py": 'def text(x):\n    """Text."""\n    # a comment\n    return str(x)\n',
     "late.py": "def f():\n    from transfer.models import net\n    return net\n",
@@ -57,7 +57,7 @@ def test_relative_imports(package):
 
 def test_the_package_itself_counts_only_where_it_is_named(package):
     assert "transfer" not in closure("transfer.models.net")
-    assert {"transfer", "transfer.models.registration"} <= closure("transfer.whole")
+    assert {"transfer", "transfer.models.registry"} <= closure("transfer.whole")
 
 
 @pytest.mark.parametrize(

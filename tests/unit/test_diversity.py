@@ -10,16 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_training import tiny_dataset, tiny_params
 
-from transfer.errors import UserError
-from transfer.explain import walk
-from transfer.explain.diversity import write_diversity
-from transfer.explain.maps import lanet_maps
-from transfer.explain.seeds import over_seeds, read_diversity
+from transfer.evaluation.predict import load_model
+from transfer.explain import relevance as walk
+from transfer.explain.diversity import lanet_maps, over_seeds, read_diversity, write_diversity
 from transfer.figures.diversity import diversity_figure
-from transfer.files import sha256
 from transfer.training.batches import FaceStore, normalize
-from transfer.training.predict import load_model
 from transfer.training.run import train
+from transfer.utils.errors import UserError
+from transfer.utils.files import sha256
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import pytest
 from file_server import FileServer, cut, hold, instead, status
 
-from transfer import download as module
-from transfer.download import Damaged, download
-from transfer.errors import UserError
+from transfer.sources import download as module
+from transfer.sources.download import Damaged, download
+from transfer.utils.errors import UserError
 
 SIZE = 1_000_000
 CONTENT = random.Random(0).randbytes(SIZE)
@@ -390,7 +390,7 @@ def test_two_downloads_of_one_file_are_one(server, target):
 def test_a_killed_download_is_continued(server, target):
     server.script = [hold(600_000)]
     code = (
-        "import sys; from pathlib import Path; from transfer.download import download\n"
+        "import sys; from pathlib import Path; from transfer.sources.download import download\n"
         "download(sys.argv[1], Path(sys.argv[2]), check=lambda path: None)"
     )
     command = [sys.executable, "-c", code, f"{server.url}/a.bin", str(target)]

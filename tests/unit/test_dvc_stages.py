@@ -7,14 +7,14 @@ import pytest
 import yaml
 
 from transfer import datasets
-from transfer.digest import STEPS, closure
-from transfer.errors import UserError
-from transfer.models.registration import modules
+from transfer.models.registry import modules
 from transfer.params import Params, SamplingParams
+from transfer.utils.code_digest import STEPS, closure
+from transfer.utils.errors import UserError
 from workflow.dvc.stages import CODE, PARAMETERS, TARGETS, pipeline, to_text
 
 ROOT = Path(__file__).parents[2]
-# The steps that each stage runs (transfer/digest.py).
+# The steps that each stage runs (transfer/utils/code_digest.py).
 STEPS_OF = {
     "data": ["synthesize"],
     "align": ["index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "sample"],

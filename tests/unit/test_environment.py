@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from transfer import environment as module
-from transfer.environment import PACKAGES, commit, environment
+from transfer.utils import environment as module
+from transfer.utils.environment import PACKAGES, commit, environment
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfer.faces.report import face_report
-from transfer.faces.template import BOX_COLUMNS, LANDMARK_COLUMNS
-from transfer.manifest import digest_test_faces
+from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS
+from transfer.faces.quality import face_report
+from transfer.faces.store import digest_test_faces
 
 POLICIES = {
     "landmarks": "mtcnn",

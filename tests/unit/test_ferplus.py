@@ -10,7 +10,7 @@ from transfer.datasets.counts import check_counts
 from transfer.datasets.ferplus import COLUMNS, RAN_LISTS, label_votes
 from transfer.datasets.images import stream_images
 from transfer.datasets.source import open_source
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 # neutral happiness surprise sadness anger disgust fear contempt unknown NF
 VOTES = [

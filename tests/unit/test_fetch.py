@@ -9,11 +9,12 @@ import pytest
 import yaml
 from file_server import FileServer, instead
 
-from transfer import cli, sources
-from transfer import fetch as module
-from transfer.errors import UserError
-from transfer.fetch import check, fetch, fetch_file, is_there
-from transfer.sources import SourceEntry, SourceFile
+from transfer import cli
+from transfer.sources import fetch as module
+from transfer.sources import table as sources
+from transfer.sources.fetch import check, fetch, fetch_file, is_there
+from transfer.sources.table import SourceEntry, SourceFile
+from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CONTENT = random.Random(1).randbytes(5000)

@@ -3,7 +3,7 @@ import pytest
 from drawn import assert_same_twice, title, words
 
 from transfer.figures.confusion import confusion_figure
-from transfer.figures.style import About
+from transfer.utils.plots import About
 
 ABOUT = About("demo", "rafdb", "last")
 CLASSES = ["fear", "anger", "neutral"]

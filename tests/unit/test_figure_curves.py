@@ -2,7 +2,7 @@ import pandas as pd
 from drawn import assert_same_twice, title
 
 from transfer.figures.curves import curves_figure
-from transfer.figures.style import About
+from transfer.utils.plots import About
 
 ABOUT = About("demo", "rafdb", None)
 HISTORY = pd.DataFrame(

@@ -5,7 +5,7 @@ from drawn import assert_same_twice, line, title
 
 from transfer.evaluation.calibration import calibration, reliability_curve
 from transfer.figures.reliability import reliability_figure
-from transfer.figures.style import About
+from transfer.utils.plots import About
 
 ABOUT = About("demo", "rafdb", "last")
 

@@ -3,7 +3,7 @@ import pytest
 from drawn import assert_same_twice, line, title
 
 from transfer.figures.robustness import robustness_figure
-from transfer.figures.style import About
+from transfer.utils.plots import About
 
 ABOUT = About("demo", "rafdb", "last")
 FRAME = pd.DataFrame(

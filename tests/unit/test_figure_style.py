@@ -3,7 +3,7 @@ from drawn import title
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from transfer.figures.style import About, line_styles, styled
+from transfer.utils.plots import About, line_styles, styled
 
 
 def test_title_says_what_it_is_of():

@@ -4,8 +4,8 @@ import pytest
 from drawn import assert_same_twice, line, title, words
 
 from transfer.evaluation.statistics import summary
-from transfer.figures.style import About
 from transfer.figures.sweep import grid_figure, sweep_figure
+from transfer.utils.plots import About
 
 ABOUT = About("grid", "rafdb", "last")
 SWEEP = pd.DataFrame(

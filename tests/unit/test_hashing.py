@@ -1,7 +1,7 @@
 import hashlib
 
 from transfer.datasets import images, source
-from transfer.datasets.hashing import HashedSource
+from transfer.datasets.images import HashedSource
 
 
 def test_every_file_that_is_read_is_hashed_and_passed_on(tmp_path):

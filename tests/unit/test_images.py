@@ -9,7 +9,7 @@ from PIL import Image
 from transfer.datasets import images
 from transfer.datasets.images import BrokenImage, decode, decode_pixels, stream_images
 from transfer.datasets.source import open_source
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 
 def encode(image, suffix="PNG", **options):

@@ -17,10 +17,10 @@ import torch
 import yaml
 from tiny_training import contents, tiny_dataset, tiny_params
 
-from transfer.errors import UserError
 from transfer.training import run
 from transfer.training.run import Training, train
 from transfer.training.signals import Stopped
+from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 KILLS = 20

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from transfer.errors import UserError
 from transfer.models.transfer import transfer_tiny
 from transfer.params import TrainParams
 from transfer.training.epoch import RunningEpoch
 from transfer.training.loop import learning_rate, make_optimizer, predict, train_epoch
+from transfer.utils.errors import UserError
 
 CPU = torch.device("cpu")
 

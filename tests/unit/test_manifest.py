@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfer.errors import UserError
-from transfer.manifest import EVALUATION_COLUMNS, check_store, digest_test_faces, evaluation_faces
+from transfer.faces.store import EVALUATION_COLUMNS, check_store, digest_test_faces, evaluation_faces
+from transfer.utils.errors import UserError
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfer.faces.measures import disagreement, face_measures
-from transfer.faces.template import BOX_COLUMNS, LANDMARK_COLUMNS, template
+from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS, template
+from transfer.faces.quality import disagreement, face_measures
 
 POLICIES = {"landmarks": "mtcnn", "template": "arcface", "size": 112, "margin": 0.0}
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfer.errors import UserError
-from transfer.evaluation.metrics import evaluate, metrics, read_metrics, run_metrics
-from transfer.evaluation.predictions import predictions_frame, write_predictions
-from transfer.files import sha256
+from transfer.runs.metrics import evaluate, metrics, read_metrics, run_metrics
+from transfer.runs.predictions import predictions_frame, write_predictions
+from transfer.utils.errors import UserError
+from transfer.utils.files import sha256
 
 CLASSES = ["surprise", "fear", "disgust"]
 IDENTITY = {"experiment": "demo", "dataset": "demo_rafdb", "recipe": "full", "seed": 1}

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import transfer  # noqa: F401
-from transfer.models.prelu import PReLU
+from transfer.models.ir50 import PReLU
 from transfer.models.vit import attend
 
 NAMES = ("transfer_base", "transfer_small", "transfer_tiny")
@@ -69,7 +69,7 @@ def test_registered_in_any_order_of_imports(order):
 
 
 def test_importing_the_package_alone_is_light():
-    code = "import sys, transfer, transfer.config\nassert not {'torch', 'timm', 'mlflow'} & set(sys.modules)"
+    code = "import sys, transfer, transfer.params.read\nassert not {'torch', 'timm', 'mlflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -198,12 +198,12 @@ def test_a_model_in_a_module_that_imports_timm_is_registered(first, tmp_path):
     """As docs/adding-a-model.md has it; the module is found by lying in the folder."""
     package = shutil.copytree(Path(transfer.__file__).parent, tmp_path / "transfer")
     (package / "models/imported_first.py").write_text(
-        "from timm.models.resnet import BasicBlock, ResNet\nfrom transfer.models.registration import register\n\n"
+        "from timm.models.resnet import BasicBlock, ResNet\nfrom transfer.models.registry import register\n\n"
         "@register\ndef small_resnet(num_classes=7, **unused):\n"
         "    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=num_classes)\n"
     )
     code = (
-        f"{first}\nimport timm\nfrom transfer.models.registration import model_function\n"
+        f"{first}\nimport timm\nfrom transfer.models.registry import model_function\n"
         "assert timm.create_model('small_resnet', num_classes=3).fc.out_features == 3\n"
         "assert model_function('small_resnet')(num_classes=3).fc.out_features == 3\n"
         "assert timm.is_model('transfer_base')"

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from transfer.faces.montage import COLUMNS, SIDE, Tile, montage
+from transfer.faces.quality import COLUMNS, SIDE, Tile, montage
 
 
 def tiles(n, shape=(SIDE, SIDE)):

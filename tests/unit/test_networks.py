@@ -3,7 +3,7 @@ import torch
 from facenet_pytorch import MTCNN
 from torch.nn.functional import max_pool2d
 
-from transfer.faces.networks import Network, max_pool
+from transfer.faces.mtcnn import Network, max_pool
 
 
 @pytest.fixture(scope="module")

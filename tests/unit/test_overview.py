@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from transfer import config
-from transfer.errors import UserError
 from transfer.layout import Layout
+from transfer.params import read as config
 from transfer.tables.overview import write_overview
+from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

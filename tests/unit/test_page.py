@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfer.faces import page
-from transfer.faces.page import write_quality_page
-from transfer.faces.template import BOX_COLUMNS, LANDMARK_COLUMNS, template
+from transfer.faces import quality as page
+from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS, template
+from transfer.faces.quality import write_quality_page
 
 POLICIES = {
     "landmarks": "mtcnn",

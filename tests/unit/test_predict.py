@@ -8,11 +8,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_training import CLASSES, tiny_dataset, tiny_params
 
-from transfer.datasets.render import render_face
-from transfer.errors import UserError
-from transfer.evaluation.predictions import probabilities_of, read_predictions
-from transfer.training.predict import load_model, predict_files
+from transfer.datasets.synthetic.render import render_face
+from transfer.evaluation.predict import load_model, predict_files
+from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.training.run import train
+from transfer.utils.errors import UserError
 
 COLUMNS = ["image", "status", "expression", *(f"p_{name}" for name in CLASSES)]
 
@@ -72,7 +72,7 @@ def test_photos_are_detected_and_aligned_as_the_training_data_was(weights, photo
         seen.update(keywords)
         raise UserError("enough")
 
-    monkeypatch.setattr("transfer.training.predict.detect", detect)
+    monkeypatch.setattr("transfer.evaluation.predict.detect", detect)
     with pytest.raises(UserError, match="enough"):
         predict_files(weights, photos, tmp_path / "out.csv")
     assert seen == tiny_params().faces.search()
@@ -98,7 +98,7 @@ def test_photos_are_put_onto_the_template_of_the_training_data(weights, photos, 
         seen.update(keywords)
         raise UserError("enough")
 
-    monkeypatch.setattr("transfer.training.predict.align_dataset", align)
+    monkeypatch.setattr("transfer.evaluation.predict.align_dataset", align)
     with pytest.raises(UserError, match="enough"):
         predict_files(edited(weights, tmp_path / "w.safetensors", faces=faces), photos[:1], tmp_path / "out.csv")
     assert seen == {"template": "box", "size": 40, "margin": 0.2, "broken": "stop"}

@@ -2,8 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfer.errors import UserError
-from transfer.evaluation.predictions import (
+from transfer.runs.predictions import (
     class_names,
     correct_faces,
     predictions_frame,
@@ -11,6 +10,7 @@ from transfer.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
+from transfer.utils.errors import UserError
 
 CLASSES = ["surprise", "fear", "disgust"]
 

@@ -12,18 +12,18 @@ from safetensors.torch import load_file, save_file
 from tiny_training import tiny_dataset, tiny_params
 from weight_files import authors_logits, paddle_shapes, random_tensors, write_paddle, write_torch
 
-from transfer import config
-from transfer.errors import UserError
-from transfer.evaluation.predictions import probabilities_of, read_predictions
-from transfer.evaluation.weights import evaluate_weights
-from transfer.files import sha256
+from transfer.evaluation.predict import evaluate_weights
 from transfer.layout import Layout
 from transfer.models.transfer import transfer_tiny
 from transfer.models.weights import transfer_paddle
 from transfer.params import TrainParams
+from transfer.params import read as config
+from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.training import run
 from transfer.training.batches import FaceStore, evaluation_batches
 from transfer.training.run import Training, train
+from transfer.utils.errors import UserError
+from transfer.utils.files import sha256
 
 ROOT = Path(__file__).parents[2]
 NAME = "vit_small_p16_224"

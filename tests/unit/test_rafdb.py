@@ -9,7 +9,7 @@ from archives import FORMS, noise, pack
 from transfer.datasets import registry
 from transfer.datasets.counts import check_counts
 from transfer.datasets.source import open_source
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 LIST = "basic/EmoLabel/list_patition_label.txt"
 CLASSES = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from transfer.explain import walk
-from transfer.explain.maps import lanet_maps, resized
+from transfer.explain import relevance as walk
+from transfer.explain.diversity import lanet_maps, resized
 from transfer.explain.relevance import (
     OfBlock,
     back_through_blocks,

@@ -9,8 +9,8 @@ import pytest
 
 from transfer import cli
 from transfer.faces import detect as detect_module
-from transfer.faces import resume
-from transfer.faces.resume import DetectionState, state_key
+from transfer.faces import detect as resume
+from transfer.faces.detect import DetectionState, state_key
 
 ROOT = Path(__file__).parents[2]
 STATE = Path("results/demo/state/demo_ferplus/detect")
@@ -21,7 +21,8 @@ PART = 16
 # Hangs when the fourth part is written under its temporary name, but not yet renamed.
 KILLED = f"""
 import os, sys, time
-from transfer import cli, files
+from transfer import cli
+from transfer.utils import files
 from transfer.faces import detect
 detect._PART_IMAGES = {PART}
 renamed, rename = 0, os.replace

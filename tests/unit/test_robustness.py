@@ -9,15 +9,14 @@ import pandas as pd
 import pytest
 from finished_runs import CLASSES, WHOLE, params_of_two, two_datasets
 
-from transfer import config
-from transfer.errors import UserError
 from transfer.evaluation import finished, robustness
-from transfer.evaluation.corruptions import face_seeds
-from transfer.evaluation.predictions import class_names, probabilities_of
-from transfer.evaluation.robustness import evaluate_robustness, on_template
-from transfer.evaluation.stored import accuracies, read_evaluation
-from transfer.faces.template import LANDMARK_COLUMNS
+from transfer.evaluation.robustness import evaluate_robustness, face_seeds, on_template
+from transfer.faces.align import LANDMARK_COLUMNS
 from transfer.layout import Layout
+from transfer.params import read as config
+from transfer.runs.evaluations import accuracies, read_evaluation
+from transfer.runs.predictions import class_names, probabilities_of
+from transfer.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CHOSEN = {"corruptions": {"occlude_random": [0.5, 0.25], "occlude_nose": [0.5], "noise": [0.3], "blur": []}}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from transfer.explain.rules import through_linear, through_product, through_sum
+from transfer.explain.relevance import through_linear, through_product, through_sum
 
 
 def tensor(values):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from transfer import config
-from transfer.errors import UserError
 from transfer.layout import Layout
+from transfer.params import read as config
 from transfer.running import RUNNING, begin, edits, nobody_else, share
+from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = Path("params/default.yaml")

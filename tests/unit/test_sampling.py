@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfer.errors import UserError
-from transfer.sampling import split_rows, upsampling_plan
+from transfer.datasets.sampling import split_rows, upsampling_plan
+from transfer.utils.errors import UserError
 
 RAFDB_TRAIN = [1290, 281, 717, 4772, 1982, 705, 2524]
 NAMES = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]

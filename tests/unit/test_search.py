@@ -18,7 +18,6 @@ from optuna.trial import TrialState
 from tiny_search import GRID, GRID_CELLS, kill, outcome, search_params, start_worker, wait_for
 from tiny_training import COUNTS, tiny_dataset
 
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.search import study as shared
 from transfer.search import trial as trial_module
@@ -31,6 +30,7 @@ from transfer.training import batches, run
 from transfer.training.epoch import Diverged
 from transfer.training.run import train
 from transfer.training.signals import Stopped
+from transfer.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from PIL import Image
 from tiny_search import GRID, GRID_CELLS, search_params, wait_for
 from tiny_training import tiny_dataset
 
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.params import Params, merge
 from transfer.search import worker
 from transfer.search.dashboard import serve
 from transfer.search.results import report
 from transfer.search.storage import Store
+from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,10 +4,10 @@ import yaml
 from tiny_search import search_params
 from tiny_training import tiny_params
 
-from transfer import config
-from transfer.errors import UserError
 from transfer.params import Params, SearchDefinition, SearchSpace
+from transfer.params import read as config
 from transfer.search.space import cells, conditional, draw, trial_params, with_values
+from transfer.utils.errors import UserError
 
 
 def space(**parts) -> SearchSpace:

@@ -13,7 +13,6 @@ from postgres import PASSWORD, Postgres
 from tiny_search import kill, search_params, start_worker, wait_for
 from tiny_training import tiny_dataset
 
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.search import storage as storage_module
 from transfer.search import study as shared
@@ -21,6 +20,7 @@ from transfer.search.storage import FileLock, Store, store_of
 from transfer.search.study import SharedStudy
 from transfer.search.worker import work
 from transfer.training import run
+from transfer.utils.errors import UserError
 
 
 def message(function, *arguments) -> str:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from transfer.explain.similarity import correlation, cosine, overlap
+from transfer.explain.diversity import correlation, cosine, overlap
 
 
 def maps(*values):

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from transfer.errors import UserError
 from transfer.params import TrainParams
 from transfer.training import parallel, slots
 from transfer.training.slots import claim_device, claim_devices, slot_folder, take
+from transfer.utils.errors import UserError
 
 
 def hold(folder, name, count, per_device, seconds, devices, starters):

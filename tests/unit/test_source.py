@@ -9,7 +9,7 @@ import pytest
 from archives import FORMS, encrypted_zip_bytes, pack, tar_gz_bytes, zip_bytes
 
 from transfer.datasets.source import bounds, csv_rows, locate, open_source, split_path, text_lines
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 FILES = {
     "top/b.txt": b"bee",

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from transfer import sources
-from transfer.errors import UserError
+from transfer.sources import table as sources
+from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

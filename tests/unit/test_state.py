@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from transfer.errors import UserError
 from transfer.training.state import load_state, save_state
+from transfer.utils.errors import UserError
 
 IDENTITY = {"recipe": "full", "seed": "0", "code": "c1", "data": "d1"}
 STATE = {

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from transfer.errors import UserError
-from transfer.evaluation import bootstrap, calibration, statistics
+from transfer.evaluation import calibration, statistics
+from transfer.evaluation import calibration as bootstrap
 from transfer.evaluation.statistics import Difference, Summary, holm, paired_difference, paired_p_value, summary
+from transfer.utils.errors import UserError
 
 
 def faces(right, total=10, label=0):

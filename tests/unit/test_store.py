@@ -53,7 +53,7 @@ WRITE = """
 import numpy as np, pandas as pd
 from transfer.bench.memory import resident
 from transfer.faces.align import align_dataset
-from transfer.faces.template import BOX_COLUMNS, LANDMARK_COLUMNS
+from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS
 rows = int(sys.argv[2])
 index = pd.DataFrame({"sample": np.arange(rows).astype(str), "split": "train", "label": 0, "class_name": "x"})
 index["path"] = index["sample"]

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from transfer.datasets import registry, source
-from transfer.datasets.synthetic import CLASSES, write_archive
-from transfer.errors import UserError
-from transfer.evaluation.predictions import predictions_frame
+from transfer.datasets.synthetic.archives import CLASSES, write_archive
 from transfer.evaluation.subgroups import LEAST, largest_gaps, subgroups
+from transfer.runs.predictions import predictions_frame
+from transfer.utils.errors import UserError
 
 
 def predictions(labels, predicted, protocol="last"):

@@ -6,9 +6,9 @@ import pytest
 
 from transfer.datasets.lists import FOLDER, read_list
 from transfer.datasets.subsets import LISTS, find_subsets, list_files
-from transfer.errors import UserError
-from transfer.files import sha256
 from transfer.params import DatasetDefinition
+from transfer.utils.errors import UserError
+from transfer.utils.files import sha256
 
 SHARED = Path(__file__).parents[3] / "shared" / "raw"
 HASHES = ["a" * 56, "0123456789abcdef" * 3 + "01234567", "f" * 56]

@@ -9,12 +9,10 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 
 from transfer.datasets import registry
-from transfer.datasets.drawing.actions import sample_actions
-from transfer.datasets.drawing.anatomy import build_geometry, points68, sample_identity
-from transfer.datasets.drawing.picture import Pose
-from transfer.datasets.render import EXPRESSIONS, render_face
 from transfer.datasets.source import open_source
-from transfer.datasets.synthetic import CLASSES, default_counts, write_archive
+from transfer.datasets.synthetic.anatomy import build_geometry, points68, sample_actions, sample_identity
+from transfer.datasets.synthetic.archives import CLASSES, default_counts, write_archive
+from transfer.datasets.synthetic.render import EXPRESSIONS, Pose, render_face
 
 SUFFIX = {"rafdb": "zip", "ferplus": "tar.gz", "affectnet": "zip"}
 KINDS = list(SUFFIX)

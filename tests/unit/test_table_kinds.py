@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 from tiny_training import CLASSES, tiny_dataset, tiny_params
 
-from transfer.errors import UserError
-from transfer.evaluation.metrics import evaluate
-from transfer.evaluation.predictions import probabilities_of, read_predictions
 from transfer.evaluation.robustness import evaluate_robustness
 from transfer.explain.diversity import write_diversity
 from transfer.figures.tables import write_table_figure
+from transfer.runs.metrics import evaluate
+from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.tables import build
 from transfer.training.run import train
+from transfer.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

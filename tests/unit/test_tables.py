@@ -8,14 +8,14 @@ import pytest
 import yaml
 from scipy import stats
 
-from transfer.errors import UserError
-from transfer.evaluation.metrics import evaluate
-from transfer.evaluation.predictions import predictions_frame, write_predictions
+from transfer.runs.metrics import evaluate
+from transfer.runs.predictions import predictions_frame, write_predictions
+from transfer.runs.read import read_runs
 from transfer.tables.kinds.recipes import COLUMNS, FORMATS, formats, recipes_frame, recipes_page
 from transfer.tables.reported import load_reported
-from transfer.tables.runs import read_runs
 from transfer.tables.text import to_csv as as_csv
 from transfer.tables.text import to_latex, to_markdown
+from transfer.utils.errors import UserError
 
 REPORTED = Path(__file__).parents[2] / "params" / "reported.yaml"
 CLASSES = ["neutral", "happiness"]

@@ -19,11 +19,11 @@ from postgres import PASSWORD, Postgres
 from test_track_sync import PARAMS, trained  # noqa: F401  a fixture of that file
 from tracking_store import open_client, points, runs, wait_for
 
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.tracking import store
 from transfer.tracking.check import check
 from transfer.tracking.sync import sync
+from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TRAININGS, EPOCHS = 8, 12

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from transfer.errors import UserError
 from transfer.tracking import store
+from transfer.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)

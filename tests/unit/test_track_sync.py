@@ -16,20 +16,20 @@ from PIL import Image
 from tiny_training import CLASSES, tiny_dataset, tiny_params
 from tracking_store import open_client, points, runs
 
-from transfer.datasets.render import render_face
-from transfer.errors import UserError
-from transfer.evaluation.metrics import evaluate
+from transfer.datasets.synthetic.render import render_face
+from transfer.evaluation.predict import predict_files
 from transfer.layout import Layout
+from transfer.runs.metrics import evaluate
+from transfer.runs.read import read_runs
 from transfer.tables.kinds.recipes import FORMATS, recipes_frame
 from transfer.tables.reported import load_reported
-from transfer.tables.runs import read_runs
 from transfer.tables.text import to_csv
 from transfer.tracking import sync as module
 from transfer.tracking.check import check
 from transfer.tracking.disk import disk
 from transfer.tracking.sync import sync
-from transfer.training.predict import predict_files
 from transfer.training.run import train
+from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SEEDS, RECIPES = (0, 1), ("baseline", "full")
@@ -287,7 +287,7 @@ def test_what_a_store_lost_comes_back_and_nothing_else(changed):
     with sqlite3.connect("mlflow.db") as connection:  # as a live view that broke off
         connection.execute("DELETE FROM metrics WHERE run_uuid = ? AND (step = 2 OR key LIKE 'last/%')", [run])
         connection.execute("DELETE FROM latest_metrics WHERE run_uuid = ? AND key LIKE 'last/%'", [run])
-        connection.execute("DELETE FROM tags WHERE run_uuid = ? AND key = 'transfer.files'", [run])
+        connection.execute("DELETE FROM tags WHERE run_uuid = ? AND key = 'transfer.utils.files'", [run])
         connection.execute("UPDATE runs SET status = 'RUNNING', end_time = NULL WHERE run_uuid = ?", [run])
     broken = Path(client.get_run(found["full/seed1"].info.run_id).info.artifact_uri.removeprefix("file://"))
     (broken / "confusion.png").unlink()
@@ -504,6 +504,6 @@ def test_the_sync_completes_what_the_training_showed(trained, mlflow_store):
     # The same names and values by both ways: nothing is new but what the files alone cannot say live, nothing twice.
     assert {metric: len(points(run.info.run_id, metric)) for metric in run.data.metrics} == shown
     assert run.data.params == live.data.params
-    new = {"weights", "weights_sha256", "transfer.files", "transfer.in_table"}
+    new = {"weights", "weights_sha256", "transfer.utils.files", "transfer.in_table"}
     assert run.data.tags.keys() - live.data.tags.keys() == new
     assert {key: run.data.tags[key] for key in live.data.tags} == live.data.tags

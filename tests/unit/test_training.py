@@ -13,18 +13,18 @@ import torch
 from tiny_training import CLASSES, COUNTS, OUTPUTS, contents, tiny_dataset, tiny_params
 
 from transfer.datasets.ferplus import label_votes
-from transfer.digest import code_digest
-from transfer.errors import UserError
-from transfer.evaluation.predictions import probabilities_of, read_predictions
-from transfer.files import sha256
-from transfer.manifest import digest_test_faces
+from transfer.evaluation.predict import load_model
+from transfer.faces.store import digest_test_faces
 from transfer.models import dropping
 from transfer.params import ParamsError, digest
+from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.training import run, state
 from transfer.training.batches import FaceStore, evaluation_batches
 from transfer.training.loop import predict
-from transfer.training.predict import load_model
 from transfer.training.run import Training, train
+from transfer.utils.code_digest import code_digest
+from transfer.utils.errors import UserError
+from transfer.utils.files import sha256
 
 EPOCHS = 5
 PARAMS = {"train": {"epochs": EPOCHS, "flip_views": True}}

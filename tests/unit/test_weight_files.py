@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from transfer.errors import UserError
 from transfer.models.weights import content
 from transfer.models.weights.paddle_pickle import read_paddle
 from transfer.models.weights.safetensors_file import read_safetensors
 from transfer.models.weights.torch_file import read_torch
+from transfer.utils.errors import UserError
 
 READERS = {"torch": read_torch, "paddle": read_paddle, "safetensors": read_safetensors}
 

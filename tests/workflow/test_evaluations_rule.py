@@ -25,5 +25,5 @@ def test_evaluations_are_made_and_follow_their_parameters(smallest):
     smallest.options = smallest.options[:-1]
     smallest.replace("transfer/evaluation/cross.py", 'attrs = {"left_out"', 'attrs = {"absent"')
     assert smallest.scheduled(ROBUSTNESS, CROSS) == {"evaluate_cross": 1}
-    smallest.replace("transfer/evaluation/corruptions.py", "GREY = 0.5", "GREY = 0.4")
+    smallest.replace("transfer/evaluation/robustness.py", "GREY = 0.5", "GREY = 0.4")
     assert smallest.scheduled(ROBUSTNESS, CROSS) == {"evaluate_robustness": 1, "evaluate_cross": 1}

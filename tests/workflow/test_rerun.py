@@ -32,7 +32,7 @@ def test_code(copy):
         (table, "COLUMNS = list", "CHANGED = 1\nCOLUMNS = list", TABLE),
         ("transfer/tables/kinds/protocols.py", "HONEST =", "CHANGED = 1\nHONEST =", {}),
         ("transfer/evaluation/statistics.py", "import numpy", "CHANGED = 1\nimport numpy", TABLE),
-        ("transfer/faces/page.py", "import base64", "import base64\n\nCHANGED = 1", {"inspect_faces": 3, **TABLE}),
+        ("transfer/faces/quality.py", "import base64", "import base64\n\nCHANGED = 1", {"inspect_faces": 3, **TABLE}),
         ("transfer/cli/__init__.py", "import sys", "import sys\n\nCHANGED = 1", {}),
         ("transfer/tracking/live.py", "import os", "import os\n\nCHANGED = 1", {}),
     ]

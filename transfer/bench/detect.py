@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from facenet_pytorch import MTCNN
 
-from transfer.faces.canvas import Canvas, place
-from transfer.faces.cascade import Faces
-from transfer.faces.detect import Searched, Searching, smallest_face
+from transfer.faces.detect import Canvas, Searched, Searching, place, smallest_face
+from transfer.faces.mtcnn import Faces
 
 BATCHES = (8, 32, 128)
 """Batch sizes in which facenet-pytorch is fed; the fastest counts."""

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from transfer.datasets import registry
-from transfer.errors import UserError
+from transfer.datasets.sampling import split_rows, upsampling_plan
 from transfer.layout import Layout
 from transfer.params import Params
-from transfer.sampling import split_rows, upsampling_plan
+from transfer.utils.errors import UserError
 
 FORWARD = 3.0
 """Images predicted in the time of one that is trained: the backward pass counts for two forward passes, as is usual."""

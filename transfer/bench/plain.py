@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from transfer.models.dropping import MAD, MSAD
-from transfer.models.prelu import PReLU
+from transfer.models.ir50 import PReLU
 from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD
 from transfer.params import Augmentation, TrainParams
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from transfer.bench.memory import resident
-from transfer.datasets.render import EXPRESSIONS, render_face
+from transfer.datasets.synthetic.render import EXPRESSIONS, render_face
 from transfer.faces.store import store_writer
 from transfer.params import Augmentation
 from transfer.training.batches import FaceStore, training_batches

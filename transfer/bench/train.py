@@ -21,15 +21,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from transfer.bench.matrix import MatrixRate
 from transfer.bench.memory import resident
 from transfer.bench.plain import Faces, PlainTraining
-from transfer.datasets.render import EXPRESSIONS, render_face
+from transfer.datasets.synthetic.render import EXPRESSIONS, render_face
 from transfer.faces.store import store_writer
+from transfer.models.registry import create_model
 from transfer.params import ModelParams, TrainParams
 from transfer.training.average import make_average
 from transfer.training.batches import FaceStore, training_batches
 from transfer.training.device import choose_device, choose_precision
 from transfer.training.epoch import RunningEpoch
 from transfer.training.loop import make_optimizer, train_epoch
-from transfer.training.run import create_model
 
 OURS, PLAIN, HELD = "transfer", "plain loop", "transfer, one batch held"
 FACES, CLASSES = 96, 7

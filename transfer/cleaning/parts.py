@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transfer.cleaning.removal import Item, item, leftovers
-from transfer.errors import UserError
 from transfer.layout import Layout
+from transfer.utils.errors import UserError
 
 _TABLES = ("*.csv", "*.md", "*.tex")
 PARTS: dict[str, tuple[str, ...]] = {

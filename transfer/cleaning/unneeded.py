@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from transfer import config
 from transfer.cleaning.removal import Item, item, leftovers
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.models.weights.catalogue import OF_SOURCE
 from transfer.params import Params
+from transfer.params import read as config
+from transfer.utils.errors import UserError
 
 
 def needed_by(layout: Layout, chosen: Params | None = None) -> list[Params]:

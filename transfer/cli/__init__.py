@@ -5,7 +5,7 @@ import sys
 import typer
 
 from transfer.cli import bench, clean, configuration, data, explain, figures, runs, search, tables, track
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 app = typer.Typer(
     add_completion=False,

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Values, existing, load
-from transfer.errors import UserError
-from transfer.layout import archive_path
+from transfer.sources.table import archive_path
+from transfer.utils.errors import UserError
 
 app = typer.Typer(help="Measure speed, as ratios in one run.")
 
@@ -127,8 +127,8 @@ def train(
     from functools import partial
 
     from transfer.bench.train import bench_train, drawn_faces, stored_faces, table
-    from transfer.environment import cores
     from transfer.training.device import choose_device
+    from transfer.utils.environment import cores
 
     given = {key: value for key, value in (("name", model), ("img_size", img_size)) if value is not None}
     if dataset:

@@ -9,9 +9,9 @@ import typer
 
 from transfer.cleaning.removal import Item, remove
 from transfer.cli.options import ParamFiles, Values, load
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.running import nobody_else
+from transfer.utils.errors import UserError
 
 app = typer.Typer()
 

@@ -2,8 +2,10 @@
 
 import typer
 
-from transfer import config, sources
 from transfer.cli.options import ParamFiles, Values
+from transfer.models.registry import check_models
+from transfer.params import read as config
+from transfer.sources import table as sources
 
 app = typer.Typer()
 
@@ -13,7 +15,7 @@ def params(files: ParamFiles = None, values: Values = None) -> None:
     """Check the parameters. Reads: parameter files. Writes: the resolved configuration on stdout."""
     import yaml
 
-    resolved = config.load(files or (), values or ()).model_dump(mode="json", exclude_none=True)
+    resolved = config.load(files or (), values or (), checks=[check_models]).model_dump(mode="json", exclude_none=True)
     print(yaml.safe_dump(resolved, sort_keys=False), end="")
 
 

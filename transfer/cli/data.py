@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from transfer import sources
 from transfer.cli.options import Dataset, ParamFiles, Values, classes_of, existing, load, write_table
-from transfer.errors import UserError
-from transfer.layout import UPSAMPLING, archive_path
+from transfer.layout import UPSAMPLING
+from transfer.sources import table as sources
+from transfer.sources.table import archive_path
+from transfer.utils.errors import UserError
 
 app = typer.Typer()
 
@@ -38,7 +39,7 @@ def fetch(
 
     from rich.console import Console
 
-    from transfer import fetch as fetching
+    from transfer.sources.table import fetch as fetching
 
     if listed or not (names or everything):
         Console().print(fetching.overview(table, raw_dir))
@@ -63,7 +64,7 @@ def synthesize(dataset: Dataset, files: ParamFiles = None, values: Values = None
     """Draw faces in the layout of a real dataset. Writes: the dataset's archive in raw_dir."""
     chosen, _ = load(files, values, dataset)
 
-    from transfer.datasets.synthetic import write_archive
+    from transfer.datasets.synthetic.archives import write_archive
 
     definition = chosen.dataset_definitions[dataset]
     if definition.synthetic is None:
@@ -82,9 +83,10 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
     D/index.json; D/counts.csv where the counts are not the expected ones."""
     chosen, layout = load(files, values, dataset)
 
-    from transfer.datasets import counts, registry, source, summary
-    from transfer.faces import placement
-    from transfer.files import write_json, write_text
+    from transfer.datasets import counts, registry, source
+    from transfer.datasets import counts as summary
+    from transfer.faces import align as placement
+    from transfer.utils.files import write_json, write_text
 
     definition = chosen.dataset_definitions[dataset]
     parser = registry.get(definition.parser)
@@ -131,7 +133,7 @@ def subsets(dataset: Dataset, files: ParamFiles = None, values: Values = None) -
     import pandas as pd
 
     from transfer.datasets.subsets import find_subsets, list_files
-    from transfer.files import write_json
+    from transfer.utils.files import write_json
 
     definition = chosen.dataset_definitions[dataset]
     lists = list_files(chosen.raw_dir, definition)
@@ -157,7 +159,7 @@ def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
     import pandas as pd
 
     from transfer.datasets import source
-    from transfer.faces.resume import DetectionState, detect_dataset, state_key
+    from transfer.faces.detect import DetectionState, detect_dataset, state_key
     from transfer.training.slots import claim_device
 
     faces = chosen.face_params(dataset)
@@ -183,11 +185,12 @@ def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
 
     import pandas as pd
 
-    from transfer.datasets import hashing, images, source
+    from transfer.datasets import images, source
+    from transfer.datasets import images as hashing
     from transfer.faces.align import align_dataset
-    from transfer.files import write_text
-    from transfer.manifest import evaluation_faces
-    from transfer.progress import progress
+    from transfer.faces.store import evaluation_faces
+    from transfer.utils.files import write_text
+    from transfer.utils.progress import progress
 
     listed, faces = pd.read_parquet(index_file), pd.read_parquet(faces_file)
     with (
@@ -223,8 +226,8 @@ def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -
     import pandas as pd
 
     from transfer.datasets import images, source
-    from transfer.digest import step_digest
-    from transfer.faces.page import write_quality_page
+    from transfer.faces.quality import write_quality_page
+    from transfer.utils.code_digest import step_digest
 
     path = archive_path(chosen, dataset)
     listed = pd.read_parquet(data / "index.parquet")
@@ -261,9 +264,9 @@ def hash_dataset(dataset: Dataset, files: ParamFiles = None, values: Values = No
 
     import pandas as pd
 
-    from transfer.audit.hashes import hash_images
+    from transfer.audit.copies import hash_images
     from transfer.datasets import images, source
-    from transfer.progress import progress
+    from transfer.utils.progress import progress
 
     listed = pd.read_parquet(index_file)
     with source.open_source(archive_path(chosen, dataset)) as archive, progress("hashing", len(listed)) as report:
@@ -284,8 +287,8 @@ def duplicates(dataset: Dataset, files: ParamFiles = None, values: Values = None
     import numpy as np
     import pandas as pd
 
-    from transfer.audit.pairs import duplicates as find_duplicates
-    from transfer.progress import progress
+    from transfer.audit.copies import duplicates as find_duplicates
+    from transfer.utils.progress import progress
 
     hashes, thumbnails = pd.read_parquet(hashes_file), np.load(thumbnails_file, mmap_mode="r")
     with progress("comparing", 2 * len(hashes)) as report:  # with the images, and with their mirror images
@@ -305,7 +308,7 @@ def audit(files: ParamFiles = None, values: Values = None) -> None:
         for name, verb in verbs.items():
             existing(layout.data(dataset) / name, verb)
 
-    from transfer.audit.experiment import write_audit
+    from transfer.audit.report import write_audit
 
     table = write_audit(chosen, layout)
     pairs = table[["exact", "near", "mirrored"]].sum()
@@ -321,14 +324,14 @@ def sample(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
     import numpy as np
     import pandas as pd
 
-    from transfer.files import atomic
-    from transfer.sampling import split_rows, upsampling_plan
+    from transfer.datasets.sampling import split_rows, upsampling_plan
+    from transfer.utils.files import atomic
 
     sampling = chosen.sampling_params(dataset)
     manifest = pd.read_parquet(existing(layout.data(dataset) / "aligned.parquet", "align"))
     groups = None
     if sampling.duplicates != "keep":
-        from transfer.audit.groups import KINDS, copy_groups
+        from transfer.audit.copies import KINDS, copy_groups
 
         pairs = pd.read_parquet(existing(layout.data(dataset) / "duplicates.parquet", "duplicates"))
         groups = copy_groups(manifest["sample"], pairs, KINDS[sampling.duplicates])

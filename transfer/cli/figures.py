@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Values, load
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 app = typer.Typer(help="Figures of finished trainings.")
 
@@ -57,7 +57,7 @@ def attention(
     if weights is not None or aligned or out is not None:
         raise UserError("--weights, --aligned and --out are for a photo; give it with --image")
 
-    from transfer.figures.attention import write_attention
+    from transfer.explain.attention import write_attention
 
     for path in write_attention(chosen, layout, dataset, named, seed):
         print(path)
@@ -70,9 +70,8 @@ def _photo(image: Path, weights: Path, aligned: bool, out: Path | None) -> None:
     if out.suffix not in (".png", ".svg"):
         raise UserError(f"{out}: expected a name that ends in .png or .svg")
 
-    from transfer.explain.photo import explain_photo
-    from transfer.figures.attention import photo_figure
-    from transfer.figures.save import save
+    from transfer.explain.attention import explain_photo, photo_figure
+    from transfer.utils.plots import save
 
     photo = explain_photo(image, weights, aligned)
     save(photo_figure(photo), out)

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transfer import config
-from transfer.errors import UserError
 from transfer.layout import Layout
+from transfer.models.registry import check_models
 from transfer.params import Params
+from transfer.params import read as config
+from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ def load(
     files: list[Path] | None, values: list[str] | None, dataset: str | None = None, recipe: str | None = None
 ) -> tuple[Params, Layout]:
     """The parameters and where their files lie; UserError for a dataset or recipe that the experiment has not."""
-    chosen = config.load(files or (), values or ())
+    chosen = config.load(files or (), values or (), checks=[check_models])
     for what, name, known in (("dataset", dataset, chosen.every_dataset()), ("recipe", recipe, chosen.every_recipe())):
         if name is not None and name not in known:
             raise UserError(f"--{what} {name}: not in experiment {chosen.experiment}; allowed: {', '.join(known)}")
@@ -54,7 +55,7 @@ def existing(path: Path, verb: str) -> Path:
 
 def write_table(frame: "pd.DataFrame", path: Path) -> None:
     """Write ``frame`` as parquet, atomically."""
-    from transfer.files import atomic
+    from transfer.utils.files import atomic
 
     with atomic(path) as part:
         frame.to_parquet(part, index=False)

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Recipe, Seed, Values, classes_of, existing, load
-from transfer.errors import UserError
-from transfer.layout import weights_path
 from transfer.models.weights import catalogue
+from transfer.sources.table import weights_path
 from transfer.training.launch import launch
+from transfer.utils.errors import UserError
 
 app = typer.Typer()
 
@@ -30,7 +30,8 @@ def weights(
     Writes: R/weights/NAME.safetensors, R/weights/NAME.json (what became of every tensor)."""
     chosen, layout = load(files, values)
     if importer is None:
-        from transfer import fetch, sources
+        from transfer.sources import table as sources
+        from transfer.sources.table import fetch
 
         if source not in catalogue.OF_SOURCE:
             known = ", ".join(catalogue.OF_SOURCE)
@@ -81,7 +82,7 @@ def predict(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the probabilities go: .csv or .parquet.")],
 ) -> None:
     """Probabilities of the expressions. Reads: images, weights. Writes: OUT, a row per image and a column per class."""
-    from transfer.training.predict import predict_files
+    from transfer.evaluation.predict import predict_files
 
     predict_files(weights, images, out)
 
@@ -108,14 +109,14 @@ def evaluate(
     if weights is not None:
         if recipe is not None or seed is not None:
             raise UserError("--weights takes the place of --recipe and --seed; leave these out")
-        from transfer.evaluation.weights import evaluate_weights
+        from transfer.evaluation.predict import evaluate_weights
 
         evaluate_weights(weights, layout, dataset, classes, chosen.train)
         return
     if recipe is None or seed is None:
         raise UserError(f"Missing option '--{'recipe' if recipe is None else 'seed'}', or --weights instead")
 
-    from transfer.evaluation import metrics
+    from transfer.runs import metrics
 
     metrics.evaluate(
         layout.run(dataset, recipe, seed),
@@ -136,7 +137,7 @@ def robustness(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles =
     chosen, layout = load(files, values, dataset, recipe)
 
     from transfer.evaluation.robustness import evaluate_robustness
-    from transfer.evaluation.stored import accuracies
+    from transfer.runs.evaluations import accuracies
 
     table = evaluate_robustness(chosen, layout, dataset, recipe, seed)
     if left_out := table.attrs["without_landmarks"]:
@@ -171,7 +172,7 @@ def cross(
         raise UserError(f"experiment {chosen.experiment} has no other dataset than {dataset}; name more in datasets")
 
     from transfer.evaluation.cross import evaluate_cross
-    from transfer.evaluation.stored import cross_accuracy
+    from transfer.runs.evaluations import cross_accuracy
 
     for other, frame in evaluate_cross(chosen, layout, dataset, recipe, seed, on or known).items():
         found = cross_accuracy(frame)

@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Values, existing, load
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.params import Params
+from transfer.utils.errors import UserError
 
 app = typer.Typer()
 

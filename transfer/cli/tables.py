@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import ParamFiles, Values, load
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 app = typer.Typer()
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import ParamFiles, Values, load
-from transfer.errors import UserError
 from transfer.layout import Layout
+from transfer.utils.errors import UserError
 
 app = typer.Typer(help="MLflow: bring runs in from their files, compare the tables with it, see what needs room.")
 

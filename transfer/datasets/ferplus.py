@@ -10,7 +10,7 @@ import pandas as pd
 from transfer.datasets.lists import FOLDER, NameList, read_list
 from transfer.datasets.registry import Counts, dataset
 from transfer.datasets.source import Source, csv_rows
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 CLASSES = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"]
 COLUMNS = [*CLASSES, "unknown", "NF"]

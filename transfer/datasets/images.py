@@ -1,15 +1,16 @@
 """Decoding images, from files of every kind and from the pixel rows of fer2013.csv."""
 
+import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from transfer.datasets.source import Source, csv_rows, split_path
-from transfer.errors import UserError
-from transfer.looks import HEAD, looks_like
+from transfer.utils.errors import UserError
+from transfer.utils.filetype import HEAD, looks_like
 
 MAX_PIXELS = 50_000_000
 FER2013_SIZE = 48
@@ -96,3 +97,18 @@ def _attempt(decoder: Callable, content: bytes | str) -> tuple[np.ndarray | None
         return decoder(content), ""
     except BrokenImage as error:
         return None, str(error)
+
+
+class HashedSource:
+    """A source whose ``stream`` notes the SHA-256 of every file that it yields, in ``sha256`` by name."""
+
+    def __init__(self, source: Source) -> None:
+        self.path = source.path
+        self.sha256: dict[str, str] = {}
+        self._source = source
+
+    def stream(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """As ``Source.stream``."""
+        for name, content in self._source.stream(names):
+            self.sha256[name] = hashlib.sha256(content).hexdigest()
+            yield name, content

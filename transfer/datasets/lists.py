@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transfer.datasets.source import text_lines
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 FOLDER = "challenge_lists"
 """Where the RAN authors' lists lie below raw_dir, under the names of their repository."""

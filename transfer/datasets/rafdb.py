@@ -7,7 +7,7 @@ import pandas as pd
 
 from transfer.datasets.registry import LANDMARKS, Counts, dataset
 from transfer.datasets.source import Source, text_lines
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 CLASSES = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
 LIST = "EmoLabel/list_patition_label.txt"

@@ -11,7 +11,7 @@ import pandas as pd
 
 import transfer.datasets
 from transfer.datasets.source import Source, split_path
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 Counts = dict[str, int | list[int]]
 """Per split either the total or the number of images per class, in label order."""

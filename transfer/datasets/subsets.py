@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from transfer.datasets.lists import FOLDER, NameList, read_list
-from transfer.files import sha256
 from transfer.params import DatasetDefinition
+from transfer.utils.files import sha256
 
 _SHOWN = 10
 _RAFDB_POSE = r"(?P<label>[0-6])/(?P<name>test_\d+)_aligned\.jpg"

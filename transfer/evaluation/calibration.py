@@ -1,7 +1,13 @@
 """Calibration: whether a network is right as often as it says; see docs/statistics.md."""
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
+
+from transfer.runs.predictions import probabilities_of
+from transfer.utils.errors import UserError
 
 BINS = 15
 # Smallest normal float32: where softmax in float32 says 0, the loss stays finite (87.3 at most).
@@ -72,3 +78,98 @@ def _equal_mass(confidence: np.ndarray) -> np.ndarray:
 def _error(confidence: np.ndarray, right: np.ndarray, bins: np.ndarray) -> float:
     """Mean over the faces of |accuracy - confidence| of their bin."""
     return float(np.abs(np.bincount(bins, confidence - right)).sum() / len(confidence))
+
+
+RESAMPLES = 10_000
+SEED = 0
+# Entries of the matrix of resamples in memory at a time: as many as a core's cache holds.
+_ENTRIES = 2**16
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """A metric that is the sum over columns of the absolute sum of that column over the faces.
+
+    ``terms`` gives the columns (N, k) from probabilities and labels; ``stratified``: resampled within each class, so
+    that the number of faces of a class stays; ``most``: the largest possible value, the least being 0.
+    """
+
+    terms: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    stratified: bool
+    most: float
+
+
+def bootstrap_intervals(
+    runs: Sequence[pd.DataFrame], metrics: Sequence[str], resamples: int = RESAMPLES
+) -> dict[str, tuple[float, float]]:
+    """Return the 95 % interval (low, high) over test faces of the mean over ``runs`` of each of ``metrics``.
+
+    ``runs``: for each seed the rows of predictions.parquet of one split and protocol (sample, label, p_<class>). A
+    resample draws as many faces with replacement, the same ones for all seeds. ``metrics`` are keys of ``METRICS``:
+    accuracy, mean_class_accuracy (drawn within each class), ece, nll, brier. Basic interval (Davison and Hinkley, 1997,
+    5.2): 2 x value - quantile, cut to what is possible. The generator is seeded by ``SEED``; the order of the rows does
+    not matter. Raises UserError for no faces, a face twice, or seeds tested on different faces.
+    """
+    faces = [run.sort_values("sample", kind="stable") for run in runs]
+    labels = faces[0]["label"].to_numpy()
+    for run in faces:
+        if run.empty or run["sample"].duplicated().any():
+            raise UserError("bootstrap: no faces or a face twice, expected the rows of one split and one protocol")
+        if not np.array_equal(run[["sample", "label"]], faces[0][["sample", "label"]]):
+            raise UserError("bootstrap: the seeds were tested on different faces, expected the same; evaluate again")
+    probabilities = [probabilities_of(run) for run in faces]
+    intervals = {}
+    for stratified in (False, True):
+        chosen = [name for name in metrics if METRICS[name].stratified == stratified]
+        if not chosen:
+            continue
+        order = np.argsort(labels, kind="stable")
+        columns = [
+            np.hstack([METRICS[name].terms(values, labels) for values in probabilities])[order] / len(runs)
+            for name in chosen
+        ]
+        ends = np.cumsum([part.shape[1] for part in columns])[:-1]
+        sizes = np.unique(labels, return_counts=True)[1] if stratified else np.array([len(labels)])
+        sums = np.vstack([counts @ np.hstack(columns) for counts in _counts(sizes, resamples)])
+        for name, part, drawn in zip(chosen, columns, np.split(sums, ends, axis=1), strict=True):
+            value = np.abs(part.sum(axis=0)).sum()
+            upper, lower = np.quantile(np.abs(drawn).sum(axis=1), [0.975, 0.025])
+            low, high = np.clip([2 * value - upper, 2 * value - lower], 0.0, METRICS[name].most)
+            intervals[name] = (float(low), float(high))
+    return {name: intervals[name] for name in metrics}
+
+
+def _counts(sizes: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
+    """How often each face was drawn, resamples x faces in parts; strata of ``sizes`` faces lie one after another."""
+    generator = np.random.default_rng(SEED)
+    faces = int(sizes.sum())
+    strata = [(end - size, end) for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
+    rows = max(_ENTRIES // faces, 1)
+    for done in range(0, resamples, rows):
+        count = min(rows, resamples - done)
+        drawn = np.hstack([generator.integers(start, end, (count, end - start)) for start, end in strata])
+        cells = drawn + faces * np.arange(count)[:, None]
+        yield np.bincount(cells.ravel(), minlength=count * faces).reshape(count, faces).astype(float)
+
+
+def _right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return top_label(probabilities, labels)[1][:, None] / len(labels)
+
+
+def _right_of_class(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    return top_label(probabilities, labels)[1][:, None] / (sizes[classes] * len(sizes))[:, None]
+
+
+def _gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    confidence, right = top_label(probabilities, labels)
+    return np.eye(BINS)[equal_width(confidence)] * (confidence - right)[:, None] / len(labels)
+
+
+METRICS = {
+    "accuracy": _Metric(_right, stratified=False, most=1.0),
+    "mean_class_accuracy": _Metric(_right_of_class, stratified=True, most=1.0),
+    "ece": _Metric(_gaps, stratified=False, most=1.0),
+    "nll": _Metric(lambda *run: losses(*run)[:, None] / len(run[1]), stratified=False, most=np.inf),
+    "brier": _Metric(lambda *run: squares(*run)[:, None] / len(run[1]), stratified=False, most=2.0),
+}

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from transfer.datasets.source.names import folder_name
-from transfer.errors import UserError
 from transfer.evaluation.finished import Finished, batches_of, load_finished, read_test_faces
-from transfer.evaluation.predictions import predictions_frame
-from transfer.evaluation.stored import write_evaluation
 from transfer.layout import Layout
 from transfer.params import Params
-from transfer.progress import progress
+from transfer.runs.evaluations import write_evaluation
+from transfer.runs.predictions import predictions_frame
+from transfer.utils.errors import UserError
+from transfer.utils.progress import progress
 
 
 def evaluate_cross(

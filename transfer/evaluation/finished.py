@@ -10,16 +10,16 @@ import pandas as pd
 import torch
 from torch import nn
 
-from transfer.errors import UserError
-from transfer.evaluation.predictions import class_names, read_predictions
-from transfer.evaluation.records import kept_weights, refuse_other_parameters, run_again
+from transfer.evaluation.predict import load_model
+from transfer.faces.store import check_store
 from transfer.layout import Layout
-from transfer.manifest import check_store
 from transfer.params import Params
+from transfer.runs.predictions import class_names, read_predictions
+from transfer.runs.read import kept_weights, refuse_other_parameters, run_again
 from transfer.training.batches import normalize, resized
 from transfer.training.loop import predict
-from transfer.training.predict import load_model
 from transfer.training.slots import claim_device
+from transfer.utils.errors import UserError
 
 _BATCH = 256
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import pandas as pd
 
 from transfer.datasets.rafdb import ATTRIBUTES
-from transfer.errors import UserError
-from transfer.evaluation.metrics import metrics
-from transfer.evaluation.predictions import class_names, probabilities_of
+from transfer.runs.metrics import metrics
+from transfer.runs.predictions import class_names, probabilities_of
+from transfer.utils.errors import UserError
 
 LEAST = 30
 """Faces that a group needs to count in the largest gap: of fewer, one is more than three points."""

@@ -5,15 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transfer.errors import UserError
 from transfer.evaluation.finished import read_test_rows
-from transfer.evaluation.predictions import probabilities_of, read_predictions
-from transfer.evaluation.records import kept_weights
+from transfer.evaluation.predict import load_model
+from transfer.faces.store import digest_test_faces
 from transfer.layout import Layout
-from transfer.manifest import digest_test_faces
 from transfer.models.transfer import TransFER
+from transfer.runs.predictions import probabilities_of, read_predictions
+from transfer.runs.read import kept_weights
 from transfer.training.batches import FaceStore
-from transfer.training.predict import load_model
+from transfer.utils.errors import UserError
 
 
 class Finished(NamedTuple):

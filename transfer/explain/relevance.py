@@ -9,13 +9,144 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn.functional import interpolate, one_hot
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, layer_norm, linear, one_hot
 
-from transfer.explain import walk
-from transfer.explain.rules import through_linear, through_product, through_sum
 from transfer.models.transfer import TransFER
 from transfer.models.vit import Block
+
+
+def through_linear(inputs: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
+    """Relevance of the inputs (..., in) of a linear layer, ``weight`` (out, in), from that of its outputs (..., out).
+
+    Inputs share by their positive contributions x * w alone. The bias takes no part and gets nothing.
+    """
+    positive, negative = inputs.clamp(min=0), inputs.clamp(max=0)
+    excites, inhibits = weight.clamp(min=0), weight.clamp(max=0)
+    ratio = _ratio(relevance, positive @ excites.T + negative @ inhibits.T)
+    return positive * (ratio @ excites) + negative * (ratio @ inhibits)
+
+
+def through_product(left: Tensor, right: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """Relevance of the factors of the matrix product ``left @ right``; each of the two has half of the whole.
+
+    Every term of the product shares by its value, whatever its sign: each factor explains all of the product, so that
+    without halving the relevance would double.
+    """
+    ratio = _ratio(relevance, left @ right)
+    return left * (ratio @ right.mT) / 2, right * (left.mT @ ratio) / 2
+
+
+def through_sum(skip: Tensor, branch: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """Relevance of the two terms of a skip connection, each (N, ...), per sample.
+
+    Terms of opposite signs get large relevances that cancel. So each term's is scaled until its total is that
+    fraction of the whole which the size of its total has among the two.
+    """
+    ratio = _ratio(relevance, skip + branch)
+    parts = skip * ratio, branch * ratio
+    totals = [_total(part) for part in parts]
+    scale = _ratio(_total(relevance), totals[0].abs() + totals[1].abs())
+    return parts[0] * totals[0].sign() * scale, parts[1] * totals[1].sign() * scale
+
+
+def _ratio(relevance: Tensor, divisor: Tensor) -> Tensor:
+    return torch.where(divisor == 0, 0, relevance / divisor)
+
+
+def _total(relevance: Tensor) -> Tensor:
+    """The sum over each sample, with as many axes as ``relevance``."""
+    return relevance.sum(dim=tuple(range(1, relevance.ndim)), keepdim=True)
+
+
+class Steps(NamedTuple):
+    """What a block computes from its tokens, in this order; T tokens of width D, h heads."""
+
+    normed: Tensor
+    """Tokens after the first norm, (N, T, D)."""
+    queries: Tensor
+    """(N, h, T, D / h), as keys and values are."""
+    keys: Tensor
+    values: Tensor
+    attention: Tensor
+    """Softmax of queries @ keys, (N, h, T, T); each row, a token that looks, has sum 1."""
+    heads: Tensor
+    """attention @ values, the heads side by side, (N, T, D)."""
+    attended: Tensor
+    """Output of the attention, (N, T, D)."""
+    middle: Tensor
+    """After the first skip connection, (N, T, D)."""
+    middle_normed: Tensor
+    activated: Tensor
+    """The MLP's hidden layer after GELU."""
+    transformed: Tensor
+    """Output of the MLP, (N, T, D)."""
+    out: Tensor
+    """After the second skip connection, (N, T, D)."""
+
+
+def features(model: TransFER, images: Tensor) -> Tensor:
+    """Normalised images (N, 3, H, W) to the stem's features (N, C, h, w). Raises ValueError for a model in training."""
+    if model.training:
+        raise ValueError("the model is in training: MAD and MSAD drop, and batch norm changes; call model.eval() first")
+    return model.stem(images)
+
+
+def tokens(model: TransFER, images: Tensor) -> Tensor:
+    """Normalised images (N, 3, H, W) to the first block's tokens (N, T, D), the class token first."""
+    cells = model.proj(model.local_cnns(features(model, images))).flatten(2).transpose(1, 2)
+    return torch.cat([model.cls_token.expand(len(cells), -1, -1), cells], dim=1) + model.pos_embed
+
+
+def through_block(block: Block, x: Tensor) -> Steps:
+    """Tokens (N, T, D) through a block, in the precision of the tokens."""
+    normed = _norm(block.norm1, x)
+    queries, keys, values = split_heads(_linear(block.attn.qkv, normed), block.attn.num_heads)
+    attention = (queries @ keys.mT * queries.shape[-1] ** -0.5).softmax(dim=-1)
+    heads = (attention @ values).transpose(1, 2).flatten(2)
+    attended = _linear(block.attn.proj, heads)
+    middle = x + attended
+    middle_normed = _norm(block.norm2, middle)
+    activated = block.mlp.act(_linear(block.mlp.fc1, middle_normed))
+    transformed = _linear(block.mlp.fc2, activated)
+    return Steps(
+        normed,
+        queries,
+        keys,
+        values,
+        attention,
+        heads,
+        attended,
+        middle,
+        middle_normed,
+        activated,
+        transformed,
+        middle + transformed,
+    )
+
+
+def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, T, 3 * D) to queries, keys and values, each (N, heads, T, D / heads)."""
+    n, t, width = qkv.shape
+    return tuple(qkv.reshape(n, t, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4))
+
+
+def class_token(model: TransFER, x: Tensor) -> Tensor:
+    """The last block's tokens (N, T, D) to what the head sees, (N, D)."""
+    return _norm(model.norm, x)[:, 0]
+
+
+def logits(model: TransFER, x: Tensor) -> Tensor:
+    """The last block's tokens (N, T, D) to logits (N, classes)."""
+    return _linear(model.head, class_token(model, x))
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    return linear(x, layer.weight.to(x), None if layer.bias is None else layer.bias.to(x))
+
+
+def _norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    return layer_norm(x, layer.normalized_shape, layer.weight.to(x), layer.bias.to(x), layer.eps)
 
 
 class OfBlock(NamedTuple):
@@ -46,15 +177,15 @@ def back_through_blocks(model: TransFER, images: Tensor, classes: Tensor | None 
     blocks only their tokens are kept. The model stays as it is: nothing is hooked, and no parameter gets a gradient.
     """
     with torch.no_grad():
-        inputs = [walk.tokens(model, images).double()]
+        inputs = [tokens(model, images).double()]
         for block in model.blocks:
-            inputs.append(walk.through_block(block, inputs[-1]).out)
+            inputs.append(through_block(block, inputs[-1]).out)
         last = inputs.pop()
     gradient, relevance = _from_the_class(model, last, classes)
     for block, x in zip(reversed(model.blocks), reversed(inputs), strict=True):
         with torch.enable_grad():
             x = x.requires_grad_()
-            steps = walk.through_block(block, x)
+            steps = through_block(block, x)
             of_attention, gradient = torch.autograd.grad(steps.out, (steps.attention, x), gradient)
         with torch.no_grad():
             attention, relevance = _through_block(block, x, steps, relevance)
@@ -92,18 +223,18 @@ def _from_the_class(model: TransFER, last: Tensor, classes: Tensor | None) -> tu
     """Gradient of the class's logit, and its relevance of 1, at the last block's tokens (N, T, D)."""
     with torch.enable_grad():
         last = last.requires_grad_()
-        logits = walk.logits(model, last)
-        chosen = logits.argmax(dim=1) if classes is None else classes.to(logits.device)
-        chosen = one_hot(chosen, logits.shape[1]).to(logits)
-        (gradient,) = torch.autograd.grad(logits, last, chosen)
+        scores = logits(model, last)
+        chosen = scores.argmax(dim=1) if classes is None else classes.to(scores.device)
+        chosen = one_hot(chosen, scores.shape[1]).to(scores)
+        (gradient,) = torch.autograd.grad(scores, last, chosen)
     with torch.no_grad():
         relevance = torch.zeros_like(last)
-        seen = walk.class_token(model, last)
+        seen = class_token(model, last)
         relevance[:, 0] = through_linear(seen, model.head.weight.to(seen), chosen)  # the norm passes it on as it is
     return gradient, relevance
 
 
-def _through_block(block: Block, x: Tensor, steps: walk.Steps, relevance: Tensor) -> tuple[Tensor, Tensor]:
+def _through_block(block: Block, x: Tensor, steps: Steps, relevance: Tensor) -> tuple[Tensor, Tensor]:
     """Relevance of a block's attention and of its input, from that of its output.
 
     GELU, softmax and layer norm pass relevance on as it is.

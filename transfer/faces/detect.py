@@ -1,18 +1,68 @@
 """MTCNN in batches: one box and five landmarks for every image, or the reason why there are none."""
 
+import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
-from transfer.environment import cores
-from transfer.faces.canvas import Canvas, place
-from transfer.faces.cascade import Cascade, Faces
-from transfer.faces.template import BOX_COLUMNS, LANDMARK_COLUMNS
+from transfer.datasets.images import stream_images
+from transfer.datasets.source import Source
+from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS
+from transfer.faces.mtcnn import Cascade, Faces
+from transfer.params import digest
+from transfer.utils.code_digest import step_digest
+from transfer.utils.environment import cores
+from transfer.utils.files import atomic, sha256
+from transfer.utils.progress import progress
+
+_MAX_SIDE = 320
+_STEP = 16  # canvases grow in steps, so that images of almost equal sizes share a batch
+
+
+class Canvas(NamedTuple):
+    """A scaled image, surrounded by its mean colour."""
+
+    row: int
+    """Number of the sample."""
+    pixels: np.ndarray
+    """(H, W, 3) uint8."""
+    offset: np.ndarray
+    """x and y of the scaled image inside the canvas."""
+    scale: np.ndarray
+    """Canvas pixels per image pixel, in x and in y."""
+    size: np.ndarray
+    """Width and height of the image."""
+
+    def to_image(self, points: np.ndarray) -> np.ndarray:
+        """``points`` (..., 2) from the canvas's outer corner, as pixels of the image with centres at integers."""
+        return (points - self.offset) / self.scale - 0.5
+
+
+def place(row: int, image: np.ndarray, min_side: int, border: float) -> Canvas:
+    """Put ``image`` (H, W, 3) uint8 onto a canvas.
+
+    Its short side is enlarged to ``min_side`` pixels or reduced to 320; ``border`` is a fraction of it.
+    """
+    size = np.array([image.shape[1], image.shape[0]])
+    scale = np.clip(size.min(), min_side, _MAX_SIDE) / size.min()
+    scale = min(scale, 4 * _MAX_SIDE / size.max())  # a ribbon of 10 x 5000 pixels must not become a giant
+    scaled = np.maximum(np.rint(size * scale), 1).astype(int)
+    pixels = np.asarray(Image.fromarray(image).resize(tuple(scaled.tolist()), Image.Resampling.BICUBIC))
+    around = round(border * scaled.min())
+    width, height = -(-(scaled + 2 * around) // _STEP) * _STEP
+    offset = (np.array([width, height]) - scaled) // 2
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:] = np.rint(pixels.mean(axis=(0, 1)))
+    canvas[offset[1] : offset[1] + scaled[1], offset[0] : offset[0] + scaled[0]] = pixels
+    return Canvas(row, canvas, offset, scaled / size, size)
+
 
 _COLUMNS = {
     **{"row": "int64", "status": "str", "n_faces": "int64"},
@@ -232,3 +282,73 @@ def choose(boxes: np.ndarray, width: float, height: float) -> int:
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     offset = (boxes[:, :2] + boxes[:, 2:4]) / 2 - np.array([width, height]) / 2
     return int(np.argmax(area - 2 * (offset**2).sum(axis=1)))
+
+
+def detect_dataset(archive: Source, listed: pd.DataFrame, state: "DetectionState", **options) -> pd.DataFrame:
+    """Find the face of every image of an index; a run that was killed goes on after its last whole part.
+
+    ``listed`` is the index (sample, path), ``options`` are those of :func:`transfer.faces.detect.detect_parts`. Returns
+    the table of :func:`transfer.faces.detect.assemble`, the same whether or not the run was interrupted.
+    """
+    parts = state.load()
+    done = {row for part in parts for row in part["row"]}
+    if done:
+        print(f"continuing: {len(done):,} of {len(listed):,} images were searched before", file=sys.stderr, flush=True)
+    # Without the images of whole parts the others come in the same order as before, and make the same parts.
+    rest = [row for row in range(len(listed)) if row not in done]
+    stream = stream_images(archive, listed["path"].iloc[rest].tolist())
+    images = ((rest[position], image, error) for position, image, error in stream)
+    with progress("detecting faces", len(rest)) as report:
+        for part in detect_parts(images, progress=report, **options):
+            state.save(len(parts), part)
+            parts.append(part)
+    return assemble(parts, listed["sample"].tolist())
+
+
+def state_key(index_file: Path, archive: Path, search: Mapping[str, Any], device: str) -> str:
+    """Digest of all that decides what a detection finds: index, archive, parameters, code, torch and device.
+
+    Of the archive (or of the folder) only size and time of change count.
+    """
+    stat = archive.stat()
+    source = [str(archive), stat.st_size, stat.st_mtime_ns]
+    return digest(sha256(index_file), source, dict(search), step_digest("detect"), torch.__version__, device)
+
+
+class DetectionState:
+    """The finished parts of a detection, a file for each; ``key`` stands for images, parameters and code."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+
+    def load(self) -> list[pd.DataFrame]:
+        """The parts before the first that is missing or damaged; all other files, such as those of other keys, go."""
+        parts: list[pd.DataFrame] = []
+        try:
+            while self._file(len(parts)).exists():
+                parts.append(pd.read_parquet(self._file(len(parts))))
+        except Exception as error:  # pyarrow raises nearly anything on damaged data
+            file = self._file(len(parts))
+            print(f"{file}: damaged ({type(error).__name__}); detection goes on before it", file=sys.stderr)
+        wanted = {self._file(number) for number in range(len(parts))}
+        for file in self._files() - wanted:
+            file.unlink()
+        return parts
+
+    def save(self, number: int, part: pd.DataFrame) -> None:
+        """Write a part; after a kill the file is there as a whole or not at all."""
+        with atomic(self._file(number)) as unfinished:
+            part.to_parquet(unfinished, index=False)
+
+    def remove(self) -> None:
+        """Delete all parts: the detection is complete and written."""
+        for file in self._files():
+            file.unlink()
+        if self.folder.exists() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{self.key}-{number}.parquet"
+
+    def _files(self) -> set[Path]:
+        return set(self.folder.glob("*.parquet"))

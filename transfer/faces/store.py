@@ -1,10 +1,15 @@
 """Writing the aligned store: one uint8 array on disk, row by row, in any order."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+
+from transfer.utils.errors import UserError
 
 
 class StoreWriter:
@@ -35,3 +40,57 @@ def store_writer(path: Path, rows: int, size: int) -> Iterator[StoreWriter]:
         offset = handle.tell()
         handle.truncate(offset + int(np.prod(shape)))
         yield StoreWriter(handle, offset, shape)
+
+
+EVALUATION_COLUMNS = ["sample", "split", "label", "class_name", "sha256", "source_sha256"]
+
+
+def evaluation_faces(aligned: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the aligned store's manifest that are never trained on, sorted by split and sample.
+
+    Columns ``EVALUATION_COLUMNS``: ``sha256`` is of the aligned pixels (size * size * 3 bytes, RGB, row by row),
+    ``source_sha256`` of the file that holds the image.
+    """
+    rows = aligned.loc[aligned["split"] != "train", EVALUATION_COLUMNS]
+    return rows.sort_values(["split", "sample"], ignore_index=True)
+
+
+def digest_test_faces(aligned: pd.DataFrame) -> dict[str, Any]:
+    """One digest of all test faces: images (their number), sha256 and source_sha256.
+
+    Each digest is the SHA-256 of the lines "sample label hash", sorted by sample, each ended by a newline: ``sha256``
+    over the aligned pixels, ``source_sha256`` over the files, which is the same whatever the alignment.
+    """
+    test = aligned[aligned["split"] == "test"].sort_values("sample")
+    return {"images": len(test)} | {
+        name: hashlib.sha256(
+            "".join(
+                f"{sample} {label} {value}\n"
+                for sample, label, value in zip(test["sample"], test["label"], test[name], strict=True)
+            ).encode()
+        ).hexdigest()
+        for name in ("sha256", "source_sha256")
+    }
+
+
+def check_store(path: Path, aligned: pd.DataFrame, faces: int | None = None) -> None:
+    """Check that the store ``path`` is the one that ``aligned`` describes: its shape, and every test face's hash.
+
+    ``aligned`` is indexed by the rows of the store, and may be a part of the manifest; ``faces`` is how many that has
+    in all. Reads the test faces only: a fraction of a second. Raises UserError, naming the first face that differs.
+    """
+    faces = len(aligned) if faces is None else faces
+    again = "make it again with transfer align, or delete it and let snakemake do it"
+    absent = [name for name in EVALUATION_COLUMNS if name not in aligned.columns]
+    if absent:
+        raise UserError(f"{path.with_suffix('.parquet')}: no column {absent[0]}; {again}")
+    try:
+        pixels = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not an aligned store ({error}); {again}") from None
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) != faces:
+        raise UserError(f"{path}: holds {pixels.dtype} {pixels.shape}, but its manifest lists {faces} faces; {again}")
+    test = aligned[aligned["split"] == "test"]
+    for row, sample, expected in zip(test.index, test["sample"], test["sha256"], strict=True):
+        if hashlib.sha256(np.ascontiguousarray(pixels[row]).data).hexdigest() != expected:
+            raise UserError(f"{path}, row {row} ({sample}): not the face that was aligned; {again}")

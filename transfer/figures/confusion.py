@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from transfer.figures.names import recipe_name
-from transfer.figures.style import About, styled
+from transfer.utils.plots import About, recipe_name, styled
 
 _ACROSS = 3
 

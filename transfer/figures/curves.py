@@ -3,8 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from transfer.figures.names import recipe_name
-from transfer.figures.style import About, styled
+from transfer.utils.plots import About, recipe_name, styled
 
 _ROWS = {"train_loss": "training loss", "val_accuracy": "validation accuracy (%)"}
 

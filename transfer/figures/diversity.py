@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from transfer.explain.seeds import MEASURES, over_seeds
-from transfer.figures.names import recipe_name
+from transfer.explain.diversity import MEASURES, over_seeds
+from transfer.utils.plots import recipe_name
 
 SHOWN = {
     "lanets_overlap": "LANets' maps:\noverlap (soft IoU)",

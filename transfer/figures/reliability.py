@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from transfer.figures.names import recipe_name
-from transfer.figures.style import About, styled
+from transfer.utils.plots import About, recipe_name, styled
 
 _ACROSS = 3
 _MARK = {"color": "black", "markersize": 7, "markeredgewidth": 2}

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from transfer.figures.names import recipe_name
-from transfer.figures.style import About, line_styles, styled
+from transfer.utils.plots import About, line_styles, recipe_name, styled
 
 _ACROSS = 3
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from transfer.evaluation.statistics import summary
-from transfer.figures.style import About, line_styles, styled
+from transfer.utils.plots import About, line_styles, styled
 
 
 @styled

@@ -7,25 +7,25 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from transfer.errors import UserError
 from transfer.evaluation.calibration import reliability_curve
-from transfer.evaluation.predictions import probabilities_of
-from transfer.evaluation.severities import SEVERITIES
-from transfer.evaluation.stored import UNTOUCHED, accuracies, read_evaluation
-from transfer.explain.seeds import read_diversity
+from transfer.explain.diversity import read_diversity
 from transfer.figures.confusion import confusion_figure
 from transfer.figures.curves import curves_figure
 from transfer.figures.diversity import diversity_figure
 from transfer.figures.reliability import reliability_figure
 from transfer.figures.robustness import robustness_figure
-from transfer.figures.style import About, save_pair
 from transfer.figures.sweep import grid_figure, sweep_figure
-from transfer.files import write_json
 from transfer.layout import Layout
 from transfer.params import Params
+from transfer.params.train import SEVERITIES
+from transfer.runs.evaluations import UNTOUCHED, accuracies, read_evaluation
+from transfer.runs.predictions import probabilities_of
+from transfer.runs.read import Run
 from transfer.tables.build import read_table_runs
 from transfer.tables.overview import read_history
-from transfer.tables.runs import Run
+from transfer.utils.errors import UserError
+from transfer.utils.files import write_json
+from transfer.utils.plots import About, save_pair
 
 
 def write_table_figure(params: Params, layout: Layout, name: str, dataset: str) -> list[Path]:

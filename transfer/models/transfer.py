@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transfer.models.ir50 import IRStem
 from transfer.models.lanet import LocalCNNs
-from transfer.models.registration import register
+from transfer.models.registry import register
 from transfer.models.vit import Block
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -1,17 +1,23 @@
 """The configuration's typed models: what ``params/*.yaml`` may say, and what each key means.
 
-``transfer.config`` reads the files; the JSON schema ``params/schema.json`` is generated from these models.
+``transfer.params.read`` reads the files; the JSON schema ``params/schema.json`` is generated from these models.
 """
 
+from transfer.params.base import SPLITS, Name, ParamsError, S, Strict, digest, merge
 from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingParams
 from transfer.params.experiment import Params
-from transfer.params.model import ModelOverride, ModelParams
 from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams
-from transfer.params.robustness import RobustnessParams
 from transfer.params.search import CountRange, PrunerParams, RateRange, SearchDefinition, SearchSpace
-from transfer.params.strict import SPLITS, Name, ParamsError, S, Strict, digest, merge
 from transfer.params.tables import OF_WEIGHTS, TableDefinition
-from transfer.params.train import WHERE, Augmentation, TrainOverride, TrainParams
+from transfer.params.train import (
+    WHERE,
+    Augmentation,
+    ModelOverride,
+    ModelParams,
+    RobustnessParams,
+    TrainOverride,
+    TrainParams,
+)
 
 __all__ = [
     "Augmentation",

@@ -4,9 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from transfer.params.model import ModelOverride
-from transfer.params.strict import Fraction, Name, Split, Strict, Upsample, partial
-from transfer.params.train import TrainOverride
+from transfer.params.base import Fraction, Name, Split, Strict, Upsample, partial
+from transfer.params.train import ModelOverride, TrainOverride
 
 
 def _template(value: str | list[tuple[float, float]]) -> str | list[tuple[float, float]]:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from transfer.params.base import Name, Strict, Upsample, merge
 from transfer.params.datasets import SamplingParams
-from transfer.params.model import ModelOverride, ModelParams
-from transfer.params.strict import Name, Strict, Upsample, merge
-from transfer.params.train import TrainOverride, TrainParams
+from transfer.params.train import ModelOverride, ModelParams, TrainOverride, TrainParams
 
 
 class RecipeOnDataset(Strict):

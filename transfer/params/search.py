@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from transfer.params.strict import Fraction, Name, ParamsError, Strict, Upsample, different
+from transfer.params.base import Fraction, Name, ParamsError, Strict, Upsample, different
 
 
 def _stepped(low: float, high: float, step: float) -> list[float]:

@@ -2,14 +2,16 @@
 
 import itertools
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from transfer.params.strict import Name, ParamsError, Protocol, Strict, different
-from transfer.tables import kinds
+from transfer.params.base import Name, ParamsError, Protocol, Strict, different
 
-TableKind = Literal[tuple(kinds.names())]
+KINDS = tuple(sorted(file.stem for file in (Path(__file__).parents[1] / "tables" / "kinds").glob("[a-z]*.py")))
+"""The kinds of tables: a module of transfer/tables/kinds each, found without importing it."""
+TableKind = Literal[KINDS]
 WITH_FIGURE = ("recipes", "per_class", "calibration", "robustness", "diversity")
 OF_WEIGHTS = ("robustness", "cross", "diversity")
 """The kinds that are made from what the kept weights say of other faces than those of the test part as they are."""

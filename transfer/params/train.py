@@ -1,10 +1,10 @@
 """The block `train`: the training run and its augmentation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from transfer.params.strict import Fraction, Range, Strict, partial
+from transfer.params.base import Fraction, Name, ParamsError, Range, Strict, partial
 
 
 class Augmentation(Strict):
@@ -79,3 +79,85 @@ class TrainParams(Strict):
 TrainOverride = partial(TrainParams, "TrainOverride")
 WHERE = {"device", "threads", "processes", "jobs_per_device"}
 """Keys of TrainParams that say where a training runs, and change nothing in what it computes but rounding."""
+
+
+class ModelParams(Strict):
+    """The network, and the rates that a recipe uses when it switches a part on."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "transfer_tiny"
+    """Name in timm's registry, such as transfer_base."""
+    img_size: Annotated[int, Field(ge=16, le=448)] = 112
+    """Side of the square input in pixels; the aligned faces are resized to it."""
+    stem_stages: Annotated[int, Field(ge=1, le=4)] = 3
+    """How many stages of the IR stem are used."""
+    num_lanets: Annotated[int, Field(ge=0, le=16)] = 2
+    """B, the number of LANets of the recipes with Local CNNs."""
+    mad: Fraction = 0.6
+    """p1, the probability that MAD drops one LANet's map, for the recipes with MAD."""
+    msad: Fraction = 0.3
+    """p2, the probability that MSAD drops one head of a block, for the recipes with MSAD."""
+    msad_mode: Literal["head", "token"] = "head"
+    """head: as in the paper; token: as in the released code."""
+    lanet_norm: bool = True
+    """Batch norm in the LANets, as released; the paper names none."""
+    normalization: Literal["imagenet", "half"] = "imagenet"
+    """What the stem sees: ImageNet's mean and standard deviation, as released, or 0.5, with which IR-50 was trained."""
+    pretrained: list[Name] = []
+    """Weights to begin with, by their names in params/sources.yaml; the tensors that none of them has start fresh."""
+
+
+ModelOverride = partial(ModelParams, "ModelOverride")
+
+
+class Scale(NamedTuple):
+    """A corruption's severities, growing; a face is untouched at ``least``, and none may be above ``most``."""
+
+    severities: tuple[float, ...]
+    least: float
+    most: float
+    unit: str
+
+
+_SIDE = Scale((0.125, 0.1875, 0.25, 0.375, 0.5), 0, 1, "side of the square / side of the face")
+
+SEVERITIES: dict[str, Scale] = {
+    "occlude_random": _SIDE,
+    "occlude_eyes": _SIDE,
+    "occlude_nose": _SIDE,
+    "occlude_mouth": _SIDE,
+    "blur": Scale((0.01, 0.02, 0.03, 0.04, 0.06), 0, 0.25, "standard deviation / side of the face"),
+    "noise": Scale((0.05, 0.1, 0.15, 0.2, 0.3), 0, 1, "standard deviation / range of the pixels"),
+    "low_resolution": Scale((2, 3, 4, 6, 8), 1, 32, "side of the face / side of the reduced face"),
+    "darker": Scale((0.2, 0.4, 0.6, 0.8, 0.9), 0, 1, "part of the light that is taken away"),
+    "brighter": Scale((0.25, 0.5, 1, 1.5, 2), 0, 10, "part of the light that is added"),
+}
+"""Corruption -> its scale. `transfer.evaluation.robustness` has what each does."""
+
+
+class RobustnessParams(Strict):
+    """What is done to the test faces of a finished training."""
+
+    corruptions: Literal["all"] | dict[Name, list[float]] = "all"
+    """Severities of each corruption, in the units of docs/robustness.md; all: every corruption at its own list."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the noise and of the random places: the same for all recipes and training seeds."""
+
+    @model_validator(mode="after")
+    def _are_severities(self) -> "RobustnessParams":
+        for name, severities in self.chosen().items():
+            if name not in SEVERITIES:
+                raise ParamsError(("corruptions",), f"unknown name '{name}'; allowed: {', '.join(SEVERITIES)}")
+            scale = SEVERITIES[name]
+            outside = [severity for severity in severities if not scale.least < severity <= scale.most]
+            if outside:
+                expected = f"expected more than {scale.least} and at most {scale.most} ({scale.unit})"
+                raise ParamsError(("corruptions", name), f"{outside[0]:g}: {expected}")
+            if len(set(severities)) < len(severities):
+                raise ParamsError(("corruptions", name), f"a value appears twice: {severities}")
+        return self
+
+    def chosen(self) -> dict[str, list[float]]:
+        """Corruption -> severities; a corruption without any is left out."""
+        if self.corruptions == "all":
+            return {name: list(scale.severities) for name, scale in SEVERITIES.items()}
+        return {name: sorted(severities) for name, severities in self.corruptions.items() if severities}

@@ -5,10 +5,10 @@ import sys
 import optuna
 from optuna_dashboard import run_server
 
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.search.storage import store_of
+from transfer.utils.errors import UserError
 
 
 def serve(params: Params, layout: Layout, port: int) -> None:

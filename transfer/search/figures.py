@@ -13,7 +13,7 @@ from optuna.importance import BaseImportanceEvaluator
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
-from transfer.files import atomic
+from transfer.utils.files import atomic
 
 _TARGET = "validation accuracy"
 

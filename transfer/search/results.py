@@ -8,14 +8,14 @@ import pandas as pd
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from transfer.errors import UserError
-from transfer.files import atomic, write_json, write_text
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.search.figures import draw_figures
 from transfer.search.space import MODEL_KEYS, cells, trial_params, with_values
 from transfer.search.storage import store_of
 from transfer.search.study import FINISHED, study_name
+from transfer.utils.errors import UserError
+from transfer.utils.files import atomic, write_json, write_text
 
 VALUES = (*MODEL_KEYS, "upsample")
 

@@ -22,9 +22,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.params import Params
+from transfer.utils.errors import UserError
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _WAIT = 0.05  # seconds between two attempts at a lock

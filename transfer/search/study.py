@@ -16,12 +16,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.params import Params, PrunerParams, SearchDefinition
 from transfer.search.space import cells, conditional, draw
 from transfer.search.storage import Store, store_of
-from transfer.training.seeds import stream
+from transfer.utils.errors import UserError
+from transfer.utils.seeds import stream
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _PATIENCE = 600  # seconds for the study's lock, which is held for moments

@@ -6,10 +6,10 @@ from typing import Any
 
 import optuna
 
-from transfer.environment import commit
 from transfer.layout import Layout
 from transfer.params import Params, digest
 from transfer.training.run import Training
+from transfer.utils.environment import commit
 
 Row = dict[str, float]
 

@@ -9,15 +9,15 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from transfer.digest import step_digest
-from transfer.files import sha256, write_json
 from transfer.layout import Layout
-from transfer.models.registration import modules
+from transfer.models.registry import modules
 from transfer.params import WHERE, Params, digest
 from transfer.search.space import trial_params
 from transfer.search.study import SharedStudy, checkpoints
 from transfer.search.trial import TrialTraining
 from transfer.training.epoch import Diverged
+from transfer.utils.code_digest import step_digest
+from transfer.utils.files import sha256, write_json
 
 
 def work(params: Params, search: str, dataset: str, number: int, layout: Layout) -> None:

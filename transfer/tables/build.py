@@ -8,15 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from transfer.evaluation.records import read_environment
-from transfer.files import write_text
 from transfer.layout import Layout
 from transfer.params import Params
+from transfer.runs.read import Runs, read_environment, read_runs
 from transfer.tables import kinds
 from transfer.tables.context import Context
 from transfer.tables.html import to_html
-from transfer.tables.runs import Runs, read_runs
 from transfer.tables.text import Table, to_csv, to_latex, to_markdown
+from transfer.utils.files import write_text
 
 PARTS = {"train": "to train on", "val": "to validate on", "test": "to test on"}
 _REAL = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet": "AffectNet"}

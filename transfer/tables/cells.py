@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from transfer.evaluation.statistics import summary
-from transfer.tables.runs import Result
+from transfer.runs.read import Result
 from transfer.tables.text import Format
 
 ACCURACY: dict[str, Format] = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transfer.layout import Layout
 from transfer.params import Params, TableDefinition
-from transfer.tables.runs import Runs
+from transfer.runs.read import Runs
 from transfer.tables.text import Table
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from transfer.errors import UserError
-from transfer.files import write_json, write_text
 from transfer.layout import Layout
 from transfer.params import Params
+from transfer.utils.errors import UserError
+from transfer.utils.files import write_json, write_text
 
 _CURVES = ["epoch", "train_loss", "val_accuracy"]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from transfer import config
-from transfer.errors import UserError
-from transfer.files import write_text
 from transfer.layout import Layout
 from transfer.params import Params
+from transfer.params import read as config
+from transfer.utils.errors import UserError
+from transfer.utils.files import write_text
 
 README = Path("README.md")
 LEAKS = Path("docs/leaks.md")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 REPORTED = Path("params/reported.yaml")
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]

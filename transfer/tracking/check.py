@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from transfer.errors import UserError
-from transfer.evaluation.predictions import correct_faces, read_predictions
 from transfer.evaluation.statistics import paired_p_value, summary
 from transfer.layout import Layout
+from transfer.runs.predictions import correct_faces, read_predictions
 from transfer.tables.kinds.recipes import COLUMNS, FORMATS
 from transfer.tables.text import rounded, to_csv
 from transfer.tracking import store
 from transfer.tracking.sync import IN_TABLE
+from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -25,14 +25,14 @@ class ExpressionClassifier(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the weights: those in the model, or the run's file that it names. Raises OSError, ValueError."""
-        from transfer.training.predict import load_model
+        from transfer.evaluation.predict import load_model
 
         weights = context.artifacts.get("weights") or _referenced(context.model_config)
         self.model, self.about = load_model(Path(weights))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Probabilities of the expressions, one row per image."""
-        from transfer.training.predict import classify
+        from transfer.evaluation.predict import classify
 
         images = [_pixels_or_content(image) for image in model_input["image"]]
         size = self.about["faces"]["size"]

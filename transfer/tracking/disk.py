@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from transfer.cleaning.registry import unneeded_models
 from transfer.cleaning.removal import size_of
 from transfer.cleaning.unneeded import needed_by, unneeded
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.tracking import store
+from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

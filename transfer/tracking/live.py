@@ -99,12 +99,12 @@ class Tracking:
     def log_results(self, run_dir: Path, folder: Path, **identity: Any) -> None:
         """Show what ``transfer evaluate`` says of a finished training: its metrics.json, and accuracies by protocol.
 
-        ``identity`` is that of :func:`transfer.evaluation.metrics.evaluate`; the copy lies in ``folder``, which has to
+        ``identity`` is that of :func:`transfer.runs.metrics.evaluate`; the copy lies in ``folder``, which has to
         stay until :meth:`finish` returns.
         """
         if self._channel is None:
             return
-        from transfer.evaluation.metrics import evaluate
+        from transfer.runs.metrics import evaluate
 
         self.log_epoch(0, shown_results(evaluate(run_dir, folder=folder, **identity)))
         self.log_artifact(folder / "metrics.json")

@@ -128,7 +128,7 @@ def _example() -> pd.DataFrame:
 
     from PIL import Image
 
-    from transfer.datasets.render import render_face
+    from transfer.datasets.synthetic.render import render_face
 
     content = io.BytesIO()
     Image.fromarray(render_face(np.random.default_rng(0), "happiness", 0.8, 160).image).save(content, "PNG")

@@ -10,12 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from transfer.errors import UserError
-from transfer.evaluation.metrics import evaluate, read_metrics
-from transfer.evaluation.predictions import class_names, read_predictions
-from transfer.files import sha256
 from transfer.layout import Layout
 from transfer.params import digest
+from transfer.runs.metrics import evaluate, read_metrics
+from transfer.runs.predictions import class_names, read_predictions
 from transfer.tracking.shown import (
     environment_tags,
     epoch_metrics,
@@ -24,6 +22,8 @@ from transfer.tracking.shown import (
     shown_params,
     shown_results,
 )
+from transfer.utils.errors import UserError
+from transfer.utils.files import sha256
 
 _FILES = ("env.json", "history.csv", "predictions.parquet")
 _LAYOUT = 2  # of what sync shows of a run; a new one makes the next sync show all runs again

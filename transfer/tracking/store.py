@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from transfer.errors import UserError
 from transfer.tracking.views import experiment_tags
+from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from transfer.errors import UserError
 from transfer.layout import Layout
 from transfer.params import Params
-from transfer.progress import progress
 from transfer.tables.kinds.recipes import published
 from transfer.tables.reported import REPORTED, load_reported
 from transfer.tracking import models, store
 from transfer.tracking.confusion import draw_confusion
 from transfer.tracking.runfiles import RunContent, RunFiles, finished_runs
 from transfer.tracking.shown import EPOCH, shown_tags
+from transfer.utils.errors import UserError
+from transfer.utils.progress import progress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-FILES, IN_TABLE = "transfer.files", "transfer.in_table"
+FILES, IN_TABLE = "transfer.utils.files", "transfer.in_table"
 _WAIT_SECONDS = 600
 _ARTIFACTS = ("confusion.png", "env.json", "history.csv", "metrics.json", "predictions.parquet")
 _AVERAGED = ("accuracy", "mean_class_accuracy", "macro_f1")

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer.errors import UserError
 from transfer.tracking import store
 from transfer.tracking.spool import ANSWER, MESSAGES, WRITER, locked, read_answer, write_answer
 from transfer.tracking.system import SystemMetrics
+from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

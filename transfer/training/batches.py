@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD
 from transfer.params import Augmentation
 from transfer.training.augment import Augment
-from transfer.training.seeds import stream
+from transfer.utils.seeds import stream
 
 _CHUNK = 1024
 _HELD_BYTES = 512_000_000  # resized faces are kept in memory up to this size

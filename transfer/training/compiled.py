@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 
 @lru_cache(maxsize=1)  # one for all epochs; a process trains one network at a time

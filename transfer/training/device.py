@@ -2,8 +2,8 @@
 
 import torch
 
-from transfer.errors import UserError
 from transfer.params import TrainParams
+from transfer.utils.errors import UserError
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from transfer.errors import UserError
 from transfer.training.parallel import ALONE, Ranks
+from transfer.utils.errors import UserError
 
 LIMIT = 100.0
 """A batch's mean cross-entropy, in nats, from which on a training is lost: the right classes have a probability of

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 RENDEZVOUS = "TRANSFER_RENDEZVOUS"
 """Environment variable that names the file."""

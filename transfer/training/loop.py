@@ -13,7 +13,7 @@ from transfer.params import TrainParams
 from transfer.training.compiled import compiled
 from transfer.training.device import autocast
 from transfer.training.epoch import RunningEpoch
-from transfer.training.seeds import stream
+from transfer.utils.seeds import stream
 
 
 def learning_rate(params: TrainParams, epoch: float) -> float:

@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 
 class _OfAllProcesses(torch.autograd.Function):

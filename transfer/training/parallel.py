@@ -21,13 +21,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from transfer.errors import UserError
 from transfer.models.dropping import Dropping
 from transfer.params import TrainParams
 from transfer.training.device import choose_device
 from transfer.training.launch import RENDEZVOUS
 from transfer.training.norm import synchronise
 from transfer.training.slots import claim_devices, use_device
+from transfer.utils.errors import UserError
 
 _FOREVER = timedelta(days=365)
 

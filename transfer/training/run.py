@@ -16,18 +16,13 @@ from pyarrow.parquet import read_metadata
 from safetensors.torch import save_file
 from torch import nn
 
-from transfer.digest import step_digest
-from transfer.environment import environment
-from transfer.errors import UserError
-from transfer.evaluation.predictions import predictions_frame, write_predictions
-from transfer.files import atomic, sha256, write_json
+from transfer.faces.store import check_store, digest_test_faces
 from transfer.layout import Layout
-from transfer.manifest import check_store, digest_test_faces
-from transfer.models.registration import model_function, modules
+from transfer.models.registry import create_model, modules
 from transfer.models.weights.load import load_pretrained
 from transfer.models.weights.safetensors_file import KEY
-from transfer.params import WHERE, ModelParams, Params, RunParams, digest
-from transfer.progress import progress
+from transfer.params import WHERE, Params, RunParams, digest
+from transfer.runs.predictions import predictions_frame, write_predictions
 from transfer.tracking import Tracking, environment_tags, epoch_metrics
 from transfer.training.average import make_average
 from transfer.training.batches import FaceStore, evaluation_batches, training_batches
@@ -36,10 +31,15 @@ from transfer.training.device import choose_precision
 from transfer.training.epoch import RunningEpoch
 from transfer.training.loop import learning_rate, make_optimizer, predict, train_epoch
 from transfer.training.parallel import ALONE, Ranks, joined
-from transfer.training.seeds import stream
 from transfer.training.signals import Stopped, caught
 from transfer.training.slots import claim_device
 from transfer.training.state import load_state, previous, save_state
+from transfer.utils.code_digest import step_digest
+from transfer.utils.environment import environment
+from transfer.utils.errors import UserError
+from transfer.utils.files import atomic, sha256, write_json
+from transfer.utils.progress import progress
+from transfer.utils.seeds import stream
 
 
 def train(params: Params, dataset: str, recipe: str, seed: int, layout: Layout, keep_state: bool = False) -> None:
@@ -426,16 +426,6 @@ class Training:
             "training_images_per_epoch": self.steps * self.batch_size,
             "seconds_per_epoch": [round(seconds, 3) for seconds in self.seconds],
         }
-
-
-def create_model(params: ModelParams, num_classes: int) -> nn.Module:
-    """The network of a run. Raises UserError for an unknown name or contradictory values."""
-    if params.name not in modules():
-        raise UserError(f"model.name: unknown model {params.name!r}; allowed: {', '.join(modules())}")
-    try:
-        return model_function(params.name)(num_classes=num_classes, **params.model_dump(exclude={"name", "pretrained"}))
-    except (ValueError, TypeError) as error:  # TypeError: a model that lacks one of our keywords
-        raise UserError(f"model {params.name}: {error}") from error
 
 
 def _weights_sha256(file: Path) -> str:

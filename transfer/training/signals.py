@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
 

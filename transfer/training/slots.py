@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from transfer.errors import UserError
 from transfer.params import TrainParams
 from transfer.training.device import choose_device
+from transfer.utils.errors import UserError
 
 _SECONDS_BETWEEN_TRIES = 0.5
 _claimed: dict[str, torch.device] = {}  # "cuda" to the device of this process

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from transfer.errors import UserError
-from transfer.files import atomic
+from transfer.utils.errors import UserError
+from transfer.utils.files import atomic
 
 Identity = Mapping[str, str]
 """What a training must share with the state that it continues: names and digests by what they stand for."""

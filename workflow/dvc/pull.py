@@ -19,8 +19,8 @@ from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-from transfer.errors import UserError
 from transfer.running import at_work
+from transfer.utils.errors import UserError
 from workflow.dvc.records import FOLDER, restore
 from workflow.dvc.stages import TARGETS
 

@@ -15,7 +15,7 @@ import yaml
 from snakemake.persistence import MetadataRecord
 from snakemake.persistence.file import FilePersistence
 
-from transfer.files import write_json
+from transfer.utils.files import write_json
 
 PIPELINE = Path("dvc.yaml")
 FOLDER = "records"

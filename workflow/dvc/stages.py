@@ -12,13 +12,14 @@ from typing import Any
 
 import yaml
 
-from transfer.config import DEFAULT, load
 from transfer.datasets import registry
 from transfer.datasets.subsets import list_files
-from transfer.errors import UserError
-from transfer.files import write_text
-from transfer.layout import Layout, archive_path, weights_path
+from transfer.layout import Layout
 from transfer.params import OF_WEIGHTS, Params
+from transfer.params.read import DEFAULT, load
+from transfer.sources.table import archive_path, weights_path
+from transfer.utils.errors import UserError
+from transfer.utils.files import write_text
 from workflow.dvc.records import FOLDER, PIPELINE
 
 # The Snakemake targets of each stage: what `dvc repro` makes, and what is taken over after `dvc pull`.
@@ -48,12 +49,12 @@ PARAMETERS = {
     "search": [*_EXPERIMENT, *_RUNS, "searches", "search_definitions"],
 }
 # The code of each stage; what its steps import may lie nowhere else (a unit test looks).
-_FACES = ["transfer/faces", "transfer/manifest.py"]
-_DATASETS = ["transfer/datasets", "transfer/looks.py"]
-_RUN = ["transfer/training", "transfer/models", "transfer/evaluation", "transfer/manifest.py"]
+_FACES = ["transfer/faces", "transfer/faces/store.py"]
+_DATASETS = ["transfer/datasets", "transfer/utils/filetype.py"]
+_RUN = ["transfer/training", "transfer/models", "transfer/evaluation", "transfer/faces/store.py"]
 CODE = {
     "data": _DATASETS,
-    "align": [*_DATASETS, *_FACES, "transfer/audit", "transfer/sampling.py"],
+    "align": [*_DATASETS, *_FACES, "transfer/audit", "transfer/datasets/sampling.py"],
     "train": [*_DATASETS, *_RUN],
     "tables": ["transfer/tables", "transfer/figures", "transfer/explain", *_DATASETS, *_FACES, *_RUN],
     "search": ["transfer/search", *_DATASETS, *_RUN],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snakemake.assets import Assets
 
-from transfer.files import write_text
+from transfer.utils.files import write_text
 
 FOLDER = Path("dvc_plots/vega")
 LIBRARIES = ("vega", "vega-lite", "vega-embed")

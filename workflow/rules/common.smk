@@ -11,17 +11,19 @@ from pathlib import Path
 from snakemake.shell import shell
 from snakemake_interface_executor_plugins.settings import DeploymentMethod, ExecMode, SharedFSUsage
 
-from transfer.config import DEFAULT, load, validate
+from transfer.params.read import DEFAULT, load, validate
 from transfer.datasets.registry import get as parser
 from transfer.datasets.subsets import list_files
-from transfer.digest import step_digest
-from transfer.errors import UserError
-from transfer.layout import UPSAMPLING, Layout, archive_is_there, archive_path, weights_path
-from transfer.models.registration import modules as models
+from transfer.utils.code_digest import step_digest
+from transfer.utils.errors import UserError
+from transfer.layout import UPSAMPLING, Layout
+from transfer.sources.table import archive_is_there, archive_path, weights_path
+from transfer.models.registry import check_models
+from transfer.models.registry import modules as models
 from transfer.models.weights.catalogue import OF_SOURCE
 from transfer.params import WHERE, digest
 from transfer.running import RUNNING, begin, edits, share
-from transfer.sources import load as load_sources
+from transfer.sources.table import load as load_sources
 
 # ---- Before any job
 
@@ -42,8 +44,8 @@ def checked_params():
     since.
     """
     if "snapshot" in config:
-        return load([config["snapshot"]])
-    return validate(config, [DEFAULT, *CONFIG_FILES], workflow.config_settings.config)
+        return load([config["snapshot"]], checks=[check_models])
+    return validate(config, [DEFAULT, *CONFIG_FILES], workflow.config_settings.config, [check_models])
 
 
 def located_archives():
@@ -390,7 +392,7 @@ def audit_version(wildcards):
 
 def sample_version(wildcards):
     sampling = PARAMS.sampling_params(wildcards.dataset)
-    groups = [] if sampling.duplicates == "keep" else ["transfer.audit.groups"]
+    groups = [] if sampling.duplicates == "keep" else ["transfer.audit.copies"]
     return digest(sampling.val_fraction, sampling.split_seed, sampling.duplicates, step_digest("sample", *groups))
 
 

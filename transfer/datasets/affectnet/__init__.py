@@ -12,7 +12,7 @@ from transfer.datasets.affectnet.manual import HEADER
 from transfer.datasets.affectnet.repeated import without_others, without_repeats
 from transfer.datasets.registry import Counts, dataset
 from transfer.datasets.source import Source
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 __all__ = ["CLASSES", "HEADER", "NOT_EXPRESSIONS", "five_landmarks", "read"]
 

@@ -15,7 +15,7 @@ from transfer.datasets.affectnet.codes import expression
 from transfer.datasets.affectnet.landmarks import five_of
 from transfer.datasets.registry import LANDMARKS
 from transfer.datasets.source import Source
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 FOLDERS = {"train_set": "train", "val_set": "test"}
 _ANNOTATION = re.compile(r"(.*/)?(train_set|val_set)/annotations/(\d+)_(exp|val|aro|lnd)\.npy")

@@ -1,6 +1,6 @@
 """AffectNet's expression codes, and what its three releases have in common."""
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 CLASSES = ["neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"]
 """Codes 0 to 7."""

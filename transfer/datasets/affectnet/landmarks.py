@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 # The 68 points have the iBUG order: 36-41 and 42-47 are the eyes, 30 is the nose tip, 48 and 54 are the mouth corners,
 # each first the one on the left of the image. The rows of this matrix say of which points each landmark is the mean.

@@ -7,7 +7,7 @@ from transfer.datasets.affectnet.codes import expression
 from transfer.datasets.affectnet.landmarks import five_landmarks
 from transfer.datasets.registry import LANDMARKS
 from transfer.datasets.source import Source, csv_rows
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 IMAGES = "Manually_Annotated_Images"
 HEADER = [

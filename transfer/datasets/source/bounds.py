@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 MAX_FILES = 10_000_000
 """AffectNet's reduced release has 1.4 million files."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 

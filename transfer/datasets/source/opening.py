@@ -15,8 +15,8 @@ from transfer.datasets.source.reading import Source
 from transfer.datasets.source.storage import Storage
 from transfer.datasets.source.tars import Tar
 from transfer.datasets.source.zips import Zip
-from transfer.errors import UserError
-from transfer.looks import GZIP, HEAD, HTML, TAR, ZIP, looks_like
+from transfer.utils.errors import UserError
+from transfer.utils.filetype import GZIP, HEAD, HTML, TAR, ZIP, looks_like
 
 _STEP = 1 << 20
 _KINDS = {".zip": ZIP, ".tar": TAR, ".tar.gz": GZIP, ".tgz": GZIP}

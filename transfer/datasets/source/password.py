@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 
 def password_file(path: Path) -> Path:

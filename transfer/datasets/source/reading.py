@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transfer.datasets.source.bounds import check_file
 from transfer.datasets.source.storage import Storage
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 
 class Source:

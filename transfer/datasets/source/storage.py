@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import IO
 
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 _DAMAGE = (
     EOFError,

@@ -4,8 +4,8 @@ import csv
 import io
 from collections.abc import Iterator
 
-from transfer.errors import UserError
-from transfer.looks import HEAD, looks_like
+from transfer.utils.errors import UserError
+from transfer.utils.filetype import HEAD, looks_like
 
 
 def text_lines(name: str, content: bytes) -> list[str]:

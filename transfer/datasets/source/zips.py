@@ -11,7 +11,7 @@ from transfer.datasets.source.bounds import Bounds
 from transfer.datasets.source.names import folder_name
 from transfer.datasets.source.password import password_file
 from transfer.datasets.source.storage import Storage
-from transfer.errors import UserError
+from transfer.utils.errors import UserError
 
 # Of the methods that Python knows, those that unpack in steps of bounded size; nothing else is in use for images.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

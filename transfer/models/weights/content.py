@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from transfer.errors import UserError
-from transfer.looks import GZIP, HEAD, HTML, ZIP, looks_like
+from transfer.utils.errors import UserError
+from transfer.utils.filetype import GZIP, HEAD, HTML, ZIP, looks_like
 
 MAX_BYTES = 2 << 30
 """Largest file, and largest sum of tensors, that is read: IR-50 with its last layers has 0.2 GB."""

@@ -8,9 +8,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from transfer.digest import step_digest
-from transfer.errors import UserError
-from transfer.files import atomic, sha256, write_json
 from transfer.models.weights.catalogue import IMPORTERS
 from transfer.models.weights.importer import Importer
 from transfer.models.weights.paddle_pickle import read_paddle
@@ -20,6 +17,9 @@ from transfer.models.weights.torch_file import read_torch
 from transfer.models.weights.transfer_paddle import CLASSES
 from transfer.models.weights.translate import translate
 from transfer.params import FaceParams, ModelParams
+from transfer.utils.code_digest import step_digest
+from transfer.utils.errors import UserError
+from transfer.utils.files import atomic, sha256, write_json
 
 
 def convert(source: Path, importer: str, out: Path) -> Report:

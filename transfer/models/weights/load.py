@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from transfer.errors import UserError
 from transfer.models.weights.report import Loaded, Report
 from transfer.models.weights.safetensors_file import read_safetensors
+from transfer.utils.errors import UserError
 
 
 def load_pretrained(model: nn.Module, files: Sequence[Path]) -> Report:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from transfer.errors import UserError
 from transfer.models.weights.content import require
+from transfer.utils.errors import UserError
 
 _EXPECTED = "Paddle parameters (a pickle of numpy arrays, as paddle.save writes)"
 _TABLE_OF_NAMES = "StructuredToParameterName@@"  # Paddle adds it to every state dict

@@ -7,8 +7,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from transfer.errors import UserError
 from transfer.models.weights.content import require
+from transfer.utils.errors import UserError
 
 KEY = "transfer"
 """The one entry of the header, which holds everything as JSON: safetensors writes several in random order."""

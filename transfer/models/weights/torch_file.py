@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from transfer.errors import UserError
-from transfer.looks import ZIP
 from transfer.models.weights.content import MAX_BYTES, require
+from transfer.utils.errors import UserError
+from transfer.utils.filetype import ZIP
 
 _EXPECTED = "a torch state dict"
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from transfer.errors import UserError
 from transfer.models.transfer import transfer_base
 from transfer.models.weights.importer import Importer, Shape
 from transfer.models.weights.report import Loaded, Report
+from transfer.utils.errors import UserError
 
 FRESH = "not in such a file; starts fresh"
 

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from transfer.evaluation.bootstrap import bootstrap_intervals
-from transfer.evaluation.calibration import calibration
-from transfer.evaluation.predictions import probabilities_of
+from transfer.evaluation.calibration import bootstrap_intervals, calibration
+from transfer.runs.predictions import probabilities_of
+from transfer.runs.read import Result
 from transfer.tables.cells import accuracy_cells
 from transfer.tables.context import Context
-from transfer.tables.runs import Result
 from transfer.tables.text import Format, Section, Table, code, grid, interval, mean, protocols_paragraph, rounded
 
 PERCENT = ("ece", "adaptive_ece")

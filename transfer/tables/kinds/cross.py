@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from transfer.errors import UserError
-from transfer.evaluation.stored import cross_accuracy, read_evaluation
+from transfer.runs.evaluations import cross_accuracy, read_evaluation
 from transfer.tables.cells import ACCURACY, mean_cells
 from transfer.tables.context import Context
 from transfer.tables.text import Format, Section, Table, code, count, grid, interval, mean, protocols_paragraph, rounded
+from transfer.utils.errors import UserError
 
 FORMATS: dict[str, Format] = {
     "experiment": "text",

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from transfer.explain.seeds import MEASURES, over_seeds, read_diversity
+from transfer.explain.diversity import MEASURES, over_seeds, read_diversity
 from transfer.tables.context import Context
 from transfer.tables.text import Format, Section, Table, code, grid, interval, mean, plain, protocols_paragraph, rounded
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from transfer.evaluation.statistics import summary
+from transfer.runs.read import Result
 from transfer.tables.cells import mean_cells, percent
 from transfer.tables.context import Context
-from transfer.tables.runs import Result
 from transfer.tables.text import Format, Section, Table, code, count, grid, interval, mean, protocols_paragraph, rounded
 
 FORMATS: dict[str, Format] = {

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from transfer.evaluation.statistics import paired_difference
+from transfer.runs.read import Run
 from transfer.tables.cells import ACCURACY, accuracy_cells, percent
 from transfer.tables.context import Context
-from transfer.tables.runs import Run
 from transfer.tables.text import (
     UNDEFINED,
     Format,

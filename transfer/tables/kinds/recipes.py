@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from transfer.evaluation.statistics import holm, paired_difference
+from transfer.runs.read import Result, Runs
 from transfer.tables.cells import accuracy_cells, percent
 from transfer.tables.context import Context
 from transfer.tables.reported import REPORTED, Reported, load_reported
-from transfer.tables.runs import Result, Runs
 from transfer.tables.text import (
     UNDEFINED,
     Format,

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transfer.evaluation.stored import UNTOUCHED, accuracies, read_evaluation
+from transfer.runs.evaluations import UNTOUCHED, accuracies, read_evaluation
+from transfer.runs.read import Run
 from transfer.tables.cells import ACCURACY, mean_cells
 from transfer.tables.context import Context
-from transfer.tables.runs import Run
 from transfer.tables.text import (
     UNDEFINED,
     Format,

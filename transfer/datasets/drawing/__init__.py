@@ -1,1 +1,0 @@
-"""Drawing a face: its actions, its anatomy, its painting and the picture taken of it."""
