@@ -101,7 +101,7 @@ def test_landmarks_are_placed_in_the_crop_that_the_network_saw(cascade, monkeypa
     """A network that says "the middle" for every landmark: they lie in the middle of the pixels inside the picture."""
     picture = golden_pictures()[1:2]
     cuts = []
-    deciding, crops = cascade._deciding, type(cascade)._find.__globals__["Areas"].crops
+    deciding, crops = cascade.onet, type(cascade)._find.__globals__["Areas"].crops
 
     def noting(self, owner, cut, side):
         cuts.append(cut) if side == 48 else None
@@ -114,7 +114,7 @@ def test_landmarks_are_placed_in_the_crop_that_the_network_saw(cascade, monkeypa
 
     middle.width = deciding.width
     monkeypatch.setattr("transfer.faces.mtcnn.Areas.crops", noting)
-    monkeypatch.setattr(cascade, "_deciding", middle)
+    monkeypatch.setattr(cascade, "onet", middle)
     [faces] = cascade.find(picture, FACE)
     cut = torch.cat(cuts)
     assert ((cut == 0) | (cut == 144)).any()  # the picture's border cut at least one of them

@@ -26,7 +26,7 @@ def test_the_outputs_are_those_of_facenet_pytorch(mtcnn, name, side, pools, head
     theirs = getattr(mtcnn, name)
     with torch.inference_mode():
         *values, probability = theirs((pixels[..., :3].permute(0, 3, 1, 2) - 127.5) / 128)
-        said = Network(theirs, pools, heads)(pixels.float())
+        said = Network(name, pools, heads)(pixels.float())
     assert torch.allclose(said[:, :2].softmax(1), probability, atol=1e-5)
     assert torch.allclose(said[:, 2:], torch.cat(values, dim=1), atol=1e-5)
 
