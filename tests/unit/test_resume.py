@@ -24,7 +24,7 @@ import os, sys, time
 from transfer import cli
 from transfer.utils import files
 from transfer.faces import detect
-detect._PART_IMAGES = {PART}
+detect.PART_IMAGES = {PART}
 renamed, rename = 0, os.replace
 def slow(*paths):
     global renamed
@@ -60,7 +60,7 @@ def dataset(tmp_path, monkeypatch, transfer):
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "default.yaml").write_bytes((ROOT / "params" / "default.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(detect_module, "_PART_IMAGES", PART)
+    monkeypatch.setattr(detect_module, "PART_IMAGES", PART)
     read = resume.stream_images
     paths = []
     monkeypatch.setattr(resume, "stream_images", lambda source, some: paths.extend(some) or read(source, some))

@@ -4,8 +4,9 @@ import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from PIL import Image
 
 from transfer.datasets.images import stream_images
 from transfer.datasets.source import Source
-from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS
+from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS, Images
 from transfer.faces.mtcnn import Cascade, Faces
 from transfer.params import digest
 from transfer.utils.code_digest import step_digest
@@ -22,47 +23,14 @@ from transfer.utils.environment import cores
 from transfer.utils.files import atomic, sha256
 from transfer.utils.progress import progress
 
+PART_PIXELS = 32_000_000  # canvases of a part: 100 MB, and some seconds of work
+PART_IMAGES = 4096
+BATCH_BYTES = {"cpu": 48_000_000, "cuda": 2_000_000_000}  # of one worker; larger ones are slower on a CPU
+_PIXEL_BYTES = 64  # what a canvas pixel needs while its batch is searched, most of it for the summed-area table
+_AHEAD = 2  # parts that are read and not yet done
 _MAX_SIDE = 320
 _STEP = 16  # canvases grow in steps, so that images of almost equal sizes share a batch
-
-
-class Canvas(NamedTuple):
-    """A scaled image, surrounded by its mean colour."""
-
-    row: int
-    """Number of the sample."""
-    pixels: np.ndarray
-    """(H, W, 3) uint8."""
-    offset: np.ndarray
-    """x and y of the scaled image inside the canvas."""
-    scale: np.ndarray
-    """Canvas pixels per image pixel, in x and in y."""
-    size: np.ndarray
-    """Width and height of the image."""
-
-    def to_image(self, points: np.ndarray) -> np.ndarray:
-        """``points`` (..., 2) from the canvas's outer corner, as pixels of the image with centres at integers."""
-        return (points - self.offset) / self.scale - 0.5
-
-
-def place(row: int, image: np.ndarray, min_side: int, border: float) -> Canvas:
-    """Put ``image`` (H, W, 3) uint8 onto a canvas.
-
-    Its short side is enlarged to ``min_side`` pixels or reduced to 320; ``border`` is a fraction of it.
-    """
-    size = np.array([image.shape[1], image.shape[0]])
-    scale = np.clip(size.min(), min_side, _MAX_SIDE) / size.min()
-    scale = min(scale, 4 * _MAX_SIDE / size.max())  # a ribbon of 10 x 5000 pixels must not become a giant
-    scaled = np.maximum(np.rint(size * scale), 1).astype(int)
-    pixels = np.asarray(Image.fromarray(image).resize(tuple(scaled.tolist()), Image.Resampling.BICUBIC))
-    around = round(border * scaled.min())
-    width, height = -(-(scaled + 2 * around) // _STEP) * _STEP
-    offset = (np.array([width, height]) - scaled) // 2
-    canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = np.rint(pixels.mean(axis=(0, 1)))
-    canvas[offset[1] : offset[1] + scaled[1], offset[0] : offset[0] + scaled[0]] = pixels
-    return Canvas(row, canvas, offset, scaled / size, size)
-
+_MIRRORED = [1, 0, 2, 4, 3]  # a mirrored left eye is a right eye
 
 _COLUMNS = {
     **{"row": "int64", "status": "str", "n_faces": "int64"},
@@ -70,47 +38,46 @@ _COLUMNS = {
     **{"width": "int64", "height": "int64", "error": "str"},
 }
 
-_PIXEL_BYTES = 64  # what a canvas pixel needs while its batch is searched, most of it for the table of sums
-_BATCH_BYTES = {"cpu": 48_000_000, "cuda": 2_000_000_000}  # of one worker; larger ones are slower on a CPU
-_PART_PIXELS = 32_000_000  # canvases of a part: 100 MB, and some seconds of work
-_PART_IMAGES = 4096
-_AHEAD = 2  # parts that are read and not yet done
-_MIRRORED = [1, 0, 2, 4, 3]  # a mirrored left eye is a right eye
+
+def detect_dataset(archive: Source, index: pd.DataFrame, state: "DetectionState", **options: Any) -> pd.DataFrame:
+    """Find the face of every image of ``index`` (sample, path); a run that was killed continues after its last part.
+
+    ``options`` are those of :func:`detect_parts`. Returns the table of :func:`detect`, the same whether or not the run
+    was interrupted.
+    """
+    parts = state.load()
+    done = {row for part in parts for row in part["row"]}
+    if done:
+        print(f"continuing: {len(done):,} of {len(index):,} images are done", file=sys.stderr, flush=True)
+    # Without the images of whole parts the others come in the same order as before, and make the same parts.
+    rest = [row for row in range(len(index)) if row not in done]
+    stream = stream_images(archive, index["path"].iloc[rest].tolist())
+    images = ((rest[position], image, error) for position, image, error in stream)
+    with progress("detecting faces", len(rest)) as report:
+        for part in detect_parts(images, progress=report, **options):
+            state.save(len(parts), part)
+            parts.append(part)
+    return _assemble(parts, index["sample"].tolist())
 
 
-class Searched(NamedTuple):
-    """What was found on a canvas."""
-
-    faces: Faces
-    mirrored: bool
-    """Whether it was found only in the mirror image; ``faces`` are those of the canvas all the same."""
-
-
-Batches = list[tuple[list[Canvas], Future[list[Searched]]]]
-
-
-def detect(images: Iterable[tuple[int, np.ndarray | None, str]], samples: Sequence[str], **options) -> pd.DataFrame:
+def detect(images: Images, samples: Sequence[str], **options: Any) -> pd.DataFrame:
     """Find the face of every image; ``images`` and ``options`` are those of :func:`detect_parts`.
 
-    Returns a table as :func:`assemble` makes it.
+    Returns a row per sample, in the order of ``samples``: sample, status ("found", "none", "broken"), n_faces, box,
+    probability, five landmarks (pixels of the original image, pixel centres at integers), width, height, error. Of
+    several faces it holds the one chosen by :func:`choose`; ``n_faces`` counts them all.
     """
-    return assemble(list(detect_parts(images, **options)), samples)
+    return _assemble(list(detect_parts(images, **options)), samples)
 
 
-def assemble(parts: Sequence[pd.DataFrame], samples: Sequence[str]) -> pd.DataFrame:
-    """One table of all parts, a row per sample in the order of ``samples``.
-
-    Its columns: sample, status ("found", "none", "broken"), n_faces, box, probability, five landmarks (pixels of the
-    original image, pixel centres at integers), width, height, error. Of several faces it holds the one chosen by
-    :func:`choose`; ``n_faces`` counts them all.
-    """
+def _assemble(parts: Sequence[pd.DataFrame], samples: Sequence[str]) -> pd.DataFrame:
     table = pd.concat([_frame([]), *parts], ignore_index=True).sort_values("row", ignore_index=True)
     table.insert(0, "sample", [samples[row] for row in table.pop("row")])
     return table
 
 
 def detect_parts(
-    images: Iterable[tuple[int, np.ndarray | None, str]],
+    images: Images,
     *,
     min_side: int = 96,
     border: float = 0.25,
@@ -121,14 +88,14 @@ def detect_parts(
 ) -> Iterator[pd.DataFrame]:
     """Find the face of every image with MTCNN; yields a table for every few thousand images, in their order.
 
-    ``images`` yields (number of the sample, RGB uint8 (H, W, 3) or None, error text); images of all sizes may be mixed.
-    The short side of an image is enlarged to ``min_side`` pixels or reduced to 320; then ``border`` (fraction
-    of the short side) of the image's mean colour is put around it, since MTCNN misses faces that fill the frame. Faces
-    below ``min_face`` (fraction of the short side) are not looked for. Where nothing is found, the mirrored image is
-    tried. ``progress`` is called with the number of images done so far.
+    ``images`` yields (row, RGB uint8 (H, W, 3) or None, error text); images of all sizes may be mixed. The short side
+    of an image is enlarged to ``min_side`` pixels or reduced to 320; then ``border`` (fraction of the short side) of
+    the image's mean colour is put around it, since MTCNN misses faces that fill the frame. Faces below ``min_face``
+    (fraction of the short side) are not looked for. Where nothing is found, the mirrored image is tried. ``progress``
+    is called with the number of images done so far.
 
-    The parts, and the batches in them, depend on the images alone: not on the number of ``threads`` (None: one per
-    core), and a run that begins after a part makes the same parts as one that began before it. Memory stays bounded.
+    Parts and batches depend on the images alone: not on the number of ``threads`` (None: one per core), nor on where
+    an interrupted run continued. Memory stays bounded.
     """
     done = 0
 
@@ -138,42 +105,49 @@ def detect_parts(
         if progress:
             progress(done)
 
-    with Searching(threads, device) as searching:
+    with DetectorPool(threads, device) as pool:
         ahead: deque[_Part] = deque()
         for part in _parts(images, min_side, border):
-            part.batches = searching.start(part.canvases, min_face, border)
+            part.batches = pool.start(part.canvases, min_face, border)
             ahead.append(part)
             if len(ahead) == _AHEAD:
-                yield _finished(ahead.popleft(), count)
+                yield ahead.popleft().table(count)
         while ahead:
-            yield _finished(ahead.popleft(), count)
+            yield ahead.popleft().table(count)
 
 
+@dataclass
 class _Part:
     """Images that are read together, searched in batches, and end up in one table."""
 
-    def __init__(self) -> None:
-        self.canvases: list[Canvas] = []
-        self.pixels = 0  # of the canvases
-        self.broken: list[tuple[int, str]] = []  # numbers of samples, and why
-        self.batches: Batches = []
-
-    def add(self, canvas: Canvas) -> None:
-        self.canvases.append(canvas)
-        self.pixels += canvas.pixels.shape[0] * canvas.pixels.shape[1]
+    canvases: list["Canvas"] = field(default_factory=list)
+    broken: list[tuple[int, str]] = field(default_factory=list)  # row and error
+    batches: "Batches" = field(default_factory=list)
+    pixels: int = 0  # of the canvases
 
     @property
     def full(self) -> bool:
-        return self.pixels >= _PART_PIXELS or len(self.canvases) + len(self.broken) >= _PART_IMAGES
+        return self.pixels >= PART_PIXELS or len(self.canvases) + len(self.broken) >= PART_IMAGES
+
+    def table(self, count: Callable[[int], None]) -> pd.DataFrame:
+        """The rows of all images, once the batches are searched; ``count`` is told the size of each batch."""
+        broken = {"status": "broken", "n_faces": 0, "width": 0, "height": 0}
+        rows = [{"row": row, "error": error} | broken for row, error in self.broken]
+        count(len(rows))
+        for canvases, future in self.batches:
+            rows += [_row(canvas, faces) for canvas, (faces, _) in zip(canvases, future.result(), strict=True)]
+            count(len(canvases))
+        return _frame(rows)
 
 
-def _parts(images: Iterable[tuple[int, np.ndarray | None, str]], min_side: int, border: float) -> Iterator[_Part]:
+def _parts(images: Images, min_side: int, border: float) -> Iterator[_Part]:
     part = _Part()
     for row, image, error in images:
         if image is None:
             part.broken.append((row, error))
         else:
-            part.add(place(row, image, min_side, border))
+            part.canvases.append(place(row, image, min_side, border))
+            part.pixels += part.canvases[-1].pixels[..., 0].size
         if part.full:
             yield part
             part = _Part()
@@ -181,18 +155,7 @@ def _parts(images: Iterable[tuple[int, np.ndarray | None, str]], min_side: int, 
         yield part
 
 
-def _finished(part: _Part, count: Callable[[int], None]) -> pd.DataFrame:
-    """The table of a part, once its batches are searched; ``count`` is told how many images each of them had."""
-    broken = {"status": "broken", "n_faces": 0, "width": 0, "height": 0}
-    rows = [{"row": row, "error": error} | broken for row, error in part.broken]
-    count(len(rows))
-    for canvases, future in part.batches:
-        rows += [_row(canvas, faces) for canvas, (faces, _) in zip(canvases, future.result(), strict=True)]
-        count(len(canvases))
-    return _frame(rows)
-
-
-def _row(canvas: Canvas, faces: Faces) -> dict[str, object]:
+def _row(canvas: "Canvas", faces: Faces) -> dict[str, object]:
     """The row of an image: its chosen face in pixels of the image."""
     size = dict(zip(("width", "height"), canvas.size.tolist(), strict=True))
     row = {"row": canvas.row, "status": "none", "n_faces": len(faces.boxes), "error": "", **size}
@@ -211,68 +174,6 @@ def _frame(rows: list[dict[str, object]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
-class Searching:
-    """Workers that search batches of canvases: one thread per core with one torch thread each, or a CUDA device.
-
-    Independent batches keep all cores busy, where the threads of one small convolution mostly wait for each other; and
-    what a batch gives does not depend on how many cores there are.
-    """
-
-    def __init__(self, threads: int | None = None, device: str = "cpu") -> None:
-        """``threads`` None: one per core that this process may use."""
-        self.cascade = Cascade(device)
-        self._batch_pixels = _BATCH_BYTES[self.cascade.device.type] // _PIXEL_BYTES
-        self.workers = (threads or cores()) if self.cascade.device.type == "cpu" else 1
-
-    def __enter__(self) -> "Searching":
-        """Start the workers."""
-        self._threads_before = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self.workers, initializer=lambda: torch.set_num_threads(1))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop them; batches that have not begun are not searched."""
-        self._pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self._threads_before)
-
-    def start(self, canvases: Sequence[Canvas], min_face: float, border: float) -> Batches:
-        """Begin to search canvases, in batches of equally large ones; returns the batches and what will be found."""
-        return [
-            (batch, self._pool.submit(search, self.cascade, batch, smallest_face(batch[0].pixels, min_face, border)))
-            for batch in _batched(canvases, self._batch_pixels)
-        ]
-
-
-def smallest_face(pixels: np.ndarray, min_face: float, border: float) -> float:
-    """The smallest face to look for in canvas pixels, from its fraction of the image's short side."""
-    return min_face * min(pixels.shape[:2]) / (1 + 2 * border)
-
-
-def search(cascade: Cascade, canvases: Sequence[Canvas], min_face: float) -> list[Searched]:
-    """Faces of equally large canvases; where a canvas shows none, those of its mirror image, mirrored back."""
-    pixels = np.stack([canvas.pixels for canvas in canvases])
-    found = [Searched(faces, False) for faces in cascade.find(pixels, min_face)]
-    missed = [i for i, (faces, _) in enumerate(found) if len(faces.boxes) == 0]
-    if missed:
-        width = pixels.shape[2]
-        for i, (boxes, points) in zip(missed, cascade.find(pixels[missed, :, ::-1], min_face), strict=True):
-            boxes[:, [0, 2]] = width + 1 - boxes[:, [2, 0]]
-            points = points[:, _MIRRORED]
-            points[..., 0] = width - points[..., 0]
-            found[i] = Searched(Faces(boxes, points), len(boxes) > 0)
-    return found
-
-
-def _batched(canvases: Iterable[Canvas], pixels: int) -> Iterator[list[Canvas]]:
-    """Batches of equally large canvases with at most this many pixels together, or one canvas."""
-    groups: dict[tuple[int, ...], list[Canvas]] = defaultdict(list)
-    for canvas in canvases:
-        groups[canvas.pixels.shape].append(canvas)
-    for (height, width, _), group in groups.items():
-        size = max(1, pixels // (height * width))
-        yield from (group[start : start + size] for start in range(0, len(group), size))
-
-
 def choose(boxes: np.ndarray, width: float, height: float) -> int:
     """Number of the face nearest the centre by area: the largest area minus twice the squared distance to the centre.
 
@@ -284,31 +185,112 @@ def choose(boxes: np.ndarray, width: float, height: float) -> int:
     return int(np.argmax(area - 2 * (offset**2).sum(axis=1)))
 
 
-def detect_dataset(archive: Source, listed: pd.DataFrame, state: "DetectionState", **options) -> pd.DataFrame:
-    """Find the face of every image of an index; a run that was killed goes on after its last whole part.
+class Canvas(NamedTuple):
+    """A scaled image, surrounded by its mean colour."""
 
-    ``listed`` is the index (sample, path), ``options`` are those of :func:`transfer.faces.detect.detect_parts`. Returns
-    the table of :func:`transfer.faces.detect.assemble`, the same whether or not the run was interrupted.
+    row: int
+    pixels: np.ndarray
+    """(H, W, 3) uint8."""
+    offset: np.ndarray
+    """x and y of the scaled image inside the canvas."""
+    scale: np.ndarray
+    """Canvas pixels per image pixel, in x and in y."""
+    size: np.ndarray
+    """Width and height of the image."""
+
+    def to_image(self, points: np.ndarray) -> np.ndarray:
+        """``points`` (..., 2) from the canvas's outer corner, as pixels of the image with centres at integers."""
+        return (points - self.offset) / self.scale - 0.5
+
+
+def place(row: int, image: np.ndarray, min_side: int, border: float) -> Canvas:
+    """Put ``image`` (H, W, 3) uint8 onto a canvas; ``min_side`` and ``border`` are those of :func:`detect_parts`."""
+    size = np.array([image.shape[1], image.shape[0]])
+    scale = np.clip(size.min(), min_side, _MAX_SIDE) / size.min()
+    scale = min(scale, 4 * _MAX_SIDE / size.max())  # a ribbon of 10 x 5000 pixels must not become a giant
+    scaled = np.maximum(np.rint(size * scale), 1).astype(int)
+    pixels = np.asarray(Image.fromarray(image).resize(tuple(scaled.tolist()), Image.Resampling.BICUBIC))
+    around = round(border * scaled.min())
+    width, height = -(-(scaled + 2 * around) // _STEP) * _STEP
+    offset = (np.array([width, height]) - scaled) // 2
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:] = np.rint(pixels.mean(axis=(0, 1)))
+    canvas[offset[1] : offset[1] + scaled[1], offset[0] : offset[0] + scaled[0]] = pixels
+    return Canvas(row, canvas, offset, scaled / size, size)
+
+
+class Detection(NamedTuple):
+    """What was found on a canvas."""
+
+    faces: Faces
+    mirrored: bool
+    """Whether it was found only in the mirror image; ``faces`` are those of the canvas all the same."""
+
+
+Batches = list[tuple[list[Canvas], Future[list[Detection]]]]
+
+
+class DetectorPool:
+    """Workers that search batches of canvases: one thread per core with one torch thread each, or a CUDA device.
+
+    Independent batches keep all cores busy, where the threads of one small convolution mostly wait for each other; and
+    the result of a batch does not depend on the number of cores.
     """
-    parts = state.load()
-    done = {row for part in parts for row in part["row"]}
-    if done:
-        print(f"continuing: {len(done):,} of {len(listed):,} images were searched before", file=sys.stderr, flush=True)
-    # Without the images of whole parts the others come in the same order as before, and make the same parts.
-    rest = [row for row in range(len(listed)) if row not in done]
-    stream = stream_images(archive, listed["path"].iloc[rest].tolist())
-    images = ((rest[position], image, error) for position, image, error in stream)
-    with progress("detecting faces", len(rest)) as report:
-        for part in detect_parts(images, progress=report, **options):
-            state.save(len(parts), part)
-            parts.append(part)
-    return assemble(parts, listed["sample"].tolist())
+
+    def __init__(self, threads: int | None = None, device: str = "cpu") -> None:
+        """``threads`` None: one per core that this process may use."""
+        self.cascade = Cascade(device)
+        self.workers = (threads or cores()) if self.cascade.device.type == "cpu" else 1
+
+    def __enter__(self) -> Self:
+        """Start the workers."""
+        self._threads_before = torch.get_num_threads()
+        self._executor = ThreadPoolExecutor(self.workers, initializer=lambda: torch.set_num_threads(1))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop them; batches that have not begun are not searched."""
+        self._executor.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads_before)
+
+    def start(self, canvases: Iterable[Canvas], min_face: float, border: float) -> Batches:
+        """Begin to search canvases, in batches of equal size that fit into the memory of a worker."""
+        groups: dict[tuple[int, ...], list[Canvas]] = defaultdict(list)
+        for canvas in canvases:
+            groups[canvas.pixels.shape].append(canvas)
+        batches: Batches = []
+        for (height, width, _), group in groups.items():
+            size = max(1, BATCH_BYTES[self.cascade.device.type] // _PIXEL_BYTES // (height * width))
+            smallest = smallest_face(group[0].pixels, min_face, border)
+            for batch in (group[start : start + size] for start in range(0, len(group), size)):
+                batches.append((batch, self._executor.submit(search, self.cascade, batch, smallest)))
+        return batches
+
+
+def smallest_face(pixels: np.ndarray, min_face: float, border: float) -> float:
+    """The smallest face to look for in canvas pixels, from its fraction of the image's short side."""
+    return min_face * min(pixels.shape[:2]) / (1 + 2 * border)
+
+
+def search(cascade: Cascade, canvases: Sequence[Canvas], min_face: float) -> list[Detection]:
+    """Faces of equally large canvases; where a canvas shows none, those of its mirror image, mirrored back."""
+    pixels = np.stack([canvas.pixels for canvas in canvases])
+    found = [Detection(faces, False) for faces in cascade.find(pixels, min_face)]
+    missed = [i for i, (faces, _) in enumerate(found) if len(faces.boxes) == 0]
+    if missed:
+        width = pixels.shape[2]
+        for i, (boxes, points) in zip(missed, cascade.find(pixels[missed, :, ::-1], min_face), strict=True):
+            boxes[:, [0, 2]] = width + 1 - boxes[:, [2, 0]]
+            points = points[:, _MIRRORED]
+            points[..., 0] = width - points[..., 0]
+            found[i] = Detection(Faces(boxes, points), len(boxes) > 0)
+    return found
 
 
 def state_key(index_file: Path, archive: Path, search: Mapping[str, Any], device: str) -> str:
     """Digest of all that decides what a detection finds: index, archive, parameters, code, torch and device.
 
-    Of the archive (or of the folder) only size and time of change count.
+    Of the archive (or folder) only size and modification time count.
     """
     stat = archive.stat()
     source = [str(archive), stat.st_size, stat.st_mtime_ns]
@@ -316,22 +298,22 @@ def state_key(index_file: Path, archive: Path, search: Mapping[str, Any], device
 
 
 class DetectionState:
-    """The finished parts of a detection, a file for each; ``key`` stands for images, parameters and code."""
+    """The finished parts of a detection, one file each; ``key`` is that of :func:`state_key`."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder, self.key = folder, key
 
     def load(self) -> list[pd.DataFrame]:
-        """The parts before the first that is missing or damaged; all other files, such as those of other keys, go."""
+        """The parts before the first that is missing or damaged; all other files, also those of other keys, go."""
         parts: list[pd.DataFrame] = []
         try:
             while self._file(len(parts)).exists():
                 parts.append(pd.read_parquet(self._file(len(parts))))
         except Exception as error:  # pyarrow raises nearly anything on damaged data
             file = self._file(len(parts))
-            print(f"{file}: damaged ({type(error).__name__}); detection goes on before it", file=sys.stderr)
+            print(f"{file}: damaged ({type(error).__name__}); detection restarts before it", file=sys.stderr)
         wanted = {self._file(number) for number in range(len(parts))}
-        for file in self._files() - wanted:
+        for file in set(self.folder.glob("*.parquet")) - wanted:
             file.unlink()
         return parts
 
@@ -342,13 +324,10 @@ class DetectionState:
 
     def remove(self) -> None:
         """Delete all parts: the detection is complete and written."""
-        for file in self._files():
+        for file in self.folder.glob("*.parquet"):
             file.unlink()
         if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{self.key}-{number}.parquet"
-
-    def _files(self) -> set[Path]:
-        return set(self.folder.glob("*.parquet"))
