@@ -83,7 +83,7 @@ def test_a_killed_detection_continues_to_the_same_bytes(dataset, transfer):
     kill_in_the_fourth_part()
     assert len(list(STATE.iterdir())) == 4  # three parts, and what was being written
     message = transfer("detect")
-    assert f"continuing: {3 * PART} of {total} images were searched before" in message
+    assert f"continuing: {3 * PART} of {total} images are done" in message
     assert len(dataset) == total - 3 * PART
     assert not STATE.exists()
     continued = FACES.read_bytes()
