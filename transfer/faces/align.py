@@ -145,7 +145,7 @@ def placements(points: np.ndarray, faces: pd.DataFrame, kind: Template, size: in
         return np.full((len(points), 2, 3), np.nan)
     if kind == "box":
         return _squares(faces[BOX_COLUMNS].to_numpy(np.float64), size, margin)
-    return similarity(points, template(size, margin, None if kind == "arcface" else kind))
+    return similarity(points, template(size, margin, None if isinstance(kind, str) else kind))
 
 
 def _squares(boxes: np.ndarray, size: int, margin: float) -> np.ndarray:

@@ -81,8 +81,8 @@ class Cascade:
         points = cut[:, None, :2] + points * (cut[:, 2:] - cut[:, :2])[:, None]
         boxes = _shifted(boxes, shift)
         kept = _suppress_inside(boxes, owner, 0.7)
-        found, points, owner = (values[kept].cpu().numpy() for values in (boxes.double(), points.double(), owner))
-        return [Faces(found[owner == i], points[owner == i]) for i in range(n)]
+        found, marks, image = (values[kept].cpu().numpy() for values in (boxes.double(), points.double(), owner))
+        return [Faces(found[image == i], marks[image == i]) for i in range(n)]
 
     def _propose(self, areas: "Areas", height: int, width: int, min_face: float) -> tuple[torch.Tensor, torch.Tensor]:
         """P-Net over an image pyramid: square boxes (M, 5) and the image that each belongs to (M,)."""

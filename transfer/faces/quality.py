@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ RANDOM, WORST, REJECTED, BROKEN = 64, 16, 48, 20
 _SIDE = 224  # pixels of a picture on the page, at most
 _SEED = 0
 
-Originals = Callable[[Sequence[int]], dict[int, np.ndarray]]
+Originals = Callable[[list[int]], dict[int, np.ndarray]]
 
 
 class Tile(NamedTuple):
@@ -74,7 +74,7 @@ def write_quality_page(
     if policies["no_face"] == "whole":
         tiles = [stored(i, "whole image used") for i in rejected]
     else:
-        pictures = originals(rejected) if len(rejected) else {}
+        pictures = originals(rejected) if rejected else {}
         tiles = [Tile(pictures[i], samples[i], "dropped") for i in rejected]
     sections = {
         f"Random faces: {len(shown)} of {kept.sum():,}": [stored(i, names[i]) for i in shown],
@@ -86,9 +86,9 @@ def write_quality_page(
     return report
 
 
-def _choice(rows: np.ndarray, n: int) -> np.ndarray:
+def _choice(rows: np.ndarray, n: int) -> list[int]:
     """At most ``n`` random rows, always the same ones."""
-    return np.sort(np.random.default_rng(_SEED).choice(rows, min(n, len(rows)), replace=False))
+    return np.sort(np.random.default_rng(_SEED).choice(rows, min(n, len(rows)), replace=False)).tolist()
 
 
 def _worst(
@@ -108,7 +108,7 @@ def _worst(
     for title, shown, badness, form in kinds:
         rows = np.flatnonzero(kept & np.isfinite(badness))
         rows = rows[np.argsort(-badness[rows], kind="stable")][:WORST]
-        sections[title] = [stored(i, form.format(shown[i])) for i in rows]
+        sections[title] = [stored(i, form.format(shown[i])) for i in rows.tolist()]
     return sections
 
 
@@ -204,7 +204,7 @@ def face_measures(index: pd.DataFrame, faces: pd.DataFrame, policies: dict[str, 
     error = np.einsum("nij,nkj->nki", fit[:, :, :2], points) + fit[:, None, :, 2] - target
     matrices = placements(points, faces, kind, size, policies["margin"])
     scale = np.hypot(matrices[:, 0, 0], matrices[:, 1, 0])
-    whole = size / np.minimum(faces["width"], faces["height"]).replace(0, np.nan).to_numpy(np.float64)
+    whole = size / faces[["width", "height"]].min(axis=1).replace(0, np.nan).to_numpy(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         yaw = (nose * eyes).sum(axis=1) / distance**2
     return pd.DataFrame(
