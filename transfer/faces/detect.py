@@ -4,7 +4,6 @@ import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -32,6 +31,8 @@ _MAX_SIDE = 320
 _STEP = 16  # canvases grow in steps, so that images of almost equal sizes share a batch
 _MIRRORED = [1, 0, 2, 4, 3]  # a mirrored left eye is a right eye
 
+Row = dict[str, Any]
+Batches = list[tuple[list["Canvas"], Future[list["Detection"]]]]
 _COLUMNS = {
     **{"row": "int64", "status": "str", "n_faces": "int64"},
     **dict.fromkeys([*BOX_COLUMNS, "probability", *LANDMARK_COLUMNS], "float64"),
@@ -99,63 +100,46 @@ def detect_parts(
     """
     done = 0
 
-    def count(images: int) -> None:
+    def table(broken: list[Row], batches: Batches) -> pd.DataFrame:
+        """The rows of a part, once its batches are searched."""
         nonlocal done
-        done += images
-        if progress:
-            progress(done)
-
-    with DetectorPool(threads, device) as pool:
-        ahead: deque[_Part] = deque()
-        for part in _parts(images, min_side, border):
-            part.batches = pool.start(part.canvases, min_face, border)
-            ahead.append(part)
-            if len(ahead) == _AHEAD:
-                yield ahead.popleft().table(count)
-        while ahead:
-            yield ahead.popleft().table(count)
-
-
-@dataclass
-class _Part:
-    """Images that are read together, searched in batches, and end up in one table."""
-
-    canvases: list["Canvas"] = field(default_factory=list)
-    broken: list[tuple[int, str]] = field(default_factory=list)  # row and error
-    batches: "Batches" = field(default_factory=list)
-    pixels: int = 0  # of the canvases
-
-    @property
-    def full(self) -> bool:
-        return self.pixels >= PART_PIXELS or len(self.canvases) + len(self.broken) >= PART_IMAGES
-
-    def table(self, count: Callable[[int], None]) -> pd.DataFrame:
-        """The rows of all images, once the batches are searched; ``count`` is told the size of each batch."""
-        broken = {"status": "broken", "n_faces": 0, "width": 0, "height": 0}
-        rows = [{"row": row, "error": error} | broken for row, error in self.broken]
-        count(len(rows))
-        for canvases, future in self.batches:
+        rows = list(broken)
+        done += len(broken)
+        for canvases, future in batches:
             rows += [_row(canvas, faces) for canvas, (faces, _) in zip(canvases, future.result(), strict=True)]
-            count(len(canvases))
+            done += len(canvases)
+            if progress:
+                progress(done)
         return _frame(rows)
 
+    with DetectorPool(threads, device) as pool:
+        ahead: deque[tuple[list[Row], Batches]] = deque()
+        for canvases, broken in _parts(images, min_side, border):
+            ahead.append((broken, pool.start(canvases, min_face, border)))
+            if len(ahead) == _AHEAD:
+                yield table(*ahead.popleft())
+        while ahead:
+            yield table(*ahead.popleft())
 
-def _parts(images: Images, min_side: int, border: float) -> Iterator[_Part]:
-    part = _Part()
+
+def _parts(images: Images, min_side: int, border: float) -> Iterator[tuple[list["Canvas"], list[Row]]]:
+    """Images that end up in one table: their canvases, and the rows of the broken ones."""
+    canvases, broken, pixels = [], [], 0
     for row, image, error in images:
         if image is None:
-            part.broken.append((row, error))
+            none = {"n_faces": 0, "width": 0, "height": 0}
+            broken.append({"row": row, "status": "broken", "error": error, **none})
         else:
-            part.canvases.append(place(row, image, min_side, border))
-            part.pixels += part.canvases[-1].pixels[..., 0].size
-        if part.full:
-            yield part
-            part = _Part()
-    if part.canvases or part.broken:
-        yield part
+            canvases.append(place(row, image, min_side, border))
+            pixels += canvases[-1].pixels[..., 0].size
+        if pixels >= PART_PIXELS or len(canvases) + len(broken) >= PART_IMAGES:
+            yield canvases, broken
+            canvases, broken, pixels = [], [], 0
+    if canvases or broken:
+        yield canvases, broken
 
 
-def _row(canvas: "Canvas", faces: Faces) -> dict[str, object]:
+def _row(canvas: "Canvas", faces: Faces) -> Row:
     """The row of an image: its chosen face in pixels of the image."""
     size = dict(zip(("width", "height"), canvas.size.tolist(), strict=True))
     row = {"row": canvas.row, "status": "none", "n_faces": len(faces.boxes), "error": "", **size}
@@ -170,7 +154,7 @@ def _row(canvas: "Canvas", faces: Faces) -> dict[str, object]:
     return row
 
 
-def _frame(rows: list[dict[str, object]]) -> pd.DataFrame:
+def _frame(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
@@ -225,9 +209,6 @@ class Detection(NamedTuple):
     faces: Faces
     mirrored: bool
     """Whether it was found only in the mirror image; ``faces`` are those of the canvas all the same."""
-
-
-Batches = list[tuple[list[Canvas], Future[list[Detection]]]]
 
 
 class DetectorPool:
@@ -306,15 +287,13 @@ class DetectionState:
     def load(self) -> list[pd.DataFrame]:
         """The parts before the first that is missing or damaged; all other files, also those of other keys, go."""
         parts: list[pd.DataFrame] = []
-        try:
-            while self._file(len(parts)).exists():
-                parts.append(pd.read_parquet(self._file(len(parts))))
-        except Exception as error:  # pyarrow raises nearly anything on damaged data
-            file = self._file(len(parts))
-            print(f"{file}: damaged ({type(error).__name__}); detection restarts before it", file=sys.stderr)
-        wanted = {self._file(number) for number in range(len(parts))}
-        for file in set(self.folder.glob("*.parquet")) - wanted:
-            file.unlink()
+        while (file := self._file(len(parts))).exists():
+            try:
+                parts.append(pd.read_parquet(file))
+            except Exception as error:  # pyarrow raises nearly anything on damaged data
+                print(f"{file}: damaged ({type(error).__name__}); detection restarts before it", file=sys.stderr)
+                break
+        self._clear(keep=len(parts))
         return parts
 
     def save(self, number: int, part: pd.DataFrame) -> None:
@@ -324,10 +303,13 @@ class DetectionState:
 
     def remove(self) -> None:
         """Delete all parts: the detection is complete and written."""
-        for file in self.folder.glob("*.parquet"):
-            file.unlink()
+        self._clear()
         if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{self.key}-{number}.parquet"
+
+    def _clear(self, keep: int = 0) -> None:
+        for file in set(self.folder.glob("*.parquet")) - {self._file(number) for number in range(keep)}:
+            file.unlink()
