@@ -3,6 +3,8 @@
 ``python tests/unit/test_mtcnn.py`` writes the golden pictures and values anew.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,18 @@ def pictures():
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def imported(code):
+    """Which of the heavy packages a process of its own imports."""
+    heavy = "{'torch', 'torchvision', 'facenet_pytorch', 'sympy', 'matplotlib', 'jinja2', 'timm'}"
+    code += f"; import sys; print(*sorted({heavy} & set(sys.modules)))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_detection_alone_imports_torch_and_nothing_else_that_is_slow():
+    assert imported("from transfer.faces.mtcnn import Cascade; Cascade()") == ["torch"]
+    assert imported("import transfer.faces.align, transfer.faces.quality, transfer.datasets.images") == []
 
 
 @pytest.fixture(scope="module")
