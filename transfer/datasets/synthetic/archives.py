@@ -116,7 +116,7 @@ def _write_tar_gz(path: Path, members: Members) -> None:
 def _images(
     kind: Kind, seed: int, split: str, counts: Counts, others: Sequence[str] = (), first: int = 0
 ) -> Iterator[tuple[int, str, np.random.Generator]]:
-    """Number from ``first``, class name and random stream of each image of a split, in random order; then ``others``."""
+    """Number from ``first``, class name and random stream of each image of a split, shuffled; then ``others``."""
     labels = [name for name, n in counts[split].items() for _ in range(n)]
     np.random.default_rng([seed, *split.encode()]).shuffle(labels)
     for number, name in enumerate([*labels, *others], first):
