@@ -56,7 +56,7 @@ def fetch(
             print(fetching.instructions(name, entry, raw_dir))
             missing.append(name)
     if missing:
-        raise UserError(f"not there, to be had by hand as said above: {', '.join(missing)}")
+        raise UserError(f"missing; must be obtained manually (see instructions above): {', '.join(missing)}")
 
 
 @app.command()
@@ -68,7 +68,7 @@ def synthesize(dataset: Dataset, files: ParamFiles = None, values: Values = None
 
     definition = chosen.dataset_definitions[dataset]
     if definition.synthetic is None:
-        raise UserError(f"dataset {dataset}: not a drawn one; put its archive into {chosen.raw_dir}")
+        raise UserError(f"dataset {dataset}: not synthetic; put its archive into {chosen.raw_dir}")
     write_archive(
         definition.parser,
         archive_path(chosen, dataset),
