@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from transfer.datasets.archives import find
@@ -81,7 +81,7 @@ def download(url: str, target: Path, check: Callable[[Path], object], size: int 
         try:
             with atomic(target) as part, ExitStack() as stack:
                 get = HTTPDownloader(
-                    progressbar=_Progress(stack, target.name),
+                    progressbar=_Bar(stack, target.name),
                     chunk_size=1 << 18,
                     timeout=TIMEOUT,
                     headers={"Accept-Encoding": "identity"},  # sizes are those of the file, not of its compression
@@ -141,30 +141,22 @@ def _reason(error: "requests.RequestException") -> str:
     return next((text for kind, text in reasons.items() if isinstance(error, kind)), str(error))
 
 
-class _Progress:
-    """The progress bar that pooch fills, shown as the other ones of this package."""
-
-    total = 0
+class _Bar:
+    """What pooch reports its progress to: shown like the other bars of this package."""
 
     def __init__(self, stack: ExitStack, name: str) -> None:
-        self._stack, self._name, self._done = stack, name, 0
-        self._report: Any = None
+        self.total, self._stack, self._name, self._done = 0, stack, name, 0
+        self.reset = self.close = lambda: None  # the bar ends with the stack
 
     def update(self, more: int) -> None:
-        """Count bytes; the last piece is shorter than it is counted."""
+        """Count bytes; the last piece counts as a full one."""
         from transfer.utils.progress import progress
 
-        if self.total:
-            self._report = self._report or self._stack.enter_context(progress(self._name, self.total, "bytes"))
-            self._done = min(self._done + more, self.total)
+        if not self._done and self.total:
+            self._report = self._stack.enter_context(progress(self._name, self.total, "bytes"))
+        self._done = min(self._done + more, self.total)
+        if self._done:
             self._report(self._done)
-
-    def reset(self) -> None:
-        """Begin again, before the total is reported."""
-        self._done = 0
-
-    def close(self) -> None:
-        """Nothing: the bar is closed with the stack."""
 
 
 def _by_hand(entry: SourceEntry, raw_dir: Path) -> str:
