@@ -200,5 +200,5 @@ def test_light():
 
 
 def test_every_name_of_the_table_is_made_by_one_function():
-    made = [*corruptions._CENTRES, *corruptions._DRAWN, *corruptions._FIXED]
+    made = [*corruptions._CENTRES, *corruptions._RANDOM, *corruptions._FIXED]
     assert sorted(made) == sorted(SEVERITIES)

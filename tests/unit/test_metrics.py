@@ -153,7 +153,7 @@ def test_truncated_missing_and_outdated_metrics_are_refused(evaluated):
         read_metrics(evaluated, **IDENTITY)
     assert "\n" not in str(error.value)
     path.write_text("[]")
-    with pytest.raises(UserError, match="metrics.json: expected a JSON object"):
+    with pytest.raises(UserError, match="metrics.json: not a JSON object"):
         read_metrics(evaluated, **IDENTITY)
     path.unlink()
     with pytest.raises(UserError, match=f"metrics.json: missing.*snakemake --cores all {path}"):
