@@ -161,7 +161,7 @@ def test_more_faces_than_fit_into_a_batch(finished):
     layout = finished
     model, _ = load_model(layout.run("faces", "full", 0) / "model.safetensors")
     faces = read_faces(layout.data("faces"))
-    store, classes = FaceStore(faces.store, 16, faces.rows), faces.manifest["label"].to_numpy()
+    store, classes = FaceStore(faces.store, 16, faces.rows), faces.manifest["label"].tolist()
     whole = explain(model, store, faces.rows, classes)
     parts = explain(model, store, faces.rows, classes, batch_size=3)
     assert np.allclose(whole.relevance, parts.relevance, atol=1e-3) and np.allclose(
