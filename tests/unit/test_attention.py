@@ -176,16 +176,6 @@ def test_recipes_without_lanets(layout):
     assert any("these recipes have no LANets" in text.get_text() for text in figure.texts)
 
 
-def test_predictions_of_other_faces(layout):
-    path = layout.run("faces", "full", 0) / "predictions.parquet"
-    predictions = read_predictions(path)
-    first = predictions[predictions["split"] == "test"]["sample"].iloc[0]
-    predictions[predictions["sample"] != first].to_parquet(path, index=False)
-    with pytest.raises(UserError, match=rf"no test face {first} under protocol val_selected"):
-        write_attention(PARAMS, layout, "faces", RECIPES, 0)
-    assert not layout.figures.exists()
-
-
 def test_a_missing_dataset(layout):
     (layout.data("faces") / "split.parquet").unlink()
     with pytest.raises(UserError, match=r"split\.parquet: missing; run: snakemake"):

@@ -100,8 +100,11 @@ class Network:
     about: dict[str, Any]
     device: torch.device
 
-    def predict(self, batches: Iterable[np.ndarray]) -> np.ndarray:
-        """Class probabilities (N, C) float32, as after an epoch, of faces (n, side, side, 3) uint8 of any side."""
+    def frame(self, samples: np.ndarray, labels: np.ndarray, batches: Iterable[np.ndarray]) -> pd.DataFrame:
+        """The predictions of faces (n, side, side, 3) uint8 of any side, as rows of predictions.parquet without split.
+
+        As after an epoch: in the precision of the training, and bit-equal on its machine for the same batches.
+        """
         side = self.about["model"]["img_size"]
 
         def images() -> Iterator[Tensor]:
@@ -109,14 +112,10 @@ class Network:
                 shown = np.ascontiguousarray(faces if faces.shape[1] == side else resized(faces, side))
                 yield normalize(torch.from_numpy(shown).to(self.device).permute(0, 3, 1, 2).float().div_(255))
 
-        return predict(self.model, images(), self.run.environment["precision"], self.about["flip_views"])
-
-    def frame(self, samples: np.ndarray, labels: np.ndarray, batches: Iterable[np.ndarray]) -> pd.DataFrame:
-        """`predict` as rows of predictions.parquet, without split."""
         return predictions_frame(
             samples.tolist(),
             labels.tolist(),
-            self.predict(batches),
+            predict(self.model, images(), self.run.environment["precision"], self.about["flip_views"]),
             self.run.classes,
             split="test",
             protocol=self.about["protocol"],

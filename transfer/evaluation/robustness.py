@@ -185,16 +185,6 @@ def low_resolution(images: Tensor, severity: float) -> Tensor:
     return F.resize(F.resize(images, reduced, antialias=True), size, antialias=True).clamp(0, 1)
 
 
-def darker(images: Tensor, severity: float) -> Tensor:
-    """All values times 1 - ``severity``."""
-    return F.adjust_brightness(images, 1 - severity)
-
-
-def brighter(images: Tensor, severity: float) -> Tensor:
-    """All values times 1 + ``severity``, cut off at white."""
-    return F.adjust_brightness(images, 1 + severity)
-
-
 # Groups of the five landmarks: the mean of each is the centre of a square
 _CENTRES: dict[str, tuple[tuple[int, ...], ...]] = {
     "occlude_eyes": ((0,), (1,)),
@@ -208,6 +198,6 @@ _RANDOM: dict[str, Callable[[Tensor, float, Sequence[int]], Tensor]] = {
 _FIXED: dict[str, Callable[[Tensor, float], Tensor]] = {
     "blur": blur,
     "low_resolution": low_resolution,
-    "darker": darker,
-    "brighter": brighter,
+    "darker": lambda images, severity: F.adjust_brightness(images, 1 - severity),
+    "brighter": lambda images, severity: F.adjust_brightness(images, 1 + severity),  # clipped at white
 }

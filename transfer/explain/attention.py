@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from transfer.datasets.images import BrokenImage, decode
-from transfer.evaluation.network import Faces, Network, load_model, load_network, read_faces
+from transfer.evaluation.network import load_model, load_network, read_faces
 from transfer.evaluation.predict import align_photos
 from transfer.explain.diversity import lanet_maps, resized, transfer_only
 from transfer.explain.relevance import relevance_maps
@@ -45,12 +45,9 @@ JET = matplotlib.colormaps["jet"]
 class Explained(NamedTuple):
     """N faces; all pictures at the size of the aligned faces, S pixels."""
 
-    faces: np.ndarray
-    """(N, S, S, 3) uint8."""
-    relevance: np.ndarray
-    """(N, S, S) float32 from 0 to 1."""
-    lanets: np.ndarray
-    """(N, B, S, S) float32 in (0, 1), before dropping."""
+    faces: np.ndarray  # (N, S, S, 3) uint8
+    relevance: np.ndarray  # (N, S, S) float32 from 0 to 1
+    lanets: np.ndarray  # (N, B, S, S) float32 in (0, 1), before dropping
 
 
 class Column(NamedTuple):
@@ -82,7 +79,7 @@ def write_attention(params: Params, layout: Layout, dataset: str, recipes: Seque
     """Write attention_DATASET and lanets_DATASET as .png, .svg and .json (the caption) into the figures' folder.
 
     ``synthetic`` in the .json says whether the faces are; pictures of others show real people. Returns the paths.
-    Raises UserError: a file of a run is missing or not the run's, or recipes whose networks tell other classes apart.
+    Raises UserError: files are missing or do not belong together, or a network is no TransFER.
     """
     faces = read_faces(layout.data(dataset))
     networks = {}
@@ -90,13 +87,10 @@ def write_attention(params: Params, layout: Layout, dataset: str, recipes: Seque
         run = read_run(params, layout, dataset, recipe, seed)
         networks[recipe] = load_network(run, params.run(dataset, recipe).train, "attention", faces)
     classes, protocol = networks[recipes[0]].run.classes, networks[recipes[0]].about["protocol"]
-    for network in networks.values():
-        if network.run.classes != classes:
-            found, expected = ", ".join(network.run.classes), ", ".join(classes)
-            raise UserError(
-                f"{network.run.directory}: classes are {found}; expected those of the first recipe, {expected}"
-            )
-    probabilities = {recipe: _kept_probabilities(network, faces) for recipe, network in networks.items()}
+    probabilities = {}
+    for recipe, network in networks.items():
+        rows = network.run.predictions.query("split == 'test' and protocol == @protocol").set_index("sample")
+        probabilities[recipe] = probabilities_of(rows.loc[faces.manifest["sample"]])
     chosen = one_per_class(faces.manifest["label"].to_numpy(), [p.argmax(axis=1) for p in probabilities.values()])
     columns = []
     for recipe, network in networks.items():
@@ -142,20 +136,6 @@ def write_attention(params: Params, layout: Layout, dataset: str, recipes: Seque
         write_json(paths[2], {"caption": caption} | about)
         written += paths
     return written
-
-
-def _kept_probabilities(network: Network, faces: Faces) -> np.ndarray:
-    """Probabilities (N, C) of the test faces in predictions.parquet, by the weights that the run kept."""
-    run, protocol, samples = network.run, network.about["protocol"], faces.manifest["sample"]
-    rows = run.predictions[(run.predictions["split"] == "test") & (run.predictions["protocol"] == protocol)]
-    rows = rows.set_index("sample")
-    absent = set(samples) - set(rows.index)
-    if absent:
-        raise UserError(
-            f"{run.directory / 'predictions.parquet'}: no test face {min(absent)} under protocol {protocol}; "
-            "train this run again"
-        )
-    return probabilities_of(rows.loc[samples])
 
 
 def one_per_class(labels: np.ndarray, predicted: Sequence[np.ndarray]) -> pd.Series:

@@ -30,12 +30,9 @@ def relevance_maps(model: TransFER, images: Tensor, classes: Tensor | None = Non
 class BlockRelevance(NamedTuple):
     """Gradients and relevance propagated through one encoder block; T tokens of width D."""
 
-    gradient: Tensor
-    """Of the class's logit with respect to the attention, (N, heads, T, T)."""
-    attention: Tensor
-    """Relevance of the attention, (N, heads, T, T)."""
-    tokens: Tensor
-    """Relevance of the block's input, (N, T, D)."""
+    gradient: Tensor  # of the class's logit with respect to the attention, (N, heads, T, T)
+    attention: Tensor  # relevance of the attention, (N, heads, T, T)
+    tokens: Tensor  # relevance of the block's input, (N, T, D)
 
 
 def back_through_blocks(model: TransFER, images: Tensor, classes: Tensor | None = None) -> Iterator[BlockRelevance]:
@@ -89,29 +86,20 @@ def heat_maps(tokens: Tensor, side: int) -> Tensor:
 
 
 class Trace(NamedTuple):
-    """What a block computes from its tokens, in this order; T tokens of width D, h heads."""
+    """What a block computes from its tokens, in this order; T tokens of width D, h heads; (N, T, D) if not said."""
 
     normed: Tensor
-    """Tokens after the first norm, (N, T, D)."""
-    queries: Tensor
-    """(N, h, T, D / h), as keys and values are."""
+    queries: Tensor  # (N, h, T, D / h), as keys and values are
     keys: Tensor
     values: Tensor
-    attention: Tensor
-    """Softmax of queries @ keys, (N, h, T, T); each row, a token that looks, has sum 1."""
-    heads: Tensor
-    """attention @ values, the heads side by side, (N, T, D)."""
-    attended: Tensor
-    """Output of the attention, (N, T, D)."""
-    middle: Tensor
-    """After the first skip connection, (N, T, D)."""
+    attention: Tensor  # softmax of queries @ keys, (N, h, T, T); each row, a token that looks, has sum 1
+    heads: Tensor  # attention @ values, the heads side by side
+    attended: Tensor  # output of the attention
+    middle: Tensor  # after the first skip connection
     middle_normed: Tensor
-    activated: Tensor
-    """The MLP's hidden layer after GELU."""
-    transformed: Tensor
-    """Output of the MLP, (N, T, D)."""
-    out: Tensor
-    """After the second skip connection, (N, T, D)."""
+    activated: Tensor  # the MLP's hidden layer after GELU, (N, T, hidden)
+    transformed: Tensor  # output of the MLP
+    out: Tensor  # after the second skip connection
 
 
 def features(model: TransFER, images: Tensor) -> Tensor:

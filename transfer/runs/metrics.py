@@ -83,17 +83,15 @@ def run_metrics(
 def evaluate(
     run_dir: str | os.PathLike[str],
     *,
-    experiment: str,
-    dataset: str,
-    recipe: str,
-    seed: int,
     classes: Sequence[str] | None = None,
     folder: str | os.PathLike[str] | None = None,
     subsets: str | os.PathLike[str] | None = None,
+    **identity: str | int,
 ) -> dict[str, Any]:
     """Read ``run_dir``/predictions.parquet, write metrics.json there or in ``folder``, and return its content.
 
-    ``subsets`` is the dataset's subsets.parquet. Raises UserError for broken predictions, or of other ``classes``.
+    ``subsets`` is the dataset's subsets.parquet, ``identity`` the experiment, dataset, recipe and seed. Raises
+    UserError for broken predictions, or of other ``classes``.
     """
     path = Path(run_dir) / "predictions.parquet"
     predictions = read_columns(path)
@@ -101,11 +99,8 @@ def evaluate(
     if classes is not None and found != list(classes):
         expected = f"expected {', '.join(classes)} in this order"
         raise UserError(f"{path}: classes are {', '.join(found)}, {expected}; run the training again")
-    content = {
-        "experiment": experiment,
-        "dataset": dataset,
-        "recipe": recipe,
-        "seed": seed,
+    content: dict[str, Any] = {
+        **{key: identity[key] for key in ("experiment", "dataset", "recipe", "seed")},
         "classes": found,
         **run_metrics(predictions, found, read_subsets(subsets)),
         "predictions_sha256": sha256(path),

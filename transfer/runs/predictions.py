@@ -5,7 +5,6 @@ Reading it into arrays needs no pandas, whose import costs more than the metrics
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,33 +125,33 @@ def correct_faces(predictions: "pd.DataFrame", protocol: str, split: str = "test
 def _check(predictions: "Predictions", path: str | os.PathLike[str]) -> None:
     problem = _problem({str(name): np.asarray(predictions[name]) for name in predictions})
     if problem:
-        raise UserError(f"{Path(path)}: {problem}; run the training again")
+        raise UserError(f"{path}: {problem}; run the training again")
 
 
-def _problem(columns: Mapping[str, Any]) -> str | None:
-    missing = [column for column in _FIXED if column not in columns]
-    if missing:
-        return f"column {missing[0]} is missing (expected {', '.join(_FIXED)} and {_PREFIX}<class>)"
-    sample, label, split, protocol, epoch = (columns[name] for name in _FIXED)
+def _problem(columns: dict[str, np.ndarray]) -> str | None:
     classes = class_names(columns)
+    kinds = dict.fromkeys(_FIXED, "O") | {"label": "i", "epoch": "i"} | {_PREFIX + name: "f" for name in classes}
+    for column, kind in kinds.items():
+        if column not in columns:
+            return f"column {column} is missing (expected {', '.join(_FIXED)} and {_PREFIX}<class>)"
+        if columns[column].dtype.kind != kind:
+            expected = {"O": "text", "i": "integers", "f": "floats"}[kind]
+            return f"column {column} holds {columns[column].dtype}, expected {expected} without missing values"
+    sample, label, split, protocol, epoch = (columns[name] for name in _FIXED)
     if len(classes) < 2 or not len(sample):
         return f"{len(sample)} rows of {len(classes)} classes, expected faces and at least 2 columns {_PREFIX}<class>"
-    types = {"label": "iu", "epoch": "iu"} | {_PREFIX + name: "f" for name in classes}
-    for column, kinds in types.items():
-        if columns[column].dtype.kind not in kinds:
-            expected = "integers" if kinds == "iu" else "floats"
-            return f"column {column} holds {columns[column].dtype}, expected {expected} and no missing value"
-    for column, allowed in (("split", SPLITS), ("protocol", PROTOCOLS)):
-        if unknown := set(columns[column]) - set(allowed):
-            return f"column {column} holds {min(map(str, unknown))!r}, expected one of {', '.join(allowed)}"
-    outside = (label < 0) | (label >= len(classes))
-    if outside.any():
-        return f"label {label[outside][0]} of sample {sample[outside][0]}, expected 0 to {len(classes) - 1}"
     probabilities = probabilities_of(columns)
     total = probabilities.sum(axis=1)
-    wrong = ~((abs(total - 1) <= _SUM_TOLERANCE) & (probabilities >= 0).all(axis=1))  # also where one is NaN
-    if wrong.any():
-        return f"probabilities of sample {sample[wrong][0]} are not in [0, 1] with sum 1 (sum {total[wrong][0]:.6g})"
+    valid = {
+        f"split is not one of {', '.join(SPLITS)}": np.isin(split, SPLITS),
+        f"protocol is not one of {', '.join(PROTOCOLS)}": np.isin(protocol, PROTOCOLS),
+        f"label is not in 0 to {len(classes) - 1}": (label >= 0) & (label < len(classes)),
+        "probabilities are not in [0, 1] with sum 1": (abs(total - 1) <= _SUM_TOLERANCE)
+        & (probabilities >= 0).all(axis=1),
+    }
+    for problem, right in valid.items():
+        if not right.all():
+            return f"the {problem} (sample {sample[~right][0]})"
     if len(set(zip(sample, split, protocol, strict=True))) < len(sample):
         return "a sample occurs twice in a split and protocol"
     if both := set(sample[split == "val"]) & set(sample[split == "test"]):
