@@ -63,7 +63,8 @@ def _top_label(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarra
 
 def _equal_width(confidence: np.ndarray) -> np.ndarray:
     """Each face's bin, 0 to ``BINS`` - 1; a confidence on an edge belongs to the bin below it."""
-    return np.searchsorted(np.arange(1, BINS) / BINS, confidence)
+    bins: np.ndarray = np.searchsorted(np.arange(1, BINS) / BINS, confidence)
+    return bins
 
 
 def _losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def evaluate_cross(
     for other, faces in tests.items():
         frame = _predicted(network, other, faces)
         seen = frame["sample"].isin(own[own == "test"].index) if other in same_pictures else False
-        frame.insert(frame.columns.get_loc("test_label") + 1, "in_own_test", seen)
+        frame.insert(7, "in_own_test", seen)
         path = layout.evaluation("cross", dataset, recipe, seed) / f"{other}.parquet"
         write_evaluation(path, frame, run.identity, run.environment["weights_sha256"])
         frames[other] = frame

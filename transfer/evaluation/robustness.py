@@ -47,7 +47,7 @@ def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: st
     with progress(run.name, sum(len(chosen) for *_, chosen in conditions)) as report:
         for name, severity, chosen in conditions:
             rows = faces.manifest.iloc[chosen]
-            seeds = face_seeds(params.robustness.seed, name, rows["sample"])
+            seeds = face_seeds(params.robustness.seed, name, rows["sample"].tolist())
             batches = (
                 corrupted(faces.pixels(chosen[part]), name, severity, seeds[part], points)
                 for part in batches_of(len(chosen))

@@ -156,7 +156,7 @@ def _newcombe(both: int, won: int, lost: int, neither: int) -> tuple[float, floa
     n = both + won + lost + neither
     ours, theirs = (both + won) / n, (both + lost) / n
     (our_low, our_high), (their_low, their_high) = _wilson(both + won, n), _wilson(both + lost, n)
-    covariance = both * neither - won * lost
+    covariance: float = both * neither - won * lost
     if covariance > 0:
         covariance = max(covariance - n / 2, 0)
     margins = (both + won) * (lost + neither) * (both + lost) * (won + neither)

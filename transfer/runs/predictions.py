@@ -102,7 +102,7 @@ def read_predictions(path: str | os.PathLike[str]) -> "pd.DataFrame":
 
 def class_names(predictions: "Predictions") -> list[str]:
     """The class names of the probability columns, in label order."""
-    return [column.removeprefix(_PREFIX) for column in predictions if str(column).startswith(_PREFIX)]
+    return [column.removeprefix(_PREFIX) for column in map(str, predictions) if column.startswith(_PREFIX)]
 
 
 def probabilities_of(predictions: "Predictions") -> np.ndarray:
@@ -123,7 +123,7 @@ def correct_faces(predictions: "pd.DataFrame", protocol: str, split: str = "test
 
 
 def _check(predictions: "Predictions", path: str | os.PathLike[str]) -> None:
-    problem = _problem({str(name): np.asarray(predictions[name]) for name in predictions})
+    problem = _problem({name: np.asarray(predictions[name]) for name in map(str, predictions)})
     if problem:
         raise UserError(f"{path}: {problem}; run the training again")
 
