@@ -188,7 +188,7 @@ def test_other_classes_or_another_order(authors, layout):
 
 
 def test_no_aligned_faces(authors, tmp_path):
-    with pytest.raises(UserError, match=r"aligned.npy: not there; make it with: snakemake "):
+    with pytest.raises(UserError, match=r"aligned.npy: missing; run: snakemake "):
         evaluate_weights(authors[1], Layout("x", tmp_path), "faces", transfer_paddle.CLASSES, TrainParams())
 
 
