@@ -18,16 +18,16 @@ app = typer.Typer()
 
 @app.command()
 def weights(
-    source: Annotated[str, typer.Argument(metavar="NAME", help="Weights in params/sources.yaml, or a file.")],
+    source: Annotated[str, typer.Argument(metavar="NAME", help="Source in params/sources.yaml, or a file.")],
     importer: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"How a file is read: {', '.join(catalogue.IMPORTERS)}.")
+        str | None, typer.Option(metavar="NAME", help=f"Format of a file: {', '.join(catalogue.FILLS)}.")
     ] = None,
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
-    """Weights of others to safetensors with our names. Reads: the source's file in raw_dir, whose checksum must be that
-    of params/sources.yaml or params/sources.lock.json where these have one; or the file.
-    Writes: R/weights/NAME.safetensors, R/weights/NAME.json (what became of every tensor)."""
+    """Convert third-party weights to this project's parameter names. Reads: the source's file in raw_dir, verified by
+    its checksum in params/sources.yaml or params/sources.lock.json; or FILE.
+    Writes: R/weights/NAME.safetensors, R/weights/NAME.json (report of every tensor)."""
     chosen, layout = load(files, values)
     if importer is None:
         from transfer.sources import table as sources
@@ -35,16 +35,16 @@ def weights(
 
         if source not in catalogue.OF_SOURCE:
             known = ", ".join(catalogue.OF_SOURCE)
-            raise UserError(f"{source}: not weights of params/sources.yaml ({known}); a file needs --importer")
+            raise UserError(f"{source}: no weights of params/sources.yaml ({known}); for a file, add --importer")
         name, importer = source, catalogue.OF_SOURCE[source]
         path = existing(weights_path(chosen, source), f"fetch {source}")
         fetch.check(sources.get(source).files[0], path)
-    elif importer in catalogue.IMPORTERS:
+    elif importer in catalogue.FILLS:
         name, path = Path(source).stem, Path(source)
     else:
-        raise UserError(f"--importer {importer}: unknown; allowed: {', '.join(catalogue.IMPORTERS)}")
+        raise UserError(f"--importer {importer}: unknown; allowed: {', '.join(catalogue.FILLS)}")
 
-    from transfer.models.weights.convert import convert
+    from transfer.models.weights.importers import convert
 
     report = convert(path, importer, layout.weights(name))
     print(f"{path} as {importer}:\n{report.to_text()}")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from transfer.datasets.images import BrokenImage, decode
@@ -16,8 +15,8 @@ from transfer.faces.align import align_dataset
 from transfer.faces.detect import detect
 from transfer.layout import Layout
 from transfer.models.registry import create_model
-from transfer.models.weights import convert
-from transfer.models.weights.safetensors_file import contents
+from transfer.models.weights import importers
+from transfer.models.weights.load import read_safetensors
 from transfer.params import FaceParams, ModelParams, TrainParams
 from transfer.runs.metrics import run_metrics
 from transfer.runs.predictions import predictions_frame, write_predictions
@@ -49,14 +48,14 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if weights.suffix in PADDLE:
-        tensors, about, _ = convert.read(weights, "transfer_paddle")
+        tensors, about, _ = importers.read(weights, "transfer_paddle")
         return tensors, about
     try:
-        tensors, about = contents(weights)
+        tensors, about = read_safetensors(weights)
         if "fills" in about and "model" not in about:
             raise UserError(f"{weights}: only a part of a model, to begin a training with (model.pretrained)")
         ModelParams(**about["model"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:  # ValueError: no JSON, or other keys than ours
+    except (KeyError, ValueError) as error:  # ValueError: other keys than ours
         raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
     return tensors, about
 

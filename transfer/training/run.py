@@ -19,8 +19,7 @@ from torch import nn
 from transfer.faces.store import check_store, digest_test_faces
 from transfer.layout import Layout
 from transfer.models.registry import create_model, modules
-from transfer.models.weights.load import load_pretrained
-from transfer.models.weights.safetensors_file import KEY
+from transfer.models.weights.load import KEY, load_pretrained
 from transfer.params import WHERE, Params, RunParams, digest
 from transfer.runs.predictions import predictions_frame, write_predictions
 from transfer.tracking import Tracking, environment_tags, epoch_metrics

@@ -24,7 +24,7 @@ STEPS = {
     "duplicates": ("transfer.audit.copies",),
     "audit": ("transfer.audit.report",),
     "sample": ("transfer.datasets.sampling",),
-    "weights": ("transfer.models.weights.convert",),
+    "weights": ("transfer.models.weights.importers",),
     "train": ("transfer.training.run",),
     "evaluate": ("transfer.runs.metrics",),
     "robustness": ("transfer.evaluation.robustness",),
