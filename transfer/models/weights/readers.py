@@ -1,6 +1,7 @@
 """Safe readers of third-party weight files: named tensors come out, and no code in a file is ever run."""
 
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -36,11 +37,11 @@ def read_torch(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:  # torch.load raises nearly anything on damaged data
-        # Its advice, which is left out, is to run the code in the file.
-        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines() or [type(error).__name__]
-        reason = reason[0].partition(" by default")[0][:160]
-        raise UserError(f"{path}: damaged, or not {expected} without code ({reason}); fetch it again") from None
-    _check_tensors(path, content, Tensor, expected)
+        # Without torch's advice, which is to run the code in the file.
+        patterns = r"GLOBAL \S+[^.\n]*", r"(?<=Unpickler error: ).*", r".*"
+        reason = next(found[0] for pattern in patterns if (found := re.search(pattern, str(error))))
+        raise UserError(f"{path}: damaged, or not {expected} without code ({reason[:160]}); fetch it again") from None
+    _check_tensors(path, content, expected)
     # Counted by shape: with a stride of 0 a few bytes become a tensor of any size.
     if sum(value.numel() * value.element_size() for value in content.values()) > max_bytes:
         raise too_large
@@ -57,15 +58,14 @@ def read_paddle(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as handle:
             content = _ArrayUnpickler(handle).load()
+        if isinstance(content, dict):
+            content.pop("StructuredToParameterName@@", None)  # a table of names that paddle.save adds
+            content = {name: item.tensor() if isinstance(item, _Array) else item for name, item in content.items()}
     except Exception as error:  # the unpickler raises nearly anything on damaged data
         reason = str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: damaged, or not {expected} ({reason}); fetch it again") from None
-    if isinstance(content, dict):
-        content.pop("StructuredToParameterName@@", None)  # a table of names that paddle.save adds
-    _check_tensors(path, content, _Array, expected)
-    # astype copies into this machine's byte order and into memory that torch may write to.
-    native = {name: item.array.astype(item.array.dtype.newbyteorder("=")) for name, item in content.items()}
-    return {name: torch.from_numpy(array) for name, array in native.items()}
+    _check_tensors(path, content, expected)
+    return content
 
 
 class _Refused(Exception):
@@ -87,11 +87,13 @@ class _Dtype:
 class _Array:
     """Stands in for numpy.ndarray, whose own __setstate__ is not made for hostile input."""
 
-    array = np.empty(0)
-
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, fortran, data = state
         self.array = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if fortran else "C")
+
+    def tensor(self) -> Tensor:
+        """In this machine's byte order, and in memory that torch may write to: astype copies."""
+        return torch.from_numpy(self.array.astype(self.array.dtype.newbyteorder("=")))
 
 
 class _ArrayUnpickler(pickle._Unpickler):  # in Python: the C version allocates whatever memo size a file names
@@ -111,11 +113,11 @@ class _ArrayUnpickler(pickle._Unpickler):  # in Python: the C version allocates 
         return allowed[f"{module}.{name}"]
 
 
-def _check_tensors(path: Path, content: Any, kind: type, expected: str) -> None:
+def _check_tensors(path: Path, content: Any, expected: str) -> None:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"{path}: expected {expected} by name, found {type(content).__name__}")
     for name, value in content.items():
-        if not isinstance(value, kind) or (isinstance(value, Tensor) and value.layout != torch.strided):
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
             raise UserError(f"{path}: {name}: expected a tensor, found {type(value).__name__}")
 
 
