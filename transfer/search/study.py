@@ -1,35 +1,36 @@
-"""A study that several workers share: each trial is given to one of them, and exactly as many finish as were asked for.
+"""The study of a search on a dataset, and the storage that its workers share."""
 
-Finished means completed or given up by the pruner. Workers take their trials one after the other, under the study's
-lock. A trial whose worker has died is failed, and put again with the same values.
-"""
-
-import json
-import sys
+import os
+import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from transfer.layout import Layout
 from transfer.params import Params, PrunerParams, SearchDefinition
-from transfer.search.space import cells, conditional, draw
-from transfer.search.storage import Store, store_of
+from transfer.search.space import cells, conditional
 from transfer.utils.errors import UserError
 from transfer.utils.seeds import stream
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-_PATIENCE = 600  # seconds for the study's lock, which is held for moments
-_STARTUP = 10  # seconds for a worker's own lock, which others hold for a moment to see whether it is alive
+warnings.simplefilter("ignore", ExperimentalWarning)  # of heartbeats, TPE's group and the exhaustive sampler
 
-# Attributes of a trial: the worker that trains it; the trial whose values and checkpoint it continues; the failed trial
-# that it replaces.
-WORKER, ORIGIN, REPLACES = "worker", "origin", "replaces"
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+WORKER = "worker"  # user attribute of a trial: the worker that trains it
+_HEARTBEAT = 60  # seconds; a trial without one for twice as long is stale
+
+retry = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
+"""Queues the values of a failed trial again."""
 
 
 def study_name(params: Params, search: str, dataset: str) -> str:
@@ -37,28 +38,114 @@ def study_name(params: Params, search: str, dataset: str) -> str:
     return f"{params.experiment}/{search}/{dataset}"
 
 
-def make_sampler(search: SearchDefinition, index: int) -> optuna.samplers.BaseSampler:
-    """The sampler of the ``index``-th trial, with every argument that Optuna still lets one choose.
+def storage_url(params: Params, layout: Layout) -> str:
+    """The URL, or the path of the journal, that ``search_storage`` names. Raises UserError for a variable not set.
 
-    Each trial has a sampler of its own, seeded by its index: a study that is continued draws what it would have drawn.
+    A value that is a part of the URL is quoted: a password may hold any character.
     """
-    seed = stream(search.sampler_seed, "sampler", index) % 2**32
-    if search.sampler == "tpe":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group
-            return optuna.samplers.TPESampler(
-                n_startup_trials=search.startup_trials,
-                n_ei_candidates=24,
-                seed=seed,
-                multivariate=True,
-                group=conditional(search.space),
-                constant_liar=True,
+    named = params.search_storage
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise UserError(f"search_storage: the environment variable {found[1]} is not set; {named} needs it")
+        return os.environ[found[1]] if found[0] == named else quote(os.environ[found[1]], safe="")
+
+    url = re.sub(r"\$\{(\w+)\}", value, named)
+    if url == "journal":
+        return str(layout.journal.absolute())  # Optuna's lock is a link to it, stale only where it leads somewhere
+    if not re.match(r"sqlite:///.|postgresql(\+\w+)?://.", url):
+        raise UserError(f"search_storage: {named} is neither sqlite:///FILE nor postgresql://USER@HOST/DATABASE")
+    return url
+
+
+def shown(url: str) -> str:
+    """``url`` without its password."""
+    return make_url(url).render_as_string(hide_password=True) if "://" in url else url
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Optuna's storage, created if there is none. Raises UserError: unreachable, of another Optuna, damaged."""
+    try:
+        if "://" not in url:
+            Path(url).parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(url))
+        if url.startswith("sqlite:"):
+            Path(make_url(url).database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
+            engine = {"connect_args": {"timeout": 100}}
+        else:
+            engine = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+        return RDBStorage(url, engine, heartbeat_interval=_HEARTBEAT, heartbeat_stale_trial_callback=retry)
+    except (ImportError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        # ValueError, LookupError and TypeError: of a damaged journal. RuntimeError: of another version's tables.
+        raise _unusable(url, error) from None
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise _unusable(url, error) from None
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn the errors of a database that goes away into a UserError."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise _unusable(url, error) from None
+
+
+def _unusable(url: str, error: Exception) -> UserError:
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    reason = str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0]
+    return UserError(f"search_storage {shown(url)}: cannot be used ({reason}); repair it, or name another search_storage")
+
+
+def open_study(
+    params: Params, search: str, dataset: str, layout: Layout, identity: dict[str, Any]
+) -> tuple[optuna.Study, str]:
+    """The study, created if there is none, and the URL of its storage.
+
+    ``identity``, plain JSON values, is what all trials have in common. Raises UserError for a study with another one.
+    """
+    name, url = study_name(params, search, dataset), storage_url(params, layout)
+    storage = open_storage(url)
+    with storage_errors(url):
+        pruner = make_pruner(params.search_definitions[search].pruner)
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
+        )
+        known = study.user_attrs.get("identity")
+        if known is None:
+            study.set_user_attr("identity", identity)
+            study.set_metric_names(["validation accuracy"])
+        elif changed := sorted(key for key in known | identity if known.get(key) != identity.get(key)):
+            raise UserError(
+                f"study {name} in {shown(url)}: created with another {', '.join(changed)}, its trials do not compare; "
+                "rename the search, or delete the study (docs/search.md)"
             )
-    return optuna.samplers.RandomSampler(seed=seed)
+    return study, url
+
+
+def make_sampler(search: SearchDefinition, worker: int, index: int) -> optuna.samplers.BaseSampler:
+    """The sampler of a worker for the ``index``-th trial of a study.
+
+    A new one for each trial, so that a study that is continued draws what it would have drawn. A grid is searched
+    exhaustively, in random order; every argument that Optuna has not deprecated is given.
+    """
+    seed = stream(search.sampler_seed, "sampler", worker, index) % 2**32
+    if search.sampler == "grid":
+        return optuna.samplers.BruteForceSampler(seed=seed)
+    if search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(
+        n_startup_trials=search.startup_trials,
+        n_ei_candidates=24,
+        seed=seed,
+        multivariate=True,
+        group=conditional(search.space),
+        constant_liar=True,
+    )
 
 
 def make_pruner(params: PrunerParams) -> optuna.pruners.BasePruner:
-    """The pruner, with every argument given; it sees validation accuracies at steps 1, 2, ..."""
+    """The pruner; it sees validation accuracies at steps 1, 2, ..."""
     if params.kind == "none":
         return optuna.pruners.NopPruner()
     return optuna.pruners.MedianPruner(
@@ -69,141 +156,22 @@ def make_pruner(params: PrunerParams) -> optuna.pruners.BasePruner:
     )
 
 
-class SharedStudy:
-    """One study, as one process sees it. Raises UserError for a storage that cannot be used, or another's study."""
+def progress_of(study: optuna.Study, search: SearchDefinition, lanets: int) -> tuple[int, int, int]:
+    """Trials that are finished, that are running, and that are wanted; for a grid, its cells. ``lanets``: see `cells`."""
+    grid = search.sampler == "grid"
+    trials = study.get_trials(deepcopy=False)
+    finished = [trial for trial in trials if trial.state in FINISHED]
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING and WORKER in trial.user_attrs]
+    if not grid:
+        return len(finished), len(running), search.trials or 0
+    done = {_values(trial) for trial in finished}
+    return len(done), len({_values(trial) for trial in running} - done), len(cells(search.space, lanets))
 
-    def __init__(self, params: Params, search: str, dataset: str, layout: Layout, declaration: dict[str, Any]) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.search = params.search_definitions[search]
-        self.lanets = params.run(dataset, self.search.recipe).model.num_lanets
-        self.name = study_name(params, search, dataset)
-        self.store: Store = store_of(params, layout)
-        self.grid = cells(self.search.space, self.lanets) if self.search.sampler == "grid" else []
-        self.target = len(self.grid) if self.grid else self.search.trials
-        with self.locked():
-            storage = self.store.open()
-            with self.store.errors():
-                self.study = optuna.create_study(
-                    storage=storage,
-                    study_name=self.name,
-                    direction="maximize",
-                    load_if_exists=True,
-                    sampler=make_sampler(self.search, 0),
-                    pruner=make_pruner(self.search.pruner),
-                )
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    self.study.set_metric_names(["validation accuracy"])  # what the dashboard writes at its axes
-                self._declare(json.loads(json.dumps(declaration)))
-                for cell in self.grid:
-                    self.study.enqueue_trial(cell, skip_if_exists=True)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the study's lock."""
-        lock = self.store.lock(self.name, "study")
-        with self.store.errors():
-            held = lock.acquire(_PATIENCE)
-        if not held:
-            raise UserError(f"{lock.shown}: held by another process for {_PATIENCE} seconds; end that process")
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _declare(self, declaration: dict[str, Any]) -> None:
-        """Note what the study is about; refuse one that is about something else."""
-        known = self.study.user_attrs.get("declaration")
-        if known is None:
-            self.study.set_user_attr("declaration", declaration)
-            return
-        changed = sorted(key for key in known.keys() | declaration.keys() if known.get(key) != declaration.get(key))
-        if changed:
-            raise UserError(
-                f"study {self.name} in {self.store.shown} was begun with another {', '.join(changed)}: its trials do "
-                "not compare with those asked for; give the search another name, or delete the study (docs/search.md)"
-            )
-
-    @contextmanager
-    def worker(self, number: int) -> Iterator[None]:
-        """Be worker ``number``. Raises UserError where another process is."""
-        self._worker = f"worker{number}"
-        lock = self.store.lock(self.name, self._worker)
-        with self.store.errors():
-            held = lock.acquire(_STARTUP)
-        if not held:
-            raise UserError(
-                f"worker {number} of study {self.name} runs already ({lock.shown} is held by another process); end it, "
-                "or give this one another number"
-            )
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def claim(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
-        """The next trial and its values, which no other worker gets; None if enough are finished or at work."""
-        with self.locked(), self.store.errors():
-            self._recover()
-            trials = self.study.get_trials(deepcopy=False)
-            states = Counter(trial.state for trial in trials)
-            if states[TrialState.RUNNING] + sum(states[state] for state in FINISHED) >= self.target:
-                return None
-            drawn = sum(WORKER in trial.user_attrs and ORIGIN not in trial.user_attrs for trial in trials)
-            self.study.sampler = make_sampler(self.search, drawn)
-            trial = self.study.ask()
-            values = draw(trial, self.search, self.lanets)
-            trial.set_user_attr("values", values)
-            trial.set_user_attr(WORKER, self._worker)
-            return trial, values
-
-    def _recover(self) -> None:
-        """Fail the trials whose workers have died, and put them again; the study is locked."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            owner = trial.user_attrs.get(WORKER)
-            if owner not in (None, self._worker):
-                lock = self.store.lock(self.name, owner)
-                if not lock.acquire(0):
-                    continue
-                lock.release()
-            self._put_again(trial)
-
-    def put_again(self, trial: optuna.Trial) -> None:
-        """Fail a trial that could not be trained; its values wait for the next worker."""
-        with self.locked(), self.store.errors():
-            known = self.study.get_trials(deepcopy=False)[trial.number]
-            if known.state == TrialState.RUNNING:
-                self._put_again(known)
-
-    def _put_again(self, trial: FrozenTrial) -> None:
-        # A worker that died before it had all values leaves a trial that nobody has seen, unless they were given.
-        given = trial.params if WORKER in trial.user_attrs else trial.system_attrs.get("fixed_params")
-        trials = self.study.get_trials(deepcopy=False)
-        replaced = any(other.user_attrs.get(REPLACES) == trial.number for other in trials)
-        if given is not None and not replaced:
-            attributes = {REPLACES: trial.number}
-            if WORKER in trial.user_attrs or ORIGIN in trial.user_attrs:
-                attributes[ORIGIN] = origin(trial)
-            self.study.enqueue_trial(given, user_attrs=attributes)
-        self.study.tell(trial.number, state=TrialState.FAIL)
-        print(f"{self.name}: trial {trial.number} was not finished; it is put again", file=sys.stderr)
-
-    def tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
-        """Finish a trial."""
-        with self.store.errors():
-            self.study.tell(trial, value, state=state)
-
-    def finished(self) -> list[FrozenTrial]:
-        """Its finished trials, by number."""
-        with self.store.errors():
-            return self.study.get_trials(deepcopy=False, states=FINISHED)
+def _values(trial: FrozenTrial) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(trial.params.items()))
 
 
 def origin(trial: optuna.Trial | FrozenTrial) -> int:
-    """Number of the trial that ``trial`` continues: its own, if it is no repetition."""
-    return trial.user_attrs.get(ORIGIN, trial.number)
-
-
-def checkpoints(layout: Layout, search: str, dataset: str, trial: optuna.Trial | FrozenTrial) -> Path:
-    """Folder of a trial's resume state; a repetition continues that of its origin."""
-    return layout.search_state(search, dataset) / f"trial{origin(trial)}"
+    """Number of the trial that ``trial`` is a retry of: its own, if it is none."""
+    return (retry.retry_history(trial) or [trial.number])[0]  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ STEPS = {
     "table_figure": ("transfer.figures.tables",),
     "overview": ("transfer.tables.overview",),
     "search": ("transfer.search.worker",),
-    "search_report": ("transfer.search.results",),
+    "search_report": ("transfer.search.report",),
 }
 
 # Left out of every digest. What config, params and layout decide shows in the parameters and in the names of the files;
