@@ -94,7 +94,9 @@ def storage_errors(url: str) -> Iterator[None]:
 def _unusable(url: str, error: Exception) -> UserError:
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     reason = str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0]
-    return UserError(f"search_storage {shown(url)}: cannot be used ({reason}); repair it, or name another search_storage")
+    return UserError(
+        f"search_storage {shown(url)}: cannot be used ({reason}); repair it, or name another search_storage"
+    )
 
 
 def open_study(

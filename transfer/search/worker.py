@@ -1,7 +1,7 @@
 """A worker: trains trials of a shared study, one after the other, until enough are finished."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -33,7 +33,7 @@ def work(
     number: int,
     layout: Layout,
     listeners: Listeners = lambda trial: (),
-    fit: Callable[..., Run] = fit,
+    train: Callable[..., Run] = fit,
 ) -> None:
     """Be worker ``number`` of a study; writes worker<number>.json at the end.
 
@@ -56,7 +56,7 @@ def work(
         accuracies: dict[int, float] = {}
         try:
             for seed in definition.seeds:
-                run = fit(
+                run = train(
                     trial_params(params, dataset, search, values),
                     dataset,
                     search,
