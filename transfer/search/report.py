@@ -18,7 +18,8 @@ from optuna.visualization import matplotlib as plots
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.search.space import MODEL_KEYS, trial_params, with_values
-from transfer.search.study import open_storage, progress_of, retry, shown, storage_errors, storage_url, study_name
+from transfer.search.storage import open_storage, retry, shown, storage_errors, storage_url
+from transfer.search.study import progress_of, study_name
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, write_json, write_text
 

@@ -2,18 +2,19 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from transfer.layout import Layout
 from transfer.models.registry import modules
 from transfer.params import WHERE, Params, digest
 from transfer.search.space import draw, trial_params
-from transfer.search.study import FINISHED, WORKER, make_sampler, open_study, origin, progress_of, retry, shown
-from transfer.search.study import storage_errors
+from transfer.search.storage import retry, shown, storage_errors, storage_url
+from transfer.search.study import FINISHED, WORKER, make_sampler, open_study, origin, progress_of
 from transfer.training.epoch import Diverged
 from transfer.training.listeners import Listener
 from transfer.training.run import fit
@@ -45,14 +46,20 @@ def work(
     if number >= definition.workers:
         raise UserError(f"--worker {number}: search {search} has workers 0 to {definition.workers - 1}")
     lanets = params.run(dataset, definition.recipe).model.num_lanets
-    study, url = open_study(params, search, dataset, layout, identity(params, search, dataset, layout))
-    optuna.logging.set_verbosity(optuna.logging.INFO)
+    url = storage_url(params, layout)
+    study = open_study(params, search, dataset, layout, identity(params, search, dataset, layout))
+
+    def state_of(trial: FrozenTrial) -> Path:
+        return layout.search_state(search, dataset) / f"trial{origin(trial)}"
+
+    def remove_state(_: optuna.Study, trial: FrozenTrial) -> None:
+        shutil.rmtree(state_of(trial), ignore_errors=True)
 
     def objective(trial: optuna.Trial) -> float:
         trial.set_user_attr(WORKER, number)
-        values = draw(trial, definition, lanets)
+        values = draw(trial, definition.space, lanets)
         trial.set_user_attr("values", values)
-        folder = layout.search_state(search, dataset) / f"trial{origin(trial)}"
+        folder = state_of(study.get_trials(deepcopy=False)[trial.number])
         accuracies: dict[int, float] = {}
         try:
             for seed in definition.seeds:
@@ -72,9 +79,6 @@ def work(
             raise optuna.TrialPruned(str(error)) from None
         trial.set_user_attr("accuracies", {str(seed): value for seed, value in accuracies.items()})
         return mean(accuracies.values())
-
-    def remove_state(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        shutil.rmtree(layout.search_state(search, dataset) / f"trial{origin(trial)}", ignore_errors=True)
 
     with storage_errors(url):
         while True:
