@@ -73,11 +73,17 @@ def storage_errors(url: str) -> Iterator[None]:
     """Turn the errors of a database that is lost in the middle into a UserError."""
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError) as error:
-        raise _unusable(url, error) from None
+    except Exception as error:
+        # Optuna 5.0 raises an UnboundLocalError where it cannot even note that a trial failed.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, StorageInternalError | SQLAlchemyError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise _unusable(url, cause) from None
 
 
-def _unusable(url: str, error: Exception) -> UserError:
+def _unusable(url: str, error: BaseException) -> UserError:
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     reason = str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0]
     return UserError(

@@ -49,13 +49,11 @@ def open_study(params: Params, search: str, dataset: str, layout: Layout, identi
 def make_sampler(search: SearchDefinition, worker: int, index: int) -> optuna.samplers.BaseSampler:
     """The sampler of a worker for the ``index``-th trial of a study.
 
-    A new one for each trial, so that a study that is continued draws what it would have drawn. A grid is searched
-    exhaustively, in random order; every argument that Optuna has not deprecated is given.
+    A new one for each trial, so that a study that is continued draws what it would have drawn. Every argument that
+    Optuna has not deprecated is given.
     """
     seed = stream(search.sampler_seed, f"sampler of worker {worker}", index) % 2**32
-    if search.sampler == "grid":
-        return optuna.samplers.BruteForceSampler(seed=seed)
-    if search.sampler == "random":
+    if search.sampler != "tpe":  # the values of a grid are given, see free_cells
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(
         n_startup_trials=search.startup_trials,
@@ -86,15 +84,29 @@ def progress_of(study: optuna.Study, search: SearchDefinition, lanets: int) -> t
     """
     trials = study.get_trials(deepcopy=False)
     finished = [trial for trial in trials if trial.state in FINISHED]
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING and WORKER in trial.user_attrs]
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING and not _is_lost(trial)]
     if search.sampler != "grid":
         return len(finished), len(running), search.trials or 0
     done = {_cell(trial) for trial in finished}
     return len(done), len({_cell(trial) for trial in running} - done), len(cells(search.space, lanets))
 
 
+def free_cells(study: optuna.Study, search: SearchDefinition, lanets: int) -> list[dict[str, Any]]:
+    """Cells of the grid that no trial is finished, running or waiting for.
+
+    Not by Optuna's BruteForceSampler, which raises ValueError ever after a worker was killed while it drew.
+    """
+    taken = {_cell(trial) for trial in study.get_trials(deepcopy=False) if not _is_lost(trial)}
+    return [cell for cell in cells(search.space, lanets) if tuple(sorted(cell.items())) not in taken]
+
+
+def _is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial failed, or its worker was killed in the moment before it named itself."""
+    return trial.state == TrialState.FAIL or (trial.state == TrialState.RUNNING and WORKER not in trial.user_attrs)
+
+
 def _cell(trial: FrozenTrial) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(trial.params.items()))
+    return tuple(sorted(trial.system_attrs.get("fixed_params", trial.params).items()))
 
 
 def origin(trial: FrozenTrial) -> int:

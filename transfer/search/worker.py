@@ -14,7 +14,7 @@ from transfer.models.registry import modules
 from transfer.params import WHERE, Params, digest
 from transfer.search.space import draw, trial_params
 from transfer.search.storage import retry, shown, storage_errors, storage_url
-from transfer.search.study import FINISHED, WORKER, make_sampler, open_study, origin, progress_of
+from transfer.search.study import FINISHED, WORKER, free_cells, make_sampler, open_study, origin, progress_of
 from transfer.training.epoch import Diverged
 from transfer.training.listeners import Listener
 from transfer.training.run import fit
@@ -86,6 +86,9 @@ def work(
             finished, running, wanted = progress_of(study, definition, lanets)
             if finished + running >= wanted:
                 break
+            free = free_cells(study, definition, lanets) if definition.sampler == "grid" else []
+            if free and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                study.enqueue_trial(free[number % len(free)])  # another one for each worker
             n_drawn = sum(origin(trial) == trial.number for trial in study.get_trials(deepcopy=False))
             study.sampler = make_sampler(definition, number, n_drawn)
             study.optimize(objective, n_trials=1, callbacks=[remove_state])
