@@ -16,9 +16,9 @@ app = typer.Typer()
 
 @app.command()
 def weights(
-    source: Annotated[str, typer.Argument(metavar="NAME", help="Weights in params/sources.yaml, or a file.")],
+    source: Annotated[str, typer.Argument(metavar="NAME", help="Source in params/sources.yaml, or a file.")],
     importer: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"How a file is read: {', '.join(catalogue.IMPORTERS)}.")
+        str | None, typer.Option(metavar="NAME", help=f"Format of a file: {', '.join(catalogue.FILLS)}.")
     ] = None,
     files: ParamFiles = None,
     values: Values = None,
@@ -33,16 +33,16 @@ def weights(
 
         if source not in catalogue.OF_SOURCE:
             known = ", ".join(catalogue.OF_SOURCE)
-            raise UserError(f"{source}: not weights of params/sources.yaml ({known}); a file needs --importer")
+            raise UserError(f"{source}: no weights of params/sources.yaml ({known}); for a file, add --importer")
         name, importer = source, catalogue.OF_SOURCE[source]
         path = existing(sources.weights_path(chosen, source), f"fetch {source}")
         fetch.check(sources.get(source).files[0], path)
-    elif importer in catalogue.IMPORTERS:
+    elif importer in catalogue.FILLS:
         name, path = Path(source).stem, Path(source)
     else:
-        raise UserError(f"--importer {importer}: unknown; allowed: {', '.join(catalogue.IMPORTERS)}")
+        raise UserError(f"--importer {importer}: unknown; allowed: {', '.join(catalogue.FILLS)}")
 
-    from transfer.models.weights.convert import convert
+    from transfer.models.weights.importers import convert
 
     report = convert(path, importer, layout.weights(name))
     print(f"{path} as {importer}:\n{report.to_text()}")
@@ -61,18 +61,18 @@ def train(
 ) -> None:
     """Train one run. Reads: D/aligned.npy, D/aligned.parquet, D/index.parquet, D/split.parquet, D/plan_METHOD.npy.
     Writes: RUN/model.safetensors, RUN/history.csv, RUN/predictions.parquet, RUN/env.json; continues after a kill from
-    R/state/DATASET/RECIPE/seedSEED. Starts train.processes processes, unless torchrun has started it."""
+    R/state/DATASET/RECIPE/seedSEED. With train.gpus above 1, torchrun starts a process per GPU."""
     chosen, layout = load(files, values, dataset, recipe)
-    processes = chosen.run(dataset, recipe).train.processes
-    if processes > 1 and "RANK" not in os.environ:
-        from transfer.training.launch import launch
+    gpus = chosen.run(dataset, recipe).train.gpus
+    if gpus > 1 and "RANK" not in os.environ:
+        torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+        os.execv(sys.executable, [sys.executable, "-m", *torchrun, "-m", "transfer", *sys.argv[1:]])
 
-        launch(processes, [sys.executable, "-m", "transfer", *sys.argv[1:]])
-        return
-
+    from transfer.tracking.listener import MlflowListener
     from transfer.training import run
 
-    run.train(chosen, dataset, recipe, seed, layout, keep_state)
+    listeners = [MlflowListener()] if chosen.tracking else []
+    run.train(chosen, dataset, recipe, seed, layout, listeners=listeners, keep_state=keep_state)
 
 
 @app.command()

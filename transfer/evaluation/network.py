@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from transfer.faces.store import check_store, digest_test_faces
 from transfer.models.registry import create_model
-from transfer.models.weights import convert
-from transfer.models.weights.safetensors_file import contents
+from transfer.models.weights import importers
+from transfer.models.weights.load import read_safetensors
 from transfer.params import ModelParams, TrainParams
 from transfer.runs.predictions import predictions_frame
 from transfer.runs.read import Run, run_again
 from transfer.training.batches import normalize, resized
+from transfer.training.device import claim_device
 from transfer.training.loop import predict
-from transfer.training.slots import claim_device
 from transfer.utils.errors import UserError
 
 PADDLE = (".pdiparams", ".pdparams")
@@ -46,14 +45,14 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if weights.suffix in PADDLE:
-        tensors, about, _ = convert.read(weights, "transfer_paddle")
+        tensors, about, _ = importers.read(weights, "transfer_paddle")
         return tensors, about
     try:
-        tensors, about = contents(weights)
+        tensors, about = read_safetensors(weights)
         if "fills" in about and "model" not in about:
             raise UserError(f"{weights}: only a part of a model, to begin a training with (model.pretrained)")
         ModelParams(**about["model"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:  # ValueError: no JSON, or other keys than ours
+    except (KeyError, ValueError) as error:  # ValueError: other keys than ours
         raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
     return tensors, about
 
