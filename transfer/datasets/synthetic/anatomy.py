@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import numpy as np
 
-
 Line = np.ndarray | list[tuple[float, float]]
 """Points x, y in face units."""
 
