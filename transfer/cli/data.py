@@ -160,7 +160,7 @@ def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
 
     from transfer.datasets.archives import open_source
     from transfer.faces.detect import DetectionState, detect_dataset, state_key
-    from transfer.training.slots import claim_device
+    from transfer.training.device import claim_device
 
     faces = chosen.face_params(dataset)
     search, device = faces.search(), claim_device(chosen.train, f"detection of {dataset}")
@@ -216,8 +216,7 @@ def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
 @app.command()
 def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
     """Quality page of detection and alignment. Reads: D/index.parquet, D/faces.parquet, D/aligned.npy,
-    D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json, D/distributions.png, D/montage.png,
-    D/montage_worst.png, D/montage_rejected.png."""
+    D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json."""
     chosen, layout = load(files, values, dataset)
     data = layout.data(dataset)
     store, manifest = (existing(data / f"aligned{suffix}", "align") for suffix in (".npy", ".parquet"))
