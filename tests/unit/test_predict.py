@@ -95,7 +95,7 @@ def test_weights_from_before_templates_were_a_choice(weights, photos, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
 def test_a_broken_image(weights, photos, tmp_path, content):
     (tmp_path / "broken.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"1 broken images: .*broken\.png") as caught:
+    with pytest.raises(UserError, match=r"1 broken images \(.*broken\.png") as caught:
         predict_files(weights, [photos[1], tmp_path / "broken.png"], tmp_path / "out.csv")
     assert "\n" not in str(caught.value) and not (tmp_path / "out.csv").exists()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+from torch.nn.functional import conv2d, interpolate, pad
 
 from transfer.evaluation.network import Network, batches_of, load_network, read_faces
 from transfer.faces.align import LANDMARK_COLUMNS, template
@@ -163,11 +163,15 @@ def _cover(images: Tensor, corners: Tensor, side: int) -> Tensor:
 
 
 def blur(images: Tensor, severity: float) -> Tensor:
-    """Gaussian blur, reflected at the border."""
+    """Gaussian blur, reflected at the border: torchvision's to the bit, whose import takes seconds."""
     sigma = severity * images.shape[3]
-    size = 2 * math.ceil(3 * sigma) + 1
-    for kernel in ([size, 1], [1, size]):  # one direction after the other is the same, and much faster
-        images = F.gaussian_blur(images, kernel, [sigma, sigma])
+    half = math.ceil(3 * sigma)
+    places = torch.linspace(-half / math.sqrt(2), half / math.sqrt(2), 2 * half + 1)
+    kernel = torch.softmax(places.div(sigma).pow(2).neg(), dim=0)
+    # one direction after the other is the same, and much faster
+    for shape, padding in (((1, -1), [half, half, 0, 0]), ((-1, 1), [0, 0, half, half])):
+        weight = kernel.reshape(shape).expand(images.shape[1], 1, -1, -1)
+        images = conv2d(pad(images, padding, mode="reflect"), weight, groups=images.shape[1])
     return images
 
 
@@ -181,8 +185,9 @@ def noise(images: Tensor, severity: float, seeds: Sequence[int]) -> Tensor:
 def low_resolution(images: Tensor, severity: float) -> Tensor:
     """Reduced by the factor ``severity`` with antialiasing, and enlarged again, both bilinearly."""
     size = list(images.shape[2:])
-    reduced = [max(1, round(length / severity)) for length in size]
-    return F.resize(F.resize(images, reduced, antialias=True), size, antialias=True).clamp(0, 1)
+    for side in ([max(1, round(length / severity)) for length in size], size):
+        images = interpolate(images, side, mode="bilinear", antialias=True)
+    return images.clamp(0, 1)
 
 
 # Groups of the five landmarks: the mean of each is the centre of a square
@@ -198,6 +203,6 @@ _RANDOM: dict[str, Callable[[Tensor, float, Sequence[int]], Tensor]] = {
 _FIXED: dict[str, Callable[[Tensor, float], Tensor]] = {
     "blur": blur,
     "low_resolution": low_resolution,
-    "darker": lambda images, severity: F.adjust_brightness(images, 1 - severity),
-    "brighter": lambda images, severity: F.adjust_brightness(images, 1 + severity),  # clipped at white
+    "darker": lambda images, severity: images * (1 - severity),
+    "brighter": lambda images, severity: (images * (1 + severity)).clamp(max=1),
 }

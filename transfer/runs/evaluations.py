@@ -21,7 +21,7 @@ CLEAN = "none"
 def write_evaluation(path: Path, frame: pd.DataFrame, identity: Mapping[str, Any], weights_sha256: str) -> None:
     """Write predictions of a run, with a note of whose they are; atomically."""
     noted = frame.copy(deep=False)
-    noted.attrs = {**frame.attrs, **dict(identity), "weights_sha256": weights_sha256}
+    noted.attrs = frame.attrs | dict(identity) | {"weights_sha256": weights_sha256}
     with atomic(path) as part:
         noted.to_parquet(part, index=False)
 
