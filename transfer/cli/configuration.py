@@ -6,6 +6,7 @@ from transfer.cli.options import ParamFiles, Values
 from transfer.models.registry import check_models
 from transfer.params import read as config
 from transfer.sources import table as sources
+from transfer.utils.files import write_text
 
 app = typer.Typer()
 
@@ -23,5 +24,5 @@ def params(files: ParamFiles = None, values: Values = None) -> None:
 def schema() -> None:
     """Write the JSON schemas of the parameters and of the sources. Writes: params/schema.json,
     params/sources.schema.json."""
-    config.write_schema()
+    write_text(config.SCHEMA, config.schema_text())
     sources.write_schema()

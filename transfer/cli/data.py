@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Values, classes_of, existing, load, write_table
-from transfer.layout import UPSAMPLING
+
 from transfer.sources import table as sources
 from transfer.sources.table import archive_path
 from transfer.utils.errors import UserError
@@ -324,6 +324,7 @@ def sample(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
     import numpy as np
     import pandas as pd
 
+    from transfer.params.base import UPSAMPLING
     from transfer.datasets.sampling import split_rows, upsampling_plan
     from transfer.utils.files import atomic
 

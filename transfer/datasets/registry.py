@@ -11,7 +11,7 @@ import pandas as pd
 
 import transfer.datasets
 from transfer.datasets.source import Source, split_path
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, choices
 
 Counts = dict[str, int | list[int]]
 """Per split either the total or the number of images per class, in label order."""
@@ -37,8 +37,7 @@ class Parser:
         """All options with their values; UserError for an unknown one or a value that is not allowed."""
         for key, value in options.items():
             if key not in self.options:
-                allowed = ", ".join(self.options) or "none"
-                raise UserError(f"{self.name}: unknown option {key!r}; allowed: {allowed}")
+                raise UserError(f"{self.name}: unknown option {key!r}; {choices(key, self.options)}")
             if value not in self.options[key]:
                 allowed = ", ".join(map(str, self.options[key]))
                 raise UserError(f"{self.name}: option {key} is {value!r}; allowed: {allowed}")
@@ -132,5 +131,5 @@ def get(name: str) -> Parser:
     """The parser of dataset ``name``; UserError with the known names if there is none."""
     known = names()
     if name not in known:
-        raise UserError(f"unknown dataset {name!r}; allowed: {', '.join(known)}")
+        raise UserError(f"unknown dataset {name!r}; {choices(name, known)}")
     return _PARSERS[name]

@@ -15,6 +15,7 @@ from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams
 from transfer.params.search import SearchDefinition
 from transfer.params.tables import OF_WEIGHTS, WITH_FIGURE, TableDefinition
 from transfer.params.train import ModelParams, RobustnessParams, TrainParams
+from transfer.utils.errors import choices
 
 
 class Params(Strict):
@@ -163,7 +164,16 @@ class Params(Strict):
         return merged(self.sampling, self.dataset_definitions[dataset].sampling)
 
     def run(self, dataset: str, recipe: str) -> RunParams:
-        """What one training sees: the experiment's blocks, then the dataset's, then the recipe's."""
+        """The resolved parameters of a run: the experiment's blocks, then the dataset's, then the recipe's."""
+        if (dataset, recipe) not in self._resolved:
+            self._resolved[dataset, recipe] = self._resolve(dataset, recipe)
+        return self._resolved[dataset, recipe]
+
+    @cached_property
+    def _resolved(self) -> dict[tuple[str, str], RunParams]:
+        return {}
+
+    def _resolve(self, dataset: str, recipe: str) -> RunParams:
         data, rec = self.dataset_definitions[dataset], self.recipe(recipe)
         here = rec.datasets.get(dataset, RecipeOnDataset())
         upsample = here.upsample or rec.upsample
@@ -191,7 +201,7 @@ def check(params: Params) -> None:
     ):
         for name in names:
             if name not in defined:
-                raise ParamsError((key,), f"unknown name '{name}'; allowed: {', '.join(defined)}")
+                raise ParamsError((key,), f"unknown name '{name}'; {choices(name, defined)}")
         if len(set(names)) < len(names):
             raise ParamsError((key,), "a name appears twice")
     if len(set(params.seeds)) < len(params.seeds):
@@ -215,8 +225,8 @@ def check(params: Params) -> None:
 def _check_table(params: Params, name: str) -> None:
     table, loc = params.table_definitions[name], ("table_definitions", name)
     if table.sweep and table.sweep.recipe not in params.recipe_definitions:
-        allowed = ", ".join(params.recipe_definitions)
-        raise ParamsError((*loc, "sweep", "recipe"), f"unknown name '{table.sweep.recipe}'; allowed: {allowed}")
+        message = f"unknown name '{table.sweep.recipe}'; {choices(table.sweep.recipe, params.recipe_definitions)}"
+        raise ParamsError((*loc, "sweep", "recipe"), message)
     recipes = {**params.recipe_definitions, **params.variants}
     for key, names, defined in (
         ("protocols", table.protocols or [], dict.fromkeys(params.protocols)),
@@ -226,7 +236,7 @@ def _check_table(params: Params, name: str) -> None:
     ):
         for item in names:
             if item not in defined:
-                raise ParamsError((*loc, key), f"unknown name '{item}'; allowed: {', '.join(defined)}")
+                raise ParamsError((*loc, key), f"unknown name '{item}'; {choices(item, defined)}")
 
 
 def _check_run(params: Params, dataset: str, recipe: str) -> None:
@@ -293,8 +303,7 @@ def _check_drawn_archives(params: Params) -> None:
 def _check_search(params: Params, name: str) -> None:
     search = params.search_definitions[name]
     if search.recipe not in params.recipe_definitions:
-        allowed = ", ".join(params.recipe_definitions)
-        message = f"unknown name '{search.recipe}'; allowed: {allowed}"
+        message = f"unknown name '{search.recipe}'; {choices(search.recipe, params.recipe_definitions)}"
         raise ParamsError(("search_definitions", name, "recipe"), message)
     if search.recipe == name:
         message = "a search gives its name to the recipe that it finds, and cannot start from it"

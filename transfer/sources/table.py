@@ -1,16 +1,13 @@
 """Where datasets, lists and weight files come from: ``params/sources.yaml``, typed and checked."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from transfer.datasets import registry, source
-from transfer.datasets.source import SUFFIXES
 from transfer.params import Name, Params, ParamsError, Strict
-from transfer.params.read import read_model
+from transfer.params.read import read_model, schema_text
 from transfer.utils.errors import UserError
 from transfer.utils.files import write_text
 
@@ -134,6 +131,8 @@ def where_to_get(archive: str, table: Mapping[str, SourceEntry]) -> str:
 
 
 def _spellings(archive: str) -> tuple[str, ...]:
+    from transfer.datasets.source import SUFFIXES
+
     return archive, *(archive + suffix for suffix in SUFFIXES)
 
 
@@ -142,6 +141,8 @@ def archive_path(params: Params, dataset: str) -> Path:
 
     Raises UserError for an unknown parser or a wrong option, and with the way to get it for an archive that is missing.
     """
+    from transfer.datasets import registry, source  # which need pandas
+
     definition = params.dataset_definitions[dataset]
     try:
         parser = registry.get(definition.parser)
@@ -179,12 +180,6 @@ def weights_path(params: Params, name: str) -> Path:
     return path
 
 
-def schema_text() -> str:
-    """The JSON schema of the table, for editors."""
-    schema = Sources.model_json_schema()
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
-
-
 def write_schema(path: Path = SCHEMA) -> None:
     """Write the JSON schema of the table."""
-    write_text(path, schema_text())
+    write_text(path, schema_text(Sources, partial=False))

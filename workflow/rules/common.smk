@@ -16,7 +16,7 @@ from transfer.datasets.registry import get as parser
 from transfer.datasets.subsets import list_files
 from transfer.utils.code_digest import step_digest
 from transfer.utils.errors import UserError
-from transfer.layout import UPSAMPLING, Layout
+from transfer.layout import Layout
 from transfer.sources.table import archive_is_there, archive_path, weights_path
 from transfer.models.registry import check_models
 from transfer.models.registry import modules as models
