@@ -188,7 +188,11 @@ def _descriptions(kind: type[BaseModel]) -> dict[str, str]:
         (block,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(block, ast.ClassDef)
         for field, below in zip(block.body, block.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
                 found[ast.unparse(field.target)] = inspect.cleandoc(str(below.value.value))
     return found
 

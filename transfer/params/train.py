@@ -79,6 +79,8 @@ class TrainParams(Strict):
 
 class TrainOverride(Override, TrainParams):
     """Keys of TrainParams that differ."""
+
+
 WHERE = {"device", "threads", "processes", "jobs_per_device"}
 """Keys of TrainParams that say where a training runs, and change nothing in what it computes but rounding."""
 

@@ -1,0 +1,141 @@
+"""Versions of jobs: digests of the parameters and of the code that a job depends on.
+
+A rule hands the version of a job to Snakemake as a parameter: the job is out of date when it has changed, and only then.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transfer.models.registry import modules as models
+from transfer.params import WHERE, Params, RunParams, digest
+from transfer.utils.code_digest import step_digest
+
+Wildcards = Any
+"""The wildcards of a job, one attribute each."""
+
+
+class Versions:
+    """A method per rule. ``archives`` are the files of the datasets."""
+
+    def __init__(self, params: Params, archives: Mapping[str, str]) -> None:
+        self.params, self.archives = params, archives
+
+    def _run(self, wildcards: Wildcards) -> RunParams:
+        return self.params.run(wildcards.dataset, wildcards.recipe)
+
+    def _code(self, step: str, wildcards: Wildcards) -> str:
+        """The code of a step that runs a model."""
+        return step_digest(step, models()[self._run(wildcards).model.name])
+
+    def synthesize(self, wildcards: Wildcards) -> str:
+        return step_digest("synthesize")
+
+    def index(self, wildcards: Wildcards) -> str:
+        data = self.params.dataset_definitions[wildcards.dataset]
+        code = step_digest("index", f"transfer.datasets.{data.parser}")
+        return digest(data.parser, data.options, data.expect, data.missing, code)
+
+    def subsets(self, wildcards: Wildcards) -> str:
+        data = self.params.dataset_definitions[wildcards.dataset]
+        return digest(data.parser, data.options, step_digest("subsets"))
+
+    def detect(self, wildcards: Wildcards) -> str:
+        return digest(self.params.face_params(wildcards.dataset).search(), step_digest("detect"))
+
+    def align(self, wildcards: Wildcards) -> str:
+        return digest(self.params.face_params(wildcards.dataset).alignment(), step_digest("align"))
+
+    def inspect(self, wildcards: Wildcards) -> str:
+        # The page names the archive and the alignment.
+        archive = Path(self.archives[wildcards.dataset]).name
+        return digest(archive, self.align(wildcards), step_digest("inspect"))
+
+    def hash(self, wildcards: Wildcards) -> str:
+        return step_digest("hash")
+
+    def duplicates(self, wildcards: Wildcards) -> str:
+        return step_digest("duplicates")
+
+    def audit(self, wildcards: Wildcards) -> str:
+        about = [self.params.dataset_definitions[dataset].about for dataset in self.params.datasets]
+        return digest(self.params.experiment, self.params.datasets, about, step_digest("audit"))
+
+    def sample(self, wildcards: Wildcards) -> str:
+        sampling = self.params.sampling_params(wildcards.dataset)
+        groups = [] if sampling.duplicates == "keep" else ["transfer.audit.copies"]
+        return digest(sampling.val_fraction, sampling.split_seed, sampling.duplicates, step_digest("sample", *groups))
+
+    def weights(self, wildcards: Wildcards) -> str:
+        from transfer.models.weights.catalogue import OF_SOURCE
+
+        return digest(OF_SOURCE[wildcards.weights], step_digest("weights"))
+
+    def train(self, wildcards: Wildcards) -> str:
+        run = self._run(wildcards)
+        train = run.train.model_dump(mode="json", exclude=WHERE)
+        return digest(run.model, train, sorted(self.params.protocols), self._code("train", wildcards))
+
+    def evaluate(self, wildcards: Wildcards) -> str:
+        return step_digest("evaluate")
+
+    def robustness(self, wildcards: Wildcards) -> str:
+        robustness = self.params.robustness
+        return digest(robustness.chosen(), robustness.seed, self._code("robustness", wildcards))
+
+    def cross(self, wildcards: Wildcards) -> str:
+        # Datasets made from the same archive are not evaluated on each other.
+        named = [self.params.dataset_definitions[name] for name in (wildcards.dataset, wildcards.test_dataset)]
+        pictures = [(definition.parser, definition.archive) for definition in named]
+        return digest(pictures, self._code("cross", wildcards))
+
+    def diversity(self, wildcards: Wildcards) -> str:
+        return self._code("diversity", wildcards)
+
+    def search(self, wildcards: Wildcards) -> str:
+        search = self.params.search_definitions[wildcards.search]
+        run = self.params.run(wildcards.dataset, search.recipe)
+        train = run.train.model_dump(mode="json", exclude=WHERE)
+        definition = search.model_dump(mode="json", exclude={"workers"})
+        code = step_digest("search", models()[run.model.name])
+        return digest(definition, run.model, run.sampling.upsample, train, code)
+
+    def search_report(self, wildcards: Wildcards) -> str:
+        search = self.params.search_definitions[wildcards.search]
+        runs = [self.params.run(dataset, search.recipe) for dataset in self.params.datasets]
+        recipe = self.params.recipe(search.recipe)
+        return digest(self.params.recipes, recipe, *runs, step_digest("search_report"))
+
+    def table(self, wildcards: Wildcards) -> str:
+        name, params = wildcards.table, self.params
+        definition = params.table_definitions[name]
+        datasets = [params.dataset_definitions[dataset] for dataset in params.table_datasets(name)]
+        return digest(
+            params.experiment,
+            definition.model_dump(mode="json", exclude={"sweep"}),
+            params.table_runs(name),
+            params.table_protocols(name),
+            params.table_baseline(name),
+            [(dataset.reported_as, dataset.about) for dataset in datasets],
+            step_digest("table", f"transfer.tables.kinds.{definition.kind}"),
+        )
+
+    def published_table(self, wildcards: Wildcards) -> str:
+        # Another experiment's table may be newer: the published one must be that of this experiment.
+        return f"{self.params.experiment} {self.table(wildcards)}"
+
+    def figure(self, wildcards: Wildcards) -> str:
+        name, params = wildcards.table, self.params
+        return digest(
+            params.experiment,
+            params.table_definitions[name].model_dump(mode="json"),
+            params.table_protocols(name),
+            params.table_runs(name, wildcards.dataset),
+            step_digest("table_figure"),
+        )
+
+    def attention(self, wildcards: Wildcards) -> str:
+        return digest(self.params.experiment, self.params.recipes, self.params.seeds[0], step_digest("attention"))
+
+    def overview(self, wildcards: Wildcards) -> str:
+        return step_digest("overview")
