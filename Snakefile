@@ -80,4 +80,4 @@ rule search:
 
 
 with errors_in_lines():
-    SESSION.check_targets(inputs.targets())
+    SESSION.check_targets(sys.argv[1:], lambda: parse_args(sys.argv[1:])[1].targets, inputs.targets)

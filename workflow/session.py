@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -84,15 +84,28 @@ class Session:
                 check_slurm(self._workflow.resource_settings)
             self._locks.append(begin(self.params))
 
-    def check_targets(self, known: Iterable[str]) -> None:
-        """Raise UserError for a requested target that no rule makes, with the nearest of ``known`` files and rules."""
+    def check_targets(
+        self, arguments: Sequence[str], parsed: Callable[[], Iterable[str]], known: Callable[[], Iterable[str]]
+    ) -> None:
+        """Raise UserError for a requested target that no rule makes, with the nearest of the ``known`` files and rules.
+
+        Snakemake knows the targets only after the Snakefile: they are looked for in its command line, ``arguments``,
+        and only where a word of it could be a wrong one, ``parsed`` reads it with Snakemake's own parser.
+        """
         rules = {rule.name: rule for rule in self._workflow.rules}
-        for target in getattr(self._workflow.dag_settings, "targets", None) or ():
-            path = os.path.relpath(target) if os.path.isabs(target) else os.path.normpath(target)
-            made = target in rules or any(rule.is_producer(name) for rule in rules.values() for name in {target, path})
-            if not made and not Path(target).exists():
-                hint = did_you_mean(path, [*rules, *known]) or "; snakemake --list-target-rules shows the named targets"
-                raise UserError(f"target {target}: no rule makes it{hint}")
+
+        def is_made(target: str) -> bool:
+            path = os.path.relpath(target)
+            return target in rules or any(rule.is_producer(name) for rule in rules.values() for name in (target, path))
+
+        def is_wrong(word: str) -> bool:
+            return not (word.startswith("-") or word.isdigit() or "=" in word or Path(word).exists() or is_made(word))
+
+        if self._workflow.exec_mode.name != "DEFAULT" or not any(map(is_wrong, arguments)):
+            return
+        for target in filter(is_wrong, parsed()):
+            hint = did_you_mean(os.path.relpath(target), [*rules, *known()])
+            raise UserError(f"target {target}: no rule makes it{hint or '; snakemake --list shows the rules'}")
 
 
 def _remove_stale_locks() -> None:
@@ -130,7 +143,7 @@ def check_slurm(settings: Any) -> None:
         raise UserError(f"executor slurm: {answer.stderr.strip().partition(chr(10))[0]}; nothing was submitted")
     partitions = answer.stdout.split()
     for resources in (settings.default_resources or {}, *settings.overwrite_resources.values()):
-        value = resources["slurm_partition"] if "slurm_partition" in resources else ""
+        value = resources["slurm_partition"] if "slurm_partition" in resources else ""  # noqa: SIM401  it has no get
         asked = str(getattr(value, "raw", value)).strip("'\"")
         unknown = set(asked.split(",")) - {"", *partitions}
         if unknown and re.fullmatch(r"[\w.,-]+", asked):  # otherwise it is an expression

@@ -1,6 +1,6 @@
 """Versions of jobs: digests of the parameters and of the code that a job depends on.
 
-A rule hands the version of a job to Snakemake as a parameter: the job is out of date when it has changed, and only then.
+A rule hands the version of a job to Snakemake as a parameter: a job reruns when its version has changed.
 """
 
 from collections.abc import Mapping

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Values, classes_of, existing, load, write_table
-
 from transfer.sources import table as sources
 from transfer.sources.table import archive_path
 from transfer.utils.errors import UserError
@@ -324,8 +323,8 @@ def sample(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
     import numpy as np
     import pandas as pd
 
-    from transfer.params.base import UPSAMPLING
     from transfer.datasets.sampling import split_rows, upsampling_plan
+    from transfer.params.base import UPSAMPLING
     from transfer.utils.files import atomic
 
     sampling = chosen.sampling_params(dataset)

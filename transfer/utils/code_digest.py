@@ -104,19 +104,21 @@ class Package:
             if name in found or name in self.not_hashed:
                 continue
             found.add(name)
-            waiting += [imported for imported in self._existing(name).imports(self)]
+            waiting += self._existing(name).imports(self)
             parent = name.rpartition(".")[0]
             waiting += [parent] if parent not in ("", self.root.name) else []
         return frozenset(found)
 
     def module(self, name: str) -> "_Module | None":
         """The module or package called ``name``; None for a name that is neither."""
+        package, *parts = name.split(".")
+        if package != self.root.name:
+            return None
         if name not in self._modules:
-            package, *parts = name.split(".")
             path = self.root.joinpath(*parts)
             candidates = [path.with_suffix(".py"), path / "__init__.py"] if parts else [path / "__init__.py"]
-            files = [file for file in candidates if file.is_file()] if package == self.root.name else []
-            self._modules[name] = _Module(name, files[0]) if files else None
+            file = next((file for file in candidates if file.is_file()), None)
+            self._modules[name] = _Module(name, file) if file else None
         return self._modules[name]
 
     def _existing(self, name: str) -> "_Module":
@@ -135,7 +137,7 @@ class _Module:
     def _tree(self) -> ast.Module:
         """The syntax tree without docstrings and descriptions of attributes."""
         tree = ast.parse(self.file.read_bytes(), filename=str(self.file))
-        for node in ast.walk(tree):
+        for node in (tree, *_statements(tree)):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 node.body = [child for child in node.body if not _is_text(child)]
         return tree
@@ -151,7 +153,7 @@ class _Module:
         return self._imports
 
     def _imported(self, package: Package) -> Iterator[str]:
-        for node in ast.walk(self._tree):
+        for node in _statements(self._tree):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -166,6 +168,14 @@ class _Module:
             return node.module or ""
         parts = self.name.split(".") if self.file.name == "__init__.py" else self.name.split(".")[:-1]
         return ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [node.module])])
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements below ``node``, without looking into expressions, which hold none."""
+    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, block, ()):
+            yield child
+            yield from _statements(child)
 
 
 def _is_text(node: ast.stmt) -> bool:

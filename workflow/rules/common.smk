@@ -1,7 +1,9 @@
 # The checked configuration, and what the rules ask of it; the Python stands in workflow/*.py.
 
 import re
+import sys
 
+from snakemake.cli import parse_args
 from snakemake.shell import shell
 
 from transfer.params.base import UPSAMPLING
