@@ -30,8 +30,8 @@ def weights(
     Writes: R/weights/NAME.safetensors, R/weights/NAME.json (what became of every tensor)."""
     chosen, layout = load(files, values)
     if importer is None:
+        from transfer.sources import fetch
         from transfer.sources import table as sources
-        from transfer.sources.table import fetch
 
         if source not in catalogue.OF_SOURCE:
             known = ", ".join(catalogue.OF_SOURCE)

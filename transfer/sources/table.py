@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from transfer.datasets import archives, registry
 from transfer.params import Name, Params, ParamsError, Strict
 from transfer.params.read import read_model, schema_text
 from transfer.utils.errors import UserError
@@ -123,17 +124,13 @@ def find(name: str, table: Mapping[str, SourceEntry]) -> tuple[str, SourceEntry,
 
 def where_to_get(archive: str, table: Mapping[str, SourceEntry]) -> str:
     """Where a dataset is asked for that is read from ``archive``, in one line; empty if no source makes it up."""
-    found = {name: entry for name, entry in table.items() if entry.archive and archive in _spellings(entry.archive)}
+    found = {
+        name: entry for name, entry in table.items() if entry.archive and archive in archives.spellings(entry.archive)
+    }
     if not found:
         return ""
     pages = " and ".join(entry.page for entry in found.values())
     return f"It is had from {pages}: transfer fetch {' '.join(found)} says how"
-
-
-def _spellings(archive: str) -> tuple[str, ...]:
-    from transfer.datasets.source import SUFFIXES
-
-    return archive, *(archive + suffix for suffix in SUFFIXES)
 
 
 def archive_path(params: Params, dataset: str) -> Path:
@@ -141,8 +138,6 @@ def archive_path(params: Params, dataset: str) -> Path:
 
     Raises UserError for an unknown parser or a wrong option, and with the way to get it for an archive that is missing.
     """
-    from transfer.datasets import registry, source  # which need pandas
-
     definition = params.dataset_definitions[dataset]
     try:
         parser = registry.get(definition.parser)
@@ -152,7 +147,7 @@ def archive_path(params: Params, dataset: str) -> Path:
     if definition.synthetic is not None:
         return Path(params.raw_dir) / definition.archive
     try:
-        return source.locate(Path(params.raw_dir), definition.archive)
+        return archives.locate(Path(params.raw_dir), definition.archive)
     except UserError as error:
         hint = where_to_get(definition.archive, load())
         raise UserError(f"dataset {dataset}: {error}. {hint}".rstrip()) from None
