@@ -24,6 +24,7 @@ from transfer.models.weights.catalogue import OF_SOURCE
 from transfer.params import WHERE, digest
 from transfer.running import RUNNING, begin, edits, share
 from transfer.sources.table import load as load_sources
+from transfer.tables import kinds
 
 # ---- Before any job
 
@@ -271,39 +272,31 @@ def of_chosen_runs(name):
 
 
 def table_inputs(wildcards):
-    """What a table is made from."""
+    """The files that a table is made from."""
     layout, name = Layout(wildcards.experiment), wildcards.table
-    runs = PARAMS.table_runs(name)
-    datasets = dict.fromkeys(dataset for dataset, _, _ in runs)
-    kind = PARAMS.table_definitions[name].kind
+    runs, datasets = PARAMS.table_runs(name), PARAMS.table_datasets(name)
+    kind = kind_of(name)
     needed = {
         "metrics": [layout.run(*run) / "metrics.json" for run in runs],
         "environments": [layout.run(*run) / "env.json" for run in runs],
         "reports": [layout.data(dataset) / "faces.json" for dataset in datasets],
         "splits": [layout.data(dataset) / "split.parquet" for dataset in datasets],
     }
-    if kind in ("recipes", "reported"):
-        needed["reported"] = ["params/reported.yaml"]
-    if kind == "subgroups":
-        needed["index"] = [layout.data(dataset) / "index.parquet" for dataset in datasets]
+    needed["others"] = [*kind.inputs, *(layout.data(d) / file for d in datasets for file in kind.dataset_inputs)]
     needed["evaluations"] = evaluations(name)
     return {key: [Path(file).as_posix() for file in files] for key, files in needed.items()}
 
 
+def kind_of(name):
+    """The kind of a table."""
+    return kinds.get(PARAMS.table_definitions[name].kind)
+
+
 def evaluations(name, dataset=None):
-    """What the kept weights of a table's trainings are asked besides their test part; of one dataset, or of all."""
-    kind, layout = PARAMS.table_definitions[name].kind, Layout(EXPERIMENT)
-    runs = PARAMS.table_runs(name, dataset)
-    if kind == "robustness":
-        return [layout.evaluation(kind, *run) / "robustness.parquet" for run in runs]
-    if kind == "cross":
-        others = PARAMS.table_datasets(name)
-        return [
-            layout.evaluation(kind, *run) / f"{other}.parquet" for run in runs for other in others if other != run[0]
-        ]
-    if kind == "diversity":
-        return [layout.evaluation("attention", *run) / "diversity.json" for run in runs]
-    return []
+    """The evaluations of checkpoints that a table reads; of one dataset, or of all."""
+    files, datasets = kind_of(name).evaluation, PARAMS.table_datasets(name)
+    runs = PARAMS.table_runs(name, dataset) if files else []
+    return [file for run in runs for file in files(Layout(EXPERIMENT), run, datasets)]
 
 
 def figure_inputs(wildcards):
@@ -330,7 +323,7 @@ def figures_of(tables):
     return [
         (layout.figures / f"{table}_{dataset}.png").as_posix()
         for table in tables
-        if PARAMS.has_figure(table)
+        if kind_of(table).figure
         for dataset in PARAMS.table_datasets(table)
     ]
 
@@ -445,18 +438,21 @@ def table_version(wildcards):
         PARAMS.experiment,
         PARAMS.table_definitions[name].model_dump(mode="json", exclude={"sweep"}),
         PARAMS.table_runs(name),
-        PARAMS.table_protocols(name),
+        kinds.protocols_of(PARAMS, name),
         PARAMS.table_baseline(name),
         [(definition.reported_as, definition.about) for definition in definitions],
     ]
-    kind = PARAMS.table_definitions[name].kind
-    return digest(*chosen, step_digest("table", f"transfer.tables.kinds.{kind}"))
+    return digest(*chosen, table_code(name))
+
+
+def table_code(name):
+    return step_digest("table", f"transfer.tables.kinds.{PARAMS.table_definitions[name].kind}")
 
 
 def figure_version(wildcards):
     name = wildcards.table
-    chosen = [PARAMS.experiment, PARAMS.table_definitions[name].model_dump(mode="json"), PARAMS.table_protocols(name)]
-    return digest(*chosen, PARAMS.table_runs(name, wildcards.dataset), step_digest("table_figure"))
+    chosen = [PARAMS.experiment, PARAMS.table_definitions[name].model_dump(mode="json"), kinds.protocols_of(PARAMS, name)]
+    return digest(*chosen, PARAMS.table_runs(name, wildcards.dataset), table_code(name))
 
 
 def attention_version(wildcards):
@@ -489,7 +485,7 @@ def rule_of(dataset):
 def about_table(wildcards):
     name = wildcards.table
     datasets = "; ".join(rule_of(dataset) for dataset in PARAMS.table_datasets(name))
-    protocols = ", ".join(PARAMS.table_protocols(name))
+    protocols = ", ".join(kinds.protocols_of(PARAMS, name))
     seeds = seeds_of(len(PARAMS.table_seeds(name)))
     title = PARAMS.table_definitions[name].title or name
     return f"{title}. Protocols: {protocols}. n: {seeds} per recipe. Datasets: {datasets}."
@@ -498,7 +494,7 @@ def about_table(wildcards):
 def about_figure(wildcards):
     name = wildcards.table
     title = PARAMS.table_definitions[name].title or name
-    protocol = PARAMS.figure_protocol(name)
+    protocol = kinds.figure_protocol(PARAMS, name)
     seeds = seeds_of(len(PARAMS.table_seeds(name)))
     return f"{title}. Protocol: {protocol}. n: {seeds} per recipe. Dataset: {rule_of(wildcards.dataset)}."
 
@@ -523,7 +519,7 @@ def figure_labels(wildcards):
     return {
         "figure": wildcards.table,
         "dataset": wildcards.dataset,
-        "protocol": PARAMS.figure_protocol(wildcards.table),
+        "protocol": kinds.figure_protocol(PARAMS, wildcards.table),
     }
 
 
