@@ -1,6 +1,7 @@
 """What Snakemake's report says about tables and figures: captions, and the labels to filter by."""
 
 from transfer.params import Params
+from transfer.tables import kinds
 from workflow.versions import Wildcards
 
 
@@ -13,12 +14,12 @@ class Captions:
     def table(self, wildcards: Wildcards) -> str:
         name = wildcards.table
         datasets = "; ".join(map(self._dataset, self.params.table_datasets(name)))
-        protocols = ", ".join(self.params.table_protocols(name))
+        protocols = ", ".join(kinds.protocols_of(self.params, name))
         return f"{self._title(name)}. Protocols: {protocols}. n: {self._seeds(name)} per recipe. Datasets: {datasets}."
 
     def figure(self, wildcards: Wildcards) -> str:
         name = wildcards.table
-        protocol, dataset = self.params.figure_protocol(name), self._dataset(wildcards.dataset)
+        protocol, dataset = kinds.figure_protocol(self.params, name), self._dataset(wildcards.dataset)
         return f"{self._title(name)}. Protocol: {protocol}. n: {self._seeds(name)} per recipe. Dataset: {dataset}."
 
     def attention(self, wildcards: Wildcards) -> str:
@@ -34,7 +35,7 @@ class Captions:
         return {"table": name, "kind": self.params.table_definitions[name].kind, "datasets": datasets}
 
     def figure_labels(self, wildcards: Wildcards) -> dict[str, str]:
-        protocol = self.params.figure_protocol(wildcards.table)
+        protocol = kinds.figure_protocol(self.params, wildcards.table)
         return {"figure": wildcards.table, "dataset": wildcards.dataset, "protocol": protocol}
 
     def _title(self, table: str) -> str:

@@ -9,6 +9,7 @@ from transfer.layout import Layout
 from transfer.params import Params
 from transfer.sources.table import archive_path, weights_path
 from transfer.sources.table import load as load_sources
+from transfer.tables import kinds
 from transfer.utils.errors import UserError
 from workflow.session import errors_in_lines
 from workflow.versions import Wildcards
@@ -120,40 +121,27 @@ class Inputs:
 
     def table_inputs(self, wildcards: Wildcards) -> dict[str, list[str]]:
         """What a table is made from."""
-        layout, name = self.layout, wildcards.table
-        runs = self.params.table_runs(name)
-        datasets = dict.fromkeys(dataset for dataset, _, _ in runs)
-        kind = self.params.table_definitions[name].kind
-        needed = {
+        layout, name, kind = self.layout, wildcards.table, self._kind(wildcards.table)
+        runs, datasets = self.params.table_runs(name), self.params.table_datasets(name)
+        needed: dict[str, list[Path]] = {
             "metrics": [layout.run(*run) / "metrics.json" for run in runs],
             "environments": [layout.run(*run) / "env.json" for run in runs],
             "reports": [layout.data(dataset) / "faces.json" for dataset in datasets],
             "splits": [layout.data(dataset) / "split.parquet" for dataset in datasets],
+            "others": [layout.data(dataset) / file for dataset in datasets for file in kind.dataset_inputs],
+            "repository": [Path(file) for file in kind.inputs],
+            "evaluations": self._evaluations(name),
         }
-        if kind in ("recipes", "reported"):
-            needed["reported"] = [Path("params/reported.yaml")]
-        if kind == "subgroups":
-            needed["index"] = [layout.data(dataset) / "index.parquet" for dataset in datasets]
-        needed["evaluations"] = self._evaluations(name)
         return {key: _posix(files) for key, files in needed.items()}
 
+    def _kind(self, table: str) -> kinds.Kind:
+        return kinds.get(self.params.table_definitions[table].kind)
+
     def _evaluations(self, name: str, dataset: str | None = None) -> list[Path]:
-        """Additional evaluations that a table shows, on one dataset or on all."""
-        kind, layout = self.params.table_definitions[name].kind, self.layout
-        runs = self.params.table_runs(name, dataset)
-        if kind == "robustness":
-            return [layout.evaluation(kind, *run) / "robustness.parquet" for run in runs]
-        if kind == "cross":
-            others = self.params.table_datasets(name)
-            return [
-                layout.evaluation(kind, *run) / f"{other}.parquet"
-                for run in runs
-                for other in others
-                if other != run[0]
-            ]
-        if kind == "diversity":
-            return [layout.evaluation("attention", *run) / "diversity.json" for run in runs]
-        return []
+        """Evaluations of checkpoints that a table reads, on one dataset or on all."""
+        files, datasets = self._kind(name).evaluation, self.params.table_datasets(name)
+        runs = self.params.table_runs(name, dataset) if files else []
+        return [file for run in runs for file in files(self.layout, run, datasets)] if files else []
 
     def figure_inputs(self, wildcards: Wildcards) -> list[str]:
         """What the figure of a table on one dataset is made from."""
@@ -175,7 +163,7 @@ class Inputs:
         return _posix(
             self.layout.figures / f"{table}_{dataset}.png"
             for table in tables
-            if self.params.has_figure(table)
+            if self._kind(table).figure
             for dataset in self.params.table_datasets(table)
         )
 

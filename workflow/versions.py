@@ -9,6 +9,7 @@ from typing import Any
 
 from transfer.models.registry import modules as models
 from transfer.params import WHERE, Params, RunParams, digest
+from transfer.tables import kinds
 from transfer.utils.code_digest import step_digest
 
 Wildcards = Any
@@ -114,11 +115,14 @@ class Versions:
             params.experiment,
             definition.model_dump(mode="json", exclude={"sweep"}),
             params.table_runs(name),
-            params.table_protocols(name),
+            kinds.protocols_of(params, name),
             params.table_baseline(name),
             [(dataset.reported_as, dataset.about) for dataset in datasets],
-            step_digest("table", f"transfer.tables.kinds.{definition.kind}"),
+            self._table_code(name),
         )
+
+    def _table_code(self, name: str) -> str:
+        return step_digest("table", f"transfer.tables.kinds.{self.params.table_definitions[name].kind}")
 
     def published_table(self, wildcards: Wildcards) -> str:
         # Another experiment's table may be newer: the published one must be that of this experiment.
@@ -129,9 +133,9 @@ class Versions:
         return digest(
             params.experiment,
             params.table_definitions[name].model_dump(mode="json"),
-            params.table_protocols(name),
+            kinds.protocols_of(params, name),
             params.table_runs(name, wildcards.dataset),
-            step_digest("table_figure"),
+            self._table_code(name),
         )
 
     def attention(self, wildcards: Wildcards) -> str:

@@ -7,8 +7,8 @@ import pytest
 from transfer.datasets import registry
 from transfer.datasets.archives import open_source
 from transfer.datasets.synthetic.archives import CLASSES, write_archive
-from transfer.evaluation.subgroups import LEAST, largest_gaps, subgroups
 from transfer.runs.predictions import predictions_frame
+from transfer.tables.kinds.subgroups import LEAST, largest_gaps, subgroups
 from transfer.utils.errors import UserError
 
 

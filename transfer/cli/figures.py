@@ -95,7 +95,7 @@ def table(
     if name not in chosen.table_definitions:
         raise UserError(f"--name {name}: not in table_definitions; allowed: {', '.join(chosen.table_definitions)}")
 
-    from transfer.figures.tables import write_table_figure
+    from transfer.tables.build import write_figure
 
-    for path in write_table_figure(chosen, layout, name, dataset):
+    for path in write_figure(chosen, layout, name, dataset):
         print(path)

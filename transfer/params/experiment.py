@@ -13,7 +13,7 @@ from transfer.params.base import Name, ParamsError, Protocol, Strict, merged
 from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingParams
 from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams, varied
 from transfer.params.search import SearchDefinition
-from transfer.params.tables import OF_WEIGHTS, WITH_FIGURE, TableDefinition
+from transfer.params.tables import TableDefinition
 from transfer.params.train import ModelParams, RobustnessParams, TrainParams
 from transfer.utils.errors import choices
 
@@ -97,16 +97,6 @@ class Params(Strict):
         """The seeds of a table."""
         return self.table_definitions[name].seeds or self.seeds
 
-    def table_protocols(self, name: str) -> list[Protocol]:
-        """The protocols of a table; where it evaluates weights, that of the weights which are kept."""
-        table = self.table_definitions[name]
-        return [self.kept_protocol] if table.kind in OF_WEIGHTS else table.protocols or self.protocols
-
-    def figure_protocol(self, name: str) -> Protocol:
-        """The one protocol that a table's figure shows: that of the kept weights, where the table has it."""
-        protocols = self.table_protocols(name)
-        return self.kept_protocol if self.kept_protocol in protocols else protocols[0]
-
     def table_baseline(self, name: str) -> str:
         """The recipe that those of a table are compared with."""
         return self.table_definitions[name].baseline or self.baseline
@@ -115,11 +105,6 @@ class Params(Strict):
         """The trainings of a table, on all its datasets or on one: dataset, recipe, seed."""
         datasets = self.table_datasets(name) if dataset is None else [dataset]
         return list(itertools.product(datasets, self.table_recipes(name), self.table_seeds(name)))
-
-    def has_figure(self, name: str) -> bool:
-        """Whether a table has a figure: of a sweep, of one or two values."""
-        table = self.table_definitions[name]
-        return len(table.sweep.over) < 3 if table.sweep else table.kind in WITH_FIGURE
 
     def runs(self) -> list[tuple[str, str, int]]:
         """The experiment's own trainings: dataset, recipe, seed."""

@@ -30,7 +30,6 @@ STEPS = {
     "diversity": ("transfer.explain.diversity",),
     "attention": ("transfer.explain.attention",),
     "table": ("transfer.tables.build",),
-    "table_figure": ("transfer.figures.tables",),
     "overview": ("transfer.tables.overview",),
     "search": ("transfer.search.worker",),
     "search_report": ("transfer.search.results",),

@@ -15,9 +15,10 @@ import yaml
 from transfer.datasets import registry
 from transfer.datasets.subsets import list_files
 from transfer.layout import Layout
-from transfer.params import OF_WEIGHTS, Params
+from transfer.params import Params
 from transfer.params.read import DEFAULT, load
 from transfer.sources.table import archive_path, weights_path
+from transfer.tables import kinds
 from transfer.utils.errors import UserError
 from transfer.utils.files import write_text
 from workflow.dvc.records import FOLDER, PIPELINE
@@ -56,7 +57,7 @@ CODE = {
     "data": _DATASETS,
     "align": [*_DATASETS, *_FACES, "transfer/audit", "transfer/datasets/sampling.py"],
     "train": [*_DATASETS, *_RUN],
-    "tables": ["transfer/tables", "transfer/figures", "transfer/explain", *_DATASETS, *_FACES, *_RUN],
+    "tables": ["transfer/tables", "transfer/explain", *_DATASETS, *_FACES, *_RUN],
     "search": ["transfer/search", *_DATASETS, *_RUN],
 }
 _DESCRIPTIONS = {
@@ -80,7 +81,7 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
     given = [archive_path(params, name) for name in real]
     weights = _pretrained(params)
     data, runs = layout.root / "data", layout.root / "runs"
-    asked = any(params.table_definitions[name].kind in OF_WEIGHTS for name in params.tables)
+    asked = any(kinds.get(params.table_definitions[name].kind).evaluation for name in params.tables)
     made = {
         "data": drawn,
         "align": [data],
