@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import transfer.datasets
 from transfer.datasets.archives import Source
 from transfer.datasets.text import split_path
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, choices
 
 if TYPE_CHECKING:
     import pandas as pd
