@@ -35,7 +35,7 @@ STEPS = {
     "search_report": ("transfer.search.results",),
 }
 
-# Part of no digest. What params and layout decide shows in the parameters and file names of a job; files writes what it
+# Part of no digest, with the modules below them. What params and layout decide shows in the parameters and file names of a job; files writes what it
 # is given; launch and slots decide where a run is computed; the others report what happens.
 NOT_HASHED = frozenset(
     f"transfer.{name}"
@@ -100,7 +100,7 @@ class Package:
         waiting = list(modules)
         while waiting:
             name = waiting.pop()
-            if name in found or name in self.not_hashed:
+            if name in found or any(f"{name}.".startswith(f"{module}.") for module in self.not_hashed):
                 continue
             found.add(name)
             waiting += self._existing(name).imports(self)
