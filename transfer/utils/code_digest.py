@@ -6,7 +6,7 @@ Comments, docstrings and formatting do not count: only what the parser sees does
 import ast
 import hashlib
 from collections.abc import Iterator
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 # The modules in which each step starts; their imports lead to the rest, except to what is found by its name: the parser
@@ -35,8 +35,8 @@ STEPS = {
     "search_report": ("transfer.search.results",),
 }
 
-# Part of no digest, with the modules below them. What params and layout decide shows in the parameters and file names of a job; files writes what it
-# is given; launch and slots decide where a run is computed; the others report what happens.
+# Part of no digest, nor are modules below them. What params and layout decide shows in the parameters and file names
+# of a job; files writes what it is given; launch and slots decide where a run is computed; the others report.
 NOT_HASHED = frozenset(
     f"transfer.{name}"
     for name in (
@@ -130,36 +130,20 @@ class Package:
 class _Module:
     def __init__(self, name: str, file: Path) -> None:
         self.name, self.file = name, file
-        self._imports: list[str] | None = None
+        self.digest, self._import_statements = _parsed(file.read_bytes())
 
-    @cached_property
-    def _tree(self) -> ast.Module:
-        """The syntax tree without docstrings and descriptions of attributes."""
-        tree = ast.parse(self.file.read_bytes(), filename=str(self.file))
-        for node in (tree, *_statements(tree)):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                node.body = [child for child in node.body if not _is_text(child)]
-        return tree
-
-    @cached_property
-    def digest(self) -> str:
-        return hashlib.sha256(ast.dump(self._tree).encode()).hexdigest()
-
-    def imports(self, package: Package) -> list[str]:
+    def imports(self, package: Package) -> set[str]:
         """Modules of ``package`` that the import statements name."""
-        if self._imports is None:
-            self._imports = [name for name in set(self._imported(package)) if package.module(name)]
-        return self._imports
-
-    def _imported(self, package: Package) -> Iterator[str]:
-        for node in _statements(self._tree):
+        names: set[str] = set()
+        for node in self._import_statements:
             if isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
+                names.update(alias.name for alias in node.names)
+            else:
                 base = self._absolute(node)
-                for name in (f"{base}.{alias.name}" for alias in node.names):
-                    # `from transfer import tables` names a module; `from transfer.tables import table1` an attribute.
-                    yield name if package.module(name) else base
+                imported = [f"{base}.{alias.name}" for alias in node.names]
+                # `from transfer import tables` names a module; `from transfer.tables import table1` an attribute.
+                names.update(name if package.module(name) else base for name in imported)
+        return {name for name in names if package.module(name)}
 
     def _absolute(self, node: ast.ImportFrom) -> str:
         """The module that an import statement names, with the leading dots resolved."""
@@ -167,6 +151,18 @@ class _Module:
             return node.module or ""
         parts = self.name.split(".") if self.file.name == "__init__.py" else self.name.split(".")[:-1]
         return ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [node.module])])
+
+
+@cache
+def _parsed(source: bytes) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
+    """Digest of a module's syntax tree without docstrings and descriptions of attributes, and its import statements."""
+    tree = ast.parse(source)
+    nodes = [tree, *_statements(tree)]
+    for node in nodes:
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [child for child in node.body if not _is_text(child)]
+    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return digest, [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
