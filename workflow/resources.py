@@ -23,16 +23,17 @@ class JobResources:
         """``faces.threads``; all cores by default."""
         return self.params.face_params(wildcards.dataset).threads or os.cpu_count() or 1
 
-    def processes(self, wildcards: Wildcards) -> int:
-        return self._train(wildcards).processes
-
     def train_threads(self, wildcards: Wildcards) -> int:
         """Those of all processes of a run."""
-        return self._train(wildcards).threads * self.processes(wildcards)
+        return self._train(wildcards).threads * self._train(wildcards).gpus
+
+    def threads_each(self, wildcards: Wildcards, threads: int) -> int:
+        """Those of one process, of the ``threads`` that Snakemake grants."""
+        return max(1, threads // self._train(wildcards).gpus)
 
     def train_gpus(self, wildcards: Wildcards) -> int:
-        """One per process for ``device: cuda``; ``auto`` uses what is there and asks a cluster for nothing."""
-        return self.processes(wildcards) if self._train(wildcards).device == "cuda" else 0
+        """``train.gpus`` for ``device: cuda``; ``auto`` uses what is there and asks a cluster for nothing."""
+        return self._train(wildcards).gpus if self._train(wildcards).device == "cuda" else 0
 
     def threads(self, wildcards: Wildcards) -> int:
         """Those of an evaluation of a run."""
@@ -52,4 +53,4 @@ class JobResources:
 
     def train_mb(self, wildcards: Wildcards, input: Any) -> int:
         """Processes share the pages of the store, not the libraries."""
-        return self.store_mb(wildcards, input) + _LIBRARIES_MB * (self.processes(wildcards) - 1)
+        return self.store_mb(wildcards, input) + _LIBRARIES_MB * (self._train(wildcards).gpus - 1)

@@ -62,18 +62,18 @@ def train(
 ) -> None:
     """Train once. Reads: D/aligned.npy, D/aligned.parquet, D/index.parquet, D/split.parquet, D/plan_METHOD.npy.
     Writes: RUN/model.safetensors, RUN/history.csv, RUN/predictions.parquet, RUN/env.json; continues after a kill from
-    R/state/DATASET/RECIPE/seedSEED. Starts train.processes processes, unless torchrun has started it."""
+    R/state/DATASET/RECIPE/seedSEED. With train.gpus above 1, torchrun starts a process per GPU."""
     chosen, layout = load(files, values, dataset, recipe)
-    processes = chosen.run(dataset, recipe).train.processes
-    if processes > 1 and "RANK" not in os.environ:
-        from transfer.training.launch import launch
+    gpus = chosen.run(dataset, recipe).train.gpus
+    if gpus > 1 and "RANK" not in os.environ:
+        torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+        os.execv(sys.executable, [sys.executable, "-m", *torchrun, "-m", "transfer", *sys.argv[1:]])
 
-        launch(processes, [sys.executable, "-m", "transfer", *sys.argv[1:]])
-        return
-
+    from transfer.tracking.listener import MlflowListener
     from transfer.training import run
 
-    run.train(chosen, dataset, recipe, seed, layout, keep_state)
+    listeners = [MlflowListener()] if chosen.tracking else []
+    run.train(chosen, dataset, recipe, seed, layout, listeners=listeners, keep_state=keep_state)
 
 
 @app.command()

@@ -36,7 +36,7 @@ STEPS = {
 }
 
 # Part of no digest, nor are modules below them. What params and layout decide shows in the parameters and file names
-# of a job; files writes what it is given; launch and slots decide where a run is computed; the others report.
+# of a job; files writes what it is given; gpu_locks decides where a run takes place; the others report.
 NOT_HASHED = frozenset(
     f"transfer.{name}"
     for name in (
@@ -44,8 +44,7 @@ NOT_HASHED = frozenset(
         "layout",
         "params",
         "tracking",
-        "training.launch",
-        "training.slots",
+        "training.gpu_locks",
         "utils.code_digest",
         "utils.environment",
         "utils.errors",
