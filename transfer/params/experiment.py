@@ -162,7 +162,7 @@ class Params(Strict):
         data, rec = self.dataset_definitions[dataset], self.recipe(recipe)
         here = rec.datasets.get(dataset, RecipeOnDataset())
         upsample = here.upsample or rec.upsample
-        off = {} if rec.local_cnns else {"num_lanets": 0}
+        off: dict[str, Any] = {} if rec.local_cnns else {"num_lanets": 0}
         off |= {part: 0.0 for part in ("mad", "msad") if not getattr(rec, part)}
         return RunParams(
             model=merged(self.model, data.model, off, rec.model, here.model),

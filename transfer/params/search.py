@@ -1,14 +1,17 @@
 """The searches: what they vary, how they choose, and when they give up."""
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
 from transfer.params.base import Fraction, Name, ParamsError, Strict, Upsample, different
 
 
-def _stepped(low: float, high: float, step: float) -> list[float]:
+Number = TypeVar("Number", int, float)
+
+
+def _stepped(low: Number, high: Number, step: Number) -> list[Number]:
     """low, low + step, ... high, without the rounding errors of repeated addition."""
     first, last, width = (Decimal(str(value)) for value in (low, high, step))
     if (last - first) % width:
