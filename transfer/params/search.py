@@ -7,7 +7,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from transfer.params.base import Fraction, Name, ParamsError, Strict, Upsample, different
 
-
 Number = TypeVar("Number", int, float)
 
 
