@@ -44,12 +44,12 @@ def test_parameters_travel_to_other_processes():
 
 
 def test_corruptions_that_are_chosen():
-    short = config.load().robustness.chosen()
+    short = config.load().robustness.selected()
     assert set(short) == set(SEVERITIES) and short["blur"] == [0.02, 0.04]
-    every = config.load(values=["robustness.corruptions=all"]).robustness.chosen()
+    every = config.load(values=["robustness.corruptions=all"]).robustness.selected()
     assert every == {name: list(scale.severities) for name, scale in SEVERITIES.items()}
-    assert config.load([ROOT / "params/paper.yaml"]).robustness.chosen() == every
-    own = config.load(values=["robustness.corruptions={blur: [], noise: [0.3, 0.1]}"]).robustness.chosen()
+    assert config.load([ROOT / "params/paper.yaml"]).robustness.selected() == every
+    own = config.load(values=["robustness.corruptions={blur: [], noise: [0.3, 0.1]}"]).robustness.selected()
     assert "blur" not in own and own["noise"] == [0.1, 0.3]
 
 
@@ -69,6 +69,8 @@ def test_paper_is_the_papers_grid():
         ("train.epoch=3", "command line: train.epoch: unknown key; allowed: augment, batch_size, "),
         ("train.epoch=3", "; did you mean epochs?"),
         ("train.processes=2", "command line: train.processes: renamed; write train.gpus"),
+        ("train.flip_views=true", "command line: train.flip_views: renamed; write train.hflip_tta"),
+        ("train.targets=votes", "command line: train.targets: renamed; write train.targets: soft_labels"),
         ("recipe_definitions.full.train.processes=2", "full.train.processes: renamed; write train.gpus"),
         ("datasets=[rafdc]", "; did you mean rafdb?"),
         ("tables=[tabel1]", "; did you mean table1?"),

@@ -10,7 +10,7 @@ from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams
 from transfer.params.search import CountRange, PrunerParams, RateRange, SearchDefinition, SearchSpace
 from transfer.params.tables import TableDefinition
 from transfer.params.train import (
-    WHERE,
+    RUNTIME_KEYS,
     Augmentation,
     ModelOverride,
     ModelParams,
@@ -44,7 +44,7 @@ __all__ = [
     "TableDefinition",
     "TrainOverride",
     "TrainParams",
-    "WHERE",
+    "RUNTIME_KEYS",
     "digest",
     "merge",
 ]

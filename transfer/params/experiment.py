@@ -60,7 +60,7 @@ class Params(Strict):
         return self
 
     @property
-    def kept_protocol(self) -> Protocol:
+    def checkpoint_protocol(self) -> Protocol:
         """The protocol whose weights become model.safetensors."""
         return "val_selected" if "val_selected" in self.protocols else "last"
 
@@ -110,21 +110,21 @@ class Params(Strict):
         """The experiment's own trainings: dataset, recipe, seed."""
         return list(itertools.product(self.datasets, self.recipes, self.seeds))
 
-    def chosen_runs(self) -> list[tuple[str, str, int]]:
+    def selected_runs(self) -> list[tuple[str, str, int]]:
         """The trainings of the experiment and of the tables that are chosen."""
         return list(dict.fromkeys([*self.runs(), *(run for name in self.tables for run in self.table_runs(name))]))
 
-    def chosen_datasets(self) -> list[str]:
+    def selected_datasets(self) -> list[str]:
         """The datasets of the experiment and of the tables that are chosen."""
-        return list(dict.fromkeys(dataset for dataset, _, _ in self.chosen_runs()))
+        return list(dict.fromkeys(dataset for dataset, _, _ in self.selected_runs()))
 
-    def every_run(self) -> list[tuple[str, str, int]]:
+    def all_runs(self) -> list[tuple[str, str, int]]:
         """The trainings of the experiment and of all tables that are defined, chosen or not."""
         return list(
             dict.fromkeys([*self.runs(), *(run for name in self.table_definitions for run in self.table_runs(name))])
         )
 
-    def every_dataset(self) -> list[str]:
+    def all_datasets(self) -> list[str]:
         """The datasets of the experiment and of all tables that are defined."""
         return list(
             dict.fromkeys(
@@ -132,7 +132,7 @@ class Params(Strict):
             )
         )
 
-    def every_recipe(self) -> list[str]:
+    def all_recipes(self) -> list[str]:
         """The recipes of the experiment and of all tables that are defined."""
         return list(
             dict.fromkeys(
@@ -194,9 +194,9 @@ def check(params: Params) -> None:
     for table in params.table_definitions:
         _check_table(params, table)
     _check_drawn_archives(params)
-    for dataset in params.every_dataset():
+    for dataset in params.all_datasets():
         _check_faces(params, dataset)
-    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.every_run()):
+    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.all_runs()):
         _check_run(params, dataset, recipe)
     for search in params.searches:
         _check_search(params, search)
@@ -267,7 +267,7 @@ def _check_faces(params: Params, dataset: str) -> None:
 def _check_drawn_archives(params: Params) -> None:
     """Datasets may share a drawn archive, such as two alignments of it, if they agree on what is drawn."""
     drawn: dict[str, tuple[str, Any]] = {}
-    for dataset in params.chosen_datasets():
+    for dataset in params.selected_datasets():
         definition = params.dataset_definitions[dataset]
         if definition.synthetic is not None:
             if definition.reported_as is not None:

@@ -56,10 +56,10 @@ class TrainParams(Strict):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay per step of the exponential average of the weights, which is then what is evaluated and kept; 0: none."""
-    targets: Literal["label", "votes"] = "label"
-    """votes: the taggers' votes over the classes as soft labels, where the dataset has them."""
+    targets: Literal["label", "soft_labels"] = "label"
+    """soft_labels: the distribution of the annotators' votes over the classes, if the dataset has them."""
     augment: Augmentation = Augmentation()
-    flip_views: bool = False
+    hflip_tta: bool = False
     """Average the probabilities of the face and its mirror image in validation and test."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 autocast where the hardware computes in it, else fp32."""
@@ -81,7 +81,7 @@ class TrainOverride(Override, TrainParams):
     """Keys of TrainParams that differ."""
 
 
-WHERE = {"device", "threads", "gpus", "jobs_per_device"}
+RUNTIME_KEYS = {"device", "threads", "gpus", "jobs_per_device"}
 """Keys of TrainParams that say where a run takes place, and change nothing in what it learns but rounding (and, with
 several GPUs, random draws)."""
 
@@ -150,7 +150,7 @@ class RobustnessParams(Strict):
 
     @model_validator(mode="after")
     def _are_severities(self) -> "RobustnessParams":
-        for name, severities in self.chosen().items():
+        for name, severities in self.selected().items():
             if name not in SEVERITIES:
                 raise ParamsError(("corruptions",), f"unknown name '{name}'; {choices(name, SEVERITIES)}")
             scale = SEVERITIES[name]
@@ -162,7 +162,7 @@ class RobustnessParams(Strict):
                 raise ParamsError(("corruptions", name), f"a value appears twice: {severities}")
         return self
 
-    def chosen(self) -> dict[str, list[float]]:
+    def selected(self) -> dict[str, list[float]]:
         """Corruption -> severities; a corruption without any is left out."""
         if self.corruptions == "all":
             return {name: list(scale.severities) for name, scale in SEVERITIES.items()}

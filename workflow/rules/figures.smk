@@ -39,7 +39,7 @@ rule draw_attention:
             expand("results/{{experiment}}/figures/{name}_{{dataset}}.png", name=["attention", "lanets"]),
             caption="../report/figure.rst",
             category="Figures",
-            labels={"figure": "attention", "dataset": "{dataset}", "protocol": PARAMS.kept_protocol},
+            labels={"figure": "attention", "dataset": "{dataset}", "protocol": PARAMS.checkpoint_protocol},
         ),
         expand(
             "results/{{experiment}}/figures/{name}_{{dataset}}.{suffix}",
