@@ -103,23 +103,23 @@ def test_paper_is_the_papers_grid():
         ("faces.margin=0.5", "command line: faces.margin: should be less than or equal to 0.4, found 0.5"),
         (
             "faces={template: box, landmarks: supplied}",
-            "command line: faces.template: box is the box that MTCNN found, and landmarks: supplied has none",
+            "command line: faces.template: box needs the box that MTCNN found, and landmarks: supplied has none",
         ),
         (
             "dataset_definitions.demo_rafdb.faces={template: none, landmarks: supplied}",
-            "command line: dataset_definitions.demo_rafdb.faces.template: none takes the image as it is",
+            "command line: dataset_definitions.demo_rafdb.faces.template: none keeps the image as it is",
         ),
         (
             "dataset_definitions.demo_rafdb.faces={template: none, margin: 0.1}",
-            "dataset_definitions.demo_rafdb.faces.margin: template: none takes the image as it is, without context",
+            "dataset_definitions.demo_rafdb.faces.margin: template: none keeps the image as it is, without context",
         ),
         (
             "dataset_definitions.demo_ferplus={reported_as: ferplus}",
-            "dataset_definitions.demo_ferplus.reported_as: drawn faces do not compare with published numbers; leave it",
+            "dataset_definitions.demo_ferplus.reported_as: synthetic faces are not comparable with published numbers; leave it",
         ),
         (
             "dataset_definitions.demo_ferplus={archive: demo_rafdb.zip}",
-            "dataset_definitions.demo_ferplus.archive: demo_rafdb.zip is drawn for demo_rafdb in another way",
+            "dataset_definitions.demo_ferplus.archive: demo_rafdb.zip is already made for demo_rafdb in another way",
         ),
         (
             "robustness.corruptions={blurr: [1]}",

@@ -1,4 +1,4 @@
-"""The configuration's typed models: what ``params/*.yaml`` may say, and what each key means.
+"""Typed models of the configuration: the keys of ``params/*.yaml`` and what they mean.
 
 ``transfer.params.read`` reads the files; the JSON schema ``params/schema.json`` is generated from these models.
 """
