@@ -64,11 +64,11 @@ class SamplingParams(Strict):
     """Split and class balance."""
 
     val_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    """Fraction of the training images used for validation if the dataset has no validation split; stratified by class."""
+    """Fraction of the training images used for validation if the dataset has no validation split; stratified."""
     split_seed: int = 0
     """Seed of that split and of the upsampling's remainder; shared by all runs."""
     upsample: Upsample = "full"
-    """Class balancing of the training set. full: every class as large as the largest; sqrt: as in the authors' later code."""
+    """Balance of the training set. full: every class as large as the largest; sqrt: as in the authors' later code."""
     duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
     """Training images that duplicate validation or test images: keep them, as is common practice, or drop those with
     equal pixels, or near and mirrored duplicates too (docs/leaks.md)."""

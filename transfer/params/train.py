@@ -9,7 +9,7 @@ from transfer.utils.errors import choices
 
 
 class Augmentation(Strict):
-    """Training augmentation, sampled per image; the defaults are the authors' (APViT configs/_base_/datasets/RAF.py)."""
+    """Augmentation, sampled per image; the defaults are the authors' (APViT configs/_base_/datasets/RAF.py)."""
 
     rotate: Fraction = 0.5
     """Probability of a rotation."""
@@ -144,7 +144,7 @@ class RobustnessParams(Strict):
     """Corruptions of the test faces of a finished run."""
 
     corruptions: Literal["all"] | dict[Name, list[float]] = "all"
-    """Severities per corruption, in the units of docs/robustness.md; all: every corruption at its default severities."""
+    """Severities per corruption, in the units of docs/robustness.md; all: every corruption at its defaults."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of noise and random positions, shared by all runs."""
 
