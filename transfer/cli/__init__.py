@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from transfer.cli import bench, clean, configuration, data, explain, figures, runs, search, tables, track
+from transfer.cli import bench, clean, configuration, data, explain, runs, search, tables, track
 from transfer.utils.errors import UserError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
 )
 for part in (configuration, data, runs, explain, search, tables, clean):
     app.add_typer(part.app)
-app.add_typer(figures.app, name="figure")
+app.add_typer(tables.figure_app, name="figure")
 app.add_typer(bench.app, name="bench")
 app.add_typer(track.app, name="track")
 

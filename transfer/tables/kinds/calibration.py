@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from transfer.tables.cells import COUNTS, ROW, accuracy_cells
 from transfer.tables.kinds import Context, Kind
 from transfer.tables.text import Format, Table, by_dataset, code, interval, mean
-from transfer.utils.plots import About, recipe_name, styled
+from transfer.utils.plots import About, panels, recipe_name, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,37 +95,24 @@ def reliability_figure(curves: pd.DataFrame, about: About) -> Figure:
     ``curves``: recipe, seed and the columns of ``reliability_curve``. Bins are summed over the seeds; the ECE is each
     seed's, as mean and standard deviation.
     """
-    from matplotlib.figure import Figure
-
-    recipes = list(curves["recipe"].unique())
-    across = min(len(recipes), 3)
-    down = math.ceil(len(recipes) / across)
-    figure = Figure(figsize=(max(2.7 * across, 4.5), 3.1 * down + 0.8), layout="constrained")
-    panels = figure.subplots(2 * down, across, squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1] * down)
-    above, below = panels[::2].ravel(), panels[1::2].ravel()
-    for recipe, axes, counts in zip(recipes, above, below, strict=False):
-        rows = curves[curves["recipe"] == recipe]
+    figure, every = panels(curves["recipe"].nunique(), (2.7, 2.7), (0.2, 0.9), 4.5, sharex=True, sharey=True)
+    for axes, (recipe, rows) in zip(every, curves.groupby("recipe", sort=False), strict=True):
         bins = _pooled(rows)
-        width = bins["high"] - bins["low"]
+        width, gaps = bins["high"] - bins["low"], bins["confidence"] - bins["accuracy"]
         edges = {"align": "edge", "edgecolor": "black", "linewidth": 0.5}
         axes.bar(bins["low"], bins["accuracy"], width, label="accuracy", color="0.75", **edges)
-        gap = bins["confidence"] - bins["accuracy"]
-        axes.bar(bins["low"], gap, width, bins["accuracy"], label="gap", fill=False, hatch="////", **edges)
+        axes.bar(bins["low"], gaps, width, bins["accuracy"], label="gap", fill=False, hatch="////", **edges)
         mark = {"color": "black", "markersize": 7, "markeredgewidth": 2}
         axes.plot(bins["confidence"], bins["confidence"], "_", label="mean confidence", **mark)
         axes.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=0.8)
+        for middle, faces in zip(bins["low"] + width / 2, bins["n"], strict=True):
+            axes.text(middle, 0.02, f"{faces:,}", rotation=90, fontsize=5, ha="center", va="bottom")
         axes.set(title=f"{recipe_name(recipe)}: ECE {_ece(rows)}", xlim=(0, 1), ylim=(0, 1))
-        counts.bar(bins["low"], bins["n"], width, align="edge", color="0.4")
-        counts.set_xlabel("confidence")
-    for axes, counts in panels[:, 0].reshape(-1, 2):
-        axes.set_ylabel("accuracy")
-        counts.set_ylabel("faces")
-    for axes in below[: len(recipes)][-across:]:
-        axes.tick_params(labelbottom=True)  # also where the row below is not full
-    for axes in (*above[len(recipes) :], *below[len(recipes) :]):
-        axes.remove()
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    about.put_on(figure, "Reliability, bins summed over the seeds", curves["seed"].nunique())
+    figure.supxlabel("confidence", fontsize=8)
+    figure.supylabel("accuracy", fontsize=8)
+    figure.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    what = "Reliability and number of faces, bins summed over the seeds"
+    about.put_on(figure, what, curves["seed"].nunique())
     return figure
 
 

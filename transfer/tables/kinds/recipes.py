@@ -21,11 +21,10 @@ from transfer.tables.text import (
     rounded,
     statistics_paragraph,
 )
-from transfer.utils.plots import About, line_styles, recipe_name, styled
+from transfer.utils.plots import About, recipe_name, styled
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from transfer.runs.read import Runs
@@ -251,49 +250,39 @@ def sweep_figure(frame: pd.DataFrame, names: Sequence[str], about: About) -> Fig
     """
     from matplotlib.figure import Figure
 
+    from transfer.evaluation.statistics import summary
+
     figure = Figure(figsize=(4.2, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(frame["first"], 100 * frame["accuracy"], "o", color="0.45", markerfacecolor="none", label="one seed")
-    _means(axes, frame, {"color": "black"}, "mean, 95 % interval")
-    axes.set(xlabel=names[0], ylabel="accuracy (%)")
+    found = {value: summary(list(part)) for value, part in frame.groupby("first")["accuracy"]}
+    means = [100 * each.mean for each in found.values()]
+    axes.plot(list(found), means, color="black", label="mean, 95 % interval")
     seeds = frame["seed"].nunique()
     if seeds > 1:
+        low = [100 * (each.mean - each.ci95_low) for each in found.values()]
+        high = [100 * (each.ci95_high - each.mean) for each in found.values()]
+        axes.errorbar(list(found), means, [low, high], fmt="none", ecolor="black", capsize=2, elinewidth=0.8)
         axes.legend()
+    axes.set(xlabel=names[0], ylabel="accuracy (%)")
+    axes.set_xticks(list(found), [f"{value:g}" for value in found])
     about.put_on(figure, f"Accuracy by {names[0]}", seeds)
     return figure
 
 
 @styled
 def grid_figure(frame: pd.DataFrame, names: Sequence[str], about: About) -> Figure:
-    """Draw accuracy against the two ``names``: a heat map of the means, and a line per value of the second.
+    """Draw the accuracy by the two ``names`` as a heat map of mean ± standard deviation over seeds.
 
     ``frame``: first, second (the values), seed, accuracy in [0, 1]. A pair without runs stays empty.
     """
     import numpy as np
     from matplotlib.figure import Figure
 
-    cells = 100 * frame.groupby(["second", "first"])["accuracy"].agg(["mean", "std"])
-    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
-    heat, lines = figure.subplots(1, 2)
-    _heat_map(heat, cells["mean"].unstack(), cells["std"].unstack())
-    values = sorted(frame["second"].unique())
-    seeds = frame["seed"].nunique()
-    # shifted slightly, so that the intervals can be told apart
-    step = 0.015 * float(np.ptp(frame["first"])) if seeds > 1 else 0.0
-    for i, (value, style) in enumerate(line_styles(values).items()):
-        _means(lines, frame[frame["second"] == value], style, f"{value:g}", shift=step * (i - (len(values) - 1) / 2))
-    heat.set(xlabel=names[0], ylabel=names[1])
-    heat.set_title("mean ± standard deviation (%)" if seeds > 1 else "accuracy (%)")
-    lines.set(xlabel=names[0], ylabel="accuracy (%)")
-    lines.set_title("mean, 95 % interval" if seeds > 1 else "one run each")
-    lines.legend(title=names[1], loc="center left", bbox_to_anchor=(1, 0.5), handlelength=3.5)
-    about.put_on(figure, f"Accuracy by {names[0]} and {names[1]}", seeds)
-    return figure
-
-
-def _heat_map(axes: Axes, means: pd.DataFrame, deviations: pd.DataFrame) -> None:
-    import numpy as np
-
+    cells = 100 * frame.groupby(["second", "first"])["accuracy"].agg(["mean", "std"]).unstack()
+    means, deviations = cells["mean"], cells["std"]
+    figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+    axes = figure.subplots()
     low, high = np.nanmin(means), np.nanmax(means)
     # neither white nor darker than black letters can be read on
     axes.imshow(means, cmap="Greys", origin="lower", aspect="auto", vmin=1.1 * low - 0.1 * high, vmax=2 * high - low)
@@ -304,22 +293,10 @@ def _heat_map(axes: Axes, means: pd.DataFrame, deviations: pd.DataFrame) -> None
         axes.text(column, row, text, ha="center", va="center", fontsize=7)
     axes.set_xticks(range(means.shape[1]), [f"{value:g}" for value in means.columns])
     axes.set_yticks(range(means.shape[0]), [f"{value:g}" for value in means.index])
+    axes.set(xlabel=names[0], ylabel=names[1])
     axes.grid(False)
-
-
-def _means(axes: Axes, frame: pd.DataFrame, style: Mapping[str, Any], label: str, shift: float = 0.0) -> None:
-    """Draw a line through the means, with their intervals where there are any, and a tick at each of few values."""
-    from transfer.evaluation.statistics import summary
-
-    values = {value: summary(list(part)) for value, part in frame.groupby("first")["accuracy"]}
-    axes.plot([x + shift for x in values], [100 * value.mean for value in values.values()], label=label, **style)
-    for x, value in values.items():
-        if value.ci95_low is not None:
-            bar = [[100 * (value.mean - value.ci95_low)], [100 * (value.ci95_high - value.mean)]]
-            line = {"fmt": "none", "ecolor": style["color"], "capsize": 2, "elinewidth": 0.8}
-            axes.errorbar([x + shift], [100 * value.mean], bar, **line)
-    if len(values) <= 10:
-        axes.set_xticks(list(values), [f"{value:g}" for value in values])
+    about.put_on(figure, f"Accuracy (%) by {names[0]} and {names[1]}", frame["seed"].nunique())
+    return figure
 
 
 KIND = Kind(table, figure, inputs=(REPORTED.as_posix(),))

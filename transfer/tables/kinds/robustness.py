@@ -123,8 +123,7 @@ def robustness_figure(frame: pd.DataFrame, about: About) -> Figure:
             line = {"label": recipe_name(recipe), "elinewidth": 0.7, "capsize": 2, **styles[recipe]}
             axes.errorbar(over.index, over["mean"], bars, **line)
         axes.set(title=corruption.replace("_", " "), xlabel=SEVERITIES[corruption].unit)
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel("accuracy (%)")
+    figure.supylabel("accuracy (%)", fontsize=8)
     legend = {"loc": "outside lower center", "ncols": min(len(recipes), 6), "handlelength": 4}
     figure.legend(*every[0].get_legend_handles_labels(), **legend)
     seeds = frame["seed"].nunique()
