@@ -29,7 +29,7 @@ class Reported(BaseModel):
     remark: _Text | None = None
 
 
-def load_reported(path: str | os.PathLike) -> list[Reported]:
+def load_reported(path: str | os.PathLike = REPORTED) -> list[Reported]:
     """Read the published numbers. Raises UserError naming the file and the entry (counted from 1)."""
     try:
         rows = TypeAdapter(list[Reported]).validate_python(yaml.safe_load(Path(path).read_text(encoding="utf-8")))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transfer.tables.cells import ACCURACY, ROW, mean_cells
 from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import ACCURACY_CELLS, Format, Table, by_dataset, code, count
+from transfer.tables.text import ACCURACY_CELLS, Format, by_dataset, code, count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,33 +25,19 @@ UNSURE = "unsure"
 GAP = "largest gap"
 
 
-def table(context: Context) -> Table:
+def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Accuracy of each group on the datasets that annotate it, as means over seeds."""
     import pandas as pd
 
     from transfer.datasets.rafdb import ATTRIBUTES
 
-    datasets = dict.fromkeys(dataset for dataset, _ in context.runs)
+    datasets = {dataset for dataset, _ in context.runs}
     indexes = {name: pd.read_parquet(context.layout.data(name) / "index.parquet") for name in datasets}
-    annotated = {name: index for name, index in indexes.items() if set(ATTRIBUTES) <= set(index.columns)}
-    rows = []
-    for names, seeds in context.rows():
-        if names["dataset"] in annotated:
-            index = annotated[names["dataset"]]
+    for names, seeds in context.results():
+        index = indexes[names["dataset"]]
+        if set(ATTRIBUTES) <= set(index.columns):
             found = [subgroups(result.test, index) for result in seeds.values()]
-            rows += [names | cells for cells in [*_groups(found), *_gaps(found)]]
-    frame = context.frame(pd.DataFrame(rows, columns=list(FORMATS)), FORMATS)
-    header = (
-        "Accuracy by annotated group, in percent, as mean ± standard deviation over seeds. The interval is Student's t "
-        "95 % over seeds, or Wilson's over the group's faces for a single seed: wide for small groups. "
-        f"`{GAP}`: difference between the best and the worst group of at least {LEAST} faces, per seed; it is "
-        "never negative, and therefore positive on average even if all groups are equal (docs/robustness.md)."
-    )
-    if without := [name for name in datasets if name not in annotated]:
-        header += f" Without annotated groups: {', '.join(without)}."
-    keys = {"recipe": code("recipe"), "attribute": code("attribute"), "group": code("group"), "faces": count("n_faces")}
-    sections = by_dataset(frame, keys, ACCURACY_CELLS, across="protocol", by=("recipe", "attribute", "group"))
-    return context.table(frame, FORMATS, header, sections)
+            yield from (names | cells for cells in [*_groups(found), *_gaps(found)])
 
 
 def _groups(found: Sequence[pd.DataFrame]) -> Iterator[dict[str, Any]]:
@@ -109,4 +95,19 @@ def largest_gaps(groups: pd.DataFrame) -> dict[str, float]:
     return {str(attribute): float(part.max() - part.min()) for attribute, part in parts if len(part) > 1}
 
 
-KIND = Kind(table, dataset_inputs=("index.parquet",))
+KIND = Kind(
+    FORMATS,
+    rows,
+    "Accuracy by annotated group, in percent, as mean ± standard deviation over seeds. The interval is Student's t "
+    "95 % over seeds, or Wilson's over the group's faces for a single seed: wide for small groups. "
+    f"`{GAP}`: difference between the best and the worst group of at least {LEAST} faces, per seed; it is "
+    "never negative, and therefore positive on average even if all groups are equal (docs/robustness.md). Datasets "
+    "without annotated groups are left out.",
+    by_dataset(
+        {"recipe": code("recipe"), "attribute": code("attribute"), "group": code("group"), "faces": count("n_faces")},
+        ACCURACY_CELLS,
+        across="protocol",
+        by=("recipe", "attribute", "group"),
+    ),
+    dataset_inputs=("index.parquet",),
+)
