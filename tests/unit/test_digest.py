@@ -119,7 +119,6 @@ def test_every_step_and_every_transparent_module_exists():
         ("cross", ("tables", "sampling")),
         ("diversity", ("audit", "bench", "cli", "figures", "sampling", "search", "tables")),
         ("attention", ("audit", "bench", "cli", "sampling", "search", "tables")),
-        ("table_figure", ("audit", "bench", "cli", "faces", "models", "training", "sampling")),
         ("table", ("faces", "models", "training", "sampling")),
     ],
 )

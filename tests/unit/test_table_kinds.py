@@ -162,7 +162,7 @@ def test_a_partial_table_says_so_everywhere(tables):
     build.write_table(params, layout, "recipes", partial=True)
     text = layout.table("recipes", "md").read_text()
     assert "(partial)\n" in text.splitlines(keepends=True)[0]
-    assert "**Partial: 1 of 4 trainings are missing** (faces full seed1)." in text
+    assert "**Partial: 1 of 4 runs are missing** (faces full seed1)." in text
     found = pd.read_csv(layout.table("recipes", "csv"))
     assert set(found["missing_runs"]) == {1} and list(found["n_seeds"]) == [2, 2, 2, 1, 1, 1]
 
@@ -170,7 +170,7 @@ def test_a_partial_table_says_so_everywhere(tables):
 def test_cross_needs_a_second_dataset(tables):
     _, layout = tables
     crossed = of_tables("cross")
-    with pytest.raises(UserError, match="table cross: needs two datasets, has faces alone"):
+    with pytest.raises(UserError, match="table cross: needs two datasets, found only faces"):
         build.write_table(crossed, layout, "cross")
 
 
