@@ -9,7 +9,7 @@ import pandas as pd
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.params import read as config
-from transfer.tables.text import markdown_rows, mean
+from transfer.tables.text import markdown_rows
 from transfer.utils.errors import UserError
 from transfer.utils.files import write_text
 
@@ -70,13 +70,11 @@ def with_table(page: str, experiment: str, folder: Path) -> str:
 def short_table(table: pd.DataFrame) -> str:
     """Return Table 1 as Markdown: val_selected accuracy in percent, a row per recipe and a column per dataset."""
     selected = table[table["protocol"] == "val_selected"]
-    datasets = list(selected["dataset"].unique())
-    cell = mean("accuracy")
-    records = selected.astype(object).where(selected.notna(), None).to_dict("records")
-    cells = {(record["recipe"], record["dataset"]): cell(record) for record in records}
-    rows = [
-        [f"`{recipe}`", *(cells[recipe, dataset] for dataset in datasets)] for recipe in selected["recipe"].unique()
-    ]
-    lines = markdown_rows(["recipe", *(f"`{name}`" for name in datasets)], rows)
-    head = "Test accuracy in percent, mean ± standard deviation over n seeds; epoch selected on the validation split."
-    return "\n".join([head, "", *lines])
+    spread = selected["accuracy_std"].map(" ± {:.2f}".format, na_action="ignore").fillna("")
+    cells = selected.assign(cell=selected["accuracy"].map("{:.2f}".format) + spread)
+    grid = cells.pivot(index="recipe", columns="dataset", values="cell")
+    grid = grid.reindex(index=selected["recipe"].unique(), columns=selected["dataset"].unique())
+    seeds = " or ".join(map(str, selected["n_seeds"].unique()))
+    head = f"Test accuracy in percent, mean ± standard deviation (n={seeds} seeds); epoch selected on the validation split."
+    rows = [[f"`{recipe}`", *row] for recipe, row in zip(grid.index, grid.to_numpy(), strict=True)]
+    return "\n".join([head, "", *markdown_rows(["recipe", *(f"`{name}`" for name in grid)], rows)])
