@@ -108,3 +108,11 @@ def test_the_audit_is_published_with_the_table_or_without(tmp_path, monkeypatch)
     table().to_csv(layout.root / "table1.csv", index=False)
     with pytest.raises(UserError, match="table1.md: missing"):
         publish(params, layout)
+
+
+def test_the_docs_quote_the_published_audit():
+    table = pd.read_csv(ROOT / "results/published/ferplus-cpu/audit/audit.csv").set_index(["split_a", "split_b"])
+    row = table.loc[("train", "test")]
+    copied, exact = (f"{n} ({n / row['images_b']:.1%})".replace("%", " %") for n in row[["copied_b", "exact_copied_b"]])
+    text = " ".join((ROOT / "docs/leaks.md").read_text().split())
+    assert f"Of {row['images_b']:,} test images {copied} have a copy in train, {exact} pixel for pixel." in text

@@ -70,11 +70,11 @@ def with_table(page: str, experiment: str, folder: Path) -> str:
 def short_table(table: pd.DataFrame) -> str:
     """Return Table 1 as Markdown: val_selected accuracy in percent, a row per recipe and a column per dataset."""
     selected = table[table["protocol"] == "val_selected"]
-    spread = selected["accuracy_std"].map(" ± {:.2f}".format, na_action="ignore").fillna("")
+    spread = ["" if pd.isna(std) else f" ± {std:.2f}" for std in selected["accuracy_std"]]
     cells = selected.assign(cell=selected["accuracy"].map("{:.2f}".format) + spread)
     grid = cells.pivot(index="recipe", columns="dataset", values="cell")
     grid = grid.reindex(index=selected["recipe"].unique(), columns=selected["dataset"].unique())
-    seeds = " or ".join(map(str, selected["n_seeds"].unique()))
-    head = f"Test accuracy in percent, mean ± standard deviation (n={seeds} seeds); epoch selected on the validation split."
+    number = f"n={' or '.join(map(str, selected['n_seeds'].unique()))} seeds"
+    head = f"Test accuracy in percent, mean ± standard deviation ({number}); epoch selected on the validation split."
     rows = [[f"`{recipe}`", *row] for recipe, row in zip(grid.index, grid.to_numpy(), strict=True)]
     return "\n".join([head, "", *markdown_rows(["recipe", *(f"`{name}`" for name in grid)], rows)])
