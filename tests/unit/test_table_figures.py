@@ -189,6 +189,12 @@ def test_a_sweep_has_a_point_per_seed_and_a_line_through_the_means():
         assert bar[:, 1] == pytest.approx([100 * value.ci95_low, 100 * value.ci95_high])
 
 
+def test_a_sweep_over_names():
+    named = SWEEP.assign(first=SWEEP["first"].map({0: "none", 2: "sqrt"}))
+    (axes,) = sweep_figure(named, "upsample").axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["none", "sqrt"]
+
+
 def test_one_seed_has_no_bars():
     (axes,) = sweep_figure(SWEEP[SWEEP["seed"] == 0], "LANets").axes
     assert not axes.collections

@@ -1,7 +1,6 @@
 """Make a table or figure of an experiment: check its runs, let its kind compute it, and write it."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,11 +151,8 @@ def describe(params: Params, layout: Layout, dataset: str) -> str:
 def _environment(runs: Runs) -> str:
     """Return what the runs ran in; where they differ, all of it."""
     values: dict[str, dict[str, None]] = {name: {} for name in _ENVIRONMENT}
-    for env in _environments(runs):
+    for run in (run for seeds in runs.values() for run in seeds.values()):
+        env = read_environment(run.directory)
         for name in _ENVIRONMENT:
             values[name][str((env | env["packages"]).get(name) or "unknown")] = None
     return "; ".join(f"{name} {' and '.join(found)}" for name, found in values.items())
-
-
-def _environments(runs: Runs) -> Iterator[dict]:
-    return (read_environment(run.directory) for seeds in runs.values() for run in seeds.values())

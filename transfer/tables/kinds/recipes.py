@@ -196,7 +196,7 @@ def sweep_figure(frame: pd.DataFrame, name: str) -> Figure:
         axes.errorbar(list(found), means, [low, high], fmt="none", ecolor="black", capsize=2, elinewidth=0.8)
         axes.legend()
     axes.set(xlabel=name, ylabel="accuracy (%)")
-    axes.set_xticks(list(found), [f"{value:g}" for value in found])
+    axes.set_xticks(list(found), list(map(_tick, found)))
     return figure
 
 
@@ -220,11 +220,15 @@ def grid_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
         spread = "" if np.isnan(deviation) else f"\n± {deviation:.2f}"
         text = UNDEFINED if np.isnan(mean) else f"{mean:.2f}{spread}"
         axes.text(column, row, text, ha="center", va="center", fontsize=7)
-    axes.set_xticks(range(means.shape[1]), [f"{value:g}" for value in means.columns])
-    axes.set_yticks(range(means.shape[0]), [f"{value:g}" for value in means.index])
+    axes.set_xticks(range(means.shape[1]), list(map(_tick, means.columns)))
+    axes.set_yticks(range(means.shape[0]), list(map(_tick, means.index)))
     axes.set(xlabel=names[0], ylabel=names[1])
     axes.grid(False)
     return figure
+
+
+def _tick(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 KIND = Kind(
