@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tiny_training import tiny_dataset, tiny_params
+from transfer.running import RUNNING, share
 
 from transfer.cleaning import removal
 from transfer.cleaning.parts import PARTS, parts_of
@@ -19,7 +20,6 @@ from transfer.cleaning.removal import leftovers, remove, size_of
 from transfer.cleaning.unneeded import needed_by, unneeded
 from transfer.layout import Layout
 from transfer.params import read as config
-from transfer.running import RUNNING, share
 from transfer.training import run as training
 from transfer.utils.errors import UserError
 

@@ -8,7 +8,7 @@ import typer
 from transfer.cli.options import Dataset, ParamFiles, Values, load
 from transfer.layout import Layout
 from transfer.params import Params
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, choices
 
 app = typer.Typer()
 figure_app = typer.Typer(help="Figures of finished runs.")
@@ -20,7 +20,7 @@ def _load(
 ) -> tuple[Params, Layout]:
     params, layout = load(files, values, dataset)
     if table not in params.table_definitions:
-        raise UserError(f"--name {table}: not in table_definitions; allowed: {', '.join(params.table_definitions)}")
+        raise UserError(f"--name {table}: not in table_definitions; {choices(table, params.table_definitions)}")
     return params, layout
 
 

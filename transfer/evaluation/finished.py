@@ -17,8 +17,8 @@ from transfer.params import Params
 from transfer.runs.predictions import class_names, read_predictions
 from transfer.runs.read import kept_weights, refuse_other_parameters, run_again
 from transfer.training.batches import normalize, resized
+from transfer.training.device import claim_device
 from transfer.training.loop import predict
-from transfer.training.slots import claim_device
 from transfer.utils.errors import UserError
 
 _BATCH = 256
@@ -56,7 +56,7 @@ class Finished:
                 shown = np.ascontiguousarray(faces if faces.shape[1] == side else resized(faces, side))
                 yield normalize(torch.from_numpy(shown).to(device).permute(0, 3, 1, 2).float().div_(255))
 
-        return predict(self.model, images(), self.precision, self.about["flip_views"])
+        return predict(self.model, images(), self.precision, self.about["hflip_tta"])
 
 
 def batches_of(faces: int) -> list[slice]:

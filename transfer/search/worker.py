@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 
 from transfer.layout import Layout
 from transfer.models.registry import modules
-from transfer.params import WHERE, Params, digest
+from transfer.params import RUNTIME_KEYS, Params, digest
 from transfer.search.space import trial_params
 from transfer.search.study import SharedStudy, checkpoints
-from transfer.search.trial import TrialTraining
+from transfer.search.trial import validate
 from transfer.training.epoch import Diverged
 from transfer.utils.code_digest import step_digest
 from transfer.utils.files import sha256, write_json
@@ -53,7 +53,7 @@ def declaration(params: Params, search: str, dataset: str, layout: Layout) -> di
     start = trial_params(params, dataset, search, {}).run(dataset, search)
     data = layout.data(dataset)
     return plain | {
-        "recipe": start.model_dump(mode="json", exclude={"train": WHERE}),
+        "recipe": start.model_dump(mode="json", exclude={"train": RUNTIME_KEYS}),
         "data": digest([sha256(data / name) for name in ("aligned.parquet", "split.parquet")]),
         "code": step_digest("train", modules()[start.model.name]),
     }
@@ -88,8 +88,7 @@ def _objective(
     """
     accuracies: dict[int, float] = {}
     for seed in params.search_definitions[search].seeds:
-        training = TrialTraining(params, dataset, search, trial.number, seed, folder, layout)
-        before = len(accuracies) * training.run_params.train.epochs
+        before = len(accuracies) * params.run(dataset, search).train.epochs
 
         def report(row: dict[str, float], again: bool, before: int = before) -> None:
             with study.store.errors():
@@ -97,7 +96,7 @@ def _objective(
                 if not again and trial.should_prune():
                     raise optuna.TrialPruned
 
-        accuracies[seed] = training.validate(report)
+        accuracies[seed] = validate(params, dataset, search, trial.number, seed, folder, layout, report)
     with study.store.errors():
         trial.set_user_attr("accuracies", {str(seed): value for seed, value in accuracies.items()})
     return mean(accuracies.values())

@@ -18,8 +18,8 @@ from dvc.exceptions import CheckoutError, DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
-
 from transfer.running import at_work
+
 from transfer.utils.errors import UserError
 from workflow.dvc.records import FOLDER, restore
 from workflow.dvc.stages import TARGETS

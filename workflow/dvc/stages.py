@@ -77,7 +77,7 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
     params = load(files)
     layout = Layout(params.experiment)
     drawn = _drawn(params)
-    real = [name for name in params.chosen_datasets() if _is_real(params, name)]
+    real = [name for name in params.selected_datasets() if _is_real(params, name)]
     given = [archive_path(params, name) for name in real]
     weights = _pretrained(params)
     data, runs = layout.root / "data", layout.root / "runs"
@@ -108,7 +108,7 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
     artifacts = {}
     for path in drawn:
         artifacts[_artifact_name("archive", path.name.partition(".")[0])] = _artifact("dataset", path, "drawn archive")
-    for name in params.chosen_datasets():
+    for name in params.selected_datasets():
         store = data / name / "aligned.npy"
         artifacts[_artifact_name("aligned", name)] = _artifact("dataset", store, "aligned faces, N x side x side x 3")
         artifacts[_artifact_name("checkpoints", name)] = _artifact("model", runs / name, "trained weights, all recipes")
@@ -158,7 +158,7 @@ def _is_real(params: Params, dataset: str) -> bool:
 
 def _drawn(params: Params) -> list[Path]:
     """The archives that the workflow draws; UserError where DVC could not store them."""
-    paths = [archive_path(params, name) for name in params.chosen_datasets() if not _is_real(params, name)]
+    paths = [archive_path(params, name) for name in params.selected_datasets() if not _is_real(params, name)]
     if paths and os.path.relpath(params.raw_dir).startswith(".."):
         raise UserError(f"raw_dir: {params.raw_dir} lies outside of the repository, where DVC stores no drawn archives")
     return list(dict.fromkeys(paths))
@@ -167,7 +167,7 @@ def _drawn(params: Params) -> list[Path]:
 def _lists(params: Params) -> list[Path]:
     """The files besides the archives that the indexes and the challenge subsets read."""
     found: list[Path] = []
-    for definition in (params.dataset_definitions[name] for name in params.chosen_datasets()):
+    for definition in (params.dataset_definitions[name] for name in params.selected_datasets()):
         found += registry.get(definition.parser).lists(params.raw_dir, **definition.options).values()
         found += list_files(params.raw_dir, definition).values()
     return list(dict.fromkeys(found))
@@ -175,7 +175,7 @@ def _lists(params: Params) -> list[Path]:
 
 def _pretrained(params: Params) -> list[str]:
     """The files of the weights that trainings begin with."""
-    runs = [params.run(dataset, recipe) for dataset, recipe, _ in params.chosen_runs()]
+    runs = [params.run(dataset, recipe) for dataset, recipe, _ in params.selected_runs()]
     names = dict.fromkeys(name for run in runs for name in run.model.pretrained)
     return [str(weights_path(params, name)) for name in names]
 

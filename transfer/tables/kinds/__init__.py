@@ -63,14 +63,14 @@ def protocols_of(params: Params, table: str) -> Sequence[str]:
     """Return the protocols that a table shows."""
     definition = params.table_definitions[table]
     if get(definition.kind).evaluation:
-        return [params.kept_protocol]
+        return [params.checkpoint_protocol]
     return definition.protocols or params.protocols
 
 
 def figure_protocol(params: Params, table: str) -> str:
     """Return the one protocol that a table's figure shows: the checkpoint's, where the table has it."""
     shown = protocols_of(params, table)
-    return params.kept_protocol if params.kept_protocol in shown else shown[0]
+    return params.checkpoint_protocol if params.checkpoint_protocol in shown else shown[0]
 
 
 @dataclass(frozen=True)
