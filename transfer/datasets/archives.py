@@ -35,7 +35,8 @@ MAX_FILE = 4 << 30
 _STEP = 1 << 20
 _MAX_LINKS = 40  # as Linux follows
 _ENCRYPTED, _STRONGLY, _AES = 0x1, 0x40, 99
-_DAMAGE = (EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, NotImplementedError)
+# zipfile raises RuntimeError for a member with another password than the first.
+_DAMAGE = (EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, RuntimeError)
 
 
 class Storage:
@@ -123,11 +124,11 @@ class _Zip(Storage):
 
     def __init__(self, path: Path, file: IO[bytes], password_file: Path) -> None:
         super().__init__(path)
-        self._password_file, password = password_file, _read_password(password_file)
-        packed, unpacked = file.seek(0, 2), 0
+        password, packed, unpacked = _read_password(password_file), file.seek(0, 2), 0
         with self.intact():
             self._zip = zipfile.ZipFile(file)
         self._zip.setpassword(password)
+        self.open = self._zip.open
         files, links, encrypted = {}, [], []
         for info in self._zip.infolist():
             unpacked += info.file_size
@@ -140,44 +141,32 @@ class _Zip(Storage):
             if info.flag_bits & _ENCRYPTED and info.file_size:
                 encrypted.append(info)
         if encrypted:
-            self._check_password(password, min(encrypted, key=lambda info: info.file_size))
+            self._check_password(password_file, password, min(encrypted, key=lambda info: info.file_size))
         with self.intact():
             texts = {link.filename: self._zip.read(link).decode("utf-8", "replace") for link in links}
         self._list(files, {name: posixpath.join(posixpath.dirname(name), text) for name, text in texts.items()})
 
     def _check_method(self, info: zipfile.ZipInfo) -> None:
-        folder = folder_name(self.path)
-        if info.compress_type == _AES or info.flag_bits & _STRONGLY:
+        """Accept the two methods that unpack in steps of bounded size."""
+        aes = info.compress_type == _AES or info.flag_bits & _STRONGLY
+        if aes or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            what = "encrypted by AES" if aes else f"{info.filename!r} is compressed by method {info.compress_type}"
             raise UserError(
-                f"{self.path}: encrypted by AES, which Python cannot read; unpack it with 7-Zip and its password "
-                f"into the folder {folder}/"
-            )
-        # The two methods that unpack in steps of bounded size.
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(
-                f"{self.path}: {info.filename!r} is compressed by method {info.compress_type}, which is not supported; "
-                f"unpack the archive into the folder {folder}/"
+                f"{self.path}: {what}, which is not supported; unpack it with 7-Zip into the folder "
+                f"{folder_name(self.path)}/"
             )
 
-    def _check_password(self, password: bytes | None, smallest: zipfile.ZipInfo) -> None:
+    def _check_password(self, file: Path, password: bytes | None, smallest: zipfile.ZipInfo) -> None:
         """Read a small member whole: one wrong password of 256 passes the format's own check."""
         if password is None:
             raise UserError(
-                f"{self.path}: encrypted; write its password into {self._password_file}, or unpack it into the "
-                f"folder {folder_name(self.path)}/"
+                f"{self.path}: encrypted; write its password into {file}, or unpack it into the folder "
+                f"{folder_name(self.path)}/"
             )
         try:
             self._zip.read(smallest)
         except (RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-            raise UserError(f"{self.path}: wrong password ({self._password_file}): {error}") from error
-
-    def open(self, member: zipfile.ZipInfo) -> IO[bytes]:
-        try:
-            return self._zip.open(member)
-        except RuntimeError as error:
-            raise UserError(
-                f"{self.path}: {member.filename!r} has another password than {self._password_file}"
-            ) from error
+            raise UserError(f"{self.path}: wrong password ({file}): {error}") from error
 
 
 class _Tar(Storage):
@@ -211,10 +200,8 @@ class _Tar(Storage):
             while reader.read(_STEP):
                 self._accept("", packed, reader.tell())
         reader.bounded = False
+        self.open = self._tar.extractfile
         self._list(files, links)
-
-    def open(self, member: tarfile.TarInfo) -> IO[bytes]:
-        return self._tar.extractfile(member)
 
 
 class _SmallReads:
@@ -380,10 +367,7 @@ def _read_password(file: Path) -> bytes | None:
 
 
 def locate(raw_dir: Path, archive: str) -> Path:
-    """The folder ``archive`` in ``raw_dir``, else the first of its name + suffix that is there.
-
-    ``archive`` may carry its suffix already; then only that file will do. Raises UserError with the names tried.
-    """
+    """The folder ``archive`` in ``raw_dir``, else the first file of its `spellings`; UserError with the names tried."""
     found = find(raw_dir, archive)
     if found is None:
         shown = [name if name.endswith(SUFFIXES) else f"{name}/" for name in spellings(archive)]

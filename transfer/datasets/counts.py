@@ -111,9 +111,8 @@ def index_summary(
 ) -> dict[str, Any]:
     """The content of index.json, of an index whose counts have been checked.
 
-    archive is a name without its folder; layout the release that the parser recognised (None where there is only one);
-    counts split -> class -> images; left_out reason -> rows; noted what is odd and was kept; repeated the rows that
-    were left out because they name an image again (sample, split, class, why).
+    layout is the release that the parser recognised (None where there is only one); counts split -> class -> images;
+    left_out reason -> rows; noted what is odd and was kept; repeated the rows that name an image again.
     """
     return {
         "dataset": dataset,

@@ -34,32 +34,20 @@ RAN_LISTS = {
 # and differ from it in a few rows. Under the majority rule the latter give the RAN authors' lists, class by class.
 OFFICIAL: dict[str, list[Counts]] = {
     "majority": [
-        {
-            "train": [8740, 7287, 3149, 3014, 2100, 119, 532, 119],
-            "val": [1182, 865, 415, 351, 287, 24, 62, 13],
-            "test": [1090, 893, 396, 384, 273, 18, 83, 16],
-        },
-        {
-            "train": [8733, 7284, 3136, 3022, 2098, 116, 536, 120],
-            "val": [1180, 862, 411, 348, 289, 25, 60, 16],
-            "test": [1083, 892, 394, 382, 269, 16, 86, 15],
-        },
+        {"train": [8740, 7287, 3149, 3014, 2100, 119, 532, 119], "val": [1182, 865, 415, 351, 287, 24, 62, 13],
+         "test": [1090, 893, 396, 384, 273, 18, 83, 16]},
+        {"train": [8733, 7284, 3136, 3022, 2098, 116, 536, 120], "val": [1180, 862, 411, 348, 289, 25, 60, 16],
+         "test": [1083, 892, 394, 382, 269, 16, 86, 15]},
     ],
     "argmax": [
         {"train": 28389, "val": 3553, "test": [1262, 928, 444, 444, 325, 23, 93, 27]},
-        {
-            "train": [10295, 7526, 3557, 3530, 2463, 191, 655, 168],
-            "val": [1329, 899, 458, 415, 325, 32, 71, 26],
-            "test": 3545,
-        },
+        {"train": [10295, 7526, 3557, 3530, 2463, 191, 655, 168], "val": [1329, 899, 458, 415, 325, 32, 71, 26],
+         "test": 3545},
     ],
     "ran": [
-        {
-            "train": [9913, 8146, 3547, 3370, 2387, 141, 596, 136],
-            "test": [1083, 892, 394, 382, 269, 16, 86, 15],
-        },
+        {"train": [9913, 8146, 3547, 3370, 2387, 141, 596, 136], "test": [1083, 892, 394, 382, 269, 16, 86, 15]},
     ],
-}
+}  # fmt: skip
 
 
 def _classes(rule: str) -> list[str]:
@@ -176,9 +164,7 @@ def _from_csv(source: Source) -> "Parsed":
     rows, votes, unnamed, count = [], [], 0, 0
     for count, (line, fields) in enumerate(lines, 1):
         where = f"{source.path}: {votes_name}, line {line}"
-        if len(fields) != len(header):
-            raise UserError(f"{where}: {len(fields)} columns; expected {len(header)}: {','.join(header)}")
-        if fields[0] not in USAGES:
+        if _fields(where, fields, header)[0] not in USAGES:
             raise UserError(f"{where}: Usage is {fields[0]!r}; expected {', '.join(USAGES)}")
         if count > len(usages) or usages[count - 1] != fields[0]:
             raise UserError(
@@ -198,17 +184,18 @@ def _from_csv(source: Source) -> "Parsed":
 
 
 def _usages(where: str, content: bytes) -> list[str]:
+    """The Usage of each row of fer2013.csv."""
     rows = csv_rows(where, content)
     header = next(rows, (0, []))[1]
     if not {"pixels", "Usage"} <= set(header):
         raise UserError(f"{where}, line 1: expected the header emotion,pixels,Usage")
-    column = header.index("Usage")
-    usages = []
-    for line, fields in rows:
-        if len(fields) != len(header):
-            raise UserError(f"{where}, line {line}: {len(fields)} columns; expected {len(header)}: {','.join(header)}")
-        usages.append(fields[column])
-    return usages
+    return [_fields(f"{where}, line {line}", fields, header)[header.index("Usage")] for line, fields in rows]
+
+
+def _fields(where: str, fields: list[str], header: list[str]) -> list[str]:
+    if len(fields) != len(header):
+        raise UserError(f"{where}: {len(fields)} columns; expected {len(header)}: {','.join(header)}")
+    return fields
 
 
 def _votes(fields: list[str], where: str) -> list[int]:

@@ -1,8 +1,8 @@
 """Challenge subsets of the test split: occluded faces, and faces turned by more than 30 and 45 degrees.
 
 The lists are those of the RAN authors (kaiwang960112/Challenge-condition-FER-dataset; Wang et al., TIP 2020), under
-their folders and names. Their labels count as our indices do: RAF-DB from surprise, FERPlus from neutral in the order
-of the vote columns, AffectNet by its codes. The files are read as they are; what is odd in them is counted.
+their folders and names. Their labels are those of our indices: RAF-DB from surprise, FERPlus in the order of the vote
+columns, AffectNet by its codes. The files are read unchanged; oddities are counted.
 """
 
 from collections import Counter

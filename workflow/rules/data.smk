@@ -1,4 +1,4 @@
-# Raw archives and their contents.
+# Raw archives and their indices.
 
 
 rule synthesize_archive:
@@ -12,11 +12,11 @@ rule synthesize_archive:
         mem_mb=2000,
         runtime=60,
     params:
-        # Not the experiment's snapshot: experiments share an archive that they define alike.
+        # Not the experiment's snapshot: experiments share their synthetic archives.
         values=inputs.synthetic_values,
         version=versions.synthesize,
     message:
-        "Rendering synthetic faces in the layout of a real dataset: {wildcards.archive}"
+        "Generating synthetic dataset {wildcards.archive}"
     shell:
         "python -m transfer synthesize {params.values:q} --dataset drawn > {log} 2>&1"
 
@@ -39,7 +39,7 @@ rule index_dataset:
         config=SNAPSHOT,
         version=versions.index,
     message:
-        "Reading labels and splits of {wildcards.dataset}"
+        "Indexing images, labels and splits of {wildcards.dataset}"
     shell:
         "python -m transfer index --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
@@ -62,6 +62,6 @@ rule find_subsets:
         config=SNAPSHOT,
         version=versions.subsets,
     message:
-        "Challenge subsets of {wildcards.dataset}"
+        "Finding challenge subsets of {wildcards.dataset}"
     shell:
         "python -m transfer subsets --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"

@@ -1,14 +1,14 @@
-# Lists, votes and weights that may be downloaded; all else must be obtained manually (transfer fetch NAME).
+# Downloads of lists, votes and weights; the rest is obtained by hand (`transfer fetch NAME`).
 
 
-# Compute nodes often lack Internet access.
+# Compute nodes often have no Internet access.
 localrules:
     fetch_source,
 
 
 rule fetch_source:
     output:
-        # update: a file that was put there by hand is not removed before the job, nor when it fails.
+        # update: a file that is present, perhaps put there by hand, is kept before the job and when it fails.
         file=update(f"{RAW_DIR}/{{source_file}}"),
     log:
         f"results/{EXPERIMENT}/logs/fetch_source/{{source_file}}.log",

@@ -23,7 +23,7 @@ _IRISES = np.array([[58, 36, 22], [84, 54, 30], [110, 84, 48], [74, 104, 72], [8
 
 # What has a normal distribution: mean of men and of women, standard deviation, in face units.
 _PROPORTIONS = {
-    "width": (0.90, 0.90, 0.04), "jaw": (0.70, 0.65, 0.04), "chin": (1.47, 1.41, 0.05), "forehead": (-0.88, -0.88, 0.06),
+    "width": (0.9, 0.9, 0.04), "jaw": (0.7, 0.65, 0.04), "chin": (1.47, 1.41, 0.05), "forehead": (-0.88, -0.88, 0.06),
     "eye_x": (0.40, 0.40, 0.015), "eye_w": (0.185, 0.185, 0.013), "eye_h": (0.088, 0.088, 0.011),
     "eye_tilt": (0.012, 0.012, 0.014), "iris_r": (0.085, 0.085, 0.005), "brow_y": (-0.27, -0.27, 0.016),
     "brow_arch": (0.045, 0.045, 0.015), "brow_thick": (0.066, 0.052, 0.010), "nose_y": (0.50, 0.50, 0.03),
@@ -218,8 +218,8 @@ def points68(g: Geometry) -> np.ndarray:
     return np.vstack([jaw, brow_left, brow_right, bridge, base, eyes, outer, inner])
 
 
-# Facial actions, each about 0 (absent) to 1 (full), in the order of the Facial Action Coding System: its numbers 1, 2, 4,
-# 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 24, 25, 26 and 27, 43.
+# Facial actions, each about 0 (absent) to 1 (full): numbers 1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 24, 25, 26 (or
+# 27) and 43 of the Facial Action Coding System.
 ACTIONS = (
     "inner_raise", "outer_raise", "brow_lower", "lid_raise", "cheek_raise", "lid_tighten", "nose_wrinkle", "lip_raise",
     "corner_pull", "dimple", "corner_depress", "chin_raise", "lip_stretch", "lip_press", "lips_part", "jaw_drop",

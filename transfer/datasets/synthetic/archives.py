@@ -45,15 +45,9 @@ A figure measured on them says nothing about the real dataset.
 
 # class -> valence and arousal at full intensity (the circumplex of affect)
 _AFFECT = {
-    "neutral": (0.0, 0.0),
-    "happiness": (0.8, 0.3),
-    "sadness": (-0.75, -0.35),
-    "surprise": (0.15, 0.8),
-    "fear": (-0.5, 0.85),
-    "disgust": (-0.75, 0.45),
-    "anger": (-0.6, 0.8),
-    "contempt": (-0.6, 0.3),
-}
+    "neutral": (0.0, 0.0), "happiness": (0.8, 0.3), "sadness": (-0.75, -0.35), "surprise": (0.15, 0.8),
+    "fear": (-0.5, 0.85), "disgust": (-0.75, 0.45), "anger": (-0.6, 0.8), "contempt": (-0.6, 0.3),
+}  # fmt: skip
 # class -> what taggers mistake it for
 _TAKEN_FOR = {
     "neutral": ("sadness", "happiness", "anger", "contempt"),
@@ -116,7 +110,7 @@ def _write_tar_gz(path: Path, members: Members) -> None:
 def _images(
     kind: Kind, seed: int, split: str, counts: Counts, others: Sequence[str] = (), first: int = 0
 ) -> Iterator[tuple[int, str, np.random.Generator]]:
-    """Number from ``first``, class name and random stream of each image of a split, in random order; then ``others``."""
+    """Number from ``first``, class name and random stream of each image of a split, shuffled; then ``others``."""
     labels = [name for name, n in counts[split].items() for _ in range(n)]
     np.random.default_rng([seed, *split.encode()]).shuffle(labels)
     for number, name in enumerate([*labels, *others], first):
