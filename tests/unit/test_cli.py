@@ -51,7 +51,7 @@ def test_schema_writes_the_file(transfer):
         (["index"], "Missing option '--dataset'"),
         (["index", "--datset", "demo_rafdb"], "No such option"),
         (["indx"], "No such command 'indx'"),
-        (["index", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "transfer fetch rafdb says how"),
+        (["index", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "run `transfer fetch rafdb` for instructions"),
         (["synthesize", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "dataset rafdb: not synthetic"),
         (["subsets", "--dataset", "demo_rafdb"], "index.parquet: missing; make it with transfer index"),
         (["detect", "--dataset", "demo_rafdb"], "index.parquet: missing; make it with transfer index"),

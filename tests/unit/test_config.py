@@ -69,7 +69,7 @@ def test_paper_is_the_papers_grid():
         ("train.epoch=3", "command line: train.epoch: unknown key; allowed: augment, batch_size, "),
         ("train.epoch=3", "; did you mean epochs?"),
         ("train.processes=2", "command line: train.processes: renamed; write train.gpus"),
-        ("train.hflip_tta=true", "command line: train.hflip_tta: renamed; write train.hflip_tta"),
+        ("train.flip_views=true", "command line: train.flip_views: renamed; write train.hflip_tta"),
         ("train.targets=votes", "command line: train.targets: renamed; write train.targets: soft_labels"),
         ("recipe_definitions.full.train.processes=2", "full.train.processes: renamed; write train.gpus"),
         ("datasets=[rafdc]", "; did you mean rafdb?"),
@@ -115,7 +115,7 @@ def test_paper_is_the_papers_grid():
         ),
         (
             "dataset_definitions.demo_ferplus={reported_as: ferplus}",
-            "dataset_definitions.demo_ferplus.reported_as: synthetic faces are not comparable with published numbers; leave it",
+            "dataset_definitions.demo_ferplus.reported_as: synthetic faces are not comparable with published",
         ),
         (
             "dataset_definitions.demo_ferplus={archive: demo_rafdb.zip}",

@@ -56,7 +56,7 @@ def test_another_experiment_takes_over_the_published_table(copy):
     assert other.returncode == 0, other.stdout
     assert set(pd.read_csv(copy.root / "results/table1.csv")["experiment"]) == {"other"}
     again = copy.snakemake()
-    assert again.returncode == 0 and "rule publish_table" in again.stdout and "rule make_table" not in again.stdout
+    assert again.returncode == 0 and "publish_table" in again.stdout and "make_table" not in again.stdout
     assert set(pd.read_csv(copy.root / "results/table1.csv")["experiment"]) == {"smallest"}
 
 

@@ -53,7 +53,7 @@ def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, about
     try:
         tensors, about = contents(weights)
-        about = {"hflip_tta": about.get("hflip_tta", False)} | about  # its name in files of version 0.1.0
+        about = {"hflip_tta": about.get("flip_views", False)} | about  # its name in files of version 0.1.0
         if "fills" in about and "model" not in about:
             raise UserError(f"{weights}: only a part of a model, to begin a training with (model.pretrained)")
         ModelParams(**about["model"])

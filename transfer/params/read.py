@@ -23,8 +23,8 @@ DEFAULT = Path("params/default.yaml")
 SCHEMA = Path("params/schema.json")
 RENAMED = {
     "train.processes": "train.gpus",
-    "train.hflip_tta": "train.hflip_tta",
-    "train.targets: soft_labels": "train.targets: soft_labels",
+    "train.flip_views": "train.hflip_tta",
+    "train.targets: votes": "train.targets: soft_labels",
 }
 """Keys of earlier versions, or keys with a value, and what they are called now."""
 
