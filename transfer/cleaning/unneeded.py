@@ -73,9 +73,8 @@ def _of_another(folder: Path, needed: Sequence[Params]) -> str | None:
     if not any(folder.iterdir()):
         return None
 
-    import torch
-
-    from transfer.training.run import Training
+    from transfer.params import digest
+    from transfer.training.run import run_identity
     from transfer.training.state import find_state
 
     dataset, recipe, seed = folder.parts[-3:]
@@ -84,13 +83,13 @@ def _of_another(folder: Path, needed: Sequence[Params]) -> str | None:
     for params in needed:
         if _unnamed([params], dataset, recipe, seed) is None:
             try:
-                number, cpu = int(seed.removeprefix("seed")), torch.device("cpu")
-                training = Training(params, dataset, recipe, number, layout, device=cpu)
+                number = int(seed.removeprefix("seed"))
+                identity = run_identity(params, dataset, recipe, number, layout)
             except (UserError, OSError):  # such as data that are not there: they may come back
                 return None
-            state, problem = find_state(training.state_file, training.identity)
+            state, problem = find_state(folder / "last.pt", identity)
             if state is not None:
-                return _finished(training.directory, training.digest)
+                return _finished(layout.run(dataset, recipe, number), digest(identity))
             why = problem.partition(": ")[2] or None
     return why
 

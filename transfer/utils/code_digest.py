@@ -24,7 +24,7 @@ STEPS = {
     "duplicates": ("transfer.audit.copies",),
     "audit": ("transfer.audit.report",),
     "sample": ("transfer.datasets.sampling",),
-    "weights": ("transfer.models.weights.convert",),
+    "weights": ("transfer.models.weights.importers",),
     "train": ("transfer.training.run",),
     "evaluate": ("transfer.runs.metrics",),
     "robustness": ("transfer.evaluation.robustness",),
@@ -34,11 +34,11 @@ STEPS = {
     "table": ("transfer.tables.build",),
     "overview": ("transfer.tables.overview",),
     "search": ("transfer.search.worker",),
-    "search_report": ("transfer.search.results",),
+    "search_report": ("transfer.search.report",),
 }
 
 # Left out of every digest. What config, params and layout decide shows in the parameters and in the names of the files;
-# files writes what it is given; launch and slots decide where a training runs; the others show or note what happens.
+# files writes what it is given; gpu_locks decides where a run takes place; the others show or note what happens.
 TRANSPARENT = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
@@ -46,8 +46,7 @@ TRANSPARENT = frozenset(
         "layout",
         "params",
         "tracking",
-        "training.launch",
-        "training.slots",
+        "training.gpu_locks",
         "utils.code_digest",
         "utils.environment",
         "utils.errors",
