@@ -141,7 +141,7 @@ CORRUPTED = pd.DataFrame(
         for recipe, gap in (("baseline", 0.05), ("full", 0))
         for seed in (0, 1)
     ],
-    columns=["corruption", "severity", "recipe", "seed", "accuracy", "untouched_accuracy"],
+    columns=["corruption", "severity", "recipe", "seed", "accuracy", "clean_accuracy"],
 )
 
 

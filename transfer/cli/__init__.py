@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from transfer.cli import bench, clean, data, explain, runs, search, tables, track
+from transfer.cli import bench, clean, data, runs, search, tables, track
 from transfer.utils.errors import UserError
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 _PANELS = {
     "Data": [data.app],
-    "Runs": [runs.app, explain.app],
+    "Runs": [runs.app],
     "Tables": [tables.app],
     "Search": [search.app],
     "Tracking": [clean.app],

@@ -208,8 +208,7 @@ def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
 @app.command()
 def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
     """Quality page of detection and alignment. Reads: D/index.parquet, D/faces.parquet, D/aligned.npy,
-    D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json, D/distributions.png, D/montage.png,
-    D/montage_worst.png, D/montage_rejected.png."""
+    D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json."""
     chosen, layout = load(files, values, dataset)
     data = layout.data(dataset)
     store, manifest = (existing(data / f"aligned{suffix}", "align") for suffix in (".npy", ".parquet"))

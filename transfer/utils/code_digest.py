@@ -22,7 +22,7 @@ STEPS = {
     "duplicates": ("transfer.audit.copies",),
     "audit": ("transfer.audit.report",),
     "sample": ("transfer.datasets.sampling",),
-    "weights": ("transfer.models.weights.convert",),
+    "weights": ("transfer.models.weights.importers",),
     "train": ("transfer.training.run",),
     "evaluate": ("transfer.runs.metrics",),
     "robustness": ("transfer.evaluation.robustness",),
@@ -32,7 +32,7 @@ STEPS = {
     "table": ("transfer.tables.build",),
     "overview": ("transfer.tables.overview",),
     "search": ("transfer.search.worker",),
-    "search_report": ("transfer.search.results",),
+    "search_report": ("transfer.search.report",),
 }
 
 # Part of no digest, nor are modules below them. What params and layout decide shows in the parameters and file names

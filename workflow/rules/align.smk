@@ -62,10 +62,6 @@ rule inspect_faces:
     output:
         page="results/{experiment}/data/{dataset}/faces.html",
         report="results/{experiment}/data/{dataset}/faces.json",
-        pictures=expand(
-            "results/{{experiment}}/data/{{dataset}}/{picture}.png",
-            picture=["distributions", "montage", "montage_worst", "montage_rejected"],
-        ),
     log:
         "results/{experiment}/logs/inspect_faces/{dataset}.log",
     conda:

@@ -38,7 +38,8 @@ def evaluation(layout: Layout, run: tuple[str, str, int], datasets: Sequence[str
 
 def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Each measure of each recipe, as the mean over seeds."""
-    from transfer.explain.diversity import MEASURES, over_seeds, read_diversity
+    from transfer.evaluation.statistics import over_seeds
+    from transfer.runs.evaluations import MEASURES, read_diversity
 
     for names, seeds in context.results():
         model = context.params.run(names["dataset"], names["recipe"]).model
@@ -53,7 +54,7 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
 
 def figure(context: Context) -> tuple[Figure, str]:
     """Similarity of maps and heads."""
-    from transfer.explain.diversity import read_diversity
+    from transfer.runs.evaluations import read_diversity
 
     recipes = [recipe for _, recipe in context.runs]
     found = read_diversity(context.layout, context.dataset, recipes, context.params.table_seeds(context.name))
@@ -68,7 +69,8 @@ def diversity_figure(found: pd.DataFrame) -> Figure:
     """Draw a panel per measure in ``SHOWN``, a line per recipe; ``found`` is that of `read_diversity`."""
     from matplotlib.figure import Figure
 
-    from transfer.explain.diversity import MEASURES, over_seeds
+    from transfer.evaluation.statistics import over_seeds
+    from transfer.runs.evaluations import MEASURES
 
     recipes = list(found["recipe"].unique())
     figure = Figure(figsize=(9, 1.3 + 0.32 * len(recipes)), layout="constrained")

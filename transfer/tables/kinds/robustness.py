@@ -22,7 +22,7 @@ FORMATS: dict[str, Format] = {
     **ROW,
     **dict.fromkeys(["corruption", "severity"], "text"),
     **ACCURACY,
-    **dict.fromkeys(["mean_class_accuracy", "untouched_accuracy", "drop"], "percent"),
+    **dict.fromkeys(["mean_class_accuracy", "clean_accuracy", "drop"], "percent"),
 }
 
 
@@ -42,7 +42,7 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
             frames.append(_accuracies(context, recipe, seed, context.runs[dataset, recipe][seed], dataset))
             for name, found in result.subsets.items():
                 values = {key: found[key] for key in ("n", "accuracy", "mean_class_accuracy")}
-                values |= {"corruption": f"subset {name}", "untouched_accuracy": result.metrics["accuracy"]}
+                values |= {"corruption": f"subset {name}", "clean_accuracy": result.metrics["accuracy"]}
                 frames.append(pd.DataFrame([values | {"severity": float("nan")}]))
         conditions = pd.concat(frames).groupby(["corruption", "severity"], sort=False, dropna=False)
         for (corruption, severity), part in conditions:
@@ -52,8 +52,8 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
                 "severity": severity,
                 **mean_cells(list(part["accuracy"]), int(part["n"].iloc[0])),
                 "mean_class_accuracy": 100 * float(part["mean_class_accuracy"].mean()),
-                "untouched_accuracy": 100 * float(part["untouched_accuracy"].mean()),
-                "drop": 100 * float((part["untouched_accuracy"] - part["accuracy"]).mean()),
+                "clean_accuracy": 100 * float(part["clean_accuracy"].mean()),
+                "drop": 100 * float((part["clean_accuracy"] - part["accuracy"]).mean()),
             }
 
 
@@ -80,7 +80,7 @@ def figure(context: Context) -> tuple[Figure, str]:
 def robustness_figure(frame: pd.DataFrame) -> Figure:
     """Draw a panel per corruption and in it a line per recipe: the mean over seeds, its bars from lowest to highest.
 
-    ``frame``: corruption, severity, recipe, seed, accuracy and untouched_accuracy (that of the same faces without
+    ``frame``: corruption, severity, recipe, seed, accuracy and clean_accuracy (that of the same faces without
     corruption) in [0, 1]. Each line begins with the clean faces, at the corruption's least severity.
     """
     import pandas as pd
@@ -93,7 +93,7 @@ def robustness_figure(frame: pd.DataFrame) -> Figure:
     for axes, corruption in zip(every, corruptions, strict=True):
         rows = frame[frame["corruption"] == corruption]
         start = rows.drop_duplicates(["recipe", "seed"]).assign(severity=SEVERITIES[corruption].least)
-        start["accuracy"] = start["untouched_accuracy"]
+        start["accuracy"] = start["clean_accuracy"]
         for recipe, part in pd.concat([start, rows]).groupby("recipe", sort=False):
             over = 100 * part.groupby("severity")["accuracy"].agg(["mean", "min", "max"])
             bars = [over["mean"] - over["min"], over["max"] - over["mean"]]
