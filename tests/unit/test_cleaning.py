@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from tiny_training import tiny_dataset, tiny_params
-from transfer.running import RUNNING, share
 
 from transfer.cleaning import removal
 from transfer.cleaning.parts import PARTS, parts_of
@@ -22,6 +21,7 @@ from transfer.layout import Layout
 from transfer.params import read as config
 from transfer.training import run as training
 from transfer.utils.errors import UserError
+from transfer.utils.locks import RUNNING, share
 
 ROOT = Path(__file__).parents[2]
 DEMO = Layout("demo")
