@@ -63,17 +63,19 @@ def test_schema_writes_the_file(transfer):
         (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: missing; make it with transfer align"),
         (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "predictions.parquet"),
         (["robustness", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "env.json: missing; expected"),
-        (["cross", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "aligned.npy: not there; make it"),
+        (
+            ["cross", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"],
+            "aligned.npy: missing; run: snakemake",
+        ),
         (
             ["search", "--search", "rates", "--dataset", "demo_rafdb"],
             "--search rates: not in experiment demo; allowed: ",
         ),
         (["search-report", "--search", "searched", "--set", "searches=[]"], "allowed: none; name it in searches"),
         (["search", "--search", "searched", "--dataset", "demo_rafdb"], "aligned.parquet: missing; make it with"),
-        (["dashboard"], "journal.log: no study yet"),
         (
             ["diversity", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"],
-            "aligned.npy: not there; make it",
+            "env.json: missing; expected that of a finished run",
         ),
         (["table"], "metrics.json: missing"),
     ],
@@ -109,7 +111,7 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
     verbs += ["sample", "weights", "train", "predict", "evaluate", "robustness", "cross", "diversity"]
-    verbs += ["table", "overview", "publish", "search", "search-report", "dashboard", "clean", "prune"]
+    verbs += ["table", "overview", "publish", "search", "search-report", "clean", "prune"]
     commands = typer.main.get_command(cli.app).commands
     assert list(commands) == [*verbs, "params", "schema", "figure", "track", "bench"]
     assert all(command.rich_help_panel for command in commands.values())

@@ -8,9 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from transfer.datasets import archives, registry
 from transfer.params import Name, Params, ParamsError, Strict
-from transfer.params.read import read_model, schema_text
+from transfer.params.read import read_model
 from transfer.utils.errors import UserError
-from transfer.utils.files import write_text
 
 SOURCES = Path("params/sources.yaml")
 SCHEMA = Path("params/sources.schema.json")
@@ -173,8 +172,3 @@ def weights_path(params: Params, name: str) -> Path:
         ask = entry.ask.replace("RAW_DIR", params.raw_dir)
         raise UserError(f"weights {name}: {path} is missing. {ask}")
     return path
-
-
-def write_schema(path: Path = SCHEMA) -> None:
-    """Write the JSON schema of the table."""
-    write_text(path, schema_text(Sources, partial=False))
