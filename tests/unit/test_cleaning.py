@@ -19,9 +19,9 @@ from transfer.cleaning.removal import leftovers, remove, size_of
 from transfer.cleaning.unneeded import needed_by, unneeded
 from transfer.layout import Layout
 from transfer.params import read as config
-from transfer.running import RUNNING, share
 from transfer.training import run as training
 from transfer.utils.errors import UserError
+from transfer.utils.locks import RUNNING, share
 
 ROOT = Path(__file__).parents[2]
 DEMO = Layout("demo")

@@ -51,29 +51,31 @@ def test_schema_writes_the_file(transfer):
         (["index"], "Missing option '--dataset'"),
         (["index", "--datset", "demo_rafdb"], "No such option"),
         (["indx"], "No such command 'indx'"),
-        (["index", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "transfer fetch rafdb says how"),
-        (["synthesize", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "dataset rafdb: not a drawn one"),
-        (["subsets", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
-        (["detect", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
-        (["align", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
-        (["inspect", "--dataset", "demo_rafdb"], "aligned.npy: not there; make it with transfer align"),
-        (["hash", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
-        (["duplicates", "--dataset", "demo_rafdb"], "hashes.parquet: not there; make it with transfer hash"),
-        (["audit"], "data/demo_rafdb/hashes.parquet: not there; make it with transfer hash"),
-        (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with transfer align"),
+        (["index", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "run `transfer fetch rafdb` for instructions"),
+        (["synthesize", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "dataset rafdb: not synthetic"),
+        (["subsets", "--dataset", "demo_rafdb"], "index.parquet: missing; make it with transfer index"),
+        (["detect", "--dataset", "demo_rafdb"], "index.parquet: missing; make it with transfer index"),
+        (["align", "--dataset", "demo_rafdb"], "index.parquet: missing; make it with transfer index"),
+        (["inspect", "--dataset", "demo_rafdb"], "aligned.npy: missing; make it with transfer align"),
+        (["hash", "--dataset", "demo_rafdb"], "index.parquet: missing; make it with transfer index"),
+        (["duplicates", "--dataset", "demo_rafdb"], "hashes.parquet: missing; make it with transfer hash"),
+        (["audit"], "data/demo_rafdb/hashes.parquet: missing; make it with transfer hash"),
+        (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: missing; make it with transfer align"),
         (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "predictions.parquet"),
         (["robustness", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "env.json: missing; expected"),
-        (["cross", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "aligned.npy: not there; make it"),
+        (
+            ["cross", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"],
+            "aligned.npy: missing; run: snakemake",
+        ),
         (
             ["search", "--search", "rates", "--dataset", "demo_rafdb"],
             "--search rates: not in experiment demo; allowed: ",
         ),
         (["search-report", "--search", "searched", "--set", "searches=[]"], "allowed: none; name it in searches"),
-        (["search", "--search", "searched", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with"),
-        (["dashboard"], "journal.log: no study yet"),
+        (["search", "--search", "searched", "--dataset", "demo_rafdb"], "aligned.parquet: missing; make it with"),
         (
             ["diversity", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"],
-            "aligned.npy: not there; make it",
+            "env.json: missing; expected that of a finished run",
         ),
         (["table"], "metrics.json: missing"),
     ],
@@ -95,13 +97,13 @@ def test_debug_shows_the_traceback(monkeypatch):
 
 
 def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise KeyError("x\ny")
 
     monkeypatch.setattr(config, "load", broken)
     code, _, err = transfer("params")
     assert code == 1
-    assert err == "error: KeyError: 'x\\ny' (unexpected: --debug shows where)\n"
+    assert err == "error: KeyError: 'x\\ny' (unexpected; --debug shows the traceback)\n"
 
 
 def test_help_says_what_each_verb_reads_and_writes(transfer):
@@ -109,9 +111,10 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
     verbs += ["sample", "weights", "train", "predict", "evaluate", "robustness", "cross", "diversity"]
-    verbs += ["search", "search-report", "dashboard", "table", "overview", "publish", "clean", "prune"]
+    verbs += ["table", "overview", "publish", "search", "search-report", "clean", "prune"]
     commands = typer.main.get_command(cli.app).commands
-    assert list(commands) == ["params", "schema", *verbs, "figure", "bench", "track"]
+    assert list(commands) == [*verbs, "params", "schema", "figure", "track", "bench"]
+    assert all(command.rich_help_panel for command in commands.values())
     groups = [f"{group} {name}" for group in ("figure", "bench", "track") for name in commands[group].commands]
     for verb in [*verbs, *groups]:
         code, out, _ = transfer(*verb.split(), "--help")

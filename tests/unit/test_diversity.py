@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from transfer.evaluation.network import load_model
 from transfer.explain.diversity import correlation, cosine, lanet_maps, overlap, transfer_only, write_diversity
 from transfer.explain.relevance import tokens, trace
-from transfer.figures.diversity import diversity_figure
 from transfer.layout import Layout
 from transfer.runs.evaluations import read_diversity
+from transfer.tables.kinds.diversity import diversity_figure
 from transfer.training.batches import FaceStore, normalize
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
@@ -107,7 +107,7 @@ def test_recipes_without_two_lanets_have_no_overlap(measured):
 def test_the_figure_draws_every_seed(measured):
     layout = measured
     found = read_diversity(layout, "faces", PARAMS.recipes, PARAMS.seeds)
-    panels = diversity_figure(found, "faces").axes
+    panels = diversity_figure(found).axes
     assert len(panels) == 4
     assert [text.get_text() for text in panels[0].get_yticklabels()][0] == "baseline"
     overlap = panels[0].lines[3 * PARAMS.recipes.index("full")].get_xdata()  # circles, mean, interval of each recipe

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 KILLS = 6
 EPOCHS = 3
 STEPS = 3
-PARAMS = {"train": {"epochs": EPOCHS, "flip_views": True, "ema": 0.7}}
+PARAMS = {"train": {"epochs": EPOCHS, "hflip_tta": True, "ema": 0.7}}
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
 
 EPOCHS = 5
-PARAMS = {"train": {"epochs": EPOCHS, "flip_views": True}}
+PARAMS = {"train": {"epochs": EPOCHS, "hflip_tta": True}}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_the_weights_give_the_predictions_of_the_validation_epoch(layout, refere
     model, about = load_model(reference / "model.safetensors")
     predictions = read_predictions(reference / "predictions.parquet").query("protocol == 'val_selected'")
     assert about["epoch"] == predictions["epoch"].iloc[0]
-    assert (about["classes"], about["protocol"], about["flip_views"]) == (CLASSES, "val_selected", True)
+    assert (about["classes"], about["protocol"], about["hflip_tta"]) == (CLASSES, "val_selected", True)
     assert about["run"] == "tiny/faces/full/seed0" and not model.training
     split = pd.read_parquet(layout.data("faces") / "split.parquet")
     for part in ("val", "test"):
@@ -180,7 +180,7 @@ def test_ties_go_to_the_first_epoch(copy, monkeypatch):
     accuracies = iter([1, 3, 3, 2, 3])
     data = pd.read_parquet(copy.data("faces") / "split.parquet")
 
-    def scripted(model, batches, precision, flip_views):
+    def scripted(model, batches, precision, hflip_tta):
         split = data.query("split == @name", local_dict={"name": "val" if next(parts) else "test"})
         labels = split.sort_values("row")["label"].to_numpy()
         right = np.arange(len(labels)) < (next(accuracies) if len(labels) == sum(COUNTS["val"]) else 1)
@@ -432,7 +432,7 @@ def test_weights_that_break_in_the_last_step_are_no_good_epoch(copy, monkeypatch
 
 def test_votes_become_soft_targets(tmp_path):
     layout = tiny_dataset(tmp_path, votes=True)
-    params = tiny_params(train={"epochs": 1, "targets": "votes"})
+    params = tiny_params(train={"epochs": 1, "targets": "soft_labels"})
     data = load_data(params.run("faces", "baseline"), "faces", layout, ["val", "test"])
     index = pd.read_parquet(layout.data("faces") / "index.parquet").set_index("sample")
     for row in (0, 7, 30):
@@ -447,7 +447,7 @@ def test_votes_become_soft_targets(tmp_path):
 def test_other_votes_are_other_data(tmp_path):
     layout = tiny_dataset(tmp_path, votes=True)
     by_target = {}
-    for targets in ("label", "votes"):
+    for targets in ("label", "soft_labels"):
         params = tiny_params(train={"targets": targets})
         by_target[targets] = [run_identity(params, "faces", "baseline", 0, layout)]
     index = pd.read_parquet(layout.data("faces") / "index.parquet")
@@ -457,7 +457,7 @@ def test_other_votes_are_other_data(tmp_path):
         params = tiny_params(train={"targets": targets})
         digests.append(run_identity(params, "faces", "baseline", 0, layout))
     assert by_target["label"][0] == by_target["label"][1]
-    assert by_target["votes"][0] != by_target["votes"][1]
+    assert by_target["soft_labels"][0] != by_target["soft_labels"][1]
 
 
 @pytest.mark.parametrize("rule", ["argmax", "majority"])
@@ -472,7 +472,7 @@ def test_a_labelled_face_has_votes_for_its_class(rule):
 
 def test_votes_asked_for_where_there_are_none(layout):
     with pytest.raises(UserError, match="train.targets: faces has no votes; use label"):
-        fit(tiny_params(train={"targets": "votes"}), "faces", "baseline", 0, layout)
+        fit(tiny_params(train={"targets": "soft_labels"}), "faces", "baseline", 0, layout)
 
 
 # --- what is refused before time is spent ---

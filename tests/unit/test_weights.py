@@ -9,6 +9,8 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from transfer.models.weights.convert import convert
+from transfer.models.weights.translate import translate
 from weight_files import (
     authors_logits,
     ir50_shapes,
@@ -24,9 +26,7 @@ from transfer.evaluation.predict import load_model
 from transfer.models.transfer import transfer_base, transfer_small
 from transfer.models.weights import catalogue, transfer_paddle
 from transfer.models.weights.catalogue import IMPORTERS
-from transfer.models.weights.convert import convert
 from transfer.models.weights.load import load_pretrained
-from transfer.models.weights.translate import translate
 from transfer.utils.errors import UserError
 
 LISTS = Path(__file__).parents[3] / "shared" / "checkpoints"

@@ -41,7 +41,7 @@ def _unnamed(needed: Sequence[Params], dataset: str, recipe: str, seed: str) -> 
     values = {"datasets": dataset, "recipes": recipe, "seeds": seed}
     missing = []
     for params in needed:
-        lists = dict(zip(values, map(set, zip(*params.chosen_runs(), strict=True)), strict=True))
+        lists = dict(zip(values, map(set, zip(*params.selected_runs(), strict=True)), strict=True))
         lists["seeds"] = {f"seed{number}" for number in lists["seeds"]}
         absent = [key for key, value in values.items() if value not in lists[key]]
         if not absent:
@@ -64,7 +64,7 @@ def _states(layout: Layout, needed: Sequence[Params]) -> Iterator[Item]:
         if dataset != "search" and (why := _unnamed(needed, dataset, recipe, seed) or _of_another(path, needed)):
             yield item(path, why)
     for path in sorted(root.glob("*/detect")):
-        if not any(path.parent.name in params.chosen_datasets() for params in needed):
+        if not any(path.parent.name in params.selected_datasets() for params in needed):
             yield item(path, f"{path.parent.name} is not in datasets")
 
 
@@ -110,7 +110,7 @@ def _search_states(layout: Layout, needed: Sequence[Params]) -> Iterator[Item]:
 
 
 def _imported(layout: Layout, needed: Sequence[Params]) -> Iterator[Item]:
-    runs = [params.run(dataset, recipe) for params in needed for dataset, recipe, _ in params.chosen_runs()]
+    runs = [params.run(dataset, recipe) for params in needed for dataset, recipe, _ in params.selected_runs()]
     used = {name for run in runs for name in run.model.pretrained}
     for name in OF_SOURCE:
         path = layout.weights(name)

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Values, existing, load
-from transfer.sources.table import archive_path
 from transfer.utils.errors import UserError
 
 app = typer.Typer(help="Measure speed, as ratios in one run.")
@@ -37,6 +36,7 @@ def detect(
     from transfer.datasets import registry
     from transfer.datasets.archives import open_source
     from transfer.datasets.images import stream_images
+    from transfer.sources.table import archive_path
     from transfer.training.device import choose_device
 
     faces, definition = chosen.face_params(dataset), chosen.dataset_definitions[dataset]

@@ -10,8 +10,8 @@ import typer
 from transfer.cleaning.removal import Item, remove
 from transfer.cli.options import ParamFiles, Values, load
 from transfer.layout import Layout
-from transfer.running import nobody_else
 from transfer.utils.errors import UserError
+from transfer.utils.locks import nobody_else
 
 app = typer.Typer()
 

@@ -9,7 +9,7 @@ import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Recipe, Seed, Values, classes_of, existing, load
 from transfer.models.weights import catalogue
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, choices
 
 app = typer.Typer()
 
@@ -40,7 +40,7 @@ def weights(
     elif importer in catalogue.FILLS:
         name, path = Path(source).stem, Path(source)
     else:
-        raise UserError(f"--importer {importer}: unknown; allowed: {', '.join(catalogue.FILLS)}")
+        raise UserError(f"--importer {importer}: unknown; {choices(importer, catalogue.FILLS)}")
 
     from transfer.models.weights.importers import convert
 

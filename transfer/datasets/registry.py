@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import transfer.datasets
 from transfer.datasets.archives import Source
 from transfer.datasets.text import split_path
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, choices
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ class Parser:
         """All options with their values; UserError for an unknown one or a value that is not allowed."""
         for key, value in options.items():
             if key not in self.options:
-                raise UserError(f"{self.name}: unknown option {key!r}; allowed: {', '.join(self.options) or 'none'}")
+                raise UserError(f"{self.name}: unknown option {key!r}; {choices(key, self.options)}")
             if value not in self.options[key]:
                 allowed = ", ".join(map(str, self.options[key]))
                 raise UserError(f"{self.name}: option {key} is {value!r}; allowed: {allowed}")
@@ -128,5 +128,5 @@ def get(name: str) -> Parser:
     if name not in _PARSERS and any(module.name == name for module in pkgutil.iter_modules(transfer.datasets.__path__)):
         importlib.import_module(f"transfer.datasets.{name}")
     if name not in _PARSERS:
-        raise UserError(f"unknown dataset {name!r}; allowed: {', '.join(names())}")
+        raise UserError(f"unknown dataset {name!r}; {choices(name, names())}")
     return _PARSERS[name]

@@ -49,6 +49,7 @@ def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, about
     try:
         tensors, about = read_safetensors(weights)
+        about = {"hflip_tta": about.get("flip_views", False)} | about  # its name in files of version 0.1.0
         if "fills" in about and "model" not in about:
             raise UserError(f"{weights}: only a part of a model, to begin a training with (model.pretrained)")
         ModelParams(**about["model"])
@@ -114,7 +115,7 @@ class Network:
         return predictions_frame(
             samples.tolist(),
             labels.tolist(),
-            predict(self.model, images(), self.run.environment["precision"], self.about["flip_views"]),
+            predict(self.model, images(), self.run.environment["precision"], self.about["hflip_tta"]),
             self.run.classes,
             split="test",
             protocol=self.about["protocol"],

@@ -57,7 +57,7 @@ def classify(model: nn.Module, about: Mapping[str, Any], images: Sequence[Path])
             table = align_photos(images, store, FaceParams(**about["faces"]))[["image", "status"]]
         rows = np.arange(len(table))
         batches = evaluation_batches(FaceStore(store, about["model"]["img_size"], rows), rows, device)
-        probabilities = predict(model, batches, choose_precision(TrainParams(), device), about["flip_views"])
+        probabilities = predict(model, batches, choose_precision(TrainParams(), device), about["hflip_tta"])
     table["expression"] = np.array(about["classes"])[probabilities.argmax(axis=1)]
     for column, name in enumerate(about["classes"]):
         table[f"p_{name}"] = probabilities[:, column]
@@ -114,7 +114,7 @@ def evaluate_weights(
     folder = layout.evaluated(weights, digest, dataset)
     torch.set_num_threads(train.threads)
     store = FaceStore(faces.store, about["model"]["img_size"], faces.rows)
-    logits, probabilities = _outputs(model, store, faces.rows, train, about["flip_views"])
+    logits, probabilities = _outputs(model, store, faces.rows, train, about["hflip_tta"])
     frame = predictions_frame(
         faces.manifest["sample"].tolist(),
         faces.manifest["label"].tolist(),

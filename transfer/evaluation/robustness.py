@@ -40,7 +40,7 @@ def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: st
     face_params, everyone = params.face_params(dataset), np.arange(len(faces.rows))
     points, placed = landmark_points(face_params), on_template(faces.manifest, faces.data, face_params)
     conditions = [(CLEAN, 0.0, everyone)]
-    for name, severities in params.robustness.chosen().items():
+    for name, severities in params.robustness.selected().items():
         chosen = everyone[placed] if needs_landmarks(name) else everyone
         conditions += [(name, severity, chosen) for severity in severities if len(chosen)]
     frames, done = [], 0

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from transfer.layout import Layout
-from transfer.params import WHERE, Params, RunParams
+from transfer.params import RUNTIME_KEYS, Params, RunParams
 from transfer.params.read import flat
 from transfer.runs.metrics import metrics, read_json, read_metrics
 from transfer.runs.predictions import class_names, correct_faces, probabilities_of, read_predictions
@@ -163,7 +163,7 @@ def _refuse_other_parameters(directory: Path, expected: RunParams) -> None:
     except (KeyError, ValueError):
         wrong = "not what a run of this version writes"
         raise UserError(f"{directory / 'env.json'}: {wrong}; {run_again(directory)}") from None
-    ours, theirs = (flat(run.model_dump(mode="json", exclude={"train": WHERE})) for run in (expected, found))
+    ours, theirs = (flat(run.model_dump(mode="json", exclude={"train": RUNTIME_KEYS})) for run in (expected, found))
     for key, value in ours.items():
         if theirs[key] != value:
             wrong = f"trained with {key} {theirs[key]}, but the parameters say {value}"

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from transfer.layout import Layout
 from transfer.models.registry import modules
-from transfer.params import WHERE, Params, digest
+from transfer.params import RUNTIME_KEYS, Params, digest
 from transfer.search.space import draw, trial_params
 from transfer.search.storage import retry, shown, storage_errors, storage_url
 from transfer.search.study import FINISHED, WORKER, free_cells, make_sampler, open_study, origin, progress_of
@@ -118,7 +118,7 @@ def identity(params: Params, search: str, dataset: str, layout: Layout) -> dict[
     start = trial_params(params, dataset, search, {}).run(dataset, search)
     data = layout.data(dataset)
     return plain | {
-        "recipe": start.model_dump(mode="json", exclude={"train": WHERE}),
+        "recipe": start.model_dump(mode="json", exclude={"train": RUNTIME_KEYS}),
         "data": digest([sha256(data / name) for name in ("aligned.parquet", "split.parquet")]),
         "code": step_digest("train", modules()[start.model.name]),
     }

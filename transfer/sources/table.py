@@ -1,6 +1,5 @@
 """Where datasets, lists and weight files come from: ``params/sources.yaml``, typed and checked."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -11,7 +10,6 @@ from transfer.datasets import archives, registry
 from transfer.params import Name, Params, ParamsError, Strict
 from transfer.params.read import read_model
 from transfer.utils.errors import UserError
-from transfer.utils.files import write_text
 
 SOURCES = Path("params/sources.yaml")
 SCHEMA = Path("params/sources.schema.json")
@@ -174,14 +172,3 @@ def weights_path(params: Params, name: str) -> Path:
         ask = entry.ask.replace("RAW_DIR", params.raw_dir)
         raise UserError(f"weights {name}: {path} is missing. {ask}")
     return path
-
-
-def schema_text() -> str:
-    """The JSON schema of the table, for editors."""
-    schema = Sources.model_json_schema()
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
-
-
-def write_schema(path: Path = SCHEMA) -> None:
-    """Write the JSON schema of the table."""
-    write_text(path, schema_text())

@@ -203,7 +203,7 @@ class _Sync:
 
     def _asked(self, dataset: str, recipe: str) -> set[int]:
         """The seeds that the experiment's parameters ask for."""
-        return {seed for *names, seed in self.params.chosen_runs() if names == [dataset, recipe]}
+        return {seed for *names, seed in self.params.selected_runs() if names == [dataset, recipe]}
 
     def _mark(self, dataset: str, recipe: str, seeds: "dict[int, Run]", shown: "list[Run]") -> None:
         """Say of each run whether it is the one in the tables: of a present parameter, and the latest of its files."""

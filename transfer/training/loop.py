@@ -181,20 +181,20 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     return nn.utils.get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
 
 
-def predict(model: nn.Module, batches: Iterator[Tensor], precision: str, flip_views: bool) -> np.ndarray:
-    """Class probabilities (N, C) float32 of normalised images; with ``flip_views`` the mean over image and mirror."""
-    return torch.cat([probabilities for _, probabilities in outputs(model, batches, precision, flip_views)]).numpy()
+def predict(model: nn.Module, batches: Iterator[Tensor], precision: str, hflip_tta: bool) -> np.ndarray:
+    """Class probabilities (N, C) float32 of normalised images; with ``hflip_tta`` the mean over image and mirror."""
+    return torch.cat([probabilities for _, probabilities in outputs(model, batches, precision, hflip_tta)]).numpy()
 
 
 @torch.inference_mode()
 def outputs(
-    model: nn.Module, batches: Iterator[Tensor], precision: str, flip_views: bool
+    model: nn.Module, batches: Iterator[Tensor], precision: str, hflip_tta: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Per batch the logits of the images themselves and the probabilities of `predict`, (n, C) float32 on the CPU."""
     model.eval()
     device = next(model.parameters()).device
     for images in batches:
         with autocast(device, precision):
-            views = [model(images)] + ([model(images.flip(3))] if flip_views else [])
+            views = [model(images)] + ([model(images.flip(3))] if hflip_tta else [])
         logits = torch.stack(views).float()
         yield logits[0].cpu(), logits.softmax(dim=-1).mean(dim=0).cpu()

@@ -19,8 +19,8 @@ from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-from transfer.running import at_work
 from transfer.utils.errors import UserError
+from transfer.utils.locks import nobody_else
 from workflow.dvc.records import FOLDER, restore
 from workflow.dvc.stages import TARGETS
 
@@ -32,9 +32,7 @@ def pull() -> None:
     """
     if not Path("dvc.lock").exists():
         raise UserError("dvc.lock: not there, so nothing of this commit is stored; dvc repro makes everything")
-    if at_work():
-        raise UserError("a workflow is running here; wait until it has ended")
-    with Repo() as repo:
+    with nobody_else(), Repo() as repo:
         try:
             stages, private, missing = _fetch(repo)
         except LockError as error:

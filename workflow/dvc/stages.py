@@ -15,9 +15,10 @@ import yaml
 from transfer.datasets import registry
 from transfer.datasets.subsets import list_files
 from transfer.layout import Layout
-from transfer.params import OF_WEIGHTS, Params
+from transfer.params import Params
 from transfer.params.read import DEFAULT, load
 from transfer.sources.table import archive_path, weights_path
+from transfer.tables import kinds
 from transfer.utils.errors import UserError
 from transfer.utils.files import write_text
 from workflow.dvc.records import FOLDER, PIPELINE
@@ -56,7 +57,7 @@ CODE = {
     "data": _DATASETS,
     "align": [*_DATASETS, *_FACES, "transfer/audit", "transfer/datasets/sampling.py"],
     "train": [*_DATASETS, *_RUN],
-    "tables": ["transfer/tables", "transfer/figures", "transfer/explain", *_DATASETS, *_FACES, *_RUN],
+    "tables": ["transfer/tables", "transfer/explain", *_DATASETS, *_FACES, *_RUN],
     "search": ["transfer/search", *_DATASETS, *_RUN],
 }
 _DESCRIPTIONS = {
@@ -76,11 +77,11 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
     params = load(files)
     layout = Layout(params.experiment)
     drawn = _drawn(params)
-    real = [name for name in params.chosen_datasets() if _is_real(params, name)]
+    real = [name for name in params.selected_datasets() if _is_real(params, name)]
     given = [archive_path(params, name) for name in real]
     weights = _pretrained(params)
     data, runs = layout.root / "data", layout.root / "runs"
-    asked = any(params.table_definitions[name].kind in OF_WEIGHTS for name in params.tables)
+    asked = any(kinds.get(params.table_definitions[name].kind).evaluation for name in params.tables)
     made = {
         "data": drawn,
         "align": [data],
@@ -107,7 +108,7 @@ def pipeline(files: Sequence[Path]) -> dict[str, Any]:
     artifacts = {}
     for path in drawn:
         artifacts[_artifact_name("archive", path.name.partition(".")[0])] = _artifact("dataset", path, "drawn archive")
-    for name in params.chosen_datasets():
+    for name in params.selected_datasets():
         store = data / name / "aligned.npy"
         artifacts[_artifact_name("aligned", name)] = _artifact("dataset", store, "aligned faces, N x side x side x 3")
         artifacts[_artifact_name("checkpoints", name)] = _artifact("model", runs / name, "trained weights, all recipes")
@@ -157,7 +158,7 @@ def _is_real(params: Params, dataset: str) -> bool:
 
 def _drawn(params: Params) -> list[Path]:
     """The archives that the workflow draws; UserError where DVC could not store them."""
-    paths = [archive_path(params, name) for name in params.chosen_datasets() if not _is_real(params, name)]
+    paths = [archive_path(params, name) for name in params.selected_datasets() if not _is_real(params, name)]
     if paths and os.path.relpath(params.raw_dir).startswith(".."):
         raise UserError(f"raw_dir: {params.raw_dir} lies outside of the repository, where DVC stores no drawn archives")
     return list(dict.fromkeys(paths))
@@ -166,7 +167,7 @@ def _drawn(params: Params) -> list[Path]:
 def _lists(params: Params) -> list[Path]:
     """The files besides the archives that the indexes and the challenge subsets read."""
     found: list[Path] = []
-    for definition in (params.dataset_definitions[name] for name in params.chosen_datasets()):
+    for definition in (params.dataset_definitions[name] for name in params.selected_datasets()):
         found += registry.get(definition.parser).lists(params.raw_dir, **definition.options).values()
         found += list_files(params.raw_dir, definition).values()
     return list(dict.fromkeys(found))
@@ -174,7 +175,7 @@ def _lists(params: Params) -> list[Path]:
 
 def _pretrained(params: Params) -> list[str]:
     """The files of the weights that trainings begin with."""
-    runs = [params.run(dataset, recipe) for dataset, recipe, _ in params.chosen_runs()]
+    runs = [params.run(dataset, recipe) for dataset, recipe, _ in params.selected_runs()]
     names = dict.fromkeys(name for run in runs for name in run.model.pretrained)
     return [str(weights_path(params, name)) for name in names]
 

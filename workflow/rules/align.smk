@@ -1,9 +1,9 @@
-# Faces: detection, alignment, quality page, and the row numbers of each split.
+# Faces: detection, alignment, quality page, splits and upsampling plans.
 
 
 rule detect_faces:
     input:
-        archive=archive,
+        archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
     output:
         faces="results/{experiment}/data/{dataset}/faces.parquet",
@@ -13,15 +13,15 @@ rule detect_faces:
         "results/{experiment}/benchmarks/detect_faces/{dataset}.tsv"
     conda:
         "../envs/transfer.yaml"
-    threads: detect_threads
+    threads: needs.detect_threads
     resources:
         mem_mb=8000,
         runtime=720,
     params:
         config=SNAPSHOT,
-        version=detect_version,
+        version=versions.detect,
     message:
-        "Finding faces and landmarks in {wildcards.dataset}"
+        "Detecting faces and landmarks in {wildcards.dataset}"
     shell:
         "python -m transfer detect --params {params.config} --set faces.threads={threads}"
         " --dataset {wildcards.dataset} > {log} 2>&1"
@@ -29,7 +29,7 @@ rule detect_faces:
 
 rule align_faces:
     input:
-        archive=archive,
+        archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
         faces=rules.detect_faces.output.faces,
     output:
@@ -45,7 +45,7 @@ rule align_faces:
         runtime=240,
     params:
         config=SNAPSHOT,
-        version=align_version,
+        version=versions.align,
     message:
         "Aligning the faces of {wildcards.dataset}"
     shell:
@@ -54,7 +54,7 @@ rule align_faces:
 
 rule inspect_faces:
     input:
-        archive=archive,
+        archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
         faces=rules.detect_faces.output.faces,
         images=rules.align_faces.output.images,
@@ -71,9 +71,9 @@ rule inspect_faces:
         runtime=60,
     params:
         config=SNAPSHOT,
-        version=inspect_version,
+        version=versions.inspect,
     message:
-        "Writing the quality page of {wildcards.dataset}"
+        "Quality page of {wildcards.dataset}"
     shell:
         "python -m transfer inspect --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
@@ -81,7 +81,7 @@ rule inspect_faces:
 rule sample_faces:
     input:
         manifest=rules.align_faces.output.manifest,
-        copies=copies,
+        copies=inputs.copies_of,
     output:
         split="results/{experiment}/data/{dataset}/split.parquet",
         plans=expand("results/{{experiment}}/data/{{dataset}}/plan_{upsample}.npy", upsample=UPSAMPLING),
@@ -94,7 +94,7 @@ rule sample_faces:
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=sample_version,
+        version=versions.sample,
     message:
         "Splitting and balancing {wildcards.dataset}"
     shell:

@@ -1,4 +1,4 @@
-# Searches on the validation part: dataset x worker on one study, then what was found.
+# Searches on the validation set: dataset x worker on one study, then the report.
 
 
 rule search_worker:
@@ -15,16 +15,16 @@ rule search_worker:
         "results/{experiment}/logs/search_worker/{search}/{dataset}/worker{worker}.log",
     conda:
         "../envs/transfer.yaml"
-    threads: search_threads
+    threads: needs.search_threads
     resources:
-        mem_mb=store_mb,
+        mem_mb=needs.store_mb,
         runtime=2880,
     params:
         config=SNAPSHOT,
-        version=search_version,
+        version=versions.search,
     message:
         "Search {wildcards.search} on {wildcards.dataset}, worker {wildcards.worker}"
-    # exec: a cluster's SIGTERM then reaches the training, which saves; a shell in between would die and end the job.
+    # exec: a cluster's SIGTERM reaches the run, which saves its state; a shell in between would end the job.
     shell:
         "exec python -m transfer search --params {params.config} --set train.threads={threads}"
         " --search {wildcards.search} --dataset {wildcards.dataset} --worker {wildcards.worker} > {log} 2>&1"
@@ -32,7 +32,7 @@ rule search_worker:
 
 rule report_search:
     input:
-        workers=search_workers,
+        workers=inputs.search_workers_of,
     output:
         best="results/{experiment}/search/{search}/best.yaml",
         tables=expand(
@@ -54,8 +54,8 @@ rule report_search:
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=search_report_version,
+        version=versions.search_report,
     message:
-        "What the search {wildcards.search} found"
+        "Report of the search {wildcards.search}"
     shell:
         "python -m transfer search-report --params {params.config} --search {wildcards.search} > {log} 2>&1"

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from transfer.utils.errors import choices
+
 OF_SOURCE = {
     "ir50_ms1m": "face_evolve_ir50",
     "vit_small_p16_224": "timm_vit_small",
@@ -24,7 +26,7 @@ def problem(model: str, pretrained: Sequence[str]) -> str | None:
     """What is wrong with the weights ``pretrained`` for ``model``, as far as can be told without the files; or None."""
     for position, name in enumerate(pretrained):
         if name not in OF_SOURCE:
-            return f"unknown weights {name!r}; allowed: {', '.join(OF_SOURCE)}"
+            return f"unknown weights {name!r}; {choices(name, OF_SOURCE)}"
         if model != MODEL:
             return f"{name} fits {MODEL}, and model.name is {model}; change one of them"
         for other in pretrained[:position]:

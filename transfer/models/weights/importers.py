@@ -109,7 +109,7 @@ def _whole_model(tensors: dict[str, Tensor]) -> dict[str, Any]:
         "model": model.model_dump(mode="json"),
         "faces": FaceParams().model_dump(mode="json"),
         "classes": CLASSES if n_classes == len(CLASSES) else [f"class{label}" for label in range(n_classes)],
-        "flip_views": False,
+        "hflip_tta": False,
         # By the file's name, epoch 33 with 90.91 %: their training keeps the epoch that is best on the test set.
         "protocol": "test_selected",
         "epoch": 33,

@@ -1,21 +1,109 @@
-"""The kinds of tables: what `kind` of an entry in `table_definitions` may name. Each is a module here, found by itself.
+"""The kinds of tables: what ``kind`` of an entry in ``table_definitions`` may name.
 
-A kind's function ``table`` makes a table of the trainings in its ``Context``.
+Each is one module here, found by its file's name, and ends with ``KIND = Kind(...)``. The workflow imports it to know
+the table's inputs, so that a kind imports pandas, numpy, matplotlib and torch only inside its functions.
 """
+
+from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transfer.layout import Layout
+from transfer.params import Params
+from transfer.tables.text import Format, Section
 
 if TYPE_CHECKING:
-    from transfer.tables.context import Kind
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from transfer.runs.read import Result, Run, Runs
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How tables of a kind are made, and from which files besides those of their runs."""
+
+    formats: Mapping[str, Format]
+    """The columns of the csv; values of a sweep that the rows have are appended."""
+    rows: Callable[[Context], Iterable[Mapping[str, Any]]]
+    """Yields the cells of each row of the csv."""
+    header: str
+    """What was measured. {statistics}, {faces} and {baseline} stand for a paragraph on intervals and tests, the numbers
+    of test faces, and the recipe that others are compared with."""
+    sections: Callable[[Context, pd.DataFrame], list[Section]]
+    """What readers see of the rows, such as ``by_dataset``."""
+    figure: Callable[[Context], tuple[Figure, str]] | None = None
+    """Draws the runs of one dataset; returns the figure and what it shows."""
+    inputs: tuple[str, ...] = ()
+    """Files of the repository."""
+    dataset_inputs: tuple[str, ...] = ()
+    """Files in the folder of every dataset."""
+    evaluation: Callable[[Layout, tuple[str, str, int], Sequence[str]], list[Path]] | None = None
+    """The evaluations of a run's checkpoint, by layout, run (dataset, recipe, seed) and the table's datasets.
+
+    A table that reads evaluations has one protocol, that of the checkpoint."""
 
 
 def names() -> list[str]:
-    """All kinds."""
+    """Return all kinds."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def get(kind: str) -> "Kind":
-    """The function that makes tables of a kind."""
-    return importlib.import_module(f"{__name__}.{kind}").table
+def get(name: str) -> Kind:
+    """Return the kind of that name."""
+    return importlib.import_module(f"{__name__}.{name}").KIND
+
+
+def protocols_of(params: Params, table: str) -> Sequence[str]:
+    """Return the protocols that a table shows."""
+    definition = params.table_definitions[table]
+    if get(definition.kind).evaluation:
+        return [params.checkpoint_protocol]
+    return definition.protocols or params.protocols
+
+
+def figure_protocol(params: Params, table: str) -> str:
+    """Return the one protocol that a table's figure shows: the checkpoint's, where the table has it."""
+    shown = protocols_of(params, table)
+    return params.checkpoint_protocol if params.checkpoint_protocol in shown else shown[0]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a table or figure is made from: the parameters, where files lie, the table's name, and its runs.
+
+    Of a figure the runs are those of one dataset.
+    """
+
+    params: Params
+    layout: Layout
+    name: str
+    runs: Runs
+
+    def results(self) -> Iterator[tuple[dict[str, Any], dict[int, Result]]]:
+        """Yield for every dataset, recipe and protocol the cells that name them, and the results by seed."""
+        for (dataset, recipe), seeds in self.runs.items():
+            for protocol in protocols_of(self.params, self.name):
+                names = {"experiment": self.params.experiment, "dataset": dataset, "recipe": recipe}
+                yield names | {"protocol": protocol}, {seed: run.results[protocol] for seed, run in seeds.items()}
+
+    def each_run(self) -> Iterator[tuple[str, int, Run]]:
+        """Yield recipe, seed and run."""
+        for (_, recipe), seeds in self.runs.items():
+            for seed, run in seeds.items():
+                yield recipe, seed, run
+
+    @property
+    def dataset(self) -> str:
+        """The dataset of the figure."""
+        return next(iter(self.runs))[0]
+
+    @property
+    def protocol(self) -> str:
+        """The protocol of the figure."""
+        return figure_protocol(self.params, self.name)

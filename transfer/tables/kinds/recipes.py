@@ -1,128 +1,81 @@
-"""Tables of recipes (Table 1 to 4): datasets x recipes x protocols, as the mean over seeds (never their maximum)."""
+"""Recipes against a baseline (Tables 1 to 4); learning curves, or accuracy against what was varied."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from transfer.evaluation.statistics import holm, paired_difference
-from transfer.runs.read import Result, Runs
-from transfer.tables.cells import accuracy_cells, percent
-from transfer.tables.context import Context
+from transfer.tables.cells import INTERVAL, accuracy_cells, percent
+from transfer.tables.kinds import Context, Kind
 from transfer.tables.reported import REPORTED, Reported, load_reported
-from transfer.tables.text import (
-    UNDEFINED,
-    Format,
-    Section,
-    Table,
-    code,
-    grid,
-    interval,
-    mean,
-    plain,
-    protocols_paragraph,
-    rounded,
-    statistics_paragraph,
-)
+from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Format, Section, code, grid, plain
+from transfer.utils.plots import recipe_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 FORMATS: dict[str, Format] = {
-    "experiment": "text",
-    "dataset": "text",
-    "recipe": "text",
+    **dict.fromkeys(["experiment", "dataset", "recipe"], "text"),
     "local_cnns": "count",
-    "mad": "text",
-    "msad": "text",
-    "protocol": "text",
+    **dict.fromkeys(["mad", "msad", "protocol"], "text"),
     "n_seeds": "count",
-    "accuracy": "percent",
-    "accuracy_std": "percent",
-    "ci95_low": "percent",
-    "ci95_high": "percent",
-    "mean_class_accuracy": "percent",
-    "delta_vs_baseline": "percent",
+    **dict.fromkeys(["accuracy", "accuracy_std"], "percent"),
+    **INTERVAL,
+    **dict.fromkeys(["mean_class_accuracy", "delta_vs_baseline"], "percent"),
     "p_value": "p",
     "reported_accuracy": "percent",
     "reported_source": "text",
     "n_faces": "count",
-    "delta_ci95_low": "percent",
-    "delta_ci95_high": "percent",
+    **dict.fromkeys(["delta_ci95_low", "delta_ci95_high"], "percent"),
     "p_holm": "p",
     "effect_size": "number",
     "effect": "text",
 }
 COLUMNS = list(FORMATS)[:17]
-"""Those that every reader of Table 1 may count on; further ones stand behind them."""
+"""The columns that every reader of Table 1 may count on; further ones follow them."""
 
 
-def recipes_frame(
-    runs: Runs,
-    parts: Mapping[tuple[str, str], Mapping[str, float]],
-    families: Mapping[str, str | None],
-    protocols: Sequence[str],
-    reported: Sequence[Reported],
-    *,
-    experiment: str,
-    baseline: str = "baseline",
-) -> pd.DataFrame:
-    """The table with the columns of ``FORMATS``; accuracies and differences in percent, NaN where undefined.
+def rows(context: Context) -> list[dict[str, Any]]:
+    """The accuracies of the recipes, against the baseline of their dataset; a sweep's values are further columns.
 
-    ``parts`` maps (dataset, recipe) to num_lanets, mad and msad there, and to further values that become columns;
-    ``families`` maps each dataset to the leaderboard its published numbers belong to (rafdb, ferplus, affectnet7,
-    affectnet8), None for one that has no published counterpart. Holm's correction is over all comparisons of the table
-    under one protocol. Rows follow the order of the runs and protocols.
+    Holm's correction is over all comparisons of the table under one protocol.
     """
-    rows = []
-    for (dataset, recipe), seeds in runs.items():
-        own = parts[dataset, recipe]
-        names = {"num_lanets": "local_cnns"}
-        for protocol in protocols:
-            ours = {seed: run.results[protocol] for seed, run in seeds.items()}
-            row = {
-                "experiment": experiment,
-                "dataset": dataset,
-                "recipe": recipe,
-                **{names.get(key, key): value for key, value in own.items()},
-                "protocol": protocol,
-                **accuracy_cells(ours),
+    from transfer.evaluation.statistics import holm, paired_difference
+
+    params, sweep, reported = context.params, context.params.table_definitions[context.name].sweep, load_reported()
+    values, baseline = sweep.recipes() if sweep else {}, params.table_baseline(context.name)
+    results = list(context.results())
+    baselines = {(names["dataset"], names["protocol"]): ours for names, ours in results if names["recipe"] == baseline}
+    found, families = [], {}
+    for names, ours in results:
+        dataset, recipe, protocol = names["dataset"], names["recipe"], names["protocol"]
+        model = params.run(dataset, recipe).model
+        row = names | {"local_cnns": model.num_lanets, "mad": model.mad, "msad": model.msad} | accuracy_cells(ours)
+        row |= {key.rpartition(".")[2]: value for key, value in values.get(recipe, {}).items()}
+        theirs = baselines.get((dataset, protocol), {})
+        if recipe != baseline and (both := sorted(ours.keys() & theirs.keys())):
+            paired = paired_difference(*({seed: side[seed].correct for seed in both} for side in (ours, theirs)))
+            row |= {
+                "delta_vs_baseline": 100 * paired.difference,
+                "delta_ci95_low": percent(paired.ci95_low),
+                "delta_ci95_high": percent(paired.ci95_high),
+                "p_value": paired.p_value,
+                "effect_size": paired.effect_size,
+                "effect": paired.effect_name,
             }
-            theirs = {seed: run.results[protocol] for seed, run in runs.get((dataset, baseline), {}).items()}
-            if recipe != baseline and (both := sorted(ours.keys() & theirs.keys())):
-                row |= comparison_cells({seed: ours[seed] for seed in both}, {seed: theirs[seed] for seed in both})
-            if protocol == "test_selected":
-                row |= published(reported, families[dataset], recipe)
-            rows.append(row)
-    frame = pd.DataFrame(rows).reindex(columns=[*FORMATS, *(key for key in rows[0] if key not in FORMATS)])
-    for _, family in frame.groupby("protocol"):
-        frame.loc[family.index, "p_holm"] = np.array(holm(family["p_value"].astype(float)), dtype=float)
-    return rounded(frame, formats(frame))
-
-
-def formats(frame: pd.DataFrame) -> dict[str, Format]:
-    """``FORMATS``, and as text the values of a sweep."""
-    return FORMATS | {column: "text" for column in frame if column not in FORMATS}
-
-
-def comparison_cells(ours: Mapping[int, Result], theirs: Mapping[int, Result]) -> dict[str, Any]:
-    """Difference of two recipes with the same seeds in points, its interval and test, and the size of the effect."""
-    paired = paired_difference(
-        {seed: result.correct for seed, result in ours.items()},
-        {seed: result.correct for seed, result in theirs.items()},
-    )
-    return {
-        "delta_vs_baseline": 100 * paired.difference,
-        "delta_ci95_low": percent(paired.ci95_low),
-        "delta_ci95_high": percent(paired.ci95_high),
-        "p_value": paired.p_value,
-        "effect_size": paired.effect_size,
-        "effect": paired.effect_name,
-    }
+        if protocol == "test_selected":
+            row |= published(reported, params.dataset_definitions[dataset].reported_as, recipe)
+        found.append(row)
+        families.setdefault(protocol, []).append(row)
+    for family in families.values():
+        for row, p in zip(family, holm([row.get("p_value") for row in family]), strict=True):
+            row["p_holm"] = p
+    return found
 
 
 def published(reported: Sequence[Reported], family: str | None, recipe: str) -> dict[str, float | str | None]:
-    """The cells of a row for the published number of a recipe; none where there is no such number."""
-    if family is None:
-        return {}
+    """Return the cells of a recipe's published number; none where there is no such number."""
     for entry in reported:
         if (entry.dataset, entry.recipe, entry.protocol) == (family, recipe, "test_selected"):
             remark = f" ({entry.remark})" if entry.remark else ""
@@ -130,70 +83,162 @@ def published(reported: Sequence[Reported], family: str | None, recipe: str) -> 
     return {}
 
 
-def table(context: Context) -> Table:
-    """The accuracies of the table's recipes on its datasets, against its baseline."""
-    params = context.params
-    sweep = context.definition.sweep
-    values = sweep.recipes() if sweep else {}
-    parts = {
-        (dataset, recipe): params.run(dataset, recipe).model.model_dump(include={"num_lanets", "mad", "msad"})
-        | {key.rpartition(".")[2]: value for key, value in values.get(recipe, {}).items()}
-        for dataset, recipe in context.runs
-    }
-    frame = recipes_frame(
-        context.runs,
-        parts,
-        {dataset: params.dataset_definitions[dataset].reported_as for dataset, _ in context.runs},
-        context.protocols,
-        load_reported(REPORTED),
-        experiment=params.experiment,
-        baseline=context.baseline,
-    )
-    return recipes_page(frame, context.title, context.baseline)
-
-
-def recipes_page(frame: pd.DataFrame, title: str, baseline: str) -> Table:
-    """``frame`` for readers: per dataset a line per recipe."""
-    header = [
-        f"Accuracy on the test split, in percent. {statistics_paragraph(frame)} Δ is the difference to the recipe "
-        f"`{baseline}` in points, d its effect size, p two-sided; p(Holm) is corrected for all comparisons of "
-        "this table under one protocol (docs/statistics.md). Marks: \\* p(Holm) < 0.05, \\*\\* p(Holm) < 0.01. "
-        "Mean-class accuracy and the intervals of the differences are in the csv.",
-        protocols_paragraph(list(dict.fromkeys(frame["protocol"]))),
-    ]
-    sections = [_section(str(dataset), rows) for dataset, rows in frame.groupby("dataset", sort=False)]
-    return Table(title, frame, formats(frame), header, sections)
+def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
+    """Per dataset a line per recipe, with the published numbers."""
+    return [_section(str(name), rows) for name, rows in frame.groupby("dataset", sort=False)]
 
 
 def _section(name: str, rows: pd.DataFrame) -> Section:
     keys = {"recipe": code("recipe"), "LANets": plain("local_cnns", "{}"), "p1 (MAD)": plain("mad", "{:g}")}
     keys |= {"p2 (MSAD)": plain("msad", "{:g}")}
     keys |= {column: plain(column, "{}") for column in rows if column not in FORMATS}
-    cells = {"accuracy": mean("accuracy"), "95 %": interval("ci95_low", "ci95_high"), "Δ (p, p(Holm), d)": _difference}
-    with_published = rows[rows["reported_accuracy"].notna()]
-    head, lines = grid(rows, keys, cells, across="protocol")
-    notes = []
-    if len(with_published):
-        sources = list(with_published["reported_source"].unique())
-        numbers = with_published.groupby("recipe", sort=False).first()
+    head, lines = grid(rows, keys, ACCURACY_CELLS | {"Δ (p, p(Holm), d)": _difference}, across="protocol")
+    numbers = rows.dropna(subset="reported_accuracy").set_index("recipe")
+    sources = list(numbers["reported_source"].unique())
+    if sources:
         head.append("published (`test_selected`)")
         for line, recipe in zip(lines, dict.fromkeys(rows["recipe"]), strict=True):
+            cell = UNDEFINED
             if recipe in numbers.index:
                 number = numbers.loc[recipe]
-                mark = sources.index(number["reported_source"]) + 1
-                line.append(f"{number['reported_accuracy']:.2f} [{mark}]")
-            else:
-                line.append(UNDEFINED)
-        notes = [f"[{i}] {source}" for i, source in enumerate(sources, 1)]
-    return Section(name, "", head, lines, notes)
+                cell = f"{number['reported_accuracy']:.2f} [{sources.index(number['reported_source']) + 1}]"
+            line.append(cell)
+    return Section(name, "", head, lines, [f"[{i}] {source}" for i, source in enumerate(sources, 1)])
 
 
-def _difference(row: pd.Series) -> str:
-    if pd.isna(row["delta_vs_baseline"]):
+def _difference(row: Mapping[str, Any]) -> str:
+    delta, p, corrected = row["delta_vs_baseline"], row["p_value"], row["p_holm"]
+    if delta is None:
         return UNDEFINED
-    if pd.isna(row["p_value"]):
-        return f"{row['delta_vs_baseline']:+.2f} (p undefined)"
-    corrected = row["p_holm"]
+    if p is None:
+        return f"{delta:+.2f} (p undefined)"
     mark = "\\*\\*" if corrected < 0.01 else "\\*" if corrected < 0.05 else ""
-    size = "" if pd.isna(row["effect_size"]) else f", {row['effect_size']:.2f}"
-    return f"{row['delta_vs_baseline']:+.2f} ({row['p_value']:.2g}, {corrected:.2g}{size}){mark}"
+    size = "" if row["effect_size"] is None else f", {row['effect_size']:.2f}"
+    return f"{delta:+.2f} ({p:.2g}, {corrected:.2g}{size}){mark}"
+
+
+def figure(context: Context) -> tuple[Figure, str]:
+    """Learning curves; of a sweep over one or two values the test accuracy against them."""
+    import pandas as pd
+
+    sweep = context.params.table_definitions[context.name].sweep
+    if sweep is None or len(sweep.over) > 2:
+        from transfer.tables.overview import read_history
+
+        histories = [
+            read_history(context.layout, context.dataset, recipe, seed).assign(recipe=recipe, seed=seed)
+            for recipe, seed, _ in context.each_run()
+        ]
+        what = "Learning curves: mean over seeds, band from lowest to highest; thin lines are the other recipes"
+        return curves_figure(pd.concat(histories)), what
+    values, names = sweep.recipes(), [key.rpartition(".")[2] for key in sweep.over]
+    rows = [
+        (*values[recipe].values(), seed, run.results[context.protocol].metrics["accuracy"])
+        for recipe, seed, run in context.each_run()
+    ]
+    frame = pd.DataFrame(rows, columns=[*["first", "second"][: len(names)], "seed", "accuracy"])
+    if len(names) == 1:
+        what = f"Accuracy by {names[0]}: mean over seeds, with Student's t 95 % interval"
+        return sweep_figure(frame, names[0]), what
+    what = f"Accuracy (%) by {names[0]} and {names[1]}: mean ± standard deviation over seeds"
+    return grid_figure(frame, names), what
+
+
+_CURVES = {"train_loss": "training loss", "val_accuracy": "validation accuracy (%)"}
+
+
+def curves_figure(history: pd.DataFrame) -> Figure:
+    """Draw a column per recipe: its mean over seeds, a band from lowest to highest seed, and the other recipes' means.
+
+    ``history``: recipe, seed, epoch, train_loss, val_accuracy in percent, of one dataset; recipes in order of first
+    appearance.
+    """
+    from matplotlib.figure import Figure
+
+    means = history.groupby(["recipe", "epoch"])[list(_CURVES)].mean()
+    recipes = list(history["recipe"].unique())
+    figure = Figure(figsize=(max(1.7 * len(recipes), 3.4) + 0.6, 4), layout="constrained")
+    panels = figure.subplots(len(_CURVES), len(recipes), sharex=True, sharey="row", squeeze=False)
+    for row, (column, label) in zip(panels, _CURVES.items(), strict=True):
+        row[0].set_ylabel(label)
+        for axes, recipe in zip(row, recipes, strict=True):
+            for other in recipes:
+                if other != recipe:
+                    axes.plot(means.loc[other, column], color="0.6", linewidth=0.6)
+            seeds = history[history["recipe"] == recipe].groupby("epoch")[column]
+            axes.fill_between(seeds.min().index, seeds.min(), seeds.max(), color="0.85", linewidth=0, zorder=0)
+            axes.plot(means.loc[recipe, column], color="black")
+    for top, bottom, recipe in zip(panels[0], panels[-1], recipes, strict=True):
+        top.set_title(recipe_name(recipe))
+        bottom.set_xlabel("epoch")
+        bottom.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def sweep_figure(frame: pd.DataFrame, name: str) -> Figure:
+    """Draw accuracy against ``name``: a point per seed, a line through the means, their 95 % interval.
+
+    ``frame``: first (the value), seed, accuracy in [0, 1]. The interval is Student's, for two seeds or more.
+    """
+    from matplotlib.figure import Figure
+
+    from transfer.evaluation.statistics import summary
+
+    figure = Figure(figsize=(4.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(frame["first"], 100 * frame["accuracy"], "o", color="0.45", markerfacecolor="none", label="one seed")
+    found = {value: summary(list(part)) for value, part in frame.groupby("first")["accuracy"]}
+    means = [100 * each.mean for each in found.values()]
+    axes.plot(list(found), means, color="black", label="mean, 95 % interval")
+    if frame["seed"].nunique() > 1:
+        low = [100 * (each.mean - each.ci95_low) for each in found.values()]
+        high = [100 * (each.ci95_high - each.mean) for each in found.values()]
+        axes.errorbar(list(found), means, [low, high], fmt="none", ecolor="black", capsize=2, elinewidth=0.8)
+        axes.legend()
+    axes.set(xlabel=name, ylabel="accuracy (%)")
+    axes.set_xticks(list(found), list(map(_tick, found)))
+    return figure
+
+
+def grid_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Draw the accuracy by the two ``names`` as a heat map of mean ± standard deviation over seeds.
+
+    ``frame``: first, second (the values), seed, accuracy in [0, 1]. A pair without runs stays empty.
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    cells = 100 * frame.groupby(["second", "first"])["accuracy"].agg(["mean", "std"]).unstack()
+    means, deviations = cells["mean"], cells["std"]
+    figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    low, high = np.nanmin(means), np.nanmax(means)
+    # neither white nor darker than black letters can be read on
+    axes.imshow(means, cmap="Greys", origin="lower", aspect="auto", vmin=1.1 * low - 0.1 * high, vmax=2 * high - low)
+    for row, column in np.ndindex(means.shape):
+        mean, deviation = means.iloc[row, column], deviations.iloc[row, column]
+        spread = "" if np.isnan(deviation) else f"\n± {deviation:.2f}"
+        text = UNDEFINED if np.isnan(mean) else f"{mean:.2f}{spread}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7)
+    axes.set_xticks(range(means.shape[1]), list(map(_tick, means.columns)))
+    axes.set_yticks(range(means.shape[0]), list(map(_tick, means.index)))
+    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.grid(False)
+    return figure
+
+
+def _tick(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+KIND = Kind(
+    FORMATS,
+    rows,
+    "Accuracy on the test split, in percent. {statistics} Δ is the difference to the recipe `{baseline}` in points, d "
+    "its effect size, p two-sided; p(Holm) is corrected for all comparisons of this table under one protocol "
+    "(docs/statistics.md). Marks: \\* p(Holm) < 0.05, \\*\\* p(Holm) < 0.01. Mean-class accuracy and the intervals of "
+    "the differences are in the csv.",
+    sections,
+    figure,
+    inputs=(REPORTED.as_posix(),),
+)
