@@ -17,15 +17,15 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from tiny_training import OUTPUTS, tiny_dataset, tiny_params
 from torch import nn
+from transfer.training.launch import RENDEZVOUS, launch
+from transfer.training.norm import BatchNormOfAll, synchronise
+from transfer.training.parallel import Ranks, joined
 
 from transfer.models.dropping import MSAD, TokenDrop, keep_all_but_one
 from transfer.params import Augmentation
 from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.training.augment import Augment
 from transfer.training.batches import FaceStore, training_batches
-from transfer.training.launch import RENDEZVOUS, launch
-from transfer.training.norm import BatchNormOfAll, synchronise
-from transfer.training.parallel import Ranks, joined
 from transfer.training.run import Training, train
 from transfer.utils.errors import UserError
 
