@@ -70,7 +70,6 @@ def test_schema_writes_the_file(transfer):
         ),
         (["search-report", "--search", "searched", "--set", "searches=[]"], "allowed: none; name it in searches"),
         (["search", "--search", "searched", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with"),
-        (["dashboard"], "journal.log: no study yet"),
         (
             ["diversity", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"],
             "aligned.npy: not there; make it",
@@ -109,7 +108,7 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
     verbs += ["sample", "weights", "train", "predict", "evaluate", "robustness", "cross", "diversity"]
-    verbs += ["search", "search-report", "dashboard", "table", "overview", "publish", "clean", "prune"]
+    verbs += ["search", "search-report", "table", "overview", "publish", "clean", "prune"]
     commands = typer.main.get_command(cli.app).commands
     assert list(commands) == ["params", "schema", *verbs, "figure", "bench", "track"]
     groups = [f"{group} {name}" for group in ("figure", "bench", "track") for name in commands[group].commands]

@@ -1,4 +1,4 @@
-"""The searches: what they vary, how they choose, and when they give up."""
+"""Searches: the space, the sampler and the pruner."""
 
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -66,16 +66,16 @@ Balances = Annotated[list[Upsample], Field(min_length=1), AfterValidator(differe
 
 
 class SearchSpace(Strict):
-    """What a search varies: each a range or a list of choices; null: as the recipe has it."""
+    """The parameters searched: each a range or a list of choices; null: as the recipe has it."""
 
     mad: RateRange | Rates | None = None
-    """p1. With fewer than two LANets there is nothing to drop: it is 0 then, and no part of that trial."""
+    """p1. With fewer than two LANets there is nothing to drop: it is 0, and no parameter of that trial."""
     msad: RateRange | Rates | None = None
     """p2."""
     num_lanets: CountRange | Counts | None = None
     """B."""
     upsample: Balances | None = None
-    """Balance of the training part."""
+    """Balance of the training split."""
 
     @model_validator(mode="after")
     def _is_not_empty(self) -> "SearchSpace":
@@ -85,39 +85,39 @@ class SearchSpace(Strict):
 
 
 class PrunerParams(Strict):
-    """When a trial is given up for its validation accuracy."""
+    """When a trial is pruned by its validation accuracy."""
 
     kind: Literal["median", "none"] = "median"
     """median: its best epoch so far is worse than the median of the other trials at that epoch."""
     startup_trials: Annotated[int, Field(ge=0)] = 5
-    """Completed trials before any is given up."""
+    """Completed trials before any is pruned."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 5
-    """Epochs of a trial before it may be given up."""
+    """Epochs of a trial before it may be pruned."""
     interval_epochs: Annotated[int, Field(ge=1)] = 1
     """Epochs between two decisions."""
     min_trials: Annotated[int, Field(ge=1)] = 1
-    """Trials that must have come to that epoch."""
+    """Trials that must have reached that epoch."""
 
 
 class SearchDefinition(Strict):
-    """A search: a study per dataset; what it finds is a recipe of the same name."""
+    """A search: one study per dataset; its result is a recipe of the same name."""
 
     recipe: Name = "full"
-    """The recipe that it starts from."""
+    """The recipe that it varies."""
     space: SearchSpace
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """grid: every combination once."""
     trials: Annotated[int, Field(ge=1, le=100000)] | None = None
-    """Trials to finish, completed or given up, per dataset; a grid has as many as combinations."""
+    """Trials to finish, completed or pruned, per dataset; a grid has as many as combinations."""
     workers: Annotated[int, Field(ge=1, le=1000)] = 2
-    """Processes that work on one study."""
+    """Processes that share a study."""
     epochs: Annotated[int, Field(ge=1, le=10000)] | None = None
-    """Length of its trainings; null: train.epochs. The recipe that is found does not take it over."""
+    """Epochs of a trial; null: train.epochs. The resulting recipe does not take it over."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(different)] = [0]
     """Training seeds: a trial's value is the mean over them."""
     sampler_seed: Annotated[int, Field(ge=0)] = 0
     startup_trials: Annotated[int, Field(ge=1)] = 10
-    """Trials that tpe draws at random first."""
+    """Random trials before tpe begins."""
     pruner: PrunerParams = PrunerParams()
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-# Searches on the validation part: dataset x worker on one study, then what was found.
+# Hyperparameter searches on the validation split: dataset x worker on one study, then the report.
 
 
 rule search_worker:
@@ -56,6 +56,6 @@ rule report_search:
         config=SNAPSHOT,
         version=search_report_version,
     message:
-        "What the search {wildcards.search} found"
+        "Report of the search {wildcards.search}"
     shell:
         "python -m transfer search-report --params {params.config} --search {wildcards.search} > {log} 2>&1"
