@@ -63,6 +63,7 @@ lint: $(VENV)/installed
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) snakefmt --check Snakefile workflow
+	$(RUN) mypy
 	$(RUN) snakemake --lint
 
 test: lint

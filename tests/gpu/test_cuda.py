@@ -19,9 +19,9 @@ from transfer.params import Augmentation, TrainParams
 from transfer.runs.predictions import read_predictions
 from transfer.training.augment import Augment, shift_hue
 from transfer.training.device import choose_device, choose_precision
-from transfer.training.epoch import Diverged, RunningEpoch
+from transfer.training.epoch import Diverged, EpochMeter
 from transfer.training.loop import make_optimizer, predict, train_epoch
-from transfer.training.run import Training, train
+from transfer.training.run import fit, train
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from tiny_training import OUTPUTS, tiny_dataset, tiny_params  # noqa: E402
@@ -98,20 +98,16 @@ def test_a_training_and_its_weights_on_the_cpu(tmp_path):
     assert next(load_model(folder / "model.safetensors")[0].parameters()).device.type == "cpu"
 
 
-def test_resuming_on_the_device(tmp_path, monkeypatch):
+def test_resuming_on_the_device(tmp_path):
     layout = tiny_dataset(tmp_path)
     params = tiny_params(train={"device": "cuda", "precision": "fp32", "epochs": 2})
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            train(params, "faces", "full", 0, layout)
-    resumed = Training(params, "faces", "full", 0, layout)
-    resumed._resume()
+    fit(params, "faces", "full", 0, layout)
+    resumed = fit(params, "faces", "full", 0, layout)
     assert len(resumed.history) == 2
     assert all(value.device.type == "cuda" for value in resumed.model.state_dict().values())
-    momenta = [entry["momentum_buffer"] for entry in resumed.optimizer.state.values()]
-    assert momenta and all(momentum.device.type == "cuda" for momentum in momenta)
-    resumed.run()
+    velocities = resumed.optimizer.state_dict().values()
+    assert velocities and all(velocity.device.type == "cuda" for velocity in velocities)
+    train(params, "faces", "full", 0, layout)
     assert (layout.run("faces", "full", 0) / "predictions.parquet").is_file()
 
 
@@ -121,7 +117,7 @@ def test_no_step_of_the_loop_waits_for_the_device():
     params = TrainParams(lr=0.01, epochs=2)
     optimizer = make_optimizer(model, params)
     images, targets = torch.randn(8, 3, 32, 32, device=CUDA), torch.arange(8, device=CUDA) % 7
-    running = RunningEpoch(0, 30, CUDA)
+    meter = EpochMeter(0, 30, CUDA)
 
     def batches():
         yield images, targets  # the first step makes the optimizer's state
@@ -131,20 +127,20 @@ def test_no_step_of_the_loop_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
     try:
-        train_epoch(model, optimizer, batches(), running, params, "bf16", lambda n: None, 5)
+        train_epoch(model, optimizer, batches(), meter, params, "bf16", lambda n: None, 5)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert running.step == 21 < running.check_every
-    running.check()
+    assert meter.step == 21 < meter.check_every
+    meter.check()
 
 
 def test_a_loss_lost_on_the_device_names_its_step():
-    running = RunningEpoch(0, 100, CUDA)
+    meter = EpochMeter(0, 100, CUDA)
     one = torch.ones((), device=CUDA)
     with pytest.raises(Diverged, match="epoch 1, step 8 of 100") as caught:
         for step in range(100):
-            running.add(one * (float("nan") if step >= 7 else 1), one, one.long(), 4, 0.1)
-    assert running.step == 50 and "one step before 1 and 1" in str(caught.value)
+            meter.add(one * (float("nan") if step >= 7 else 1), one, one.long(), 4, 0.1)
+    assert meter.step == 50 and "one step before 1 and 1" in str(caught.value)
 
 
 # In a process of its own: cuBLAS reads its setting once.
@@ -165,8 +161,8 @@ for attempt in range(2):
     found.append(contents(layout, "full"))
 noted = json.loads((layout.run("faces", "full", 0) / "env.json").read_text())["deterministic"]
 batches = run.training_batches
-def stopping(*arguments, first):
-    for number, batch in enumerate(batches(*arguments, first=first)):
+def stopping(*arguments, first, **shared):
+    for number, batch in enumerate(batches(*arguments, first=first, **shared)):
         if number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         yield batch

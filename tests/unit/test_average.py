@@ -4,16 +4,15 @@ import pytest
 import torch
 from tiny_training import contents, tiny_dataset, tiny_params
 from torch import nn
-from transfer.training.average import make_average
 
 from transfer.evaluation.predict import load_model
 from transfer.params import TrainParams
 from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.training import run
 from transfer.training.batches import FaceStore, evaluation_batches
-from transfer.training.epoch import RunningEpoch
-from transfer.training.loop import make_optimizer, predict, train_epoch
-from transfer.training.run import Training
+from transfer.training.epoch import EpochMeter
+from transfer.training.loop import WeightAverage, make_optimizer, predict, train_epoch
+from transfer.training.run import fit, train
 
 CPU = torch.device("cpu")
 
@@ -37,27 +36,39 @@ class One(nn.Module):
 def test_the_average_by_hand():
     """The first step copies; then the share of the old average is 1/10, 2/11, 3/12 and so on, at most the decay."""
     model = One()
-    average = make_average(model, 0.2)
+    average = WeightAverage(model, 0.2)
     found = []
-    for step, value in enumerate([8, 18, 7, 27], 1):
+    for value in [8, 18, 7, 27]:
         model.set(value)
-        average.update(model, step)
+        average.update_parameters(model)
         found.append([tensor.item() for tensor in average.module.state_dict().values()])
     weights = [8, 0.1 * 8 + 0.9 * 18]
     weights.append(2 / 11 * weights[1] + 9 / 11 * 7)
     weights.append(0.2 * weights[2] + 0.8 * 27)  # not 3/12
     assert np.allclose(found, [[w, 10 * w, count] for w, count in zip(weights, [8, 18, 7, 27], strict=True)])
-    assert model.weight.item() == 27 and not average.module.training
+    assert model.weight.item() == 27
 
 
 def test_the_warm_up_ends_where_the_docs_say():
-    average = make_average(One(), 0.9999)
-    assert [round(average.get_decay(step), 4) for step in (1, 2, 893, 8993)] == [0, 0.1, 0.99, 0.999]
-    assert average.get_decay(10**6) == 0.9999
+    average = WeightAverage(One(), 0.9999)
+    assert [round(average.decay_after(steps), 4) for steps in (1, 892, 8992)] == [0.1, 0.99, 0.999]
+    assert average.decay_after(10**6) == 0.9999
 
 
-def test_no_decay_is_no_average():
-    assert make_average(One(), 0.0) is None
+def test_the_average_is_timms_to_the_bit():
+    from timm.utils import ModelEmaV3
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3))
+    ours = WeightAverage(model, 0.4)
+    theirs = ModelEmaV3(model, 0.4, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0)
+    for step in range(12):
+        for value in model.state_dict().values():
+            value.copy_(torch.randn(value.shape) if value.is_floating_point() else torch.tensor(step))
+        ours.update_parameters(model)
+        theirs.update(model, step + 1)
+    for name, value in theirs.module.state_dict().items():
+        assert torch.equal(value, ours.module.state_dict()[name]), name
 
 
 def test_the_average_over_the_steps_of_two_epochs(monkeypatch):
@@ -65,7 +76,7 @@ def test_the_average_over_the_steps_of_two_epochs(monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3))
     params = TrainParams(lr=0.5, epochs=2, ema=0.25)
-    average, optimizer = make_average(model, params.ema), make_optimizer(model, params)
+    average, optimizer = WeightAverage(model, params.ema), make_optimizer(model, params)
     made = [(torch.randn(6, 3, 2, 2), torch.arange(6) % 3) for _ in range(3)]
     seen = []
 
@@ -73,7 +84,7 @@ def test_the_average_over_the_steps_of_two_epochs(monkeypatch):
         seen.append([value.double().clone() for value in model.state_dict().values()])
 
     for epoch in range(2):
-        train_epoch(model, optimizer, made, RunningEpoch(epoch, 3, CPU), params, "fp32", note, average=average)
+        train_epoch(model, optimizer, made, EpochMeter(epoch, 3, CPU), params, "fp32", note, average=average)
     expected = seen[0]
     for n, state in enumerate(seen[1:]):
         decay = min(0.25, (1 + n) / (10 + n))
@@ -94,9 +105,9 @@ def trained(tmp_path_factory):
     found = []
     for ema in (0.0, 0.8):
         layout = tiny_dataset(tmp_path_factory.mktemp("results"))
-        training = Training(tiny_params(train={"ema": ema, "epochs": 4}), "faces", "full", 0, layout)
-        training.run()
-        found.append((training, layout))
+        params = tiny_params(train={"ema": ema, "epochs": 4})
+        found.append((fit(params, "faces", "full", 0, layout), layout))
+        train(params, "faces", "full", 0, layout)
     return found
 
 
@@ -113,8 +124,9 @@ def test_an_average_does_not_change_the_training(trained):
 @pytest.mark.parametrize("protocol", ["last", "val_selected"])
 def test_the_average_is_what_is_kept_and_predicts(tmp_path, protocol):
     layout = tiny_dataset(tmp_path)
-    training = Training(tiny_params(train={"ema": 0.8, "epochs": 2}, protocols=[protocol]), "faces", "full", 0, layout)
-    training.run()
+    params = tiny_params(train={"ema": 0.8, "epochs": 2}, protocols=[protocol])
+    training = fit(params, "faces", "full", 0, layout)
+    train(params, "faces", "full", 0, layout)
     model, about = load_model(layout.run("faces", "full", 0) / "model.safetensors")
     assert not torch.equal(model.head.weight, training.model.head.weight)
     if about["epoch"] == 2:
@@ -122,7 +134,7 @@ def test_the_average_is_what_is_kept_and_predicts(tmp_path, protocol):
             assert torch.equal(value, model.state_dict()[name]), name
     predictions = read_predictions(layout.run("faces", "full", 0) / "predictions.parquet")
     for part in ("val", "test"):
-        rows = training.rows[part]
+        rows = training.data.rows[part]
         store = FaceStore(layout.data("faces") / "aligned.npy", 16, rows)
         again = predict(model, evaluation_batches(store, rows, CPU), "fp32", False)
         assert np.allclose(again, probabilities_of(predictions.query("split == @part")), atol=1e-6)
@@ -136,13 +148,12 @@ def test_every_epoch_is_evaluated_with_its_average(tmp_path, monkeypatch):
         return original(model, *rest)
 
     monkeypatch.setattr(run, "predict", watched)
-    training = Training(tiny_params(train={"ema": 0.8, "epochs": 2}), "faces", "full", 0, tiny_dataset(tmp_path))
-    training.run()
+    training = fit(tiny_params(train={"ema": 0.8, "epochs": 2}), "faces", "full", 0, tiny_dataset(tmp_path))
     assert len(seen) == 4 and all(model is training.average.module for model in seen)
 
 
 def test_a_seed_fixes_every_bit(trained, tmp_path):
     _, layout = trained[1]
     again = tiny_dataset(tmp_path)
-    Training(tiny_params(train={"ema": 0.8, "epochs": 4}), "faces", "full", 0, again).run()
+    train(tiny_params(train={"ema": 0.8, "epochs": 4}), "faces", "full", 0, again)
     assert contents(again, "full") == contents(layout, "full")

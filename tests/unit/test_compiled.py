@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transfer.training.compiled import compiled
 
 from transfer.models.dropping import MSAD
 from transfer.models.ir50 import PReLU
 from transfer.models.lanet import LocalCNNs
 from transfer.models.vit import attend
 from transfer.params import TrainParams
-from transfer.training.epoch import RunningEpoch
-from transfer.training.loop import make_optimizer, predict, train_epoch
+from transfer.training.epoch import EpochMeter
+from transfer.training.loop import compiled, make_optimizer, predict, train_epoch
 from transfer.utils.errors import UserError
 
 
@@ -46,7 +45,7 @@ def trained(compile, precision="fp32"):
     losses = []
     for epoch in range(2):
         torch.manual_seed(epoch)
-        running = RunningEpoch(epoch, 2, torch.device("cpu"))
+        running = EpochMeter(epoch, 2, torch.device("cpu"))
         losses.append(train_epoch(model, optimizer, batches, running, params, precision, lambda images: None)[0])
     return model, losses, predict(model, iter([batches[0][0]]), precision, True)
 
@@ -68,5 +67,5 @@ def test_a_compiled_training_is_the_plain_one_and_repeats_to_the_bit():
 
 def test_without_a_compiler_it_is_one_line(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UserError, match=r"^train\.compile: needs a C\+\+ compiler, and no-such-compiler is not"):
+    with pytest.raises(UserError, match=r"^train\.compile: needs a C\+\+ compiler, but no-such-compiler is not"):
         compiled(nn.Linear(2, 2))

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from transfer.models.transfer import transfer_tiny
 from transfer.params import TrainParams
-from transfer.training.epoch import RunningEpoch
+from transfer.training.epoch import EpochMeter
 from transfer.training.loop import learning_rate, make_optimizer, predict, train_epoch
 from transfer.utils.errors import UserError
 
@@ -44,7 +44,7 @@ def images(n=6, seed=0):
 def epoch(model, params, made, number=0, precision="fp32"):
     optimizer = make_optimizer(model, params)
     seen = []
-    running = RunningEpoch(number, len(made), CPU)
+    running = EpochMeter(number, len(made), CPU)
     return train_epoch(model, optimizer, made, running, params, precision, seen.append), optimizer, seen
 
 
@@ -74,10 +74,35 @@ def test_steps_come_after_their_epochs():
 
 def test_weight_decay_groups_of_the_network():
     model = transfer_tiny(img_size=32)
-    with_decay, without = make_optimizer(model, TrainParams(weight_decay=5e-4)).param_groups
-    assert (with_decay["weight_decay"], without["weight_decay"]) == (5e-4, 0)
-    assert {id(p) for p in without["params"]} == {id(model.cls_token), id(model.pos_embed)}
-    assert len(with_decay["params"]) + 2 == len(list(model.parameters()))
+    (decayed, decay), (others, none) = make_optimizer(model, TrainParams(weight_decay=5e-4)).groups
+    assert (decay, none) == (5e-4, 0)
+    assert {id(p) for p in others} == {id(model.cls_token), id(model.pos_embed)}
+    assert len(decayed) + 2 == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.9, False), (0.0, False)])
+def test_the_optimizer_is_torchs_to_the_bit(momentum, nesterov):
+    ours, theirs = transfer_tiny(img_size=32), transfer_tiny(img_size=32)
+    theirs.load_state_dict(ours.state_dict())
+    params = TrainParams(momentum=momentum, nesterov=nesterov, weight_decay=0.01)
+    optimizer = make_optimizer(ours, params)
+    without = [theirs.cls_token, theirs.pos_embed]
+    groups = [{"params": [p for p in theirs.parameters() if all(p is not q for q in without)], "weight_decay": 0.01}]
+    groups += [{"params": without, "weight_decay": 0.0}]
+    reference = torch.optim.SGD(groups, lr=0.1, momentum=momentum, nesterov=nesterov, fused=True)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(4):
+        for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        optimizer.lr = reference.param_groups[0]["lr"] = reference.param_groups[1]["lr"] = 0.1 / (1 + step)
+        optimizer.step()
+        reference.step()
+        if step == 1:  # as after an interruption
+            state, optimizer = optimizer.state_dict(), make_optimizer(ours, params)
+            optimizer.load_state_dict({i: value.clone() for i, value in state.items()})
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_weight_decay_acts_on_its_group_alone():
@@ -117,12 +142,10 @@ def test_every_batch_has_its_learning_rate(monkeypatch):
     model, params = Linear(), TrainParams(lr=1.0, epochs=4, warmup_epochs=4)
     optimizer = make_optimizer(model, params)
     rates, step = [], optimizer.step
-    monkeypatch.setattr(
-        optimizer, "step", lambda: (rates.append([group["lr"] for group in optimizer.param_groups]), step())
-    )
+    monkeypatch.setattr(optimizer, "step", lambda: (rates.append(optimizer.lr), step()))
     made = [(images(), torch.arange(6) % 3)] * 2
-    train_epoch(model, optimizer, made, RunningEpoch(1, 2, CPU), params, "fp32", lambda n: None)
-    assert rates == [[0.3125, 0.3125], [0.4375, 0.4375]]  # in the middle of each step
+    train_epoch(model, optimizer, made, EpochMeter(1, 2, CPU), params, "fp32", lambda n: None)
+    assert rates == [0.3125, 0.4375]  # in the middle of each step
 
 
 @pytest.mark.parametrize("norm", [0.5, 10.0])

@@ -24,36 +24,44 @@ RUN = """
 import json, sys
 from pathlib import Path
 from tiny_training import tiny_params
-from transfer.bench.memory import resident
+from transfer.bench.train import resident
 from transfer.layout import Layout
 from transfer.training.batches import training_batches
-from transfer.training.run import Training
+from transfer.training.listeners import Listener
+from transfer.training import run
+from transfer.training.run import fit
 params = tiny_params(model={"img_size": 112}, train={"batch_size": 16})
 results, steps, batches = Path(sys.argv[1]), *map(int, sys.argv[2:])
 before = resident("VmHWM")["VmHWM"]
-training = Training(params, "faces", "full", 0, Layout("tiny", results))
 
 class Enough(Exception):
     pass
 
-done = []
-def on_batch(images):
-    done.append(images)
-    if len(done) == steps:
-        raise Enough
+class Remember(Listener):
+    def on_start(self, run):
+        self.run = run
 
+done, listener = [], Remember()
+def some_steps(network, optimizer, made, meter, hyper, precision, after_step, *rest):
+    def on_batch(images):
+        done.append(images)
+        if len(done) == steps:
+            raise Enough
+    return train_epoch(network, optimizer, made, meter, hyper, precision, on_batch, *rest)
+
+train_epoch, run.train_epoch = run.train_epoch, some_steps
 try:
-    training._train_epoch(0, on_batch)
+    fit(params, "faces", "full", 0, Layout("tiny", results), listeners=[listener])
 except Enough:
     pass
+data = listener.run.data
 trained = resident("VmHWM")["VmHWM"]
 made = training_batches(
-    training.store, training.targets, training.plan, training.batch_size, training.run_params.train.augment, 1, 2,
-    training.device,
+    data.store, data.targets, data.plan, data.batch_size, params.train.augment, 1, 2, listener.run.device,
 )
 for _, (images, targets) in zip(range(batches), made):
     done.append(len(images))
-print(json.dumps({"images": sum(done), "steps": training.steps, "before": before, "trained": trained,
+print(json.dumps({"images": sum(done), "steps": data.steps, "before": before, "trained": trained,
                   "peak": resident("VmHWM")["VmHWM"]}))
 """
 

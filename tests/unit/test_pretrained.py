@@ -21,7 +21,7 @@ from transfer.params import read as config
 from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.training import run
 from transfer.training.batches import FaceStore, evaluation_batches
-from transfer.training.run import Training, train
+from transfer.training.run import fit, train
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
 
@@ -110,17 +110,17 @@ def test_a_training_that_goes_on_does_not_load_them_again(layout, monkeypatch):
     assert len(pd.read_csv(layout.run("faces", "full", 0) / "history.csv")) == 2
 
 
-def test_other_weights_are_another_training(layout, monkeypatch, capsys):
+def test_other_weights_are_another_run(layout, monkeypatch, capsys):
     tiny_weights(layout)
     interrupted(layout, monkeypatch)
     tiny_weights(layout, seed=10)
     train(with_weights(), "faces", "full", 0, layout)
-    assert "resume state of another training (other pretrained weights)" in capsys.readouterr().err
+    assert "resume state of another run (other pretrained weights)" in capsys.readouterr().err
 
 
 def test_weights_that_are_not_there(layout):
-    with pytest.raises(UserError, match=rf"{NAME}\.safetensors: not there; make it with transfer weights {NAME}"):
-        Training(with_weights(), "faces", "full", 0, layout)
+    with pytest.raises(UserError, match=rf"{NAME}\.safetensors: missing; make it with transfer weights {NAME}"):
+        fit(with_weights(), "faces", "full", 0, layout)
 
 
 # --- any weight file on a dataset ---
@@ -188,7 +188,7 @@ def test_other_classes_or_another_order(authors, layout):
 
 
 def test_no_aligned_faces(authors, tmp_path):
-    with pytest.raises(UserError, match=r"aligned.npy: not there; make it with: snakemake "):
+    with pytest.raises(UserError, match=r"aligned.npy: missing; run: snakemake "):
         evaluate_weights(authors[1], Layout("x", tmp_path), "faces", CLASSES, TrainParams())
 
 
@@ -216,7 +216,7 @@ def directory(tmp_path, monkeypatch):
         (["weights", "x.pth", "--importer", "timm_vit_small"], "x.pth: cannot be read (No such file or directory)"),
         (
             ["weights", "ir50_ms1m"],
-            "data/raw/weights/backbone_ir50_ms1m_epoch120.pth is not there. Download backbone_ir",
+            "data/raw/weights/backbone_ir50_ms1m_epoch120.pth is missing. Download backbone_ir",
         ),
         (["weights", "vit_small_p16_224"], "15ec54c9.pth: not there; make it with transfer fetch vit_sm"),
         (["evaluate", "--dataset", "demo_rafdb"], "Missing option '--recipe', or --weights instead"),

@@ -4,6 +4,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -20,8 +22,11 @@ from transfer.params import ParamsError, digest
 from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.training import run, state
 from transfer.training.batches import FaceStore, evaluation_batches
+from transfer.training.data import load_data
+from transfer.training.listeners import Listener
 from transfer.training.loop import predict
-from transfer.training.run import Training, train
+from transfer.training.run import fit, run_identity, train
+from transfer.training.signals import Stopped
 from transfer.utils.code_digest import code_digest
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
@@ -53,14 +58,32 @@ def interrupt(monkeypatch, epoch, error=KeyboardInterrupt):
     """Let the training stop in the middle of ``epoch`` (0-based)."""
     train_epoch = run.train_epoch
 
-    def stopping(model, optimizer, batches, running, *rest):
+    def stopping(model, optimizer, batches, meter, *rest):
         def first_batch():
             yield next(iter(batches))
             raise error
 
-        return train_epoch(model, optimizer, first_batch() if running.epoch == epoch else batches, running, *rest)
+        return train_epoch(model, optimizer, first_batch() if meter.epoch == epoch else batches, meter, *rest)
 
     monkeypatch.setattr(run, "train_epoch", stopping)
+
+
+class Resumed(Listener):
+    """Stops a run at its start, and notes how many epochs it would continue from."""
+
+    class Stop(Exception):
+        pass
+
+    def on_start(self, run):
+        self.epochs = len(run.history)
+        raise self.Stop
+
+
+def resumed_epochs(params, layout, recipe="full"):
+    listener = Resumed()
+    with pytest.raises(Resumed.Stop):
+        fit(params, "faces", recipe, 0, layout, listeners=[listener])
+    return listener.epochs
 
 
 # --- what a run leaves ---
@@ -155,9 +178,11 @@ def test_the_selection_on_the_test_part_alone_keeps_the_last_weights(copy):
 
 def test_ties_go_to_the_first_epoch(copy, monkeypatch):
     accuracies = iter([1, 3, 3, 2, 3])
+    data = pd.read_parquet(copy.data("faces") / "split.parquet")
 
     def scripted(model, batches, precision, flip_views):
-        labels = training.labels[training.rows["val" if next(parts) else "test"]]
+        split = data.query("split == @name", local_dict={"name": "val" if next(parts) else "test"})
+        labels = split.sort_values("row")["label"].to_numpy()
         right = np.arange(len(labels)) < (next(accuracies) if len(labels) == sum(COUNTS["val"]) else 1)
         return np.eye(3, dtype=np.float32)[np.where(right, labels, (labels + 1) % 3)]
 
@@ -165,8 +190,7 @@ def test_ties_go_to_the_first_epoch(copy, monkeypatch):
     parts = iter([True, False, True, False, True, True, True, False])
     monkeypatch.setattr(run, "predict", scripted)
     params = tiny_params(protocols=["last", "val_selected"], train={"epochs": 5})
-    training = Training(params, "faces", "baseline", 0, copy)
-    training.run()
+    train(params, "faces", "baseline", 0, copy)
     predictions = read_predictions(copy.run("faces", "baseline", 0) / "predictions.parquet")
     assert predictions.groupby("protocol")["epoch"].first().to_dict() == {"last": 5, "val_selected": 2}
     assert list(accuracies) == [] and list(parts) == []
@@ -181,7 +205,7 @@ def test_a_seed_fixes_every_bit(layout, reference, copy):
     assert contents(copy, "full") == contents(layout, "full")
 
 
-def test_another_seed_is_another_training(layout, reference, copy):
+def test_another_seed_is_another_run(layout, reference, copy):
     train(tiny_params(**PARAMS), "faces", "full", 1, copy)
     other = contents(copy, "full", 1)
     assert all(other[name] != content for name, content in contents(layout, "full").items())
@@ -216,9 +240,8 @@ def test_dropping_has_a_stream_of_its_own(copy, monkeypatch):
     monkeypatch.setattr(run, "train_epoch", recording)
     weights = []
     for rates in ({"mad": 0.0, "msad": 0.0}, {"mad": 0.9, "msad": 0.5}, {"msad": 0.5, "msad_mode": "token"}):
-        training = Training(tiny_params(model=rates, train={"epochs": 2}), "faces", "full", 0, copy)
-        training.run()
-        weights.append(training.model.head.weight.detach().clone())
+        found = fit(tiny_params(model=rates, train={"epochs": 2}), "faces", "full", 0, copy)
+        weights.append(found.model.head.weight.detach())
     one, two, three = seen[:6], seen[6:12], seen[12:]
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(one, two, three, strict=True))
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
@@ -228,7 +251,7 @@ def test_every_step_drops_anew(copy, monkeypatch):
     masks = []
     keep = dropping.keep_all_but_one
     monkeypatch.setattr(dropping, "keep_all_but_one", lambda *args: masks.append(keep(*args)) or masks[-1])
-    Training(tiny_params(train={"epochs": 2}, model={"mad": 1.0}), "faces", "full", 0, copy).run()
+    fit(tiny_params(train={"epochs": 2}, model={"mad": 1.0}), "faces", "full", 0, copy)
     by_step = {mask.flatten().numpy().tobytes() for mask in masks[::3]}  # MAD and two blocks with MSAD
     assert len(masks) == 18 and len(by_step) > 3  # of 2 ** 8
 
@@ -242,10 +265,13 @@ def test_recipes_start_from_the_same_weights_and_see_the_same_batches(copy, monk
 
     monkeypatch.setattr(run, "train_epoch", record)
     weights = []
+
+    class Start(Listener):
+        def on_start(self, run):
+            weights.append({name: value.clone() for name, value in run.model.state_dict().items()})
+
     for recipe in ("baseline", "full"):
-        training = Training(tiny_params(train={"epochs": 2}), "faces", recipe, 0, copy)
-        weights.append({name: value.clone() for name, value in training.model.state_dict().items()})
-        training.run()
+        fit(tiny_params(train={"epochs": 2}), "faces", recipe, 0, copy, listeners=[Start()])
     baseline, full = weights
     assert set(baseline) < set(full) and all(torch.equal(value, full[name]) for name, value in baseline.items())
     assert all(name.startswith("local_cnns.") for name in set(full) - set(baseline))
@@ -267,16 +293,16 @@ def test_an_interrupted_training_ends_with_the_same_bits(layout, reference, copy
     assert not copy.run("faces", "full", 0).exists()
     states = ["last.pt", "previous.pt"] if epoch > 1 else ["last.pt"]
     assert sorted(file.name for file in copy.state("faces", "full", 0).iterdir()) == states
-    training = Training(tiny_params(**PARAMS), "faces", "full", 0, copy)
-    training.run()
-    assert len(training.history) == EPOCHS and len(training.seconds) == EPOCHS
+    found = fit(tiny_params(**PARAMS), "faces", "full", 0, copy)
+    assert len(found.history) == EPOCHS and len(found.seconds) == EPOCHS
+    train(tiny_params(**PARAMS), "faces", "full", 0, copy)
     assert contents(copy, "full") == contents(layout, "full")
     assert not copy.state("faces", "full", 0).exists()
 
 
 def test_killed_between_the_last_epoch_and_the_outputs(layout, reference, copy, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(run, "write_run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(tiny_params(**PARAMS), "faces", "full", 0, copy)
     interrupt(monkeypatch, 0, AssertionError)  # no epoch is trained again
@@ -305,15 +331,14 @@ def test_a_damaged_state_costs_an_epoch_and_two_start_over(layout, reference, co
         state_file = copy.state("faces", "full", 0) / name
         state_file.write_bytes(state_file.read_bytes()[:-1000])
     capsys.readouterr()
-    training = Training(tiny_params(**PARAMS), "faces", "full", 0, copy)
-    training._resume()
-    assert len(training.history) == kept and capsys.readouterr().err.count("damaged resume state") == 1
+    assert resumed_epochs(tiny_params(**PARAMS), copy) == kept
+    assert capsys.readouterr().err.count("damaged resume state") == 1
     train(tiny_params(**PARAMS), "faces", "full", 0, copy)
     assert contents(copy, "full") == contents(layout, "full")
 
 
 @pytest.mark.parametrize("what", ["parameters", "data", "protocols"])
-def test_the_state_of_another_training_starts_over(copy, monkeypatch, capsys, what):
+def test_the_state_of_another_run_starts_over(copy, monkeypatch, capsys, what):
     params = tiny_params(train={"epochs": 2})
     with monkeypatch.context() as patch:
         interrupt(patch, 1)
@@ -325,10 +350,8 @@ def test_the_state_of_another_training_starts_over(copy, monkeypatch, capsys, wh
         params = tiny_params(train={"epochs": 2}, protocols=["last"])
     else:
         np.save(copy.plan("faces", "full"), np.load(copy.plan("faces", "full"))[:-1])
-    training = Training(params, "faces", "full", 0, copy)
-    training._resume()
-    assert training.history == []
-    assert f"resume state of another training (other {what})" in capsys.readouterr().err
+    assert resumed_epochs(params, copy) == 0
+    assert f"resume state of another run (other {what})" in capsys.readouterr().err
 
 
 def test_the_state_of_another_recipe_is_named(copy, monkeypatch, capsys):
@@ -338,17 +361,15 @@ def test_the_state_of_another_recipe_is_named(copy, monkeypatch, capsys):
             train(tiny_params(), "faces", "baseline", 0, copy)
     shutil.copytree(copy.state("faces", "baseline", 0), copy.state("faces", "full", 0))
     capsys.readouterr()
-    training = Training(tiny_params(), "faces", "full", 0, copy)
-    training._resume()
-    said = "resume state of another training (recipe baseline instead of full, other parameters); training starts over"
-    assert training.history == [] and capsys.readouterr().err.endswith(f"{said}\n")
+    assert resumed_epochs(tiny_params(), copy) == 0
+    said = "resume state of another run (recipe baseline instead of full, other parameters); the run starts over"
+    assert capsys.readouterr().err.endswith(f"{said}\n")
 
 
-def test_threads_and_device_do_not_make_another_training(layout):
-    one, two = (tiny_params(train={"threads": threads}) for threads in (1, 2))
-    digests = {Training(params, "faces", "full", 0, layout).digest for params in (one, two)}
-    torch.set_num_threads(1)
-    assert len(digests) == 1
+def test_threads_and_device_do_not_make_another_run(layout):
+    changes = [{}, {"threads": 2}, {"gpus": 4}, {"jobs_per_device": 2}]
+    found = [run_identity(tiny_params(train=change), "faces", "full", 0, layout) for change in changes]
+    assert all(identity == found[0] for identity in found)
 
 
 def test_a_full_disk_keeps_the_state_before_it(layout, reference, copy, monkeypatch):
@@ -392,9 +413,9 @@ def test_a_diverging_training_keeps_its_last_good_epoch(copy, monkeypatch):
 def test_weights_that_break_in_the_last_step_are_no_good_epoch(copy, monkeypatch):
     train_epoch = run.train_epoch
 
-    def breaking(model, optimizer, batches, running, *rest):
-        result = train_epoch(model, optimizer, batches, running, *rest)
-        if running.epoch == 1:
+    def breaking(model, optimizer, batches, meter, *rest):
+        result = train_epoch(model, optimizer, batches, meter, *rest)
+        if meter.epoch == 1:
             torch.nn.init.constant_(model.head.weight, math.nan)
         return result
 
@@ -412,13 +433,13 @@ def test_weights_that_break_in_the_last_step_are_no_good_epoch(copy, monkeypatch
 def test_votes_become_soft_targets(tmp_path):
     layout = tiny_dataset(tmp_path, votes=True)
     params = tiny_params(train={"epochs": 1, "targets": "votes"})
-    training = Training(params, "faces", "baseline", 0, layout)
+    data = load_data(params.run("faces", "baseline"), "faces", layout, ["val", "test"])
     index = pd.read_parquet(layout.data("faces") / "index.parquet").set_index("sample")
     for row in (0, 7, 30):
-        votes = index.loc[training.samples[row], [f"vote_{name}" for name in CLASSES]].to_numpy(float)
-        assert np.allclose(training.targets[row], votes / votes.sum())  # "unknown" has no part in it
-    assert training.targets.dtype == torch.float32
-    assert (training.targets.argmax(dim=1).numpy() == training.labels).all()
+        votes = index.loc[data.samples[row], [f"vote_{name}" for name in CLASSES]].to_numpy(float)
+        assert np.allclose(data.targets[row], votes / votes.sum())  # "unknown" has no part in it
+    assert data.targets.dtype == torch.float32
+    assert (data.targets.argmax(dim=1).numpy() == data.labels).all()
     train(params, "faces", "baseline", 0, layout)
     assert set(OUTPUTS) == {file.name for file in layout.run("faces", "baseline", 0).iterdir()}
 
@@ -428,13 +449,13 @@ def test_other_votes_are_other_data(tmp_path):
     by_target = {}
     for targets in ("label", "votes"):
         params = tiny_params(train={"targets": targets})
-        by_target[targets] = [Training(params, "faces", "baseline", 0, layout).digest]
+        by_target[targets] = [run_identity(params, "faces", "baseline", 0, layout)]
     index = pd.read_parquet(layout.data("faces") / "index.parquet")
     index["vote_sad"] += 1
     index.to_parquet(layout.data("faces") / "index.parquet", index=False)
     for targets, digests in by_target.items():
         params = tiny_params(train={"targets": targets})
-        digests.append(Training(params, "faces", "baseline", 0, layout).digest)
+        digests.append(run_identity(params, "faces", "baseline", 0, layout))
     assert by_target["label"][0] == by_target["label"][1]
     assert by_target["votes"][0] != by_target["votes"][1]
 
@@ -450,8 +471,8 @@ def test_a_labelled_face_has_votes_for_its_class(rule):
 
 
 def test_votes_asked_for_where_there_are_none(layout):
-    with pytest.raises(UserError, match="votes asked for, but faces has none; use label"):
-        Training(tiny_params(train={"targets": "votes"}), "faces", "baseline", 0, layout)
+    with pytest.raises(UserError, match="train.targets: faces has no votes; use label"):
+        fit(tiny_params(train={"targets": "votes"}), "faces", "baseline", 0, layout)
 
 
 # --- what is refused before time is spent ---
@@ -462,7 +483,7 @@ def test_a_class_without_training_images(copy):
     plan = np.load(copy.plan("faces", "full"))
     np.save(copy.plan("faces", "full"), plan[labels[plan] != 1])
     with pytest.raises(UserError, match="plan_full.npy: no training image of sad; every class needs at least one"):
-        Training(tiny_params(), "faces", "baseline", 0, copy)
+        fit(tiny_params(), "faces", "baseline", 0, copy)
 
 
 def test_a_store_that_is_not_the_one_that_was_aligned(copy):
@@ -472,7 +493,7 @@ def test_a_store_that_is_not_the_one_that_was_aligned(copy):
     pixels[row, 0, 0, 0] ^= 1
     np.save(path, pixels)
     with pytest.raises(UserError, match=rf"aligned\.npy, row {row} \(face0\d\d\): not the face that was aligned"):
-        Training(tiny_params(), "faces", "baseline", 0, copy)
+        fit(tiny_params(), "faces", "baseline", 0, copy)
 
 
 def test_a_class_without_any_image(copy):
@@ -483,7 +504,7 @@ def test_a_class_without_any_image(copy):
             table["class_name"] = table["class_name"].replace("sad", "neutral")
         table.to_parquet(copy.data("faces") / f"{name}.parquet", index=False)
     with pytest.raises(UserError, match="no training image of label 1;"):
-        Training(tiny_params(), "faces", "baseline", 0, copy)
+        fit(tiny_params(), "faces", "baseline", 0, copy)
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
@@ -491,19 +512,19 @@ def test_a_dataset_without_validation_or_test_images(copy, part):
     split = pd.read_parquet(copy.data("faces") / "split.parquet")
     split[split["split"] != part].to_parquet(copy.data("faces") / "split.parquet", index=False)
     with pytest.raises(UserError, match=f"split.parquet: no {part} images"):
-        Training(tiny_params(), "faces", "baseline", 0, copy)
+        fit(tiny_params(), "faces", "baseline", 0, copy)
 
 
 @pytest.mark.parametrize("name", ["transfer_huge", "resnet18"])
 def test_a_model_that_does_not_exist_or_is_none_of_ours(layout, name):
     with pytest.raises(UserError, match="unknown model") as caught:
-        Training(tiny_params(model={"name": name}), "faces", "baseline", 0, layout)
+        fit(tiny_params(model={"name": name}), "faces", "baseline", 0, layout)
     assert "\n" not in str(caught.value)
 
 
 def test_an_image_size_that_the_stem_does_not_divide(layout):
     with pytest.raises(UserError, match="^model transfer_tiny: img_size must be a multiple of 8"):
-        Training(tiny_params(model={"img_size": 20}), "faces", "baseline", 0, layout)
+        fit(tiny_params(model={"img_size": 20}), "faces", "baseline", 0, layout)
 
 
 def test_mad_with_one_lanet_is_refused():
@@ -514,5 +535,75 @@ def test_mad_with_one_lanet_is_refused():
 
 def test_cuda_asked_for_where_there_is_none(layout, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="train.device: cuda is asked for"):
-        Training(tiny_params(train={"device": "cuda"}), "faces", "baseline", 0, layout)
+    with pytest.raises(UserError, match="train.device: cuda, but torch sees no"):
+        fit(tiny_params(train={"device": "cuda"}), "faces", "baseline", 0, layout)
+
+
+# --- listeners ---
+
+
+class Recorder(Listener):
+    def __init__(self, raises=None):
+        self.heard, self.raises = [], raises
+
+    def on_start(self, run):
+        self.heard.append(("start", len(run.history)))
+
+    def on_epoch(self, row):
+        self.heard.append(row["epoch"])
+        if self.raises and row["epoch"] == 2:
+            raise self.raises
+
+    def on_end(self, status):
+        self.heard.append(status)
+
+    def notes(self):
+        return {"id": "42"}
+
+
+def test_listeners_hear_of_a_run_and_its_notes_are_kept(copy):
+    listener = Recorder()
+    train(tiny_params(), "faces", "baseline", 0, copy, listeners=[listener])
+    assert listener.heard == [("start", 0), 1, 2, 3, "FINISHED"]
+    assert json.loads((copy.run("faces", "baseline", 0) / "env.json").read_text())["id"] == "42"
+
+
+def test_a_listener_can_end_a_run_which_stays_resumable(copy):
+    class Pruned(Exception):
+        pass
+
+    first, second = Recorder(Pruned()), Recorder()
+    with pytest.raises(Pruned):
+        fit(tiny_params(), "faces", "baseline", 0, copy, listeners=[first, second])
+    assert first.heard == [("start", 0), 1, 2, "KILLED"] and second.heard == [("start", 0), 1, "KILLED"]
+    listener = Recorder()
+    found = fit(tiny_params(), "faces", "baseline", 0, copy, listeners=[listener])
+    assert listener.heard == [("start", 2), 3, "FINISHED"] and found.notes == {"id": "42"}
+
+
+def test_listeners_hear_of_failures_and_signals(copy, monkeypatch):
+    for error, status in ((OSError("gone"), "FAILED"), (Stopped(15), "STOPPED")):
+        listener = Recorder()
+        with monkeypatch.context() as patch:
+            interrupt(patch, 1, error)
+            with pytest.raises(type(error)):
+                fit(tiny_params(), "faces", "full", 0, copy, listeners=[listener])
+        assert listener.heard[-1] == status
+
+
+def test_without_the_test_split_none_of_its_rows_is_known(copy):
+    params = tiny_params(protocols=["val_selected"])
+    found = fit(params, "faces", "full", 0, copy, splits=["val"], state_dir=copy.root / "elsewhere")
+    split = pd.read_parquet(copy.data("faces") / "split.parquet")
+    test = split.loc[split["split"] == "test", "row"]
+    assert set(found.data.rows) == {"train", "val"}
+    known = test[test < len(found.data.labels)]
+    assert (found.data.labels[known] == -1).all() and pd.isna(found.data.samples[known]).all()
+    assert (copy.root / "elsewhere" / "last.pt").exists() and not copy.run("faces", "full", 0).exists()
+    assert found.history[0]["val_accuracy"] >= 0 and "test_accuracy" not in found.history[0]
+
+
+def test_importing_the_training_imports_nothing_heavy():
+    heavy = ["timm", "torchvision", "mlflow", "torch._dynamo", "sympy", "matplotlib", "scipy", "torchmetrics", "optuna"]
+    code = f"import sys, transfer.training.run; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

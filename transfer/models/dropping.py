@@ -4,33 +4,21 @@ import torch
 from torch import Tensor, nn
 
 
-def keep_all_but_one(
-    samples: int, branches: int, rate: float, device: torch.device, part: tuple[int, int] = (0, 1)
-) -> Tensor:
+def keep_all_but_one(samples: int, branches: int, rate: float, device: torch.device) -> Tensor:
     """Mask (samples, branches) of ones; with probability ``rate`` a row has one zero, at a uniformly drawn branch.
 
-    One draw for the whole batch, on the device: no loop over samples, no synchronisation with the host. ``part``
-    (number, of how many): the samples are that part of a batch which several processes share, and the mask is that
-    part of the whole batch's mask.
+    One draw for the whole batch, on the device: no loop over samples, no synchronisation with the host.
     """
-    number, parts = part
-    dropped = torch.rand(samples * parts, 1, device=device) < rate
-    branch = torch.randint(branches, (samples * parts, 1), device=device)
+    dropped = torch.rand(samples, 1, device=device) < rate
+    branch = torch.randint(branches, (samples, 1), device=device)
     chosen = torch.arange(branches, device=device) == branch
-    mask = (~(dropped & chosen)).float()
-    return mask[number * samples : (number + 1) * samples]
+    return (~(dropped & chosen)).float()
 
 
-class Dropping(nn.Module):
-    """Drops something of every sample at random; ``part`` is that of :func:`keep_all_but_one`."""
-
-    part = (0, 1)
-
-
-class DropOneBranch(Dropping):
+class DropOneBranch(nn.Module):
     """With probability ``rate`` one of a sample's branches, drawn uniformly, becomes 0 in training, without rescaling.
 
-    In evaluation the input passes untouched. A dropped branch gets a gradient of exactly 0.
+    In evaluation the input passes unchanged. A dropped branch gets a gradient of exactly 0.
     """
 
     def __init__(self, rate: float) -> None:
@@ -41,27 +29,27 @@ class DropOneBranch(Dropping):
         """Branches (N, branches, ., .), same shape back."""
         if not self.training or self.rate == 0:
             return x
-        mask = keep_all_but_one(x.shape[0], x.shape[1], self.rate, x.device, self.part)
+        mask = keep_all_but_one(x.shape[0], x.shape[1], self.rate, x.device)
         return x * mask[:, :, None, None].to(x.dtype)
 
 
 class MAD(DropOneBranch):
-    """Multi-attention dropping: the branches are the B attention maps (N, B, H, W); the rate is the paper's p1.
+    """Multi-attention dropping: the branches are the B attention maps (N, B, H, W); ``rate`` is the paper's p1.
 
     As in the authors' la_max.py (MaxHybridFlatten).
     """
 
 
 class MSAD(DropOneBranch):
-    """Multi-head self-attention dropping: the branches are a block's heads (N, heads, T, head_dim); the rate is p2.
+    """Multi-head self-attention dropping: the branches are a block's heads (N, heads, T, head_dim); ``rate`` is p2.
 
-    The head's output is masked rather than its queries, keys and values, which is the same function and leaves fused
-    attention in use. Every block draws for itself.
+    The head's output is masked rather than its queries, keys and values: the same function, and fused attention stays
+    usable. Every block draws for itself.
     """
 
 
-class TokenDrop(Dropping):
-    """What the released code does in MSAD's place: one of the first ``num_heads`` tokens loses its q, k and v.
+class TokenDrop(nn.Module):
+    """What the released code does in place of MSAD: one of the first ``num_heads`` tokens loses its q, k and v.
 
     HeadDropOut (Paddle trans_fer.py, torch vit.py) indexes axis 1 of a tensor (N, tokens, 3, heads, head_dim), so the
     drawn number selects a token (0 is the class token), for all heads. A zeroed key still takes part in the softmax.
@@ -77,6 +65,6 @@ class TokenDrop(Dropping):
         if not self.training or self.rate == 0:
             return qkv
         tokens = min(self.num_heads, qkv.shape[1])
-        mask = keep_all_but_one(qkv.shape[0], tokens, self.rate, qkv.device, self.part)
+        mask = keep_all_but_one(qkv.shape[0], tokens, self.rate, qkv.device)
         mask = nn.functional.pad(mask, (0, qkv.shape[1] - tokens), value=1.0)
         return qkv * mask[:, :, None, None, None].to(qkv.dtype)

@@ -1,5 +1,6 @@
 """The transformer encoder block with MSAD in its self-attention (authors' mmcls/models/vit/vit.py)."""
 
+from collections import OrderedDict
 from typing import Literal
 
 import torch
@@ -51,10 +52,8 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, msad, msad_mode)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = nn.Sequential()
-        self.mlp.add_module("fc1", nn.Linear(dim, hidden))
-        self.mlp.add_module("act", nn.GELU())
-        self.mlp.add_module("fc2", nn.Linear(hidden, dim))
+        layers = {"fc1": nn.Linear(dim, hidden), "act": nn.GELU(), "fc2": nn.Linear(hidden, dim)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (N, T, dim), same shape back."""

@@ -85,7 +85,6 @@ def fit(
     precision, deterministic = choose_precision(hyper, device), set_deterministic(hyper.deterministic, device)
     torch.set_num_threads(hyper.threads)
     torch.manual_seed(stream(seed, "weights"))
-    identity = run_identity(params, dataset, recipe, seed, layout)
     data = load_data(settings, dataset, layout, splits)
     group.check(data.batch_size)
     model = create_model(settings.model, len(data.classes)).to(device, memory_format=torch.channels_last)
@@ -95,7 +94,7 @@ def fit(
         dataset=dataset,
         recipe=recipe,
         seed=seed,
-        identity=identity,
+        identity=run_identity(params, dataset, recipe, seed, layout),
         directory=layout.run(dataset, recipe, seed),
         state_file=(state_dir or layout.state(dataset, recipe, seed)) / "last.pt",
         device=device,
