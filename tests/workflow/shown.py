@@ -130,7 +130,8 @@ def plotly_lines(driver, key: str) -> dict[str, int]:
 def dashboard(root: Path, environment: Environment, params: str) -> Iterator[str]:
     """What `make dashboard` starts; yields its address."""
     url = f"http://127.0.0.1:{free_port()}/"
-    command = [sys.executable, "-m", "transfer", "dashboard", "--params", params]
+    journal = Path(params).with_name("search") / "journal.log"
+    command = ["optuna-dashboard", str(journal), "--host", "127.0.0.1"]
     with serving([*command, "--port", url.strip("/").rpartition(":")[2]], url, root, environment):
         yield url
 

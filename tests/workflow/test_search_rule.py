@@ -33,7 +33,7 @@ def test_search(copy):
     assert done.returncode == 0, done.stdout
     folder = copy.root / "results/smallest/search/searched/demo_rafdb"
     trials = pd.read_csv(folder / "trials.csv")
-    assert trials["state"].isin(["complete", "pruned"]).sum() == 4
+    assert trials["state"].isin(["complete", "pruned"]).sum() in (4, 5), "at most one more, by the other worker"
     assert (trials["state"] == "fail").sum() == trials["replaces"].notna().sum() >= 1
     for name in ("grid.csv", "importances.json", "history.png", "slices.png", "contour.png", "importances.png"):
         assert (folder / name).stat().st_size > 0 or name == "grid.csv", name

@@ -77,7 +77,7 @@ class SearchSpace(Strict):
     num_lanets: CountRange | Counts | None = None
     """B."""
     upsample: Balances | None = None
-    """Class balancing of the training set."""
+    """Class balance of the training split."""
 
     @model_validator(mode="after")
     def _is_not_empty(self) -> "SearchSpace":

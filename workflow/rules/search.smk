@@ -1,4 +1,4 @@
-# Searches on the validation set: dataset x worker on one study, then the report.
+# Hyperparameter searches on the validation split: dataset x worker on one study, then the report.
 
 
 rule search_worker:

@@ -1,4 +1,4 @@
-# Third-party weights under our parameter names: once per source in params/sources.yaml.
+# Third-party weights, converted to this project's parameter names: once per source in params/sources.yaml.
 
 
 rule import_weights:

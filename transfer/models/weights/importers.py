@@ -1,4 +1,4 @@
-"""Third-party weight files to tensors under this project's names: one function per kind of file, and the conversion.
+"""Third-party weights to tensors under this project's names: one function per kind of file, and the conversion.
 
 Every tensor of a file is wanted, or not wanted for a stated reason, and every tensor that a file is for must be in it,
 finite and with its shape. Anything else is an error: nothing is half loaded.
@@ -24,24 +24,26 @@ from transfer.utils.code_digest import step_digest
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, sha256, write_json
 
-Imported = tuple[dict[str, Tensor], Report]
+Tensors = dict[str, Tensor]
+
+Imported = tuple[Tensors, Report]
 """A state dict under our names, and what became of every tensor."""
 
 # Label order of the authors' RAF-DB lists, which is RAF-DB's own (their labels 1 to 7, less 1).
 CLASSES = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
 
 
-def face_evolve_ir50(file: Path) -> Imported:
+def face_evolve_ir50(theirs: Tensors) -> Imported:
     """face.evoLVe's IR-50, trained on MS-Celeb-1M: backbone_ir50_ms1m_epoch120.pth, a torch state dict (model_irse.py).
 
     Its units, body.*, are counted through all stages: 0-2, 3-6, 7-20, 21-23.
     """
     left = {"output_layer.": "face recognition's own last layers"}
-    theirs, fills = read_torch(file), FILLS["face_evolve_ir50"]
-    return _renamed(file, theirs, lambda name: f"stem.{_stages(name)}", fills, left, stem_stages=4)
+    fills = FILLS["face_evolve_ir50"]
+    return _renamed(theirs, lambda name: f"stem.{_stages(name)}", fills, left, stem_stages=4)
 
 
-def timm_vit_small(file: Path) -> Imported:
+def timm_vit_small(theirs: Tensors) -> Imported:
     """timm's first ViT-S/16 (release v0.1-weights, 768 wide): vit_small_p16_224-15ec54c9.pth, a torch state dict.
 
     The names are ours. timm scaled q k by 768 ** -0.5 with these weights; the authors of TransFER, and this project, by
@@ -51,26 +53,27 @@ def timm_vit_small(file: Path) -> Imported:
         "patch_embed.": "projects 16x16 pixels of 3 channels; TransFER projects cells of the stem's map",
         "head.": "the 1,000 classes of ImageNet",
     }
-    return _renamed(file, read_torch(file), lambda name: name, FILLS["timm_vit_small"], left)
+    return _renamed(theirs, lambda name: name, FILLS["timm_vit_small"], left)
 
 
-def transfer_paddle(file: Path) -> Imported:
+def transfer_paddle(theirs: Tensors) -> Imported:
     """The authors' TransFER in PaddlePaddle: RAFa_2_6131_ep33_90p91_param.pdiparams, a pickle of numpy arrays.
 
     Weights of linear layers are (in, out) in Paddle, hence transposed. A PReLU's slope is ``weight`` in the released
     file and ``_weight`` in today's Paddle.
     """
-    theirs, fills = read_paddle(file), FILLS["transfer_paddle"]
+    fills = FILLS["transfer_paddle"]
     lanets = {found[1] for name in theirs if (found := re.match(r"attention\.las\.(\d{1,2})\.", name))}
     classes = theirs["head.fc.bias"].numel() if "head.fc.bias" in theirs else len(CLASSES)
-    return _renamed(file, theirs, _paddle_name, fills, {}, paddle=True, num_lanets=len(lanets), num_classes=classes)
+    return _renamed(theirs, _paddle_name, fills, {}, paddle=True, num_lanets=len(lanets), num_classes=classes)
 
 
-IMPORTERS: dict[str, Callable[[Path], Imported]] = {
-    "face_evolve_ir50": face_evolve_ir50,
-    "timm_vit_small": timm_vit_small,
-    "transfer_paddle": transfer_paddle,
+IMPORTERS: dict[str, tuple[Callable[[Path], Tensors], Callable[[Tensors], Imported]]] = {
+    "face_evolve_ir50": (read_torch, face_evolve_ir50),
+    "timm_vit_small": (read_torch, timm_vit_small),
+    "transfer_paddle": (read_paddle, transfer_paddle),
 }
+"""How a kind of file is read, and how its tensors are renamed."""
 
 
 def convert(source: Path, importer: str, out: Path) -> Report:
@@ -86,9 +89,14 @@ def convert(source: Path, importer: str, out: Path) -> Report:
     return report
 
 
-def read(source: Path, importer: str) -> tuple[dict[str, Tensor], dict[str, Any], Report]:
+def read(source: Path, importer: str) -> tuple[Tensors, dict[str, Any], Report]:
     """Tensors, header and report of ``source``. Raises UserError as `convert` does."""
-    tensors, report = IMPORTERS[importer](source)
+    read_file, rename = IMPORTERS[importer]
+    theirs = read_file(source)
+    try:
+        tensors, report = rename(theirs)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     about = {
         "importer": importer,
         "source": source.name,
@@ -99,7 +107,7 @@ def read(source: Path, importer: str) -> tuple[dict[str, Tensor], dict[str, Any]
     return tensors, about | (_whole_model(tensors) if "head.bias" in tensors else {}), report
 
 
-def _whole_model(tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _whole_model(tensors: Tensors) -> dict[str, Any]:
     """What a run's model.safetensors says too, so that the authors' model is evaluated and used like one of ours."""
     n_classes = len(tensors["head.bias"])
     lanets = {name.split(".")[2] for name in tensors if name.startswith("local_cnns.")}
@@ -117,8 +125,7 @@ def _whole_model(tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _renamed(
-    file: Path,
-    theirs: dict[str, Tensor],
+    theirs: Tensors,
     rename: Callable[[str], str],
     fills: tuple[str, ...],
     not_wanted: dict[str, str],
@@ -132,27 +139,26 @@ def _renamed(
     """
     with torch.device("meta"):  # names and shapes, without memory for the numbers
         expected = transfer_base(**sizes).state_dict()
-    ours, report = dict[str, Tensor](), Report()
+    ours: Tensors = {}
+    report = Report()
     for source, tensor in theirs.items():
         if reason := next((why for prefix, why in not_wanted.items() if source.startswith(prefix)), ""):
             report.not_wanted[source] = reason
             continue
         target = rename(source)
         if target not in expected or not target.startswith(fills) or target in ours:
-            raise UserError(f"{file}: {source} ({shape_text(tensor)}): a tensor that such a file does not have")
+            raise UserError(f"{source} ({shape_text(tensor)}): a tensor that such a file does not have")
         change = "transposed" if paddle and expected[target].ndim == 2 else ""
         wanted = expected[target].T if change else expected[target]
         if tensor.shape != wanted.shape:
             found = shape_text(tensor)
-            raise UserError(f"{file}: {source}: expected shape {shape_text(wanted)}, found {found}")
+            raise UserError(f"{source}: expected shape {shape_text(wanted)}, found {found}")
         if tensor.dtype != torch.int64 or not target.endswith("num_batches_tracked"):
             if not tensor.is_floating_point():
-                raise UserError(f"{file}: {source}: expected floating point numbers, found {tensor.dtype}")
+                raise UserError(f"{source}: expected floating point numbers, found {tensor.dtype}")
             tensor = tensor.float()
             if bad := int((~tensor.isfinite()).sum()):
-                raise UserError(
-                    f"{file}: {source}: {bad} of {tensor.numel()} numbers are NaN or infinite; fetch it again"
-                )
+                raise UserError(f"{source}: {bad} of {tensor.numel()} numbers are NaN or infinite; fetch it again")
         ours[target] = (tensor.T if change else tensor).contiguous()
         report.loaded.append(Loaded(source, target, tuple(ours[target].shape), change))
     for name, tensor in expected.items():
@@ -162,7 +168,7 @@ def _renamed(
             report.missing[name] = "Paddle's batch norm counts no batches; without effect here"
             ours[name] = torch.zeros(tensor.shape, dtype=torch.int64)
     if absent := [f"{name} ({shape_text(expected[name])})" for name in expected if name not in ours | report.missing]:
-        raise UserError(f"{file}: no tensor for {absent[0]}, and for {len(absent) - 1} more; fetch it again")
+        raise UserError(f"no tensor for {absent[0]}, and for {len(absent) - 1} more; fetch it again")
     return ours, report
 
 
