@@ -21,6 +21,15 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(track.app, name="track")
 
 
+def verbs() -> list[str]:
+    """All verbs, such as "train" and "track sync"."""
+    return [
+        " ".join(filter(None, [group.name, command.name or (command.callback and command.callback.__name__)]))
+        for group in app.registered_groups
+        for command in group.typer_instance.registered_commands
+    ]
+
+
 def main() -> None:
     """Run the command line: exit code 0, or 1 with one line on stderr (a training that a signal stopped: 128 and its
     number); a traceback only under ``--debug``."""
