@@ -40,7 +40,7 @@ pull: $(VENV)/installed
 	$(RUN) python -m workflow.dvc.pull
 
 dashboard: $(VENV)/installed
-	$(RUN) python -m transfer dashboard $(ARGS)
+	$(RUN) optuna-dashboard results/demo/search/journal.log --host 127.0.0.1 $(ARGS)
 
 dry-run: $(VENV)/installed
 	$(RUN) snakemake --dry-run results/table1.csv $(ARGS)
@@ -63,6 +63,7 @@ lint: $(VENV)/installed
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) snakefmt --check Snakefile workflow
+	$(RUN) mypy
 	$(RUN) snakemake --lint
 
 test: lint

@@ -1,4 +1,4 @@
-"""Draws docs/images/alignment.png, the templates on a drawn face: python docs/images/alignment.py, in the root."""
+"""Draws docs/images/alignment.png, the templates on a synthetic face: python docs/images/alignment.py, in the root."""
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,9 @@ CASES = [
 
 
 def main() -> None:
-    """Draw a face that is turned to the side, and what each template makes of it."""
+    """Draw the face whose head leans most, and its alignment by each template."""
     faces = (render_face(np.random.default_rng(seed), "happiness", 0.8, 200, Style(occlusion=0)) for seed in range(40))
-    face = max(faces, key=lambda face: abs(np.subtract(*face.landmarks[:2])[1]))  # the one whose head leans most
+    face = max(faces, key=lambda face: abs(np.subtract(*face.landmarks[:2])[1]))
     boxes = pd.DataFrame([face.box], columns=BOX_COLUMNS)
     figure = Figure(figsize=(10, 2.25), layout="constrained")
     axes = figure.subplots(1, 1 + len(CASES))

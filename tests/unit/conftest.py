@@ -6,9 +6,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from finished_runs import finished, layout
 from tracking_store import end_writers
 
 from transfer import cli
+
+__all__ = ["finished", "layout"]  # fixtures of several files
 
 
 @pytest.fixture

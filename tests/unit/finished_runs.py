@@ -1,15 +1,17 @@
-"""Two trainings of an epoch on random faces, and a second dataset whose test faces are theirs in another order."""
+"""Four runs of one epoch on random faces, and a second dataset with the same test faces in another order."""
 
 import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from tiny_training import CLASSES, tiny_dataset, tiny_params
 
 from transfer.layout import Layout
 from transfer.params import Params
-from transfer.training.run import train
 
 # The second dataset: other numbers, a class that the training does not know, and one of its classes missing.
 OTHER_CLASSES = ["neutral", "contempt", "happy"]
@@ -26,18 +28,30 @@ def params_of_two(**changes) -> Params:
     return tiny_params(**{"datasets": ["faces", "others"], "dataset_definitions": definitions} | changes)
 
 
-def two_datasets(results: Path) -> Layout:
-    """The folders of both datasets, and finished trainings of baseline and full on the first."""
-    layout = tiny_dataset(results)
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Layout:
+    """The folders of both datasets, and baseline and full on the first with two seeds each; only to be read."""
+    from transfer.training.run import train  # for seconds, which only these tests have to spend
+
+    layout = tiny_dataset(tmp_path_factory.mktemp("finished") / "results")
     data = layout.data("faces")
     aligned = pd.read_parquet(data / "aligned.parquet")
     aligned["status"] = "found"
     aligned.loc[aligned.index[aligned["split"] == "test"][:WHOLE], "status"] = "none"
     aligned.to_parquet(data / "aligned.parquet", index=False)
-    for recipe in ("baseline", "full"):
-        train(params_of_two(), "faces", recipe, 0, layout)
+    params = params_of_two()
+    for recipe in params.recipes:
+        for seed in params.seeds:
+            train(params, "faces", recipe, seed, layout)
     write_others(layout)
     return layout
+
+
+@pytest.fixture
+def layout(finished, tmp_path) -> Layout:
+    """A copy of ``finished`` that a test may change."""
+    shutil.copytree(finished.results, tmp_path / "results")
+    return Layout("tiny", tmp_path / "results")
 
 
 def write_others(layout: Layout) -> None:
@@ -64,4 +78,15 @@ def write_others(layout: Layout) -> None:
     frame[["sample", "split", "label"]].assign(row=range(len(rows))).to_parquet(data / "split.parquet", index=False)
 
 
-__all__ = ["CLASSES", "OTHER_CLASSES", "WHOLE", "params_of_two", "two_datasets"]
+def edited(weights: Path, path: Path, **changes) -> Path:
+    """A copy of the weights with changes in their description."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(weights, "pt") as file:
+        about = json.loads(file.metadata()["transfer"])
+    save_file(load_file(weights), path, {"transfer": json.dumps(about | changes)})
+    return path
+
+
+__all__ = ["CLASSES", "OTHER_CLASSES", "WHOLE", "edited", "finished", "layout", "params_of_two"]

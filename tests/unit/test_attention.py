@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finished_runs import CLASSES, edited, params_of_two
 from PIL import Image
-from tiny_training import CLASSES, tiny_dataset, tiny_params
 
 from transfer.datasets.synthetic.render import render_face
-from transfer.evaluation.predict import load_model
+from transfer.evaluation.network import load_model, read_faces
 from transfer.explain.attention import (
     JET,
     Tile,
@@ -25,39 +25,20 @@ from transfer.explain.attention import (
     stretched,
     write_attention,
 )
-from transfer.explain.finished import load_test_faces
 from transfer.explain.relevance import relevance_maps
 from transfer.runs.predictions import read_predictions
-from transfer.training.batches import normalize
-from transfer.training.run import train
+from transfer.training.batches import FaceStore, normalize
 from transfer.utils.errors import UserError
 from transfer.utils.plots import save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPES = ["baseline", "full"]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A layout with a short training of each recipe."""
-    layout = tiny_dataset(tmp_path_factory.mktemp("results"))
-    params = tiny_params(train={"epochs": 2, "lr": 0.1, "flip_views": True}, faces={"size": 48})
-    for recipe in RECIPES:
-        train(params, "faces", recipe, 0, layout)
-    return params, layout
-
-
-@pytest.fixture
-def copy_of(finished, tmp_path):
-    """The same, to be damaged."""
-    params, layout = finished
-    shutil.copytree(layout.results, tmp_path / "results")
-    return params, type(layout)(layout.experiment, tmp_path / "results")
+PARAMS = params_of_two()
 
 
 @pytest.fixture(scope="module")
 def weights(finished):
-    return finished[1].run("faces", "full", 0) / "model.safetensors"
+    return finished.run("faces", "full", 0) / "model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -122,37 +103,35 @@ def test_a_grid_has_a_picture_for_every_tile(tmp_path):
 # --- an experiment ---
 
 
-def test_the_figures_of_an_experiment(copy_of):
-    params, layout = copy_of
-    paths = write_attention(params, layout, "faces", RECIPES, 0)
+def test_the_figures_of_an_experiment(layout):
+    paths = write_attention(PARAMS, layout, "faces", RECIPES, 0)
     kinds = ("png", "svg", "json")
     assert [path.name for path in paths] == [
         f"{name}_faces.{kind}" for name in ("attention", "lanets") for kind in kinds
     ]
     before = [path.read_bytes() for path in paths]
-    assert [path.read_bytes() for path in write_attention(params, layout, "faces", RECIPES, 0)] == before
+    assert [path.read_bytes() for path in write_attention(PARAMS, layout, "faces", RECIPES, 0)] == before
     assert Image.open(paths[0]).size[0] > 300
     svg = paths[1].read_text()
     assert "<svg" in svg and "<dc:date>" not in svg and svg.count("<image") == len(CLASSES) * 3
     about = json.loads(paths[2].read_text())
-    assert about["synthetic"] is False, "nobody said that these faces are drawn"
+    assert about["synthetic"] is False, "nobody said that these faces are synthetic"
     assert (about["n"], about["seed"], about["protocol"], about["recipes"]) == (3, 0, "val_selected", RECIPES)
     assert set(about["faces"]) == set(CLASSES)
-    assert "3 test faces, seed 0, val_selected" in about["caption"] and "(drawn faces)" not in about["caption"]
+    assert "3 test faces, seed 0, val_selected" in about["caption"] and "(synthetic faces)" not in about["caption"]
 
 
-def test_drawn_faces_are_marked(copy_of):
-    params, layout = copy_of
-    drawn = {"faces": {"parser": "rafdb", "archive": "none.zip", "synthetic": 1}}
-    paths = write_attention(tiny_params(dataset_definitions=drawn, train={"epochs": 2}), layout, "faces", ["full"], 0)
+def test_synthetic_faces_are_marked(layout):
+    definitions = {"faces": {"parser": "rafdb", "archive": "one", "synthetic": 1}}
+    params = params_of_two(dataset_definitions=definitions, datasets=["faces"])
+    paths = write_attention(params, layout, "faces", ["full"], 0)
     about = json.loads(paths[2].read_text())
-    assert about["synthetic"] is True and "(drawn faces)" in about["caption"]
+    assert about["synthetic"] is True and "(synthetic faces)" in about["caption"]
 
 
-def test_faces_are_those_that_the_predictions_have_right(copy_of):
-    params, layout = copy_of
-    about = json.loads(write_attention(params, layout, "faces", RECIPES, 0)[2].read_text())
-    faces = load_test_faces(layout, "faces")
+def test_faces_are_those_that_the_predictions_have_right(layout):
+    about = json.loads(write_attention(PARAMS, layout, "faces", RECIPES, 0)[2].read_text())
+    faces = read_faces(layout.data("faces"))
     right = {}
     for recipe in RECIPES:
         found = read_predictions(layout.run("faces", recipe, 0) / "predictions.parquet")
@@ -160,17 +139,17 @@ def test_faces_are_those_that_the_predictions_have_right(copy_of):
         said = found[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(axis=1)
         right[recipe] = dict(zip(found.index, said == found["label"], strict=True))
     for label, name in enumerate(CLASSES):
-        candidates = faces.samples[faces.labels == label]
+        candidates = faces.manifest.loc[faces.manifest["label"] == label, "sample"]
         both = [sample for sample in candidates if all(right[recipe][sample] for recipe in RECIPES)]
         assert about["faces"][name] == (both or list(candidates))[0]
 
 
 def test_maps_are_for_the_predicted_class_at_the_size_of_the_faces(finished):
-    _, layout = finished
+    layout = finished
     model, about = load_model(layout.run("faces", "full", 0) / "model.safetensors")
-    faces = load_test_faces(layout, "faces")
+    faces = read_faces(layout.data("faces"))
     rows = faces.rows[:3]
-    store = faces.opened(16, rows)
+    store = FaceStore(faces.store, 16, rows)
     found = explain(model, store, rows, [2, 0, 1])
     assert found.faces.shape == (3, 32, 32, 3) and found.lanets.shape == (3, 2, 32, 32)
     expected = relevance_maps(model, normalize(store.images(rows, torch.device("cpu"))), torch.tensor([2, 0, 1]), 32)
@@ -178,43 +157,29 @@ def test_maps_are_for_the_predicted_class_at_the_size_of_the_faces(finished):
     assert (found.faces == np.load(faces.store)[rows]).all()
 
 
-def test_more_faces_than_fit_into_a_batch(finished, monkeypatch):
-    _, layout = finished
+def test_more_faces_than_fit_into_a_batch(finished):
+    layout = finished
     model, _ = load_model(layout.run("faces", "full", 0) / "model.safetensors")
-    faces = load_test_faces(layout, "faces")
-    store, classes = faces.opened(16, faces.rows), faces.labels
+    faces = read_faces(layout.data("faces"))
+    store, classes = FaceStore(faces.store, 16, faces.rows), faces.manifest["label"].tolist()
     whole = explain(model, store, faces.rows, classes)
-    monkeypatch.setattr("transfer.explain.attention._BATCH", 3)
-    parts = explain(model, store, faces.rows, classes)
+    parts = explain(model, store, faces.rows, classes, batch_size=3)
     assert np.allclose(whole.relevance, parts.relevance, atol=1e-3) and np.allclose(
         whole.lanets, parts.lanets, atol=1e-5
     )
 
 
-def test_recipes_without_lanets(copy_of):
-    params, layout = copy_of
-    paths = write_attention(params, layout, "faces", ["baseline"], 0)
+def test_recipes_without_lanets(layout):
+    paths = write_attention(PARAMS, layout, "faces", ["baseline"], 0)
     assert paths[4].read_text().count("<image") == len(CLASSES)
     figure = lanets_figure("what", [], [])
     assert any("these recipes have no LANets" in text.get_text() for text in figure.texts)
 
 
-def test_predictions_of_other_faces(copy_of):
-    params, layout = copy_of
-    path = layout.run("faces", "full", 0) / "predictions.parquet"
-    predictions = read_predictions(path)
-    first = predictions[predictions["split"] == "test"]["sample"].iloc[0]
-    predictions[predictions["sample"] != first].to_parquet(path, index=False)
-    with pytest.raises(UserError, match=rf"no test face {first} under protocol val_selected"):
-        write_attention(params, layout, "faces", RECIPES, 0)
-    assert not layout.figures.exists()
-
-
-def test_a_missing_dataset(copy_of):
-    params, layout = copy_of
+def test_a_missing_dataset(layout):
     (layout.data("faces") / "split.parquet").unlink()
-    with pytest.raises(UserError, match=r"split\.parquet: not there; make it with: snakemake"):
-        write_attention(params, layout, "faces", RECIPES, 0)
+    with pytest.raises(UserError, match=r"split\.parquet: missing; run: snakemake"):
+        write_attention(PARAMS, layout, "faces", RECIPES, 0)
 
 
 # --- photos ---
@@ -224,7 +189,7 @@ def test_a_photo(weights, photos, tmp_path):
     photo = explain_photo(photos / "one.png", weights)
     assert photo.n_faces == 1 and photo.classes == CLASSES
     assert photo.probabilities.sum() == pytest.approx(1, abs=1e-5)
-    assert photo.explained.faces.shape == (1, 48, 48, 3) and photo.explained.lanets.shape == (1, 2, 48, 48)
+    assert photo.explained.faces.shape == (1, 32, 32, 3) and photo.explained.lanets.shape == (1, 2, 32, 32)
     assert photo.run == "tiny/faces/full/seed0"
     save(photo_figure(photo), tmp_path / "a.png")
     save(photo_figure(explain_photo(photos / "one.png", weights)), tmp_path / "b.png")
@@ -238,23 +203,20 @@ def test_of_two_faces_the_one_nearest_the_centre_by_area(weights, photos):
     assert np.abs(photo.explained.faces - alone).mean() < 20, "the larger one"
 
 
-def test_a_photo_without_a_face_is_taken_whole_or_refused_as_the_training_had_it(weights, photos, monkeypatch):
+def test_a_photo_without_a_face_is_taken_whole_or_refused_as_in_the_run(weights, photos, tmp_path):
     photo = explain_photo(photos / "empty.png", weights)
     assert photo.n_faces == 0 and set(np.unique(photo.explained.faces)) == {120}
 
-    def dropping(path):
-        model, about = load_model(path)
-        return model, about | {"faces": about["faces"] | {"no_face": "drop"}}
-
-    monkeypatch.setattr("transfer.explain.finished.load_model", dropping)
-    with pytest.raises(UserError, match=r"empty\.png: no face found, and the training left such images out"):
-        explain_photo(photos / "empty.png", weights)
-    assert explain_photo(photos / "empty.png", weights, aligned=True).n_faces == 0
+    faces = load_model(weights)[1]["faces"] | {"no_face": "drop"}
+    dropping = edited(weights, tmp_path / "w.safetensors", faces=faces)
+    with pytest.raises(UserError, match=r"empty\.png: no face found, and the run left such images out"):
+        explain_photo(photos / "empty.png", dropping)
+    assert explain_photo(photos / "empty.png", dropping, aligned=True).n_faces == 0
 
 
 def test_an_aligned_photo_is_taken_as_it_is(weights, photos):
     photo = explain_photo(photos / "one.png", weights, aligned=True)
-    whole = np.asarray(Image.open(photos / "one.png").resize((48, 48), Image.Resampling.BILINEAR)).astype(float)
+    whole = np.asarray(Image.open(photos / "one.png").resize((32, 32), Image.Resampling.BILINEAR)).astype(float)
     assert np.abs(photo.explained.faces[0] - whole).mean() < 1
 
 
@@ -307,7 +269,7 @@ def test_figure_attention_of_a_photo(transfer, weights, photos):
         (["attention", "--aligned"], "are for a photo; give it with --image"),
         (["attention", "--recipes", "baseline,fuller"], "--recipes fuller: not in experiment demo; allowed: baseline"),
         (["attention", "--dataset", "rafdb"], "--dataset rafdb: not in experiment demo"),
-        (["attention"], "results/demo/data/demo_rafdb/aligned.npy: not there; make it with: snakemake"),
+        (["attention"], "results/demo/data/demo_rafdb/aligned.npy: missing; run: snakemake"),
         (
             ["table", "--name", "nothing", "--dataset", "demo_rafdb"],
             "--name nothing: not in table_definitions; allowed",

@@ -7,7 +7,7 @@ import pytest
 
 from transfer import cli
 from transfer.bench.detect import OURS, SINGLE, agreement, iou
-from transfer.faces.detect import Searched
+from transfer.faces.detect import Detection
 from transfer.faces.mtcnn import Faces
 
 ROOT = Path(__file__).parents[2]
@@ -32,10 +32,10 @@ def test_agreement_counts_faces_that_only_one_found_and_leaves_out_the_mirror():
         faces(),
     ]
     ours = [
-        Searched(faces((0, 0, 100, 100), points=3.0), False),
-        Searched(faces((0, 0, 100, 80), points=4.0), False),  # IoU 0.8
-        Searched(faces((0, 0, 50, 50)), False),  # found by this one only
-        Searched(faces((0, 0, 50, 50)), True),  # found in the mirror image: not compared
+        Detection(faces((0, 0, 100, 100), points=3.0), False),
+        Detection(faces((0, 0, 100, 80), points=4.0), False),  # IoU 0.8
+        Detection(faces((0, 0, 50, 50)), False),  # found by this one only
+        Detection(faces((0, 0, 50, 50)), True),  # found in the mirror image: not compared
     ]
     result = agreement(theirs, ours)
     assert result["faces"] == 4
@@ -44,7 +44,7 @@ def test_agreement_counts_faces_that_only_one_found_and_leaves_out_the_mirror():
     assert result["median_iou"] == pytest.approx(0.9)
     assert result["smallest_iou"] == pytest.approx(0.8)
     assert result["median_landmark_distance"] == pytest.approx(3.5 * 2**0.5)
-    assert agreement([faces()], [Searched(faces(), False)]) == {"faces": 0, "both": 0.0}
+    assert agreement([faces()], [Detection(faces(), False)]) == {"faces": 0, "both": 0.0}
 
 
 def test_the_verb_finds_the_same_faces_in_both(tmp_path, monkeypatch, capsys):

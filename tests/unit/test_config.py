@@ -237,9 +237,9 @@ def test_differences_name_the_keys():
 
 def test_archive_path(tmp_path):
     params = config.load((), [f"raw_dir={tmp_path}", "datasets=[rafdb]"])
-    assert archive_path(params, "demo_rafdb") == tmp_path / "demo_rafdb.zip", "drawn: need not be there"
+    assert archive_path(params, "demo_rafdb") == tmp_path / "demo_rafdb.zip", "synthetic: need not exist"
     with pytest.raises(
-        UserError, match="rafdb: not found in .* had from http://www.whdeng.cn/.*: transfer fetch rafdb "
+        UserError, match="rafdb: not found in .* Available from http://www.whdeng.cn/.* `transfer fetch rafdb`"
     ):
         archive_path(params, "rafdb")
     (tmp_path / "rafdb").mkdir()

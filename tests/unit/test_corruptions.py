@@ -9,9 +9,7 @@ from transfer.evaluation import robustness as corruptions
 from transfer.evaluation.robustness import (
     GREY,
     blur,
-    brighter,
     corrupt,
-    darker,
     face_seeds,
     low_resolution,
     needs_landmarks,
@@ -194,11 +192,11 @@ def test_low_resolution_by_hand():
 
 def test_light():
     image = torch.tensor([0.0, 0.2, 0.6]).expand(1, 3, 3, 3)
-    assert torch.allclose(darker(image, 0.75), image / 4)
-    assert torch.equal(darker(image, 1), torch.zeros_like(image))
-    assert torch.allclose(brighter(image, 1.0), torch.tensor([0.0, 0.4, 1.0]).expand(1, 3, 3, 3))
+    assert torch.allclose(corrupt(image, "darker", 0.75, []), image / 4)
+    assert torch.equal(corrupt(image, "darker", 1, []), torch.zeros_like(image))
+    assert torch.allclose(corrupt(image, "brighter", 1.0, []), torch.tensor([0.0, 0.4, 1.0]).expand(1, 3, 3, 3))
 
 
 def test_every_name_of_the_table_is_made_by_one_function():
-    made = [*corruptions._CENTRES, *corruptions._DRAWN, *corruptions._FIXED]
+    made = [*corruptions._CENTRES, *corruptions._RANDOM, *corruptions._FIXED]
     assert sorted(made) == sorted(SEVERITIES)

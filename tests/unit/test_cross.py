@@ -1,33 +1,19 @@
-"""A training on another dataset's test faces: classes by name, which faces count, and which pairs are refused."""
+"""A run on another dataset's test faces: classes by name, which faces count, and which pairs are refused."""
 
 import hashlib
-import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from finished_runs import CLASSES, params_of_two, two_datasets
+from finished_runs import CLASSES, params_of_two
 
 from transfer.evaluation.cross import evaluate_cross
-from transfer.layout import Layout
 from transfer.params import read as config
 from transfer.runs.evaluations import cross_accuracy, read_evaluation
 from transfer.runs.predictions import probabilities_of
 from transfer.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return two_datasets(tmp_path_factory.mktemp("trained") / "results")
-
-
-@pytest.fixture
-def layout(trained, tmp_path):
-    """A copy that a test may change."""
-    shutil.copytree(trained.results, tmp_path / "results")
-    return Layout("tiny", tmp_path / "results")
 
 
 def evaluated(layout, recipe="full", **changes):
@@ -127,9 +113,9 @@ def test_no_class_in_common(layout):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("data/others/aligned.npy", "not there; make it with: snakemake --cores all"),
-        ("data/others/aligned.parquet", "not there; make it with: snakemake --cores all"),
-        ("data/faces/split.parquet", "not there; make it with: snakemake --cores all"),
+        ("data/others/aligned.npy", "missing; run: snakemake --cores all"),
+        ("data/others/aligned.parquet", "missing; run: snakemake --cores all"),
+        ("data/faces/split.parquet", "missing; run: snakemake --cores all"),
         ("runs/faces/full/seed0/model.safetensors", "missing; expected the weights of a finished run"),
     ],
 )
@@ -168,7 +154,7 @@ def test_the_verb(layout, transfer, monkeypatch):
     assert code == 0 and out.startswith("faces on others: ") and out.endswith("% of 7, 3 of contempt left out\n")
     for arguments, said in (
         (["params.yaml", "--on", "faces"], "--on faces: not another dataset of experiment tiny; allowed: others"),
-        (["alone.yaml"], "experiment tiny has no other dataset than faces; name more in datasets"),
+        (["alone.yaml"], "experiment tiny has no other dataset than faces; add one to datasets"),
     ):
         code, out, err = transfer(*verb, *arguments)
         assert (code, out, err) == (1, "", f"error: {said}\n")

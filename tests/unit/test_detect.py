@@ -166,14 +166,14 @@ def mixed_sizes(images, count):
 
 def test_the_number_of_workers_changes_nothing(faces, monkeypatch):
     images = mixed_sizes(faces[0], 14)
-    monkeypatch.setattr(detect_module, "_BATCH_BYTES", {"cpu": 3_000_000})
+    monkeypatch.setattr(detect_module, "BATCH_BYTES", {"cpu": 3_000_000})
     assert run(images, threads=3).equals(run(images, threads=1))
 
 
 def test_the_company_in_a_batch_changes_nothing(faces, monkeypatch):
     images = mixed_sizes(faces[0], 9)
     together = run(images)
-    monkeypatch.setattr(detect_module, "_BATCH_BYTES", {"cpu": 1})
+    monkeypatch.setattr(detect_module, "BATCH_BYTES", {"cpu": 1})
     alone = run(images[::-1])[::-1].reset_index(drop=True)
     assert (together["status"] == alone["status"]).all() and (together["n_faces"] == alone["n_faces"]).all()
     assert np.allclose(landmarks(together), landmarks(alone), atol=0.01, equal_nan=True)
@@ -186,14 +186,14 @@ def test_a_batch_is_as_large_as_its_memory(faces, monkeypatch):
     monkeypatch.setattr(
         detect_module, "search", lambda *a: sizes.append((len(a[1]), a[1][0].pixels.shape)) or search(*a)
     )
-    monkeypatch.setattr(detect_module, "_BATCH_BYTES", {"cpu": 4 * 144 * 144 * 64})
+    monkeypatch.setattr(detect_module, "BATCH_BYTES", {"cpu": 4 * 144 * 144 * 64})
     run([resize(faces[0][0], side) for side in [96] * 5 + [192] * 2], threads=1)
     assert sizes == [(4, (144, 144, 3)), (1, (144, 144, 3)), (1, (288, 288, 3)), (1, (288, 288, 3))]
 
 
 def test_a_part_begins_where_the_one_before_ended(faces, monkeypatch):
     """What a run does that continues behind the first part: the same parts as if it had done that one itself."""
-    monkeypatch.setattr(detect_module, "_PART_PIXELS", 70_000)
+    monkeypatch.setattr(detect_module, "PART_PIXELS", 70_000)
     stream = [(i, image, "") for i, image in enumerate(mixed_sizes(faces[0], 10))]
     stream[4] = (4, None, "damaged")
     parts = list(detect_parts(stream))
@@ -205,7 +205,7 @@ def test_a_part_begins_where_the_one_before_ended(faces, monkeypatch):
 
 
 def test_many_images_do_not_pile_up_in_memory(faces, monkeypatch):
-    monkeypatch.setattr(detect_module, "_PART_IMAGES", 3)
+    monkeypatch.setattr(detect_module, "PART_IMAGES", 3)
     mixed = mixed_sizes(faces[0], 14)
     largest, done = 0, 0
 

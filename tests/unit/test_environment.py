@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from transfer.utils import environment as module
-from transfer.utils.environment import PACKAGES, commit, environment
+from transfer.utils.environment import PACKAGES, ROOT, commit, cpu, environment
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A repository of its own with one commit, in whose root the code is said to lie."""
-    monkeypatch.setattr(module, "_ROOT", tmp_path)
+    """A repository with one commit."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:  # as in a hook
         monkeypatch.delenv(name)
     git(tmp_path, "init", "--quiet")
@@ -47,30 +45,33 @@ def test_it_names_no_user_host_or_folder():
 
 
 def test_commit(checkout):
-    assert commit() == git(checkout, "rev-parse", "HEAD")
+    assert commit(checkout) == git(checkout, "rev-parse", "HEAD")
     git(checkout, "tag", "v1.0")
-    assert commit() == git(checkout, "rev-parse", "HEAD")  # never a tag's name
+    assert commit(checkout) == git(checkout, "rev-parse", "HEAD")  # never a tag's name
     (checkout / "results.txt").write_text("untracked files do not count")
-    assert not commit().endswith("-dirty")
+    assert not commit(checkout).endswith("-dirty")
     (checkout / "code.py").write_text("x = 2\n")
-    assert commit() == git(checkout, "rev-parse", "HEAD") + "-dirty"
+    assert commit(checkout) == git(checkout, "rev-parse", "HEAD") + "-dirty"
 
 
-def test_no_commit_outside_a_checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_ROOT", tmp_path)
-    assert commit() is None
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+def test_the_commit_of_this_checkout():
+    assert commit().removesuffix("-dirty") == git(ROOT, "rev-parse", "HEAD")
 
 
-def test_the_commit_of_a_repository_around_the_code_is_not_the_codes(checkout, monkeypatch):
+def test_no_commit_outside_a_checkout(tmp_path):
+    assert commit(tmp_path) is None
+
+
+def test_the_commit_of_a_repository_around_the_code_is_not_the_codes(checkout):
     inside = checkout / ".venv" / "site-packages"
     inside.mkdir(parents=True)
-    monkeypatch.setattr(module, "_ROOT", inside)
-    assert commit() is None
+    assert commit(inside) is None
 
 
 def test_no_commit_without_git(checkout, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert commit() is None
+    assert commit(checkout) is None
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,15 @@ def test_deployment(tmp_path, monkeypatch, folder, base, expected):
     assert environment()["deployment"] == expected
 
 
-def test_a_machine_that_does_not_name_its_processor(monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda self, *rest: "processor : 0\nBogoMIPS : 50.00\n")
-    assert module._cpu() == "unknown"
+def test_a_machine_that_does_not_name_its_processor(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor : 0\nBogoMIPS : 50.00\n")
+    assert cpu(tmp_path / "cpuinfo") == "unknown"
+
+
+def test_versions_are_learned_without_importing_the_packages():
+    code = (
+        "import sys; from transfer.utils.environment import environment\n"
+        "environment(); print(sorted({'torch', 'torchvision', 'timm', 'mlflow', 'snakemake'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

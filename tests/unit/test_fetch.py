@@ -2,17 +2,19 @@ import hashlib
 import json
 import os
 import random
+import resource
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from file_server import FileServer, instead
+from file_server import FileServer, cut, hold, instead, status
 
 from transfer import cli
 from transfer.sources import fetch as module
 from transfer.sources import table as sources
-from transfer.sources.fetch import check, fetch, fetch_file, is_there
+from transfer.sources.fetch import check, download, fetch, fetch_file, is_there
 from transfer.sources.table import SourceEntry, SourceFile
 from transfer.utils.errors import UserError
 
@@ -32,6 +34,14 @@ def directory(tmp_path, monkeypatch):
         (tmp_path / "params" / name).write_bytes((ROOT / "params" / name).read_bytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch):
+    """The waits between attempts, noted instead of being waited for."""
+    waited = []
+    monkeypatch.setattr(module.time, "sleep", waited.append)
+    return waited
 
 
 @pytest.fixture
@@ -67,7 +77,7 @@ def locked():
 def test_a_known_checksum_is_compared_and_not_recorded(server):
     wanted = entry(sha256=SHA256, size=5000)
     assert done(wanted, server) == [f"raw/{PATH}: downloaded, sha256 {SHA256[:12]}... as in params/sources.yaml"]
-    assert done(wanted, server) == [f"raw/{PATH}: there, sha256 {SHA256[:12]}... as in params/sources.yaml"]
+    assert done(wanted, server) == [f"raw/{PATH}: present, sha256 {SHA256[:12]}... as in params/sources.yaml"]
     assert len(server.requests) == 1
     assert not module.LOCK.exists()
 
@@ -82,7 +92,7 @@ def test_the_first_checksum_is_recorded_and_later_ones_have_to_agree(server):
     assert done(wanted, server)[0].endswith("as in params/sources.lock.json")
     (Path("raw") / PATH).unlink()
     server.files = {PATH.replace(" ", "%20"): bytes(5000)}
-    with pytest.raises(UserError, match=f"w-of me.bin: sha256 is .*; {SHA256} was seen first ") as error:
+    with pytest.raises(UserError, match=f"w-of me.bin: sha256 is .*; first seen as {SHA256} ") as error:
         done(wanted, server)
     assert ".part" not in str(error.value) and "\n" not in str(error.value)
     assert not (Path("raw") / PATH).exists()
@@ -101,7 +111,7 @@ def test_a_broken_lock_file_is_one_line(server, content):
     ("known", "message"),
     [
         ({"sha256": "0" * 64}, f"sha256 is {SHA256}; expected 0000"),
-        ({"sha256_prefix": "0" * 8}, f"sha256 is {SHA256[:8]}; expected 00000000 "),
+        ({"sha256_prefix": "0" * 8}, f"sha256 is {SHA256}; expected 00000000 "),
         ({"md5": "0" * 32}, f"md5 is {hashlib.md5(CONTENT).hexdigest()}; expected 0000"),
         ({"size": 5001}, "5,000 bytes"),
     ],
@@ -129,21 +139,20 @@ def test_what_is_the_expected_file_passes(directory):
 def test_a_saved_web_page_is_not_a_weight_file(directory):
     path = directory / "file.pth"
     path.write_bytes(b"<!DOCTYPE html><title>Google Drive - Quota exceeded</title>")
-    with pytest.raises(UserError, match="file.pth: a web page under this name"):
+    with pytest.raises(UserError, match="file.pth: a web page instead of the file"):
         check(SourceFile(path="file.pth"), path)
 
 
 def test_without_a_mirror_the_own_address_is_asked(monkeypatch):
     asked = []
-    monkeypatch.setattr(module, "download", lambda url, path, **options: asked.append((url, options["known"])))
-    monkeypatch.setattr(module, "check", lambda file, path: SHA256)
+    monkeypatch.setattr(module, "download", lambda url, path, *_: asked.append(url) or path.write_bytes(CONTENT))
+    Path("raw/weights").mkdir(parents=True)
     fetch_file(entry(), entry().files[0], Path("raw"))
-    fetch_file(entry(), entry(md5="0" * 32).files[0], Path("raw"))
-    assert asked == [("https://example.org/w", False), ("https://example.org/w", True)]
+    assert asked == ["https://example.org/w"]
 
 
 def test_a_file_that_is_asked_for_by_hand_is_not_downloaded(server):
-    with pytest.raises(UserError, match=r"raw/weights/w-of me.bin: not there, .*https://example.org: put it to raw/w"):
+    with pytest.raises(UserError, match=r"raw/weights/w-of me.bin: missing, .*https://example.org: put it to raw/w"):
         done(entry(how="manual"), server)
     assert not server.requests
 
@@ -153,8 +162,8 @@ def test_a_file_beside_a_packed_dataset_is_not_downloaded(server):
     Path("raw/ferplus.tar.gz").write_bytes(b"")
     wanted = entry(archive="ferplus", path="ferplus/votes.csv")
     assert is_there(wanted, Path("raw"))
-    assert done(wanted, server) == ["w: raw/ferplus.tar.gz is read, nothing to fetch"]
-    with pytest.raises(UserError, match="its folder would be read in place of raw/ferplus.tar.gz"):
+    assert done(wanted, server) == ["w: raw/ferplus.tar.gz is present; nothing to fetch"]
+    with pytest.raises(UserError, match="its folder would be read instead of raw/ferplus.tar.gz"):
         fetch_file(wanted, wanted.files[0], Path("raw"))
     Path("raw/ferplus").mkdir()
     assert not is_there(wanted, Path("raw"))
@@ -179,14 +188,12 @@ def test_the_list_says_what_is_there(transfer):
     lists.mkdir(parents=True)
     (lists / "val_raf_db_list.txt").write_text("")
     Path("data/raw/affectnet.zip").write_text("")
-    Path("data/raw/ferplus").mkdir()
-    Path("data/raw/ferplus/fer2013new.csv.part").write_text("")
     code, out, err = transfer()
     assert (code, err) == (0, "")
     assert out == transfer("--list", "rafdb")[1]
     rows = {line.split()[0]: line for line in out.splitlines()[1:]}
     assert list(rows) == list(sources.load())
-    for name, state in {"ran_rafdb": "1 of 3", "affectnet": "yes", "ferplus_votes": "partly", "rafdb": "no"}.items():
+    for name, state in {"ran_rafdb": "1 of 3", "affectnet": "yes", "ferplus_votes": "no", "rafdb": "no"}.items():
         assert f" {state} " in rows[name]
     assert "1,602,762" in rows["ferplus_votes"]
     assert " ? " in rows["vit_small_p16_224"]
@@ -195,13 +202,14 @@ def test_the_list_says_what_is_there(transfer):
 def test_what_has_to_be_asked_for_is_explained(transfer):
     code, out, err = transfer("rafdb", "fer2013", "--set", "raw_dir=my raw")
     assert code == 1
-    assert err == "error: not there, to be had by hand as said above: rafdb, fer2013\n"
+    assert err == "error: missing; must be obtained manually (see instructions above): rafdb, fer2013\n"
+    assert "rafdb is missing and must be downloaded manually:\n" in out
     assert "http://www.whdeng.cn/RAF/model1.html" in out
     assert "my raw/rafdb/" in " ".join(out.split())
     assert "RAW_DIR" not in out
     Path("my raw/rafdb").mkdir(parents=True)
     code, out, err = transfer("rafdb", "--set", "raw_dir=my raw")
-    assert (code, out, err) == (0, "rafdb: my raw/rafdb is there\n", "")
+    assert (code, out, err) == (0, "rafdb: my raw/rafdb is present\n", "")
 
 
 def test_unknown_names_are_refused_before_anything(transfer, server, monkeypatch):
@@ -238,7 +246,7 @@ def test_all_fetches_what_may_be_downloaded(transfer):
         path = "weights/vit_small_p16_224-15ec54c9.pth"
         code, out, err = transfer(path, "--mirror", server.url)
         assert (code, len(out.splitlines())) == (0, 1)
-        assert out.startswith(f"data/raw/{path}: there, ")
+        assert out.startswith(f"data/raw/{path}: present, ")
         assert len(server.requests) == 4
 
 
@@ -249,6 +257,124 @@ def test_a_failed_file_leaves_those_before_it(transfer):
         code, out, err = transfer("ran_rafdb", "--mirror", server.url)
     assert code == 1
     assert len(out.splitlines()) == 1
-    assert err.splitlines()[-1].startswith("error: http://127.0.0.1")
-    assert "a web page came" in err
+    assert err.splitlines()[-1].startswith("error: data/raw/challenge_lists")
+    assert "a web page" in err
     assert len(locked()) == 1
+
+
+BIG = random.Random(0).randbytes(1_000_000)
+TARGET = Path("raw/a.bin")
+
+
+def get(server, path="a.bin", content=BIG, **options):
+    server.files["a.bin"] = content
+    download(f"{server.url}/{path}", TARGET, lambda part: None, **options)
+
+
+def left():
+    return sorted(path.name for path in TARGET.parent.iterdir())
+
+
+def test_a_download_is_whole_or_absent(server):
+    get(server)
+    assert TARGET.read_bytes() == BIG and left() == ["a.bin"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert TARGET.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_cut_connection_is_tried_again(server, waits):
+    server.script = [cut(300_000), cut(1)]
+    get(server)
+    assert TARGET.read_bytes() == BIG
+    assert server.sent == [300_000, 1, 1_000_000] and waits == [1, 2]
+
+
+def test_attempts_end_and_nothing_is_kept(server, waits):
+    server.script = [cut(1000)] * 4
+    with pytest.raises(UserError, match=r"^http://127.0.0.1:\d+/a.bin: the connection was cut$"):
+        get(server)
+    assert waits == [1, 2, 4] and left() == []
+
+
+def test_silence_is_tried_again(server, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    server.script = [hold(300_000)]
+    get(server)
+    assert TARGET.read_bytes() == BIG
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_a_busy_server_is_asked_again(server, waits, code):
+    server.script = [status(code)]
+    get(server)
+    assert waits == [1]
+    server.script = [status(code)] * 4
+    with pytest.raises(UserError, match=rf"a.bin: HTTP {code} "):
+        get(server)
+
+
+def test_an_error_that_stays_is_one_line_at_once(server, waits):
+    with pytest.raises(UserError, match=r"^http://127.0.0.1:\d+/nowhere: HTTP 404 Not Found$"):
+        get(server, "nowhere")
+    assert not waits and left() == []
+
+
+def test_no_network_is_one_line(waits):
+    with pytest.raises(UserError, match=r"^http://127.0.0.1:9/a.bin: no connection to 127.0.0.1:9$"):
+        download("http://127.0.0.1:9/a.bin", TARGET, lambda part: None)
+    assert len(waits) == 3
+
+
+def test_a_web_page_is_refused_before_it_is_read(server):
+    server.script = [instead(b"<p>Sign in", Content_Type="text/html; charset=utf-8")]
+    with pytest.raises(UserError, match="returned a web page instead of the file"):
+        get(server)
+    assert left() == []
+
+
+@pytest.mark.parametrize("size", [999_999, 1_000_001])
+def test_another_size_is_refused_before_the_download(server, size):
+    with pytest.raises(UserError, match=f"1,000,000 bytes on the server; expected {size:,}"):
+        get(server, size=size)
+    assert left() == []
+
+
+def test_a_length_that_is_not_stated_is_refused(server):
+    server.script = [instead(BIG, Content_Length="")]
+    with pytest.raises(UserError, match="does not state the length"):
+        get(server)
+
+
+@pytest.mark.parametrize("address", ["http://example.org/a.bin", "http://127.0.0.1.example.org/a.bin", "ftp://x/a"])
+def test_nothing_comes_over_plain_http_from_elsewhere(server, address):
+    server.script = [status(302, Location=address)]
+    for url in (address, f"{server.url}/a.bin"):
+        server.files["a.bin"] = BIG
+        with pytest.raises(UserError, match=f"^{address}: not downloaded; the address must be https"):
+            download(url, TARGET, lambda part: None)
+
+
+def test_redirects_are_followed(server):
+    server.files["old.bin"] = b"-"
+    server.script = [status(302, Location="/a.bin")]
+    get(server, "old.bin")
+    assert TARGET.read_bytes() == BIG
+
+
+def test_a_full_disk_is_one_line(server):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))  # the kernel refuses as on a full disk
+    try:
+        with pytest.raises(UserError, match=r"^raw/a.bin: File too large; nothing was kept$"):
+            get(server)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert left() == []
+
+
+def test_a_disk_that_is_too_small_is_seen_before(server, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(UserError, match="needs 1,000,000 bytes, 10 are free on the disk"):
+        get(server)
+    assert left() == []

@@ -8,18 +8,18 @@ from transfer.utils.plots import About
 ABOUT = About("demo", "rafdb", "last")
 FRAME = pd.DataFrame(
     [
-        (corruption, severity, recipe, seed, 0.85 - severity / 10 - seed / 10 - gap, untouched + seed / 50)
-        for corruption, severities, untouched in (("blur", (2.0, 1.0), 0.9), ("low_resolution", (2.0, 4.0), 0.8))
+        (corruption, severity, recipe, seed, 0.85 - severity / 10 - seed / 10 - gap, clean + seed / 50)
+        for corruption, severities, clean in (("blur", (2.0, 1.0), 0.9), ("low_resolution", (2.0, 4.0), 0.8))
         for severity in severities
         for recipe, gap in (("baseline", 0.05), ("full", 0))
         for seed in (0, 1)
     ],
-    columns=["corruption", "severity", "recipe", "seed", "accuracy", "untouched_accuracy"],
+    columns=["corruption", "severity", "recipe", "seed", "accuracy", "clean_accuracy"],
 )
-SCALES = {"untouched": {"blur": 0.0, "low_resolution": 1.0}, "units": {"blur": "sigma", "low_resolution": "factor"}}
+SCALES = {"clean": {"blur": 0.0, "low_resolution": 1.0}, "units": {"blur": "sigma", "low_resolution": "factor"}}
 
 
-def test_a_line_per_recipe_that_begins_with_the_untouched_faces():
+def test_a_line_per_recipe_that_begins_with_the_clean_faces():
     figure = robustness_figure(FRAME, ABOUT, **SCALES)
     blur, resolution = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["blur", "low resolution"]

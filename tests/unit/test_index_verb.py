@@ -9,8 +9,8 @@ import pytest
 from archives import encrypted_zip_bytes, zip_bytes
 
 from transfer import cli
-from transfer.datasets.lists import FOLDER
 from transfer.datasets.rafdb import CLASSES
+from transfer.datasets.text import LISTS_FOLDER as FOLDER
 
 ROOT = Path(__file__).parents[2]
 DATA = Path("results/small/data/rafdb")
@@ -108,7 +108,7 @@ def test_wrong_password_is_one_line(transfer, archive):
     code, out, err = transfer("index")
     assert (code, out) == (1, "")
     assert err.startswith(
-        "error: data/raw/rafdb.zip/basic/Image/aligned.zip: the password in data/raw/rafdb.zip.password"
+        "error: data/raw/rafdb.zip/basic/Image/aligned.zip: wrong password (data/raw/rafdb.zip.password)"
     )
     assert err.count("\n") == 1
     assert not DATA.exists()
@@ -120,7 +120,7 @@ def test_other_counts_are_a_table_a_file_and_one_line(transfer, archive):
     assert code == 1
     assert err == (
         "error: dataset rafdb (data/raw/rafdb.zip): image counts differ in 2 of 8 cells, first train fear: expected 1, "
-        "found 2; complete the archive, or set expect to the counts meant, or to any "
+        "found 2; complete the archive, or set expect to your counts, or to any "
         "(table: results/small/data/rafdb/counts.csv)\n"
     )
     lines = out.splitlines()

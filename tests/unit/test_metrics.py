@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -153,7 +155,7 @@ def test_truncated_missing_and_outdated_metrics_are_refused(evaluated):
         read_metrics(evaluated, **IDENTITY)
     assert "\n" not in str(error.value)
     path.write_text("[]")
-    with pytest.raises(UserError, match="metrics.json: expected a JSON object"):
+    with pytest.raises(UserError, match="metrics.json: not a JSON object"):
         read_metrics(evaluated, **IDENTITY)
     path.unlink()
     with pytest.raises(UserError, match=f"metrics.json: missing.*snakemake --cores all {path}"):
@@ -165,3 +167,18 @@ def test_truncated_missing_and_outdated_metrics_are_refused(evaluated):
     (evaluated / "predictions.parquet").unlink()
     with pytest.raises(UserError, match="predictions.parquet: missing"):
         read_metrics(evaluated, **IDENTITY)
+
+
+def test_metrics_are_computed_without_pandas_and_runs_are_read_without_torch(evaluated):
+    """`transfer evaluate` runs once per training: what it imports is most of its time."""
+    code = f"""
+import sys
+from transfer.runs.metrics import evaluate
+evaluate({str(evaluated)!r}, experiment="demo", dataset="demo_rafdb", recipe="full", seed=1)
+assert not {{"pandas", "torch", "scipy"}} & set(sys.modules)
+import transfer.runs.read, transfer.runs.evaluations
+assert not {{"torch", "scipy", "timm"}} & set(sys.modules)
+"""
+    before = (evaluated / "metrics.json").read_bytes()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (evaluated / "metrics.json").read_bytes() == before

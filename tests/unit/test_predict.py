@@ -4,31 +4,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from finished_runs import CLASSES, edited, params_of_two
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from tiny_training import CLASSES, tiny_dataset, tiny_params
+from safetensors.torch import save_file
 
 from transfer.datasets.synthetic.render import render_face
-from transfer.evaluation.predict import load_model, predict_files
+from transfer.evaluation.network import load_model
+from transfer.evaluation.predict import predict_files
 from transfer.runs.predictions import probabilities_of, read_predictions
-from transfer.training.run import train
 from transfer.utils.errors import UserError
 
 COLUMNS = ["image", "status", "expression", *(f"p_{name}" for name in CLASSES)]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The layout of a training of one epoch, and its weights."""
-    layout = tiny_dataset(tmp_path_factory.mktemp("results"))
-    params = tiny_params(train={"epochs": 1, "lr": 0.1, "flip_views": True}, faces={"size": 48})
-    train(params, "faces", "full", 0, layout)
-    return layout, layout.run("faces", "full", 0) / "model.safetensors"
-
-
 @pytest.fixture
-def weights(trained):
-    return trained[1]
+def weights(finished):
+    return finished.run("faces", "full", 0) / "model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +31,6 @@ def photos(tmp_path_factory):
         Image.fromarray(face.image).save(folder / name)
     Image.new("RGB", (90, 70), (120, 130, 90)).save(folder / "empty.png")
     return [folder / name for name in ("one.png", "empty.png", "two.jpg")]
-
-
-def edited(weights, path, **changes):
-    """The weights with changes in what they say about themselves."""
-    from safetensors import safe_open
-
-    with safe_open(weights, "pt") as file:
-        about = json.loads(file.metadata()["transfer"])
-    save_file(load_file(weights), path, {"transfer": json.dumps(about | changes)})
-    return path
 
 
 def test_photos(weights, photos, tmp_path):
@@ -75,13 +56,12 @@ def test_photos_are_detected_and_aligned_as_the_training_data_was(weights, photo
     monkeypatch.setattr("transfer.evaluation.predict.detect", detect)
     with pytest.raises(UserError, match="enough"):
         predict_files(weights, photos, tmp_path / "out.csv")
-    assert seen == tiny_params().faces.search()
-    assert load_model(weights)[1]["faces"]["size"] == 48
+    assert seen == params_of_two().faces.search()
+    assert load_model(weights)[1]["faces"]["size"] == 32
 
 
-def test_an_aligned_store_gets_the_predictions_of_the_training(trained, tmp_path):
-    layout, weights = trained
-    predict_files(weights, [layout.data("faces") / "aligned.npy"], tmp_path / "out.parquet")
+def test_an_aligned_store_gets_the_predictions_of_the_training(finished, weights, tmp_path):
+    predict_files(weights, [finished.data("faces") / "aligned.npy"], tmp_path / "out.parquet")
     table = pd.read_parquet(tmp_path / "out.parquet")
     assert table.columns.tolist() == COLUMNS and set(table["status"]) == {"aligned"}
     assert table["image"].tolist() == [f"aligned.npy#{row}" for row in range(len(table))]
@@ -91,7 +71,7 @@ def test_an_aligned_store_gets_the_predictions_of_the_training(trained, tmp_path
 
 
 def test_photos_are_put_onto_the_template_of_the_training_data(weights, photos, tmp_path, monkeypatch):
-    faces = tiny_params().faces.model_dump(mode="json") | {"template": "box", "size": 40, "margin": 0.2}
+    faces = params_of_two().faces.model_dump(mode="json") | {"template": "box", "size": 40, "margin": 0.2}
     seen = {}
 
     def align(*_, **keywords):
@@ -105,7 +85,7 @@ def test_photos_are_put_onto_the_template_of_the_training_data(weights, photos, 
 
 
 def test_weights_from_before_templates_were_a_choice(weights, photos, tmp_path):
-    faces = {"landmarks": "mtcnn", "size": 48, "no_face": "whole", "broken": "stop", "min_side": 96, "threads": 1}
+    faces = {"landmarks": "mtcnn", "size": 32, "no_face": "whole", "broken": "stop", "min_side": 96, "threads": 1}
     old = edited(weights, tmp_path / "w.safetensors", faces=faces)
     predict_files(old, photos[:1], tmp_path / "out.csv")
     predict_files(weights, photos[:1], tmp_path / "new.csv")
@@ -130,9 +110,8 @@ def test_an_unknown_kind_of_table(weights, photos, tmp_path):
         predict_files(weights, photos, tmp_path / "out.xlsx")
 
 
-def test_a_folder_for_the_table_is_made(trained, tmp_path):
-    layout, weights = trained
-    predict_files(weights, [layout.data("faces") / "aligned.npy"], tmp_path / "new" / "out.csv")
+def test_a_folder_for_the_table_is_made(finished, weights, tmp_path):
+    predict_files(weights, [finished.data("faces") / "aligned.npy"], tmp_path / "new" / "out.csv")
     assert (tmp_path / "new" / "out.csv").is_file()
 
 
@@ -153,9 +132,8 @@ def test_a_broken_store(weights, tmp_path, content):
         predict_files(weights, [tmp_path / "faces.npy"], tmp_path / "out.csv")
 
 
-def test_a_truncated_store(trained, tmp_path):
-    layout, weights = trained
-    content = (layout.data("faces") / "aligned.npy").read_bytes()
+def test_a_truncated_store(finished, weights, tmp_path):
+    content = (finished.data("faces") / "aligned.npy").read_bytes()
     (tmp_path / "faces.npy").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"faces\.npy: not an aligned store"):
         predict_files(weights, [tmp_path / "faces.npy"], tmp_path / "out.csv")

@@ -188,7 +188,7 @@ def test_other_classes_or_another_order(authors, layout):
 
 
 def test_no_aligned_faces(authors, tmp_path):
-    with pytest.raises(UserError, match=r"aligned.npy: not there; make it with: snakemake "):
+    with pytest.raises(UserError, match=r"aligned.npy: missing; run: snakemake "):
         evaluate_weights(authors[1], Layout("x", tmp_path), "faces", transfer_paddle.CLASSES, TrainParams())
 
 
@@ -216,7 +216,7 @@ def directory(tmp_path, monkeypatch):
         (["weights", "x.pth", "--importer", "timm_vit_small"], "x.pth: cannot be read (No such file or directory)"),
         (
             ["weights", "ir50_ms1m"],
-            "data/raw/weights/backbone_ir50_ms1m_epoch120.pth is not there. Download backbone_ir",
+            "data/raw/weights/backbone_ir50_ms1m_epoch120.pth is missing. Download backbone_ir",
         ),
         (["weights", "vit_small_p16_224"], "15ec54c9.pth: not there; make it with transfer fetch vit_sm"),
         (["evaluate", "--dataset", "demo_rafdb"], "Missing option '--recipe', or --weights instead"),

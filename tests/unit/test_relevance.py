@@ -6,14 +6,17 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from transfer.explain import relevance as walk
+from transfer.explain import relevance
 from transfer.explain.diversity import lanet_maps, resized
 from transfer.explain.relevance import (
-    OfBlock,
+    BlockRelevance,
+    Trace,
     back_through_blocks,
     heat_maps,
     relevance_maps,
     rollout,
+    tokens,
+    trace,
     weighted_attention,
 )
 from transfer.models.transfer import TransFER
@@ -38,7 +41,7 @@ def faces(n=4, side=32, seed=1):
     return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-# --- the walk ---
+# --- the trace of the forward pass ---
 
 
 @pytest.mark.parametrize(
@@ -50,18 +53,19 @@ def faces(n=4, side=32, seed=1):
         {"stem_stages": 4, "img_size": 48},
         {"msad_mode": "token"},
         {"num_heads": 1, "depth": 1},
+        {"normalization": "half"},
     ],
 )
-def test_the_walk_is_the_model(changes):
+def test_the_trace_is_the_model(changes):
     model, images = network(**changes), faces(side=changes.get("img_size", 32))
     with torch.no_grad():
-        x = walk.tokens(model, images)
+        x = tokens(model, images)
         for block in model.blocks:
-            steps = walk.through_block(block, x)
+            steps = trace(block, x)
             assert torch.allclose(steps.attention.sum(-1), torch.ones(1), atol=1e-6)
             assert torch.allclose(steps.out, block(x), atol=1e-5)
             x = steps.out
-        assert torch.allclose(walk.logits(model, x), model(images), atol=1e-5)
+        assert torch.allclose(model.head(model.norm(x)[:, 0]), model(images), atol=1e-5)
 
 
 def test_a_model_in_training_is_refused():
@@ -125,8 +129,8 @@ def test_a_block_by_automatic_differentiation():
     model, images, classes = network(depth=2).double(), faces(1).double(), torch.tensor([4])
     last, first = back_through_blocks(model, images, classes)
     block = model.blocks[0]
-    x = walk.tokens(model, images).detach()
-    steps = walk.Steps(*(value.detach() for value in walk.through_block(block, x)))
+    x = tokens(model, images).detach()
+    steps = Trace(*(value.detach() for value in trace(block, x)))
 
     def linear(layer, inputs, relevance):
         def excited(positive, negative):
@@ -143,7 +147,7 @@ def test_a_block_by_automatic_differentiation():
 
     middle, mlp = terms(steps.middle, steps.transformed, last.tokens)
     middle = middle + linear(block.mlp.fc1, steps.middle_normed, linear(block.mlp.fc2, steps.activated, mlp))
-    tokens, attended = terms(x, steps.attended, middle)
+    of_x, attended = terms(x, steps.attended, middle)
     heads = linear(block.attn.proj, steps.heads, attended).reshape(1, -1, 3, 16).transpose(1, 2)
     attention, values = (part / 2 for part in shares(torch.matmul, [steps.attention, steps.values], heads))
 
@@ -153,7 +157,7 @@ def test_a_block_by_automatic_differentiation():
     queries, keys = (part / 2 for part in shares(looked, [steps.queries, steps.keys], attention))
     qkv = torch.cat([part.transpose(1, 2).reshape(1, -1, 48) for part in (queries, keys, values)], dim=2)
     assert torch.allclose(first.attention, attention)
-    assert torch.allclose(first.tokens, tokens + linear(block.attn.qkv, steps.normed, qkv))
+    assert torch.allclose(first.tokens, of_x + linear(block.attn.qkv, steps.normed, qkv))
 
 
 def test_without_attention_the_map_is_flat():
@@ -174,19 +178,19 @@ def test_the_gradient_of_the_attention_is_that_of_finite_differences():
     model, images, classes = network(depth=2), faces(2), torch.tensor([3, 1])
     blocks = list(back_through_blocks(model, images, classes))[::-1]
 
+    start, double = tokens(model, images).double(), copy.deepcopy(model).double()
+
     def logit(number, change):
         """The classes' logits where the attention of block ``number`` is changed by so much."""
-        x = walk.tokens(model, images).double()
-        for i, block in enumerate(model.blocks):
-            steps = walk.through_block(block, x)
+        x = start
+        for i, block in enumerate(double.blocks):
+            steps = trace(block, x)
             x = steps.out
             if i == number:
-                attention = steps.attention + change
-                heads = (attention @ steps.values).transpose(1, 2).flatten(2)
-                proj, mlp = copy.deepcopy(block.attn.proj).double(), copy.deepcopy(block.mlp).double()
-                middle = steps.middle - steps.attended + proj(heads)
-                x = middle + mlp(copy.deepcopy(block.norm2).double()(middle))
-        return walk.logits(model, x).gather(1, classes[:, None])[:, 0]
+                heads = ((steps.attention + change) @ steps.values).transpose(1, 2).flatten(2)
+                middle = steps.middle - steps.attended + block.attn.proj(heads)
+                x = middle + block.mlp(block.norm2(middle))
+        return double.head(double.norm(x)[:, 0]).gather(1, classes[:, None])[:, 0]
 
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -198,7 +202,7 @@ def test_the_gradient_of_the_attention_is_that_of_finite_differences():
 
 def test_weighted_attention_takes_the_positive_part_before_the_mean():
     gradient, attention = torch.tensor([[[[2.0]], [[-3.0]]]]), torch.tensor([[[[1.0]], [[1.0]]]])
-    assert weighted_attention(OfBlock(gradient, attention, attention)).tolist() == [[[1.0]]]
+    assert weighted_attention(BlockRelevance(gradient, attention, attention)).tolist() == [[[1.0]]]
 
 
 def test_rollout_by_hand():
@@ -250,18 +254,14 @@ def test_every_sample_has_its_own_class():
     assert torch.equal(relevance_maps(model, images[:1]), relevance_maps(model, images[:1], predicted))
 
 
-def test_cells_may_be_numbered_in_another_order():
+def test_cells_may_be_numbered_in_another_order(monkeypatch):
     """Tokens know their places by the position embedding alone: a permutation of all permutes the relevance."""
     model, images = network(), faces(2)
     cells = torch.randperm(16, generator=torch.Generator().manual_seed(3))
     order = torch.cat([torch.zeros(1, dtype=torch.long), 1 + cells])
     before = rollout([weighted_attention(block) for block in back_through_blocks(model, images)][::-1])
-    tokens = walk.tokens
-    try:
-        walk.tokens = lambda model, images: tokens(model, images)[:, order]
-        after = rollout([weighted_attention(block) for block in back_through_blocks(model, images)][::-1])
-    finally:
-        walk.tokens = tokens
+    monkeypatch.setattr(relevance, "tokens", lambda model, images: tokens(model, images)[:, order])
+    after = rollout([weighted_attention(block) for block in back_through_blocks(model, images)][::-1])
     assert torch.allclose(after, before[:, order])
 
 

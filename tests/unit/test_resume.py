@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,6 @@ import pytest
 
 from transfer import cli
 from transfer.faces import detect as detect_module
-from transfer.faces import detect as resume
 from transfer.faces.detect import DetectionState, state_key
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ import os, sys, time
 from transfer import cli
 from transfer.utils import files
 from transfer.faces import detect
-detect._PART_IMAGES = {PART}
+detect.PART_IMAGES = {PART}
 renamed, rename = 0, os.replace
 def slow(*paths):
     global renamed
@@ -39,34 +39,13 @@ cli.main()
 """
 
 
-@pytest.fixture
-def transfer(monkeypatch, capsys):
-    """Run the command line in this process: stderr; it must succeed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["transfer", *arguments, "--dataset", "demo_ferplus", *SMALL])
+def transfer(*arguments):
+    """Run the command line in this process; it must succeed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["transfer", *arguments, "--dataset", "demo_ferplus", *SMALL])
         with pytest.raises(SystemExit) as end:
             cli.main()
-        output = capsys.readouterr()
-        assert not end.value.code, output.err
-        return output.err
-
-    return run
-
-
-@pytest.fixture
-def dataset(tmp_path, monkeypatch, transfer):
-    """A small drawn dataset with its index, in small parts; the images that are decoded are counted."""
-    (tmp_path / "params").mkdir()
-    (tmp_path / "params" / "default.yaml").write_bytes((ROOT / "params" / "default.yaml").read_bytes())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(detect_module, "_PART_IMAGES", PART)
-    read = resume.stream_images
-    paths = []
-    monkeypatch.setattr(resume, "stream_images", lambda source, some: paths.extend(some) or read(source, some))
-    transfer("synthesize")
-    transfer("index")
-    return paths
+    assert not end.value.code
 
 
 def kill_in_the_fourth_part():
@@ -78,41 +57,73 @@ def kill_in_the_fourth_part():
     assert not FACES.exists()
 
 
-def test_a_killed_detection_continues_to_the_same_bytes(dataset, transfer):
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A folder with a small synthetic dataset, its index, and what a killed detection left."""
+    root = tmp_path_factory.mktemp("killed")
+    (root / "params").mkdir()
+    (root / "params" / "default.yaml").write_bytes((ROOT / "params" / "default.yaml").read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        transfer("synthesize")
+        transfer("index")
+        kill_in_the_fourth_part()
+    return root
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(killed, tmp_path_factory):
+    """The bytes of a detection that nothing stopped."""
+    work = shutil.copytree(killed, tmp_path_factory.mktemp("uninterrupted") / "work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(work)
+        patch.setattr(detect_module, "PART_IMAGES", PART)
+        shutil.rmtree(STATE)
+        transfer("detect")
+        return FACES.read_bytes()
+
+
+@pytest.fixture
+def decoded(killed, tmp_path, monkeypatch):
+    """Work in a copy of that folder, in small parts; the images that are decoded are noted."""
+    work = Path(shutil.copytree(killed, tmp_path / "work"))
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(detect_module, "PART_IMAGES", PART)
+    read, paths = detect_module.stream_images, []
+    monkeypatch.setattr(detect_module, "stream_images", lambda source, some: paths.extend(some) or read(source, some))
+    return paths
+
+
+def test_a_killed_detection_continues_to_the_same_bytes(decoded, uninterrupted, capsys):
     total = len(pd.read_parquet(FACES.with_name("index.parquet")))
-    kill_in_the_fourth_part()
     assert len(list(STATE.iterdir())) == 4  # three parts, and what was being written
-    message = transfer("detect")
-    assert f"continuing: {3 * PART} of {total} images were searched before" in message
-    assert len(dataset) == total - 3 * PART
-    assert not STATE.exists()
-    continued = FACES.read_bytes()
-    FACES.unlink()
     transfer("detect")
-    assert len(dataset) == 2 * total - 3 * PART
-    assert FACES.read_bytes() == continued
+    message = capsys.readouterr().err
+    assert f"continuing: {3 * PART} of {total} images are done" in message
+    assert len(decoded) == total - 3 * PART
+    assert not STATE.exists()
+    assert FACES.read_bytes() == uninterrupted
 
 
-def test_after_a_change_it_starts_over_and_a_damaged_part_ends_the_past(dataset, transfer):
+def test_after_a_change_it_starts_over_and_a_damaged_part_is_done_again(decoded, uninterrupted, capsys):
     total = len(pd.read_parquet(FACES.with_name("index.parquet")))
-    kill_in_the_fourth_part()
     parts = sorted(STATE.glob("[!.]*.parquet"))
     parts[1].write_bytes(parts[1].read_bytes()[:-50])
     copies = {part: part.read_bytes() for part in STATE.iterdir()}
-    message = transfer("detect")
-    assert f"{parts[1]}: damaged" in message
-    assert len(dataset) == total - PART
-    expected = FACES.read_bytes()
+    transfer("detect")
+    assert f"{parts[1]}: damaged" in capsys.readouterr().err
+    assert len(decoded) == total - PART
+    assert FACES.read_bytes() == uninterrupted
 
     STATE.mkdir()
     for part, content in copies.items():
         part.write_bytes(content)
-    dataset.clear()
-    assert "continuing" not in transfer("detect", "--set", "faces.min_face=0.3")
-    assert len(dataset) == total
+    decoded.clear()
+    transfer("detect", "--set", "faces.min_face=0.3")
+    assert "continuing" not in capsys.readouterr().err
+    assert len(decoded) == total
     assert not STATE.exists()
-    transfer("detect")
-    assert FACES.read_bytes() == expected
+    assert FACES.read_bytes() != uninterrupted
 
 
 def test_the_key_stands_for_index_archive_parameters_and_device(tmp_path):

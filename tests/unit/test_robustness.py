@@ -1,4 +1,4 @@
-"""Finished trainings on corrupted faces: what is predicted, of which faces, and what is refused."""
+"""Runs on corrupted faces: what is predicted, of which faces, and what is refused."""
 
 import json
 import shutil
@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from finished_runs import CLASSES, WHOLE, params_of_two, two_datasets
+from finished_runs import CLASSES, WHOLE, params_of_two
 
-from transfer.evaluation import finished, robustness
+from transfer.evaluation import network, robustness
 from transfer.evaluation.robustness import evaluate_robustness, face_seeds, on_template
 from transfer.faces.align import LANDMARK_COLUMNS
-from transfer.layout import Layout
 from transfer.params import read as config
 from transfer.runs.evaluations import accuracies, read_evaluation
 from transfer.runs.predictions import class_names, probabilities_of
@@ -21,18 +20,6 @@ from transfer.utils.errors import UserError
 pytestmark = pytest.mark.usefixtures("one_thread")
 CHOSEN = {"corruptions": {"occlude_random": [0.5, 0.25], "occlude_nose": [0.5], "noise": [0.3], "blur": []}}
 CONDITIONS = [("none", 0.0), ("occlude_random", 0.25), ("occlude_random", 0.5), ("occlude_nose", 0.5), ("noise", 0.3)]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return two_datasets(tmp_path_factory.mktemp("trained") / "results")
-
-
-@pytest.fixture
-def layout(trained, tmp_path):
-    """A copy that a test may change."""
-    shutil.copytree(trained.results, tmp_path / "results")
-    return Layout("tiny", tmp_path / "results")
 
 
 def evaluated(layout, recipe="full", **changes):
@@ -74,14 +61,14 @@ def test_the_table(layout):
     assert noted.items() < read.attrs.items()
 
 
-def test_the_untouched_faces_give_the_trainings_predictions(layout):
+def test_clean_faces_give_the_predictions_of_the_run(layout):
     table = evaluated(layout)
     kept = pd.read_parquet(layout.run("faces", "full", 0) / "predictions.parquet")
     kept = kept.query("split == 'test' and protocol == 'val_selected'")
-    untouched = table[table["corruption"] == "none"]
-    assert untouched["sample"].tolist() == kept["sample"].tolist()
-    assert untouched["label"].tolist() == kept["label"].tolist()
-    assert np.array_equal(probabilities_of(untouched), probabilities_of(kept))
+    clean = table[table["corruption"] == "none"]
+    assert clean["sample"].tolist() == kept["sample"].tolist()
+    assert clean["label"].tolist() == kept["label"].tolist()
+    assert np.array_equal(probabilities_of(clean), probabilities_of(kept))
     noisy = table[table["corruption"] == "noise"]
     assert abs(probabilities_of(noisy) - probabilities_of(kept)).max() > 1e-4
 
@@ -113,7 +100,7 @@ def test_a_face_is_corrupted_by_its_own_seed_whatever_batch_it_is_in(layout, mon
     for condition, part in table.groupby(["corruption", "severity"]):
         if condition[0] != "none":
             assert seeds[condition] == face_seeds(0, condition[0], part["sample"])
-    monkeypatch.setattr(finished, "_BATCH", 3)
+    monkeypatch.setattr(network, "BATCH", 3)
     again = evaluated(layout)
     assert np.allclose(probabilities_of(again), probabilities_of(table), atol=1e-5)
 
@@ -169,7 +156,7 @@ def test_accuracies_by_hand():
     frame["p_y"] = 1 - frame["p_x"]
     found = accuracies(frame)
     assert found.columns.tolist() == [
-        "corruption", "severity", "n", "accuracy", "mean_class_accuracy", "untouched_accuracy"
+        "corruption", "severity", "n", "accuracy", "mean_class_accuracy", "clean_accuracy"
     ]  # fmt: skip
     assert found.to_numpy().tolist() == [
         ["none", 0, 3, pytest.approx(2 / 3), 0.75, pytest.approx(2 / 3)],
@@ -190,7 +177,7 @@ def test_a_missing_file_of_the_run(layout, name):
 @pytest.mark.parametrize("name", ["aligned.npy", "aligned.parquet", "split.parquet"])
 def test_a_missing_file_of_the_dataset(layout, name):
     (layout.data("faces") / name).unlink()
-    assert f"data/faces/{name}: not there; make it with: snakemake" in refused(layout)
+    assert f"data/faces/{name}: missing; run: snakemake" in refused(layout)
 
 
 def test_weights_that_were_exchanged_or_cut(layout):
@@ -229,7 +216,7 @@ def test_an_environment_that_is_not_one(layout):
     assert "env.json: not valid JSON" in refused(layout)
     content["params"]["train"]["speed"] = 3
     env.write_text(json.dumps(content))
-    assert "not what a training of this version writes" in refused(layout)
+    assert "not what a run of this version writes" in refused(layout)
 
 
 def edit_predictions(layout, change):
@@ -295,7 +282,7 @@ def test_the_verb(layout, transfer, monkeypatch):
     code, out, err = transfer(*verb)
     assert code == 0 and file_of(layout).is_file()
     first, *lines = out.splitlines()
-    assert first == "faces: 2 faces without landmarks, left out where a place on the face is covered"
+    assert first == "faces: 2 faces without landmarks are excluded from occlusions of eyes, nose and mouth"
     assert [line.partition(":")[0] for line in lines] == [f"{name} {severity:g}" for name, severity in CONDITIONS]
     assert all(" of 8 (" in line or "nose" not in line for line in lines)
     (layout.run("faces", "full", 0) / "env.json").unlink()

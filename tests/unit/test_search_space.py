@@ -1,3 +1,5 @@
+"""The space of a search, its grid, and the recipe that its values make."""
+
 import optuna
 import pytest
 import yaml
@@ -42,7 +44,7 @@ def drawn(definition: dict, lanets: int = 2, n: int = 40) -> list[tuple[dict, di
     search = SearchDefinition.model_validate({"trials": 1} | definition)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     trials = [study.ask() for _ in range(n)]
-    return [(draw(trial, search, lanets), trial.params) for trial in trials]
+    return [(draw(trial, search.space, lanets), trial.params) for trial in trials]
 
 
 def test_draws_stay_in_the_space():

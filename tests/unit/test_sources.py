@@ -93,7 +93,7 @@ def test_what_is_asked_for_says_where_it_goes(table):
         (lambda s: s["ran_rafdb"]["files"][0].update(path="/a"), "expected a plain path below raw_dir"),
         (
             lambda s: s["ir50_ms1m"]["files"][0].update(path="RAF-DB.zip"),
-            "sources.ir50_ms1m.files: RAF-DB.zip is a file of rafdb_apvit already",
+            "sources.ir50_ms1m.files: RAF-DB.zip belongs to rafdb_apvit already",
         ),
     ],
 )
@@ -115,7 +115,7 @@ def test_a_source_is_found_by_its_name_or_by_a_file(table):
 @pytest.mark.parametrize("archive", ["ferplus", "ferplus.tar.gz"])
 def test_where_to_get_names_all_that_an_archive_is_made_of(table, archive):
     line = sources.where_to_get(archive, table)
-    assert "transfer fetch fer2013 ferplus_votes says how" in line
+    assert "run `transfer fetch fer2013 ferplus_votes` for instructions" in line
     assert table["fer2013"].page in line and "\n" not in line
     assert sources.where_to_get("holiday_faces", table) == ""
 

@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 
 from transfer.evaluation import calibration, statistics
-from transfer.evaluation import calibration as bootstrap
-from transfer.evaluation.statistics import Difference, Summary, holm, paired_difference, paired_p_value, summary
+from transfer.evaluation.statistics import Difference, Summary, holm, over_seeds, paired_difference, summary
 from transfer.utils.errors import UserError
 
 
@@ -16,6 +15,10 @@ def faces(right, total=10, label=0):
     """Make `total` faces of which those numbered in `right` were classified correctly."""
     index = pd.MultiIndex.from_tuples([(f"t{i:03d}", label) for i in range(total)], names=["sample", "label"])
     return pd.Series([i in set(right) for i in range(total)], index=index)
+
+
+def p_value(run, baseline):
+    return paired_difference(run, baseline).p_value
 
 
 def test_summary_by_hand():
@@ -55,41 +58,41 @@ def test_paired_t_is_that_of_scipy():
     ours = {0: faces(range(8)), 1: faces(range(9)), 2: faces(range(7))}
     base = {0: faces(range(6)), 1: faces(range(6)), 2: faces(range(6))}
     # differences 2, 3, 1: mean 2, std 1, t = 2 / (1 / sqrt 3) = 3.4641
-    assert paired_p_value(ours, base) == pytest.approx(2 * stats.t.sf(2 * math.sqrt(3), 2))
-    assert paired_p_value(ours, base) == pytest.approx(stats.ttest_rel([0.8, 0.9, 0.7], [0.6, 0.6, 0.6]).pvalue)
-    assert paired_p_value(base, ours) == pytest.approx(paired_p_value(ours, base))
+    assert p_value(ours, base) == pytest.approx(2 * stats.t.sf(2 * math.sqrt(3), 2))
+    assert p_value(ours, base) == pytest.approx(stats.ttest_rel([0.8, 0.9, 0.7], [0.6, 0.6, 0.6]).pvalue)
+    assert p_value(base, ours) == pytest.approx(p_value(ours, base))
 
 
 def test_pairs_are_made_by_seed_not_by_position():
     ours = {0: faces(range(5)), 1: faces(range(8)), 2: faces(range(9))}
     base = {2: faces(range(8)), 0: faces(range(3)), 1: faces(range(7))}
-    assert paired_p_value(ours, base) == pytest.approx(stats.ttest_rel([5, 8, 9], [3, 7, 8]).pvalue)
+    assert p_value(ours, base) == pytest.approx(stats.ttest_rel([5, 8, 9], [3, 7, 8]).pvalue)
 
 
 def test_without_variance_the_t_test_is_one_or_undefined():
     base = {0: faces(range(3)), 1: faces(range(7))}
     # other faces, the same number of them: no difference in accuracy for either seed
-    assert paired_p_value({0: faces([5, 6, 7]), 1: faces(range(3, 10))}, base) == 1.0
-    assert paired_p_value({0: faces(range(4)), 1: faces(range(8))}, base) is None
+    assert p_value({0: faces([5, 6, 7]), 1: faces(range(3, 10))}, base) == 1.0
+    assert p_value({0: faces(range(4)), 1: faces(range(8))}, base) is None
 
 
 def test_one_seed_is_mcnemars_exact_test():
     ours, base = faces(range(9)), faces([0, 1, 2, 9])
     # 6 faces won (3..8), 1 lost (9): p = 2 * (C(7,0) + C(7,1)) / 2^7
-    assert paired_p_value({4: ours}, {4: base}) == pytest.approx(2 * (1 + 7) / 128)
-    assert paired_p_value({4: ours}, {4: base}) == pytest.approx(stats.binomtest(6, 7, 0.5).pvalue)
-    assert paired_p_value({4: base}, {4: ours}) == pytest.approx(2 * (1 + 7) / 128)
-    assert paired_p_value({4: ours}, {4: ours}) == 1.0
+    assert p_value({4: ours}, {4: base}) == pytest.approx(2 * (1 + 7) / 128)
+    assert p_value({4: ours}, {4: base}) == pytest.approx(stats.binomtest(6, 7, 0.5).pvalue)
+    assert p_value({4: base}, {4: ours}) == pytest.approx(2 * (1 + 7) / 128)
+    assert p_value({4: ours}, {4: ours}) == 1.0
 
 
 def test_unequal_seeds_or_faces_are_refused():
     with pytest.raises(UserError, match=r"seeds \[0, 1\] against seeds \[0, 2\]"):
-        paired_p_value({0: faces([1]), 1: faces([1])}, {0: faces([1]), 2: faces([1])})
+        p_value({0: faces([1]), 1: faces([1])}, {0: faces([1]), 2: faces([1])})
     for other in (faces([1], total=9), faces([1], label=1)):
         with pytest.raises(UserError, match="different faces"):
-            paired_p_value({0: faces([1])}, {0: other})
+            p_value({0: faces([1])}, {0: other})
         with pytest.raises(UserError, match="different faces"):
-            paired_p_value({0: faces([1]), 1: other}, {0: faces([1]), 1: faces([1])})
+            p_value({0: faces([1]), 1: other}, {0: faces([1]), 1: faces([1])})
 
 
 def table(both, won, lost, neither):
@@ -208,7 +211,7 @@ def test_exchange_turns_the_sign(seeds):
         assert there.difference == pytest.approx(-back.difference)
         assert (there.ci95_low, there.ci95_high) == pytest.approx((-back.ci95_high, -back.ci95_low))
         assert there.ci95_low <= there.difference <= there.ci95_high
-        assert there.p_value == pytest.approx(back.p_value) == paired_p_value(ours, base)
+        assert there.p_value == pytest.approx(back.p_value) == p_value(ours, base)
         assert there.effect_size == pytest.approx(-back.effect_size)
 
 
@@ -255,10 +258,21 @@ def test_mcnemar_and_wilson_are_those_of_statsmodels(seed):
 
 
 def test_nothing_returns_the_largest_seed():
-    for module in (statistics, bootstrap, calibration):
+    for module in (statistics, calibration):
         assert [
             name for name, _ in inspect.getmembers(module, inspect.isfunction) if "max" in name or "best" in name
         ] == []
     values = [0.5, 0.6, 0.9]
     result = summary(values)
     assert max(values) not in (result.mean, result.ci95_low, result.ci95_high)
+
+
+def test_intervals_over_seeds_by_hand():
+    # values 0.1, 0.3, 0.5: mean 0.3, std 0.2, half the width t(0.975, 2) * 0.2 / sqrt(3) = 4.302653 * 0.1154701
+    found = over_seeds(np.array([0.1, 0.3, 0.5]), -1.0, 1.0)
+    expected = {"mean": 0.3, "std": 0.2, "ci95_low": 0.3 - 0.496827, "ci95_high": 0.3 + 0.496827}
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert over_seeds(np.array([0.1, 0.3, 0.5]), 0.0, 1.0)["ci95_low"] == 0
+    one = over_seeds(np.array([-0.5]), -1.0, 1.0)
+    assert one["mean"] == -0.5 and np.isnan([one["std"], one["ci95_low"], one["ci95_high"]]).all()
+    assert np.isnan(list(over_seeds(np.array([0.5, np.nan]), 0.0, 1.0).values())).all()

@@ -9,14 +9,14 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 
 from transfer.datasets import registry
-from transfer.datasets.source import open_source
+from transfer.datasets.archives import open_source
 from transfer.datasets.synthetic.anatomy import build_geometry, points68, sample_actions, sample_identity
 from transfer.datasets.synthetic.archives import CLASSES, default_counts, write_archive
 from transfer.datasets.synthetic.render import EXPRESSIONS, Pose, render_face
 
 SUFFIX = {"rafdb": "zip", "ferplus": "tar.gz", "affectnet": "zip"}
 KINDS = list(SUFFIX)
-SCALE = 0.1
+SCALE = 0.05
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def expected(kind, split):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_seed_gives_the_same_bytes(kind, tmp_path):
-    counts = {split: dict.fromkeys(classes, 1) for split, classes in default_counts(kind).items()}
+    counts = {split: dict.fromkeys(("anger", "fear"), 1) for split in default_counts(kind)}
     contents = []
     for name, seed in (("one", 3), ("other_name", 3), ("third", 4)):
         path = tmp_path / f"{name}.{SUFFIX[kind]}"
@@ -57,11 +57,11 @@ def test_same_seed_gives_the_same_bytes(kind, tmp_path):
 def test_default_counts_mirror_the_real_imbalance(kind):
     official = registry.get(kind).official(**({"classes": 8} if kind == "affectnet" else {}))[0]
     for split, counts in default_counts(kind).items():
-        drawn, real = np.array(list(counts.values())), np.array(official[split])
+        images, real = np.array(list(counts.values())), np.array(official[split])
         assert list(counts) == CLASSES[kind]
-        assert 100 <= drawn.sum() <= 1000
-        assert drawn.min() >= 10
-        common = drawn[real / real.sum() > 0.1] / real[real / real.sum() > 0.1]  # the floor is for the rare ones
+        assert 100 <= images.sum() <= 1000
+        assert images.min() >= 10
+        common = images[real / real.sum() > 0.1] / real[real / real.sum() > 0.1]  # the floor is for the rare ones
         assert common.max() / common.min() < 1.1
 
 
@@ -113,10 +113,10 @@ def test_ferplus_layout(archives):
     assert len(names) == len(files) - 4
 
 
-def test_ferplus_votes_agree_with_the_drawn_class_for_the_most_part(tmp_path):
+def test_ferplus_votes_mostly_agree_with_the_class(tmp_path):
     path = tmp_path / "ferplus.tar.gz"
-    write_archive("ferplus", path, seed=1, counts={"train": {"fear": 100}, "val": {"anger": 1}, "test": {"anger": 1}})
-    rows = list(csv.reader(io.StringIO(members(path)["ferplus/FER2013Train/label.csv"].decode())))[:100]
+    write_archive("ferplus", path, seed=1, counts={"train": {"fear": 50}, "val": {"anger": 1}, "test": {"anger": 1}})
+    rows = list(csv.reader(io.StringIO(members(path)["ferplus/FER2013Train/label.csv"].decode())))[:50]
     votes = np.array([row[2:] for row in rows], int)
     agree = (votes.argmax(1) == CLASSES["ferplus"].index("fear")).mean()
     assert agree > 0.85
@@ -244,7 +244,7 @@ def test_dark_pixels_are_the_pupils():
 def test_mtcnn_finds_the_faces(archives, kind):
     with open_source(archives[kind]) as source:
         index = registry.get(kind).index(source)
-        chosen = index.iloc[:40]
+        chosen = index.iloc[:20]
         contents = dict(source.stream(chosen["path"]))
     detector, found, errors = MTCNN(), 0, []
     for row in chosen.to_dict("records"):
@@ -254,9 +254,9 @@ def test_mtcnn_finds_the_faces(archives, kind):
         boxes, _, points = detector.detect(image, landmarks=True)
         found += boxes is not None
         if boxes is not None and "landmark_0_x" in row:
-            drawn = np.array([[row[f"landmark_{i}_{axis}"] for axis in "xy"] for i in range(5)])
-            distance = np.linalg.norm(drawn[1] - drawn[0])
-            errors.append(np.linalg.norm(np.asarray(points[0], float) - drawn, axis=1).mean() / distance)
+            true = np.array([[row[f"landmark_{i}_{axis}"] for axis in "xy"] for i in range(5)])
+            distance = np.linalg.norm(true[1] - true[0])
+            errors.append(np.linalg.norm(np.asarray(points[0], float) - true, axis=1).mean() / distance)
     assert found >= 0.95 * len(chosen)
     if kind != "ferplus":
         assert np.median(errors) < 0.12  # of the distance between the eyes

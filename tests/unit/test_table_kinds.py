@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
         identity = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe, "seed": seed}
         evaluate(layout.run(dataset, recipe, seed), classes=CLASSES, **identity)
         evaluate_robustness(params, layout, dataset, recipe, seed)
-        write_diversity(layout, dataset, recipe, seed, params.train)
+        write_diversity(params, layout, dataset, recipe, seed)
     return params, layout
 
 
@@ -127,13 +127,13 @@ def test_calibration_of_the_runs(tables):
     assert row["nll_ci95_low"] <= row["nll"] <= row["nll_ci95_high"]
 
 
-def test_untouched_faces_are_those_of_the_runs(tables):
+def test_clean_faces_are_those_of_the_runs(tables):
     found = frame(tables, "robustness").set_index(["recipe", "corruption"])
     for recipe in tables[0].recipes:
-        untouched = np.mean(of_runs(tables, recipe, "val_selected", hits))
-        assert found.loc[(recipe, "none"), "accuracy"] == pytest.approx(10 * untouched, abs=0.006)
+        clean = np.mean(of_runs(tables, recipe, "val_selected", hits))
+        assert found.loc[(recipe, "none"), "accuracy"] == pytest.approx(10 * clean, abs=0.006)
         blurred = found.loc[(recipe, "blur")]
-        assert blurred["drop"] == pytest.approx(blurred["untouched_accuracy"] - blurred["accuracy"], abs=0.011)
+        assert blurred["drop"] == pytest.approx(blurred["clean_accuracy"] - blurred["accuracy"], abs=0.011)
         assert (blurred["severity"], set(found["protocol"])) == (0.05, {"val_selected"})
 
 

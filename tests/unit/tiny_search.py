@@ -1,14 +1,19 @@
-"""Searches on the faces of tiny_training, and processes that work on them."""
+"""Searches on the faces of tiny_training, with real or scripted runs, and processes that work on them."""
 
 import multiprocessing
 import os
 import signal
 import time
+from collections import Counter
+from types import SimpleNamespace
 
+import optuna
 from optuna.trial import TrialState
 from tiny_training import tiny_params
 
 from transfer.params import Params
+from transfer.search.storage import open_storage, storage_url
+from transfer.search.study import study_name
 from transfer.search.worker import work
 
 SPACE = {"mad": {"low": 0, "high": 0.9}, "msad": [0.0, 0.3, 0.6], "num_lanets": {"low": 1, "high": 3}}
@@ -17,8 +22,8 @@ GRID_CELLS = 5  # with one LANet there is no mad
 
 
 def search_params(*, storage: str = "journal", model: dict | None = None, tracking: bool = False, **changes) -> Params:
-    """The tiny parameters with a search that gives nothing up, unless told otherwise."""
-    search = {"space": SPACE, "trials": 6, "startup_trials": 3, "pruner": {"kind": "none"}, "epochs": 2} | changes
+    """The tiny parameters with a search that prunes nothing, unless told otherwise."""
+    search = {"space": SPACE, "trials": 5, "startup_trials": 3, "pruner": {"kind": "none"}, "epochs": 2} | changes
     return tiny_params(
         model={"num_lanets": 2} | (model or {}),
         tracking=tracking,
@@ -26,6 +31,35 @@ def search_params(*, storage: str = "journal", model: dict | None = None, tracki
         search_definitions={"searched": search},
         search_storage=storage,
     )
+
+
+def scripted(accuracies=lambda run: [0.5]):
+    """In place of `fit`: a run whose epochs have the ``accuracies`` of its parameters; see `work`."""
+
+    def train(params, dataset, recipe, seed, layout, *, splits, state_dir, listeners):
+        assert splits == ("val",)
+        settings = params.run(dataset, recipe)
+        run = SimpleNamespace(params=params, settings=settings, dataset=dataset, recipe=recipe, seed=seed, history=[])
+        for listener in listeners:
+            listener.on_start(run)
+        for epoch, accuracy in enumerate(accuracies(run), start=1):
+            run.history.append({"epoch": epoch, "val_accuracy": accuracy})
+            for listener in listeners:
+                listener.on_epoch(run.history[-1])
+        return run
+
+    return train
+
+
+def load(params, layout) -> optuna.Study:
+    """The study, as its storage has it now."""
+    storage = open_storage(storage_url(params, layout))
+    return optuna.load_study(study_name=study_name(params, "searched", "faces"), storage=storage)
+
+
+def states(params, layout) -> Counter:
+    """Number of trials by state."""
+    return Counter(trial.state.name for trial in load(params, layout).get_trials())
 
 
 def outcome(study) -> list[tuple]:

@@ -49,8 +49,7 @@ def test_every_file_of_the_contract_is_there_and_agrees_with_the_table(finished)
         data = repository.root / "results/smallest/data" / dataset
         assert sorted(path.name for path in data.iterdir()) == sorted(
             ["index.parquet", "index.json", "faces.parquet", "aligned.npy", "aligned.parquet", "evaluation.csv"]
-            + ["faces.html", "faces.json", "distributions.png"]
-            + ["montage.png", "montage_worst.png", "montage_rejected.png"]
+            + ["faces.html", "faces.json"]
             + ["split.parquet", "plan_full.npy", "plan_sqrt.npy", "plan_none.npy"]
         )
         split = pd.read_parquet(data / "split.parquet")

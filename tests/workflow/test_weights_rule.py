@@ -55,7 +55,7 @@ def test_weights_are_imported_once_and_again_when_they_change(repository, files)
     # What has to be asked for is missed before any job, in one line; what may be downloaded is a job.
     done = repository.snakemake(TARGET)
     (error,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 1 and f"data/raw/weights/{FILES[0]} is not there. Download {FILES[0]} from " in error
+    assert done.returncode == 1 and f"data/raw/weights/{FILES[0]} is missing. Download {FILES[0]} from " in error
     assert "Traceback" not in done.stdout and not (root / "results").exists()
     shutil.copytree(files, root / "data/raw/weights")
     (root / "data/raw/weights" / FILES[1]).unlink()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from facenet_pytorch import MTCNN
 
-from transfer.faces.detect import Canvas, Searched, Searching, place, smallest_face
+from transfer.faces.detect import Canvas, Detection, DetectorPool, place, smallest_face
 from transfer.faces.mtcnn import Faces
 
 BATCHES = (8, 32, 128)
@@ -43,13 +43,13 @@ def compare(
     canvases = [place(row, image, min_side, border) for row, image in enumerate(images)]
     mtcnn = MTCNN(keep_all=True, device=torch.device(device))
     batched = {f"facenet-pytorch, batches of {size}": size for size in BATCHES}
-    with Searching(threads, device) as searching:
+    with DetectorPool(threads, device) as searching:
 
         def theirs(size: int) -> list[Faces]:
             torch.set_num_threads(searching.workers)
             return _search(mtcnn, canvases, size, lambda pixels: smallest_face(pixels, min_face, border))
 
-        def ours() -> list[Searched]:
+        def ours() -> list[Detection]:
             found = {}
             for batch, future in searching.start(canvases, min_face, border):
                 found |= zip((canvas.row for canvas in batch), future.result(), strict=True)
@@ -84,7 +84,7 @@ def compare(
     }
 
 
-def agreement(theirs: Sequence[Faces], ours: Sequence[Searched]) -> dict[str, float | int]:
+def agreement(theirs: Sequence[Faces], ours: Sequence[Detection]) -> dict[str, float | int]:
     """How far two searches of the same pictures agree; faces that only a mirror image showed are left out.
 
     A face of one is that of the other from IoU 0.5 on. ``both`` is the share of all faces that both found, ``equal``

@@ -33,7 +33,8 @@ def detect(
     from rich.table import Table
 
     from transfer.bench.detect import compare
-    from transfer.datasets import registry, source
+    from transfer.datasets import registry
+    from transfer.datasets.archives import open_source
     from transfer.datasets.images import stream_images
     from transfer.training.device import choose_device
 
@@ -41,7 +42,7 @@ def detect(
     path = archive_path(chosen, dataset)
     if not path.exists():
         raise UserError(f"{path}: missing; make it with transfer synthesize --dataset {dataset}")
-    with source.open_source(path) as archive:
+    with open_source(path) as archive:
         listed = registry.get(definition.parser).index(
             archive, **definition.options, missing="drop", raw_dir=chosen.raw_dir
         )

@@ -39,7 +39,7 @@ def fetch(
 
     from rich.console import Console
 
-    from transfer.sources.table import fetch as fetching
+    from transfer.sources import fetch as fetching
 
     if listed or not (names or everything):
         Console().print(fetching.overview(table, raw_dir))
@@ -56,7 +56,7 @@ def fetch(
             print(fetching.instructions(name, entry, raw_dir))
             missing.append(name)
     if missing:
-        raise UserError(f"not there, to be had by hand as said above: {', '.join(missing)}")
+        raise UserError(f"missing; must be obtained manually (see instructions above): {', '.join(missing)}")
 
 
 @app.command()
@@ -68,7 +68,7 @@ def synthesize(dataset: Dataset, files: ParamFiles = None, values: Values = None
 
     definition = chosen.dataset_definitions[dataset]
     if definition.synthetic is None:
-        raise UserError(f"dataset {dataset}: not a drawn one; put its archive into {chosen.raw_dir}")
+        raise UserError(f"dataset {dataset}: not synthetic; put its archive into {chosen.raw_dir}")
     write_archive(
         definition.parser,
         archive_path(chosen, dataset),
@@ -83,8 +83,8 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
     D/index.json; D/counts.csv where the counts are not the expected ones."""
     chosen, layout = load(files, values, dataset)
 
-    from transfer.datasets import counts, registry, source
-    from transfer.datasets import counts as summary
+    from transfer.datasets import counts, registry
+    from transfer.datasets.archives import open_source
     from transfer.faces import align as placement
     from transfer.utils.files import write_json, write_text
 
@@ -92,7 +92,7 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
     parser = registry.get(definition.parser)
     path, data = archive_path(chosen, dataset), layout.data(dataset)
     options, classes = parser.resolve(definition.options), classes_of(chosen, dataset)
-    with source.open_source(path) as archive:
+    with open_source(path) as archive:
         table = parser.index(archive, **options, missing=definition.missing, raw_dir=chosen.raw_dir)
     differences = data / "counts.csv"
     differences.unlink(missing_ok=True)
@@ -106,7 +106,7 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
         raise UserError(f"dataset {dataset} ({path}): {error}") from None
     if chosen.face_params(dataset).landmarks == "supplied":
         placement.require_landmarks(table)
-    about = summary.index_summary(
+    about = counts.index_summary(
         table,
         classes,
         dataset=dataset,
@@ -115,7 +115,7 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
         options=options,
         expect=definition.model_dump(mode="json")["expect"],
     )
-    said = summary.in_words(table)
+    said = counts.in_words(table)
     table.attrs.pop("repeated", None)  # which may be long, and is in index.json
     write_table(table, data / "index.parquet")
     write_json(data / "index.json", about)
@@ -158,7 +158,7 @@ def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
 
     import pandas as pd
 
-    from transfer.datasets import source
+    from transfer.datasets.archives import open_source
     from transfer.faces.detect import DetectionState, detect_dataset, state_key
     from transfer.training.device import claim_device
 
@@ -166,7 +166,7 @@ def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
     search, device = faces.search(), claim_device(chosen.train, f"detection of {dataset}")
     path = archive_path(chosen, dataset)
     state = DetectionState(layout.detection_state(dataset), state_key(index_file, path, search, device.type))
-    with source.open_source(path) as archive:
+    with open_source(path) as archive:
         found = detect_dataset(
             archive, pd.read_parquet(index_file), state, threads=faces.threads, device=str(device), **search
         )
@@ -185,8 +185,8 @@ def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
 
     import pandas as pd
 
-    from transfer.datasets import images, source
-    from transfer.datasets import images as hashing
+    from transfer.datasets import images
+    from transfer.datasets.archives import open_source
     from transfer.faces.align import align_dataset
     from transfer.faces.store import evaluation_faces
     from transfer.utils.files import write_text
@@ -194,10 +194,10 @@ def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
 
     listed, faces = pd.read_parquet(index_file), pd.read_parquet(faces_file)
     with (
-        source.open_source(archive_path(chosen, dataset)) as archive,
+        open_source(archive_path(chosen, dataset)) as archive,
         progress("aligning faces", len(listed)) as report,
     ):
-        hashed = hashing.HashedSource(archive)
+        hashed = images.HashedSource(archive)
         counts = align_dataset(
             images.stream_images(hashed, listed["path"].tolist()),
             listed,
@@ -216,8 +216,7 @@ def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
 @app.command()
 def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
     """Quality page of detection and alignment. Reads: D/index.parquet, D/faces.parquet, D/aligned.npy,
-    D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json, D/distributions.png, D/montage.png,
-    D/montage_worst.png, D/montage_rejected.png."""
+    D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json."""
     chosen, layout = load(files, values, dataset)
     data = layout.data(dataset)
     store, manifest = (existing(data / f"aligned{suffix}", "align") for suffix in (".npy", ".parquet"))
@@ -225,7 +224,8 @@ def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -
     import numpy as np
     import pandas as pd
 
-    from transfer.datasets import images, source
+    from transfer.datasets import images
+    from transfer.datasets.archives import open_source
     from transfer.faces.quality import write_quality_page
     from transfer.utils.code_digest import step_digest
 
@@ -233,7 +233,7 @@ def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -
     listed = pd.read_parquet(data / "index.parquet")
 
     def originals(rows: Sequence[int]) -> dict[int, np.ndarray]:
-        with source.open_source(path) as archive:
+        with open_source(path) as archive:
             stream = images.stream_images(archive, listed["path"].iloc[rows].tolist())
             return {rows[position]: image for position, image, _ in stream}
 
@@ -265,11 +265,12 @@ def hash_dataset(dataset: Dataset, files: ParamFiles = None, values: Values = No
     import pandas as pd
 
     from transfer.audit.copies import hash_images
-    from transfer.datasets import images, source
+    from transfer.datasets import images
+    from transfer.datasets.archives import open_source
     from transfer.utils.progress import progress
 
     listed = pd.read_parquet(index_file)
-    with source.open_source(archive_path(chosen, dataset)) as archive, progress("hashing", len(listed)) as report:
+    with open_source(archive_path(chosen, dataset)) as archive, progress("hashing", len(listed)) as report:
         stream = images.stream_images(archive, listed["path"].tolist())
         hashes = hash_images(stream, listed, data / "thumbnails.npy", report)
     write_table(hashes, data / "hashes.parquet")

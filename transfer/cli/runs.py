@@ -1,4 +1,4 @@
-"""Trainings, and what they predict."""
+"""Train runs, and evaluate what they learnt."""
 
 import os
 import sys
@@ -9,7 +9,6 @@ import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Recipe, Seed, Values, classes_of, existing, load
 from transfer.models.weights import catalogue
-from transfer.sources.table import weights_path
 from transfer.utils.errors import UserError
 
 app = typer.Typer()
@@ -17,33 +16,33 @@ app = typer.Typer()
 
 @app.command()
 def weights(
-    source: Annotated[str, typer.Argument(metavar="NAME", help="Weights in params/sources.yaml, or a file.")],
+    source: Annotated[str, typer.Argument(metavar="NAME", help="Source in params/sources.yaml, or a file.")],
     importer: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"How a file is read: {', '.join(catalogue.IMPORTERS)}.")
+        str | None, typer.Option(metavar="NAME", help=f"Format of a file: {', '.join(catalogue.FILLS)}.")
     ] = None,
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
-    """Weights of others to safetensors with our names. Reads: the source's file in raw_dir, whose checksum must be that
-    of params/sources.yaml or params/sources.lock.json where these have one; or the file.
+    """Convert third-party checkpoints to this project's parameter names. Reads: the source's file in raw_dir, whose
+    checksum must match params/sources.yaml or params/sources.lock.json where these have one; or the given file.
     Writes: R/weights/NAME.safetensors, R/weights/NAME.json (what became of every tensor)."""
     chosen, layout = load(files, values)
     if importer is None:
+        from transfer.sources import fetch
         from transfer.sources import table as sources
-        from transfer.sources.table import fetch
 
         if source not in catalogue.OF_SOURCE:
             known = ", ".join(catalogue.OF_SOURCE)
-            raise UserError(f"{source}: not weights of params/sources.yaml ({known}); a file needs --importer")
+            raise UserError(f"{source}: no weights of params/sources.yaml ({known}); for a file, add --importer")
         name, importer = source, catalogue.OF_SOURCE[source]
-        path = existing(weights_path(chosen, source), f"fetch {source}")
+        path = existing(sources.weights_path(chosen, source), f"fetch {source}")
         fetch.check(sources.get(source).files[0], path)
-    elif importer in catalogue.IMPORTERS:
+    elif importer in catalogue.FILLS:
         name, path = Path(source).stem, Path(source)
     else:
-        raise UserError(f"--importer {importer}: unknown; allowed: {', '.join(catalogue.IMPORTERS)}")
+        raise UserError(f"--importer {importer}: unknown; allowed: {', '.join(catalogue.FILLS)}")
 
-    from transfer.models.weights.convert import convert
+    from transfer.models.weights.importers import convert
 
     report = convert(path, importer, layout.weights(name))
     print(f"{path} as {importer}:\n{report.to_text()}")
@@ -60,7 +59,7 @@ def train(
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
-    """Train once. Reads: D/aligned.npy, D/aligned.parquet, D/index.parquet, D/split.parquet, D/plan_METHOD.npy.
+    """Train one run. Reads: D/aligned.npy, D/aligned.parquet, D/index.parquet, D/split.parquet, D/plan_METHOD.npy.
     Writes: RUN/model.safetensors, RUN/history.csv, RUN/predictions.parquet, RUN/env.json; continues after a kill from
     R/state/DATASET/RECIPE/seedSEED. With train.gpus above 1, torchrun starts a process per GPU."""
     chosen, layout = load(files, values, dataset, recipe)
@@ -79,8 +78,8 @@ def train(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or one aligned store (.npy).")],
-    weights: Annotated[Path, typer.Option(metavar="FILE", help="model.safetensors of a training.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the probabilities go: .csv or .parquet.")],
+    weights: Annotated[Path, typer.Option(metavar="FILE", help="model.safetensors of a run.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file: .csv or .parquet.")],
 ) -> None:
     """Probabilities of the expressions. Reads: images, weights. Writes: OUT, a row per image and a column per class."""
     from transfer.evaluation.predict import predict_files
@@ -92,47 +91,45 @@ def predict(
 def evaluate(
     dataset: Dataset,
     recipe: Annotated[str | None, typer.Option(metavar="NAME", help="One of the experiment's recipes.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the training.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run.")] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Instead of a training: model.safetensors, or the authors' .pdiparams."),
+        typer.Option(metavar="FILE", help="Instead of a run: model.safetensors, or the authors' .pdiparams."),
     ] = None,
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
-    """Metrics of a training under each protocol. Reads: RUN/predictions.parquet; D/subsets.parquet where it is there.
+    """Metrics of a run under each protocol. Reads: RUN/predictions.parquet, D/subsets.parquet if present.
     Writes: RUN/metrics.json.
     With --weights: of a weight file on the test split. Reads: FILE, D/aligned.npy, D/aligned.parquet, D/split.parquet.
     Writes: R/weights/STEM-SHA256/DATASET/predictions.parquet (with logits) and metrics.json."""
     chosen, layout = load(files, values, dataset, recipe)
-    classes = classes_of(chosen, dataset)
-
     if weights is not None:
         if recipe is not None or seed is not None:
             raise UserError("--weights takes the place of --recipe and --seed; leave these out")
         from transfer.evaluation.predict import evaluate_weights
 
-        evaluate_weights(weights, layout, dataset, classes, chosen.train)
+        evaluate_weights(weights, layout, dataset, classes_of(chosen, dataset), chosen.train)
         return
     if recipe is None or seed is None:
         raise UserError(f"Missing option '--{'recipe' if recipe is None else 'seed'}', or --weights instead")
 
-    from transfer.runs import metrics
+    from transfer.runs.metrics import evaluate
 
-    metrics.evaluate(
+    subsets = layout.data(dataset) / "subsets.parquet"
+    evaluate(
         layout.run(dataset, recipe, seed),
         experiment=chosen.experiment,
         dataset=dataset,
         recipe=recipe,
         seed=seed,
-        classes=classes,
-        subsets=subsets if (subsets := layout.data(dataset) / "subsets.parquet").exists() else None,
+        subsets=subsets if subsets.exists() else None,
     )
 
 
 @app.command()
 def robustness(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = None, values: Values = None) -> None:
-    """A training on corrupted test faces. Reads: RUN/model.safetensors, RUN/predictions.parquet, RUN/env.json,
+    """A run on corrupted test faces. Reads: RUN/model.safetensors, RUN/predictions.parquet, RUN/env.json,
     D/index.parquet, D/aligned.npy, D/aligned.parquet, D/split.parquet.
     Writes: R/evaluations/robustness/DATASET/RECIPE/seedSEED/robustness.parquet."""
     chosen, layout = load(files, values, dataset, recipe)
@@ -142,15 +139,15 @@ def robustness(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles =
 
     table = evaluate_robustness(chosen, layout, dataset, recipe, seed)
     if left_out := table.attrs["without_landmarks"]:
-        print(f"{dataset}: {left_out:,} faces without landmarks, left out where a place on the face is covered")
+        print(f"{dataset}: {left_out:,} faces without landmarks are excluded from occlusions of eyes, nose and mouth")
     for row in accuracies(table).itertuples():
-        untouched = f"{row.untouched_accuracy:.2%} untouched"
-        print(f"{row.corruption} {row.severity:g}: {row.accuracy:.2%} of {row.n:,} ({untouched})")
+        clean = f"{row.clean_accuracy:.2%} clean"
+        print(f"{row.corruption} {row.severity:g}: {row.accuracy:.2%} of {row.n:,} ({clean})")
 
 
 @app.command()
 def cross(
-    dataset: Annotated[str, typer.Option(metavar="NAME", help="The dataset of the training.")],
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="The dataset of the run.")],
     recipe: Recipe,
     seed: Seed,
     on: Annotated[
@@ -160,7 +157,7 @@ def cross(
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
-    """A training on the test faces of other datasets. Reads: RUN/model.safetensors, RUN/predictions.parquet,
+    """A run on the test faces of other datasets. Reads: RUN/model.safetensors, RUN/predictions.parquet,
     RUN/env.json, D/split.parquet; of each other dataset D/aligned.npy, D/aligned.parquet, D/split.parquet.
     Writes: R/evaluations/cross/DATASET/RECIPE/seedSEED/OTHER.parquet."""
     chosen, layout = load(files, values, dataset, recipe)
@@ -170,7 +167,7 @@ def cross(
             allowed = ", ".join(known) or "none"
             raise UserError(f"--on {name}: not another dataset of experiment {chosen.experiment}; allowed: {allowed}")
     if not known:
-        raise UserError(f"experiment {chosen.experiment} has no other dataset than {dataset}; name more in datasets")
+        raise UserError(f"experiment {chosen.experiment} has no other dataset than {dataset}; add one to datasets")
 
     from transfer.evaluation.cross import evaluate_cross
     from transfer.runs.evaluations import cross_accuracy
@@ -179,3 +176,20 @@ def cross(
         found = cross_accuracy(frame)
         gone = "".join(f", {count:,} of {name} left out" for name, count in frame.attrs["left_out"].items())
         print(f"{dataset} on {other}: {found['accuracy']:.2%} of {found['n']:,}{gone}")
+
+
+@app.command()
+def diversity(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = None, values: Values = None) -> None:
+    """Diversity of a run's LANet maps and heads on the test faces. Reads: RUN/model.safetensors,
+    RUN/predictions.parquet, RUN/env.json, D/aligned.npy, D/aligned.parquet, D/split.parquet.
+    Writes: R/evaluations/attention/DATASET/RECIPE/seedSEED/diversity.json."""
+    chosen, layout = load(files, values, dataset, recipe)
+
+    from transfer.explain.diversity import write_diversity
+
+    found = write_diversity(chosen, layout, dataset, recipe, seed)
+    lanets = found["lanets"] or {}
+    print(f"{dataset} {recipe} seed{seed}, {found['n']:,} test faces:")
+    print("LANets: " + (", ".join(f"{name} {value:.3f}" for name, value in lanets.items()) or "fewer than two"))
+    for name, blocks in found["heads"].items():
+        print(f"heads, {name.replace('_', ' ')}, by block: {' '.join(f'{value:.3f}' for value in blocks)}")

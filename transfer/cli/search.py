@@ -1,4 +1,4 @@
-"""Searches with Optuna."""
+"""Hyperparameter searches with Optuna."""
 
 from typing import Annotated
 
@@ -18,45 +18,36 @@ Search = Annotated[str, typer.Option("--search", metavar="NAME", help="One of th
 def search(
     name: Search,
     dataset: Dataset,
-    worker: Annotated[int, typer.Option(min=0, help="Number of this worker; each runs once at a time.")] = 0,
+    worker: Annotated[int, typer.Option(min=0, help="Number of this worker; run each number once at a time.")] = 0,
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
-    """Work on a study until enough trials are finished. Reads: D/aligned.npy, D/aligned.parquet, D/index.parquet,
+    """Train trials of a study until enough are finished. Reads: D/aligned.npy, D/aligned.parquet, D/index.parquet,
     D/split.parquet, D/plan_METHOD.npy (no test row), the study. Writes: the study in search_storage (by default
-    R/search/journal.log), R/search/SEARCH/DATASET/workerK.json; unfinished trials lie in R/state/search."""
+    R/search/journal.log), R/search/SEARCH/DATASET/workerK.json; state of unfinished trials in R/state/search."""
     chosen, layout = _load(files, values, name, dataset)
     existing(layout.data(dataset) / "aligned.parquet", "align")
     existing(layout.data(dataset) / "split.parquet", "sample")
 
     from transfer.search.worker import work
+    from transfer.tracking.listener import MlflowListener
 
-    work(chosen, name, dataset, worker, layout)
+    def listeners(trial: int) -> list[MlflowListener]:
+        return [MlflowListener(f"search/{name}/{dataset}", f"trial{trial}")] if chosen.tracking else []
+
+    work(chosen, name, dataset, worker, layout, listeners)
 
 
 @app.command("search-report")
 def search_report(name: Search, files: ParamFiles = None, values: Values = None) -> None:
-    """What a search found. Reads: its studies. Writes: R/search/SEARCH/best.yaml, and in R/search/SEARCH/DATASET
-    trials.csv, grid.csv, importances.json, history.png, slices.png, contour.png, importances.png."""
+    """Report the results of a search. Reads: its studies. Writes: R/search/SEARCH/best.yaml, and in
+    R/search/SEARCH/DATASET trials.csv, grid.csv, importances.json, history.png, slices.png, contour.png,
+    importances.png."""
     chosen, layout = _load(files, values, name)
 
-    from transfer.search.results import report
+    from transfer.search.report import report
 
     report(chosen, name, layout)
-
-
-@app.command()
-def dashboard(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8080,
-    files: ParamFiles = None,
-    values: Values = None,
-) -> None:
-    """Show all studies in optuna-dashboard, on 127.0.0.1. Reads: search_storage. Writes: what you change there."""
-    chosen, layout = load(files, values)
-
-    from transfer.search.dashboard import serve
-
-    serve(chosen, layout, port)
 
 
 def _load(files: ParamFiles, values: Values, search: str, dataset: str | None = None) -> tuple[Params, Layout]:

@@ -1,4 +1,4 @@
-"""Splits and class-balanced upsampling, as row numbers: no image is ever copied."""
+"""Splits and class-balanced upsampling plans, as row numbers: no image is ever copied."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,17 @@ _SQRT_THRESHOLD = 0.15  # oversample_thr of the authors' later configuration, co
 
 
 DROPPED = "dropped"
-"""The split of training images that are left out because they are copies of validation or test images."""
+"""The split of training images that are excluded as copies of validation or test images."""
 
 
 def split_rows(table: pd.DataFrame, val_fraction: float, seed: int, groups: np.ndarray | None = None) -> pd.DataFrame:
-    """Give every row a split; a stratified part of the training rows becomes "val" where the dataset has no "val".
+    """Assign every row to a split; sets aside a stratified validation split where ``table`` has none.
 
     ``table`` has the columns sample, split and label. Of a class with n training rows ``val_fraction * n`` (rounded,
-    at least 1, at most n - 1) are drawn; test rows are never touched, and an existing "val" is kept as it is.
-    ``groups`` gives copies of one picture the same number: training rows that share it with a test or validation row
-    get the split "dropped", before the validation part is drawn and again after it; the others stay as they are.
-    Returns the columns row (int64 position in ``table``), sample, split, label.
-    Raises UserError for a class with fewer than two training rows, since it cannot be both learnt and validated.
+    at least 1, at most n - 1) are sampled for validation. ``groups`` gives copies of one picture the same number:
+    training rows that share it with a test or validation row get the split "dropped", before the validation split is
+    sampled and again after it. Returns the columns row (int64 position in ``table``), sample, split, label.
+    Raises UserError for a class with fewer than two training rows, which cannot be both trained on and validated.
     """
     split = table["split"].to_numpy(dtype=object, copy=True)
     labels = table["label"].to_numpy()
@@ -33,11 +32,11 @@ def split_rows(table: pd.DataFrame, val_fraction: float, seed: int, groups: np.n
             rows = np.flatnonzero((split == "train") & (labels == label))
             if len(rows) < 2:
                 raise UserError(
-                    f"class with label {label}: {len(rows)} training images, at least 2 are needed to set one aside "
-                    "for validation; add images or leave the class out"
+                    f"class with label {label}: {len(rows)} training images, validation needs at least 2; "
+                    "add images or leave the class out"
                 )
             n_val = min(max(round(val_fraction * len(rows)), 1), len(rows) - 1)
-            # A generator per class: what is drawn from one class does not depend on the others.
+            # A generator per class, so that the sample of one class does not depend on the others.
             rng = np.random.default_rng([seed, int(label)])
             split[rng.choice(rows, n_val, replace=False)] = "val"
     if groups is not None:
@@ -53,7 +52,7 @@ def split_rows(table: pd.DataFrame, val_fraction: float, seed: int, groups: np.n
 
 
 def training_copies(split: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Which rows (N,) are training rows whose group has a row in "val" or "test"; bool."""
+    """Mask (N,) of the training rows whose group has a row in "val" or "test"."""
     held_out = np.isin(split, ["val", "test"])
     return (split == "train") & np.isin(groups, groups[held_out])
 
@@ -61,13 +60,12 @@ def training_copies(split: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def upsampling_plan(
     labels: np.ndarray, rows: np.ndarray, method: str, seed: int, class_names: Sequence[str]
 ) -> np.ndarray:
-    """The rows of one training epoch, each repeated as ``method`` says; sorted int64 row numbers.
+    """The rows of one training epoch, repeated according to ``method``; sorted int64 row numbers.
 
-    ``labels`` and ``rows`` describe the training part, entry by entry. "none": every row once. "full": every class as
-    many rows as the largest, by whole repeats and a random remainder drawn without replacement (``seed``). "sqrt":
-    every row of a class with frequency f ceil(max(1, sqrt(0.15 / f))) times, as
-    ClassBalancedDataset(oversample_thr=0.15, method="sqrt") of the authors' later code
-    (mmcls/datasets/dataset_wrappers.py).
+    ``labels`` and ``rows`` describe the training split. "none": every row once. "full": as many rows of every class as
+    of the largest, by whole repeats and a remainder sampled without replacement (``seed``). "sqrt": every row of a
+    class with frequency f ceil(max(1, sqrt(0.15 / f))) times, as ClassBalancedDataset(oversample_thr=0.15,
+    method="sqrt") of the authors' later code (mmcls/datasets/dataset_wrappers.py).
     Raises UserError for a class of ``class_names`` without training rows.
     """
     counts = np.bincount(labels, minlength=len(class_names))

@@ -1,1 +1,1 @@
-"""From predictions to numbers: predictions.parquet, metrics.json, and the statistics over seeds."""
+"""From a run's weights to predictions of further faces, and from predictions to statistics."""

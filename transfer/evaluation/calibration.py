@@ -1,4 +1,4 @@
-"""Calibration: whether a network is right as often as it says; see docs/statistics.md."""
+"""Calibration, and bootstrap intervals over test faces of accuracy and calibration; see docs/statistics.md."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,34 +10,40 @@ from transfer.runs.predictions import probabilities_of
 from transfer.utils.errors import UserError
 
 BINS = 15
+RESAMPLES = 10_000
+SEED = 0
 # Smallest normal float32: where softmax in float32 says 0, the loss stays finite (87.3 at most).
 _LEAST = float(np.finfo(np.float32).tiny)
+# Entries of the matrix of resamples in memory at a time: as many as a core's cache holds.
+_ENTRIES = 2**16
 
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return ece, adaptive_ece, nll and brier of N faces from ``probabilities`` (N, C) and ``labels`` (N,).
+    """ece, adaptive_ece, nll and brier of N faces from ``probabilities`` (N, C) and ``labels`` (N,).
 
     ece: expected calibration error of the most probable class, 15 bins of equal width (Guo et al., ICML 2017);
     adaptive_ece: the same with 15 bins of as many faces each (Nguyen and O'Connor, EMNLP 2015); both fractions.
     nll: mean of -log p(label), in nats. brier: mean over the faces of the sum over the classes of (p - truth)², 0 to 2.
     """
-    confidence, right = top_label(probabilities, labels)
-    return {
-        "ece": _error(confidence, right, equal_width(confidence)),
-        "adaptive_ece": _error(confidence, right, _equal_mass(confidence)),
-        "nll": float(losses(probabilities, labels).mean()),
-        "brier": float(squares(probabilities, labels).mean()),
+    confidence, right = _top_label(probabilities, labels)
+    # equal confidences share a quantile bin, whatever their order
+    quantiles = np.searchsorted(np.quantile(confidence, np.arange(1, BINS) / BINS), confidence)
+    errors = {
+        name: float(np.abs(np.bincount(bins, confidence - right)).sum() / len(confidence))
+        for name, bins in (("ece", _equal_width(confidence)), ("adaptive_ece", quantiles))
     }
+    means = {"nll": _losses(probabilities, labels).mean(), "brier": _squares(probabilities, labels).mean()}
+    return errors | {name: float(value) for name, value in means.items()}
 
 
 def reliability_curve(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    """Return the reliability diagram of N faces: a row per bin of equal width, also where no face falls into it.
+    """The reliability diagram of N faces: a row per bin of equal width, empty ones included.
 
     Columns low and high (the bin is low < confidence <= high), n faces, their mean confidence and their accuracy, both
     NaN where n is 0.
     """
-    confidence, right = top_label(probabilities, labels)
-    bins = equal_width(confidence)
+    confidence, right = _top_label(probabilities, labels)
+    bins = _equal_width(confidence)
     count = np.bincount(bins, minlength=BINS)
     edges = np.arange(BINS + 1) / BINS
 
@@ -50,40 +56,25 @@ def reliability_curve(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataF
     )
 
 
-def top_label(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probability of each face's most probable class, and whether it is the label; on a tie the first."""
+def _top_label(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The probability of each face's most probable class, and whether it is the label; on a tie the first class."""
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == np.asarray(labels)
 
 
-def equal_width(confidence: np.ndarray) -> np.ndarray:
-    """Return each face's bin, 0 to ``BINS`` - 1; a confidence on an edge belongs to the bin below it."""
-    return np.searchsorted(np.arange(1, BINS) / BINS, confidence)
+def _equal_width(confidence: np.ndarray) -> np.ndarray:
+    """Each face's bin, 0 to ``BINS`` - 1; a confidence on an edge belongs to the bin below it."""
+    bins: np.ndarray = np.searchsorted(np.arange(1, BINS) / BINS, confidence)
+    return bins
 
 
-def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return -log p(label) of each face, in nats."""
+def _losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-log p(label) of each face, in nats."""
     return -np.log(np.clip(probabilities[np.arange(len(labels)), labels], _LEAST, None))
 
 
-def squares(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the squared distance of each face's probabilities from its label's, 0 to 2."""
+def _squares(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Squared distance of each face's probabilities from its label's, 0 to 2."""
     return ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
-
-
-def _equal_mass(confidence: np.ndarray) -> np.ndarray:
-    """Each face's bin between quantiles of all confidences; equal confidences share a bin, whatever their order."""
-    return np.searchsorted(np.quantile(confidence, np.arange(1, BINS) / BINS), confidence)
-
-
-def _error(confidence: np.ndarray, right: np.ndarray, bins: np.ndarray) -> float:
-    """Mean over the faces of |accuracy - confidence| of their bin."""
-    return float(np.abs(np.bincount(bins, confidence - right)).sum() / len(confidence))
-
-
-RESAMPLES = 10_000
-SEED = 0
-# Entries of the matrix of resamples in memory at a time: as many as a core's cache holds.
-_ENTRIES = 2**16
 
 
 @dataclass(frozen=True)
@@ -102,13 +93,13 @@ class _Metric:
 def bootstrap_intervals(
     runs: Sequence[pd.DataFrame], metrics: Sequence[str], resamples: int = RESAMPLES
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % interval (low, high) over test faces of the mean over ``runs`` of each of ``metrics``.
+    """The 95 % interval (low, high) over test faces of the mean over ``runs`` of each of ``metrics``.
 
     ``runs``: for each seed the rows of predictions.parquet of one split and protocol (sample, label, p_<class>). A
-    resample draws as many faces with replacement, the same ones for all seeds. ``metrics`` are keys of ``METRICS``:
-    accuracy, mean_class_accuracy (drawn within each class), ece, nll, brier. Basic interval (Davison and Hinkley, 1997,
-    5.2): 2 x value - quantile, cut to what is possible. The generator is seeded by ``SEED``; the order of the rows does
-    not matter. Raises UserError for no faces, a face twice, or seeds tested on different faces.
+    resample has as many faces, taken with replacement, the same ones for all seeds. ``metrics`` are keys of
+    ``METRICS``: accuracy, mean_class_accuracy (resampled within each class), ece, nll, brier. Basic interval (Davison
+    and Hinkley, 1997, 5.2): 2 x value - quantile, cut to what is possible. The generator is seeded by ``SEED``; the
+    order of the rows does not matter. Raises UserError for no faces, a face twice, or seeds tested on different faces.
     """
     faces = [run.sort_values("sample", kind="stable") for run in runs]
     labels = faces[0]["label"].to_numpy()
@@ -118,12 +109,12 @@ def bootstrap_intervals(
         if not np.array_equal(run[["sample", "label"]], faces[0][["sample", "label"]]):
             raise UserError("bootstrap: the seeds were tested on different faces, expected the same; evaluate again")
     probabilities = [probabilities_of(run) for run in faces]
+    order = np.argsort(labels, kind="stable")
     intervals = {}
     for stratified in (False, True):
         chosen = [name for name in metrics if METRICS[name].stratified == stratified]
         if not chosen:
             continue
-        order = np.argsort(labels, kind="stable")
         columns = [
             np.hstack([METRICS[name].terms(values, labels) for values in probabilities])[order] / len(runs)
             for name in chosen
@@ -131,45 +122,45 @@ def bootstrap_intervals(
         ends = np.cumsum([part.shape[1] for part in columns])[:-1]
         sizes = np.unique(labels, return_counts=True)[1] if stratified else np.array([len(labels)])
         sums = np.vstack([counts @ np.hstack(columns) for counts in _counts(sizes, resamples)])
-        for name, part, drawn in zip(chosen, columns, np.split(sums, ends, axis=1), strict=True):
+        for name, part, resampled in zip(chosen, columns, np.split(sums, ends, axis=1), strict=True):
             value = np.abs(part.sum(axis=0)).sum()
-            upper, lower = np.quantile(np.abs(drawn).sum(axis=1), [0.975, 0.025])
+            upper, lower = np.quantile(np.abs(resampled).sum(axis=1), [0.975, 0.025])
             low, high = np.clip([2 * value - upper, 2 * value - lower], 0.0, METRICS[name].most)
             intervals[name] = (float(low), float(high))
     return {name: intervals[name] for name in metrics}
 
 
 def _counts(sizes: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
-    """How often each face was drawn, resamples x faces in parts; strata of ``sizes`` faces lie one after another."""
+    """How often each face is in a resample, resamples x faces in chunks; strata of ``sizes`` faces lie in a row."""
     generator = np.random.default_rng(SEED)
     faces = int(sizes.sum())
     strata = [(end - size, end) for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
     rows = max(_ENTRIES // faces, 1)
     for done in range(0, resamples, rows):
         count = min(rows, resamples - done)
-        drawn = np.hstack([generator.integers(start, end, (count, end - start)) for start, end in strata])
-        cells = drawn + faces * np.arange(count)[:, None]
+        chosen = np.hstack([generator.integers(start, end, (count, end - start)) for start, end in strata])
+        cells = chosen + faces * np.arange(count)[:, None]
         yield np.bincount(cells.ravel(), minlength=count * faces).reshape(count, faces).astype(float)
 
 
 def _right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return top_label(probabilities, labels)[1][:, None] / len(labels)
+    return _top_label(probabilities, labels)[1][:, None] / len(labels)
 
 
 def _right_of_class(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    return top_label(probabilities, labels)[1][:, None] / (sizes[classes] * len(sizes))[:, None]
+    return _top_label(probabilities, labels)[1][:, None] / (sizes[classes] * len(sizes))[:, None]
 
 
 def _gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    confidence, right = top_label(probabilities, labels)
-    return np.eye(BINS)[equal_width(confidence)] * (confidence - right)[:, None] / len(labels)
+    confidence, right = _top_label(probabilities, labels)
+    return np.eye(BINS)[_equal_width(confidence)] * (confidence - right)[:, None] / len(labels)
 
 
 METRICS = {
     "accuracy": _Metric(_right, stratified=False, most=1.0),
     "mean_class_accuracy": _Metric(_right_of_class, stratified=True, most=1.0),
     "ece": _Metric(_gaps, stratified=False, most=1.0),
-    "nll": _Metric(lambda *run: losses(*run)[:, None] / len(run[1]), stratified=False, most=np.inf),
-    "brier": _Metric(lambda *run: squares(*run)[:, None] / len(run[1]), stratified=False, most=2.0),
+    "nll": _Metric(lambda *run: _losses(*run)[:, None] / len(run[1]), stratified=False, most=np.inf),
+    "brier": _Metric(lambda *run: _squares(*run)[:, None] / len(run[1]), stratified=False, most=2.0),
 }

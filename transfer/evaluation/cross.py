@@ -1,4 +1,4 @@
-"""A training of one dataset on the test faces of others, with the classes matched by name; see docs/robustness.md."""
+"""A run on the test faces of other datasets, with the classes matched by name; see docs/robustness.md."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from transfer.datasets.source.names import folder_name
-from transfer.evaluation.finished import Finished, batches_of, load_finished, read_test_faces
+from transfer.datasets.archives import folder_name
+from transfer.evaluation.network import Faces, Network, batches_of, load_network, read_faces
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.runs.evaluations import write_evaluation
-from transfer.runs.predictions import predictions_frame
+from transfer.runs.read import read_run
 from transfer.utils.errors import UserError
 from transfer.utils.progress import progress
 
@@ -19,48 +19,48 @@ from transfer.utils.progress import progress
 def evaluate_cross(
     params: Params, layout: Layout, dataset: str, recipe: str, seed: int, others: Sequence[str]
 ) -> dict[str, pd.DataFrame]:
-    """Predict the test faces of the datasets ``others`` by a training of ``dataset``; all is checked before any.
+    """Predict the test faces of the datasets ``others`` by a run on ``dataset``; all is checked before any.
 
     Writes <other>.parquet each, and returns them: sample; label, the face's class among the p_ columns, which are the
-    classes of the training in its order; protocol and epoch of the weights; test_dataset; class_name; test_label, the
-    number of the class in the other dataset; in_own_test, whether the same picture is among the training's own test
-    faces; p_<class>. Faces of a class that the training does not know are left out; ``attrs["left_out"]`` counts them
-    by class. Raises UserError for files that are missing or do not belong together, where a test face is one that
-    the training was trained or selected on, and where no class is common.
+    classes of the run in its order; protocol and epoch of the weights; test_dataset; class_name; test_label, the
+    number of the class in the other dataset; in_own_test, whether the picture is among the run's own test faces;
+    p_<class>. Faces of classes that the run does not know are left out; ``attrs["left_out"]`` counts them by class.
+    Raises UserError for files that are missing or do not belong together, where a test face is one that the run was
+    trained or selected on, and where no class is common.
     """
-    tests = {other: read_test_faces(layout.data(other)) for other in others}
-    own = _own_parts(layout.data(dataset))
-    shared = {other: _pictures(params, other) == _pictures(params, dataset) for other in others}
-    for other, (_, manifest) in tests.items():
-        if shared[other]:
-            _refuse_seen(manifest["sample"], own, dataset, other)
-    finished = load_finished(params, layout, dataset, recipe, seed, "cross-dataset evaluation")
-    for other, (_, manifest) in tests.items():
-        own_classes, other_classes = finished.classes, _classes(manifest)
-        if not set(own_classes) & set(other_classes):
-            named = f"{', '.join(own_classes)} against {', '.join(other_classes)}"
+    tests = {other: read_faces(layout.data(other)) for other in others}
+    run = read_run(params, layout, dataset, recipe, seed)
+    own = _own_split(layout.data(dataset))
+    same_pictures = [other for other in others if _pictures(params, other) == _pictures(params, dataset)]
+    for other, faces in tests.items():
+        if other in same_pictures:
+            _refuse_seen(faces.manifest["sample"], own, dataset, other)
+        theirs = _classes(faces.manifest)
+        if not set(run.classes) & set(theirs):
+            named = f"{', '.join(run.classes)} against {', '.join(theirs)}"
             raise UserError(f"{dataset} and {other} have no class in common: {named}")
+    network = load_network(run, params.run(dataset, recipe).train, "cross-dataset evaluation")
     frames = {}
-    for other, (pixels, manifest) in tests.items():
-        frame = _predicted(finished, other, pixels, manifest)
-        same = frame["sample"].isin(own[own == "test"].index) if shared[other] else False
-        frame.insert(frame.columns.get_loc("test_label") + 1, "in_own_test", same)
+    for other, faces in tests.items():
+        frame = _predicted(network, other, faces)
+        seen = frame["sample"].isin(own[own == "test"].index) if other in same_pictures else False
+        frame.insert(7, "in_own_test", seen)
         path = layout.evaluation("cross", dataset, recipe, seed) / f"{other}.parquet"
-        write_evaluation(path, frame, finished.identity, finished.weights_sha256)
+        write_evaluation(path, frame, run.identity, run.environment["weights_sha256"])
         frames[other] = frame
     return frames
 
 
-def _own_parts(data: Path) -> pd.Series:
-    """The split of each sample of a training's dataset."""
+def _own_split(data: Path) -> pd.Series:
+    """The split of each sample of the run's dataset."""
     path = data / "split.parquet"
     if not path.exists():
-        raise UserError(f"{path}: not there; make it with: snakemake --cores all {path}")
+        raise UserError(f"{path}: missing; run: snakemake --cores all {path}")
     return pd.read_parquet(path).set_index("sample")["split"]
 
 
 def _pictures(params: Params, dataset: str) -> tuple[str, str]:
-    """Datasets that agree in this read the same pictures under the same names."""
+    """Equal for datasets that read the same pictures under the same names."""
     definition = params.dataset_definitions[dataset]
     return definition.parser, folder_name(Path(definition.archive))
 
@@ -70,7 +70,7 @@ def _refuse_seen(samples: pd.Series, own: pd.Series, dataset: str, other: str) -
     if len(seen):
         raise UserError(
             f"{len(seen):,} of the {len(samples):,} test faces of {other} (first {seen.iloc[0]}) are among those that "
-            f"{dataset} is trained and selected on; the two cannot be trained and tested across"
+            f"{dataset} is trained and selected on; choose another pair of datasets"
         )
 
 
@@ -79,26 +79,18 @@ def _classes(manifest: pd.DataFrame) -> list[str]:
     return manifest.sort_values("label", kind="stable")["class_name"].unique().tolist()
 
 
-def _predicted(finished: Finished, other: str, pixels: np.ndarray, manifest: pd.DataFrame) -> pd.DataFrame:
-    number = {name: i for i, name in enumerate(finished.classes)}
-    known = manifest["class_name"].isin(number).to_numpy()
-    left_out, manifest = manifest[~known], manifest[known]
-    rows = np.flatnonzero(known)
-    with progress(f"{finished.identity['dataset']} on {other}", len(rows)) as report:
-        probabilities = finished.probabilities(pixels[rows[part]] for part in batches_of(len(rows)))
-        report(len(rows))
-    frame = predictions_frame(
-        manifest["sample"].to_numpy(),
-        manifest["class_name"].map(number).to_numpy(),
-        probabilities,
-        finished.classes,
-        split="test",
-        protocol=finished.about["protocol"],
-        epoch=finished.about["epoch"],
-    ).drop(columns="split")
+def _predicted(network: Network, other: str, faces: Faces) -> pd.DataFrame:
+    number = {name: i for i, name in enumerate(network.run.classes)}
+    known = faces.manifest["class_name"].isin(number).to_numpy()
+    places, shown, left_out = np.flatnonzero(known), faces.manifest[known], faces.manifest[~known]
+    labels = shown["class_name"].map(number).to_numpy()
+    with progress(f"{network.run.name} on {other}", len(places)) as report:
+        batches = (faces.pixels(places[part]) for part in batches_of(len(places)))
+        frame = network.frame(shown["sample"].to_numpy(), labels, batches)
+        report(len(places))
     frame.insert(4, "test_dataset", other)
-    frame.insert(5, "class_name", manifest["class_name"].to_numpy())
-    frame.insert(6, "test_label", manifest["label"].to_numpy())
+    frame.insert(5, "class_name", shown["class_name"].to_numpy())
+    frame.insert(6, "test_label", shown["label"].to_numpy())
     counts = left_out["class_name"].value_counts()
     frame.attrs = {"left_out": {name: int(counts[name]) for name in _classes(left_out)}}
     return frame

@@ -1,4 +1,4 @@
-"""How a finished training holds out against corruptions of its test faces; see docs/robustness.md."""
+"""Robustness of a run against corruptions of its test faces; see docs/robustness.md."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from transfer.evaluation.finished import Finished, batches_of, load_finished, read_test_faces
+from transfer.evaluation.network import Network, batches_of, load_network, read_faces
 from transfer.faces.align import LANDMARK_COLUMNS, template
 from transfer.layout import Layout
 from transfer.params import FaceParams, Params
-from transfer.runs.evaluations import UNTOUCHED, write_evaluation
-from transfer.runs.predictions import predictions_frame, probabilities_of
+from transfer.runs.evaluations import CLEAN, write_evaluation
+from transfer.runs.predictions import probabilities_of
+from transfer.runs.read import read_run
 from transfer.utils.errors import UserError
 from transfer.utils.progress import progress
 from transfer.utils.seeds import stream
@@ -23,28 +24,112 @@ from transfer.utils.seeds import stream
 GREY = 0.5
 """The colour of all occluders: the same for every face and dataset."""
 
-# Of the five landmarks those whose mean is the centre of a square; two squares cover the eyes.
-_CENTRES: dict[str, tuple[tuple[int, ...], ...]] = {
-    "occlude_eyes": ((0,), (1,)),
-    "occlude_nose": ((2,),),
-    "occlude_mouth": ((3, 4),),
-}
+# By how much two passes through one network may differ in a probability: other batches, another machine
+_TOLERANCE = {"fp32": 0.005, "bf16": 0.05}
+
+
+def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: str, seed: int) -> pd.DataFrame:
+    """Predict the test faces of a run, clean and under each corruption of ``params.robustness``.
+
+    Writes robustness.parquet, and returns it: sample, label, protocol and epoch of the weights, corruption, severity,
+    p_<class>. Corruptions at a landmark apply only to faces that were aligned by their landmarks. Raises UserError for
+    files that are missing or do not belong together, and where the clean faces do not give the run's own predictions.
+    """
+    run, faces = read_run(params, layout, dataset, recipe, seed), read_faces(layout.data(dataset))
+    network = load_network(run, params.run(dataset, recipe).train, "robustness", faces)
+    face_params, everyone = params.face_params(dataset), np.arange(len(faces.rows))
+    points, placed = landmark_points(face_params), on_template(faces.manifest, faces.data, face_params)
+    conditions = [(CLEAN, 0.0, everyone)]
+    for name, severities in params.robustness.chosen().items():
+        chosen = everyone[placed] if needs_landmarks(name) else everyone
+        conditions += [(name, severity, chosen) for severity in severities if len(chosen)]
+    frames, done = [], 0
+    with progress(run.name, sum(len(chosen) for *_, chosen in conditions)) as report:
+        for name, severity, chosen in conditions:
+            rows = faces.manifest.iloc[chosen]
+            seeds = face_seeds(params.robustness.seed, name, rows["sample"].tolist())
+            batches = (
+                corrupted(faces.pixels(chosen[part]), name, severity, seeds[part], points)
+                for part in batches_of(len(chosen))
+            )
+            frame = network.frame(rows["sample"].to_numpy(), rows["label"].to_numpy(), batches)
+            if name == CLEAN:
+                _check_clean(frame, network)
+            frame.insert(4, "corruption", name)
+            frame.insert(5, "severity", float(severity))
+            frames.append(frame)
+            done += len(chosen)
+            report(done)
+    table = pd.concat(frames, ignore_index=True)
+    table.attrs = {"without_landmarks": int((~placed).sum())}
+    path = layout.evaluation("robustness", dataset, recipe, seed) / "robustness.parquet"
+    write_evaluation(path, table, run.identity, run.environment["weights_sha256"])
+    return table
+
+
+def _check_clean(frame: pd.DataFrame, network: Network) -> None:
+    """Raise UserError where the clean faces do not give what the run predicted of them."""
+    run, protocol = network.run, network.about["protocol"]
+    path = run.directory / "predictions.parquet"
+    rows = run.predictions.query("split == 'test' and protocol == @protocol")
+    if rows.empty:
+        raise UserError(f"{path}: no predictions of protocol {protocol}, whose weights are kept; add it to protocols")
+    kept, found = (part.set_index("sample").sort_index() for part in (rows, frame))
+    if not kept["label"].equals(found["label"]):
+        raise UserError(f"{path}: other test faces or labels than those of the aligned store; train again")
+    difference = abs(probabilities_of(kept) - probabilities_of(found)).max(axis=1)
+    if difference.max() > _TOLERANCE[run.environment["precision"]]:
+        raise UserError(
+            f"{path}: sample {kept.index[difference.argmax()]}: model.safetensors gives probabilities that differ by "
+            f"{difference.max():.3f}; they are not of the same network or faces, train again"
+        )
+
+
+def landmark_points(faces: FaceParams) -> np.ndarray | None:
+    """The landmarks in an aligned face, (5, 2) pixels; None where the template has none."""
+    if faces.template in ("box", "none"):
+        return None
+    return template(faces.size, faces.margin, None if isinstance(faces.template, str) else faces.template)
+
+
+def on_template(manifest: pd.DataFrame, data: Path, faces: FaceParams) -> np.ndarray:
+    """Which rows (N,) of the manifest were aligned by their landmarks; the others are whole images."""
+    if landmark_points(faces) is None:
+        return np.zeros(len(manifest), bool)
+    if faces.landmarks == "mtcnn":
+        return (manifest["status"] == "found").to_numpy()
+    supplied = pd.read_parquet(data / "index.parquet", columns=["sample", *LANDMARK_COLUMNS]).set_index("sample")
+    return supplied.loc[manifest["sample"]].notna().all(axis=1).to_numpy()
+
+
+def face_seeds(seed: int, name: str, samples: Sequence[str]) -> list[int]:
+    """The seed of each sample: the same for all severities, and for every network that is shown the face."""
+    return [stream(seed, f"{name}/{sample}") for sample in samples]
+
+
+def corrupted(
+    faces: np.ndarray, name: str, severity: float, seeds: Sequence[int], points: np.ndarray | None
+) -> np.ndarray:
+    """`corrupt` on faces (N, side, side, 3) uint8: the same shape, rounded to uint8 again."""
+    if name == CLEAN:
+        return faces
+    images = torch.from_numpy(faces).permute(0, 3, 1, 2) / 255
+    return (corrupt(images, name, severity, seeds, points) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def corrupt(
     images: Tensor, name: str, severity: float, seeds: Sequence[int], points: np.ndarray | None = None
 ) -> Tensor:
-    """Corruption ``name`` of ``images`` at ``severity``.
+    """Corruption ``name`` of ``images`` (N, 3, side, side) in [0, 1] at ``severity``.
 
-    ``seeds`` has one number per image (see `face_seeds`): what is drawn for an image depends on its own alone.
-    ``points`` (5, 2) are the landmarks of all images, x and y in pixels with pixel centres at integers; those that
-    `needs_landmarks` need them.
+    ``seeds``: one per image, which alone decides what is random in it. ``points`` (5, 2): the landmarks of all images,
+    x and y in pixels with pixel centres at integers; `needs_landmarks` says which corruptions need them.
     """
     if name in _CENTRES:
         assert points is not None
         return occlude_at(images, severity, np.stack([points[list(group)].mean(axis=0) for group in _CENTRES[name]]))
-    if name in _DRAWN:
-        return _DRAWN[name](images, severity, seeds)
+    if name in _RANDOM:
+        return _RANDOM[name](images, severity, seeds)
     return _FIXED[name](images, severity)
 
 
@@ -53,24 +138,28 @@ def needs_landmarks(name: str) -> bool:
     return name in _CENTRES
 
 
-def face_seeds(seed: int, name: str, samples: Sequence[str]) -> list[int]:
-    """The seed of each sample: the same for all severities, and for every network that is shown the face."""
-    return [stream(seed, f"{name}/{sample}") for sample in samples]
-
-
 def occlude_random(images: Tensor, severity: float, seeds: Sequence[int]) -> Tensor:
-    """A grey square at a random place inside the image; of one seed a larger square covers a smaller one."""
-    side = _pixels(images, severity)
+    """A grey square at a random place inside the image; with the same seed a larger square covers a smaller one."""
+    side = round(severity * images.shape[3])
     room = torch.tensor([images.shape[3] - side + 1, images.shape[2] - side + 1])
-    drawn = torch.stack([torch.rand(2, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    return _cover(images, (drawn.double() * room).floor().long()[:, None], side)
+    places = torch.stack([torch.rand(2, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return _cover(images, (places.double() * room).floor().long()[:, None], side)
 
 
 def occlude_at(images: Tensor, severity: float, centres: np.ndarray) -> Tensor:
     """Grey squares centred on each of ``centres`` (K, 2), the same on all images; cut off at the border."""
-    side = _pixels(images, severity)
+    side = round(severity * images.shape[3])
     corners = torch.from_numpy(np.floor(centres - (side - 1) / 2 + 0.5)).long()
     return _cover(images, corners.expand(len(images), -1, -1), side)
+
+
+def _cover(images: Tensor, corners: Tensor, side: int) -> Tensor:
+    """Grey squares whose upper left pixels are ``corners`` (N, K, 2), x and y."""
+    (left, top), (height, width) = corners[..., None].unbind(2), images.shape[2:]
+    x, y = torch.arange(width), torch.arange(height)
+    columns, rows = (x >= left) & (x < left + side), (y >= top) & (y < top + side)  # (N, K, W) and (N, K, H)
+    hidden = (rows[..., :, None] & columns[..., None, :]).any(dim=1)
+    return torch.where(hidden[:, None], torch.tensor(GREY), images)
 
 
 def blur(images: Tensor, severity: float) -> Tensor:
@@ -83,10 +172,10 @@ def blur(images: Tensor, severity: float) -> Tensor:
 
 
 def noise(images: Tensor, severity: float, seeds: Sequence[int]) -> Tensor:
-    """Gaussian noise, independent for each pixel and channel; of one seed the same pattern at every severity."""
+    """Gaussian noise, independent for each pixel and channel; with the same seed one pattern at every severity."""
     shape = images.shape[1:]
-    drawn = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    return (images + severity * drawn).clamp(0, 1)
+    pattern = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return (images + severity * pattern).clamp(0, 1)
 
 
 def low_resolution(images: Tensor, severity: float) -> Tensor:
@@ -96,131 +185,19 @@ def low_resolution(images: Tensor, severity: float) -> Tensor:
     return F.resize(F.resize(images, reduced, antialias=True), size, antialias=True).clamp(0, 1)
 
 
-def darker(images: Tensor, severity: float) -> Tensor:
-    """All values times 1 - ``severity``."""
-    return F.adjust_brightness(images, 1 - severity)
-
-
-def brighter(images: Tensor, severity: float) -> Tensor:
-    """All values times 1 + ``severity``, cut off at white."""
-    return F.adjust_brightness(images, 1 + severity)
-
-
-_DRAWN: dict[str, Callable[[Tensor, float, Sequence[int]], Tensor]] = {
+# Groups of the five landmarks: the mean of each is the centre of a square
+_CENTRES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "occlude_eyes": ((0,), (1,)),
+    "occlude_nose": ((2,),),
+    "occlude_mouth": ((3, 4),),
+}
+_RANDOM: dict[str, Callable[[Tensor, float, Sequence[int]], Tensor]] = {
     "occlude_random": occlude_random,
     "noise": noise,
 }
 _FIXED: dict[str, Callable[[Tensor, float], Tensor]] = {
     "blur": blur,
     "low_resolution": low_resolution,
-    "darker": darker,
-    "brighter": brighter,
+    "darker": lambda images, severity: F.adjust_brightness(images, 1 - severity),
+    "brighter": lambda images, severity: F.adjust_brightness(images, 1 + severity),  # clipped at white
 }
-
-
-def _pixels(images: Tensor, severity: float) -> int:
-    """The side of a square in pixels."""
-    return round(severity * images.shape[3])
-
-
-def _cover(images: Tensor, corners: Tensor, side: int) -> Tensor:
-    """Grey squares whose upper left pixels are ``corners`` (N, K, 2), x and y."""
-    (left, top), (height, width) = corners[..., None].unbind(2), images.shape[2:]
-    x, y = torch.arange(width), torch.arange(height)
-    columns, rows = (x >= left) & (x < left + side), (y >= top) & (y < top + side)  # (N, K, W) and (N, K, H)
-    hidden = (rows[..., :, None] & columns[..., None, :]).any(dim=1)
-    return torch.where(hidden[:, None], torch.tensor(GREY), images)
-
-
-# What two ways through the same network may differ in, in a probability: other sums of a batch, another machine.
-_TOLERANCE = {"fp32": 0.005, "bf16": 0.05}
-
-
-def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: str, seed: int) -> pd.DataFrame:
-    """Predict the test faces of a training, untouched and under each corruption of ``params.robustness``.
-
-    Writes robustness.parquet, and returns it: sample, label, protocol and epoch of the weights, corruption, severity,
-    p_<class>. Corruptions at a landmark take the faces alone that were aligned by their landmarks. Raises UserError for
-    files that are missing or do not belong together, and where the untouched faces do not give the training's own
-    predictions.
-    """
-    finished = load_finished(params, layout, dataset, recipe, seed, "robustness")
-    data, faces = layout.data(dataset), params.face_params(dataset)
-    pixels, manifest = read_test_faces(data)
-    placed = on_template(manifest, data, faces)
-    points = landmark_points(faces)
-    parts = [(UNTOUCHED, 0.0, np.arange(len(pixels)))]
-    for name, severities in params.robustness.chosen().items():
-        taken = np.flatnonzero(placed) if needs_landmarks(name) else np.arange(len(pixels))
-        parts += [(name, severity, taken) for severity in severities if len(taken)]
-    frames, done = [], 0
-    with progress(f"{dataset} {recipe} seed{seed}", sum(len(taken) for *_, taken in parts)) as report:
-        for name, severity, taken in parts:
-            samples = manifest["sample"].to_numpy()[taken]
-            seeds = face_seeds(params.robustness.seed, name, samples)
-            batches = (
-                corrupted(pixels[taken[part]], name, severity, seeds[part], points) for part in batches_of(len(taken))
-            )
-            frame = predictions_frame(
-                samples,
-                manifest["label"].to_numpy()[taken],
-                finished.probabilities(batches),
-                finished.classes,
-                split="test",
-                protocol=finished.about["protocol"],
-                epoch=finished.about["epoch"],
-            ).drop(columns="split")
-            if name == UNTOUCHED:
-                _check_untouched(frame, finished)
-            frame.insert(4, "corruption", name)
-            frame.insert(5, "severity", float(severity))
-            frames.append(frame)
-            done += len(taken)
-            report(done)
-    table = pd.concat(frames, ignore_index=True)
-    table.attrs = {"without_landmarks": int((~placed).sum())}
-    path = layout.evaluation("robustness", dataset, recipe, seed) / "robustness.parquet"
-    write_evaluation(path, table, finished.identity, finished.weights_sha256)
-    return table
-
-
-def corrupted(faces: np.ndarray, name: str, severity: float, seeds: list[int], points: np.ndarray | None) -> np.ndarray:
-    """Faces (N, side, side, 3) uint8 as if their pictures had been so: the same shape, rounded to uint8 again."""
-    if name == UNTOUCHED:
-        return faces
-    images = torch.from_numpy(faces).permute(0, 3, 1, 2) / 255
-    return (corrupt(images, name, severity, seeds, points) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-
-
-def landmark_points(faces: FaceParams) -> np.ndarray | None:
-    """Where the landmarks lie in an aligned face, (5, 2) pixels; None where the template does not say."""
-    if faces.template in ("box", "none"):
-        return None
-    return template(faces.size, faces.margin, None if isinstance(faces.template, str) else faces.template)
-
-
-def on_template(manifest: pd.DataFrame, data: Path, faces: FaceParams) -> np.ndarray:
-    """Which rows (N,) of the manifest were moved onto the template by their landmarks; the others are whole images."""
-    if landmark_points(faces) is None:
-        return np.zeros(len(manifest), bool)
-    if faces.landmarks == "mtcnn":
-        return (manifest["status"] == "found").to_numpy()
-    supplied = pd.read_parquet(data / "index.parquet", columns=["sample", *LANDMARK_COLUMNS]).set_index("sample")
-    return supplied.loc[manifest["sample"]].notna().all(axis=1).to_numpy()
-
-
-def _check_untouched(frame: pd.DataFrame, finished: Finished) -> None:
-    """Raise UserError where the untouched faces do not give what the training predicted of them."""
-    path, protocol = finished.directory / "predictions.parquet", finished.about["protocol"]
-    rows = finished.predictions.query("split == 'test' and protocol == @protocol")
-    if rows.empty:
-        raise UserError(f"{path}: no predictions of protocol {protocol}, whose weights are kept; add it to protocols")
-    kept, found = (part.set_index("sample").sort_index() for part in (rows, frame))
-    if not kept["label"].equals(found["label"]):
-        raise UserError(f"{path}: other test faces or labels than those of the aligned store; train again")
-    difference = abs(probabilities_of(kept) - probabilities_of(found)).max(axis=1)
-    if difference.max() > _TOLERANCE[finished.precision]:
-        raise UserError(
-            f"{path}: sample {kept.index[difference.argmax()]}: model.safetensors gives probabilities that differ by "
-            f"{difference.max():.3f}; they are not of the same network or faces, train again"
-        )

@@ -38,6 +38,17 @@ def summary(values: Sequence[float], faces: tuple[int, int] | None = None) -> Su
     return Summary(len(values), mean, std, max(mean - half, 0.0), min(mean + half, 1.0))
 
 
+def over_seeds(values: np.ndarray, low: float, high: float) -> dict[str, float]:
+    """mean, std, ci95_low and ci95_high of one value per seed, each from ``low`` to ``high``; NaN where undefined."""
+    if np.isnan(values).any():
+        return dict.fromkeys(("mean", "std", "ci95_low", "ci95_high"), np.nan)
+    width = high - low
+    found = summary(list((values - low) / width))  # which takes fractions in [0, 1]
+    places = {name: getattr(found, name) for name in ("mean", "ci95_low", "ci95_high")}
+    scaled = {name: np.nan if value is None else low + width * value for name, value in places.items()}
+    return scaled | {"std": np.nan if found.std is None else width * found.std}
+
+
 @dataclass(frozen=True)
 class Difference:
     """A recipe against the baseline, paired by seed and face: fractions in [-1, 1]; None where undefined.
@@ -70,23 +81,13 @@ def paired_difference(run: Mapping[int, pd.Series], baseline: Mapping[int, pd.Se
             "train the missing ones"
         )
     first = next(iter(baseline.values()))
-    if not all(same_faces(first, faces) for faces in (*run.values(), *baseline.values())):
+    if not all(first.index.equals(faces.index) for faces in (*run.values(), *baseline.values())):
         raise UserError("paired test: the runs were tested on different faces, expected the same; evaluate them again")
     if len(run) == 1:
         ((ours, theirs),) = ((run[seed].to_numpy(), baseline[seed].to_numpy()) for seed in run)
         return _over_faces(ours, theirs)
     # counts, not fractions: integer differences tell "no variance" from rounding
     return _over_seeds(np.array([int(run[seed].sum()) - int(baseline[seed].sum()) for seed in run]), len(first))
-
-
-def paired_p_value(run: Mapping[int, pd.Series], baseline: Mapping[int, pd.Series]) -> float | None:
-    """Return the p-value of ``paired_difference`` alone."""
-    return paired_difference(run, baseline).p_value
-
-
-def same_faces(first: pd.Series, second: pd.Series) -> bool:
-    """Say whether two series of ``correct_faces`` hold the same samples with the same labels."""
-    return first.index.equals(second.index)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -155,7 +156,7 @@ def _newcombe(both: int, won: int, lost: int, neither: int) -> tuple[float, floa
     n = both + won + lost + neither
     ours, theirs = (both + won) / n, (both + lost) / n
     (our_low, our_high), (their_low, their_high) = _wilson(both + won, n), _wilson(both + lost, n)
-    covariance = both * neither - won * lost
+    covariance: float = both * neither - won * lost
     if covariance > 0:
         covariance = max(covariance - n / 2, 0)
     margins = (both + won) * (lost + neither) * (both + lost) * (won + neither)

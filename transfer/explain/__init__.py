@@ -1,1 +1,1 @@
-"""What the network looks at: relevance on the ViT, the LANets' maps, and how diverse maps and heads are."""
+"""Where the network looks: relevance in the ViT, the LANets' maps, and how diverse maps and heads are."""

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -12,20 +12,15 @@ import torch
 from matplotlib.figure import Figure
 
 from transfer.datasets.images import BrokenImage, decode
+from transfer.evaluation.network import load_model, load_network, read_faces
 from transfer.evaluation.predict import align_photos
-from transfer.explain.diversity import lanet_maps, resized
-from transfer.explain.finished import (
-    EvaluationFaces,
-    Finished,
-    load_explainable,
-    load_finished,
-    load_test_faces,
-    probabilities_of_faces,
-)
+from transfer.explain.diversity import lanet_maps, resized, transfer_only
 from transfer.explain.relevance import relevance_maps
 from transfer.layout import Layout
 from transfer.models.transfer import TransFER
 from transfer.params import FaceParams, Params
+from transfer.runs.predictions import probabilities_of
+from transfer.runs.read import read_run
 from transfer.training.batches import FaceStore, evaluation_batches, normalize
 from transfer.training.device import choose_device
 from transfer.training.loop import predict
@@ -34,32 +29,113 @@ from transfer.utils.errors import UserError
 from transfer.utils.files import write_json
 from transfer.utils.plots import recipe_name, save
 
-_BATCH = 8  # a face takes the largest model less than 0.2 GB
+_RULE = (
+    "the first test face, in the order of the aligned store, that all columns classify correctly; where there is none, "
+    "the first"
+)
+_COLOURS = (
+    "Blue is low, red is high, each map stretched from its lowest to its highest value; the white line is half way."
+)
+_SIDE, _GAP, _LINE, _LEFT, _EDGE = 1.15, 0.07, 0.2, 0.85, 0.08  # inches
+
+JET = matplotlib.colormaps["jet"]
+"""OpenCV's COLORMAP_JET: blue is low, red is high."""
 
 
 class Explained(NamedTuple):
     """N faces; all pictures at the size of the aligned faces, S pixels."""
 
-    faces: np.ndarray
-    """(N, S, S, 3) uint8."""
-    relevance: np.ndarray
-    """(N, S, S) float32 from 0 to 1."""
-    lanets: np.ndarray
-    """(N, B, S, S) float32 in (0, 1), before dropping."""
+    faces: np.ndarray  # (N, S, S, 3) uint8
+    relevance: np.ndarray  # (N, S, S) float32 from 0 to 1
+    lanets: np.ndarray  # (N, B, S, S) float32 in (0, 1), before dropping
 
 
-def explain(model: TransFER, store: FaceStore, rows: np.ndarray, classes: Sequence[int]) -> Explained:
-    """Relevance of ``rows`` of the store for their ``classes``, and their LANets' maps."""
+class Column(NamedTuple):
+    """A recipe's network on the chosen faces; ``probabilities`` are (N, C)."""
+
+    recipe: str
+    classes: list[str]
+    explained: Explained
+    probabilities: np.ndarray
+
+
+def explain(
+    model: TransFER, store: FaceStore, rows: np.ndarray, classes: Sequence[int], batch_size: int = 8
+) -> Explained:
+    """Relevance of ``rows`` of the store for their ``classes``, and their LANets' maps; below 0.2 GB per face."""
     device = next(model.parameters()).device
     side = store.pixels.shape[1]
     relevance, lanets = [], []
-    for start in range(0, len(rows), _BATCH):
-        batch = slice(start, start + _BATCH)
+    for start in range(0, len(rows), batch_size):
+        batch = slice(start, start + batch_size)
         images = normalize(store.images(rows[batch], device))
         of_classes = torch.as_tensor(classes[batch], dtype=torch.long)
         relevance.append(relevance_maps(model, images, of_classes, side).cpu())
         lanets.append(resized(lanet_maps(model, images), side).cpu())
     return Explained(np.array(store.pixels[rows]), torch.cat(relevance).numpy(), torch.cat(lanets).numpy())
+
+
+def write_attention(params: Params, layout: Layout, dataset: str, recipes: Sequence[str], seed: int) -> list[Path]:
+    """Write attention_DATASET and lanets_DATASET as .png, .svg and .json (the caption) into the figures' folder.
+
+    ``synthetic`` in the .json says whether the faces are; pictures of others show real people. Returns the paths.
+    Raises UserError: files are missing or do not belong together, or a network is no TransFER.
+    """
+    faces = read_faces(layout.data(dataset))
+    networks = {}
+    for recipe in recipes:
+        run = read_run(params, layout, dataset, recipe, seed)
+        networks[recipe] = load_network(run, params.run(dataset, recipe).train, "attention", faces)
+    classes, protocol = networks[recipes[0]].run.classes, networks[recipes[0]].about["protocol"]
+    probabilities = {}
+    for recipe, network in networks.items():
+        rows = network.run.predictions.query("split == 'test' and protocol == @protocol").set_index("sample")
+        probabilities[recipe] = probabilities_of(rows.loc[faces.manifest["sample"]])
+    chosen = one_per_class(faces.manifest["label"].to_numpy(), [p.argmax(axis=1) for p in probabilities.values()])
+    columns = []
+    for recipe, network in networks.items():
+        store = FaceStore(faces.store, network.about["model"]["img_size"], faces.rows[chosen])
+        model, of_faces = transfer_only(network.model, network.run.weights), probabilities[recipe][chosen]
+        explained = explain(model, store, faces.rows[chosen], of_faces.argmax(axis=1))
+        columns.append(Column(recipe, classes, explained, of_faces))
+    names = [classes[label] for label in chosen.index]
+    definition = params.dataset_definitions[dataset]
+    synthetic = definition.synthetic is not None
+    about: dict[str, Any] = {
+        "experiment": params.experiment,
+        "dataset": dataset,
+        "about": definition.about,
+        "synthetic": synthetic,
+        "recipes": list(recipes),
+        "seed": seed,
+        "protocol": protocol,
+        "n": len(names),
+        "faces": dict(zip(names, faces.manifest["sample"].iloc[chosen].tolist(), strict=True)),
+        "weights_sha256": {recipe: network.run.environment["weights_sha256"] for recipe, network in networks.items()},
+        "code_digest": step_digest("attention"),
+    }
+    note = " (synthetic faces)" if synthetic else ""
+    what = f"{dataset}{note}, {len(names)} test faces, seed {seed}, {protocol}"
+    relevance_caption = (
+        f"Relevance (Chefer, Gur and Wolf, CVPR 2021) of the predicted class in the ViT, laid over the face: {what}. "
+        f"{_COLOURS} Under each map the predicted class and its probability; \N{BALLOT X} marks a wrong one. "
+        f"The face of an expression is {_RULE}."
+    )
+    lanets_caption = (
+        f"The LANets' maps one by one, before their maximum: {what}. {_COLOURS} Under each map its lowest and highest "
+        f"value. The face of an expression is {_RULE}."
+    )
+    written = []
+    for stem, figure, caption in (
+        (f"attention_{dataset}", attention_figure(what, columns, names), relevance_caption),
+        (f"lanets_{dataset}", lanets_figure(what, columns, names), lanets_caption),
+    ):
+        paths = [layout.figures / f"{stem}{suffix}" for suffix in (".png", ".svg", ".json")]
+        for path in paths[:2]:
+            save(figure, path)
+        write_json(paths[2], {"caption": caption} | about)
+        written += paths
+    return written
 
 
 def one_per_class(labels: np.ndarray, predicted: Sequence[np.ndarray]) -> pd.Series:
@@ -73,23 +149,23 @@ def one_per_class(labels: np.ndarray, predicted: Sequence[np.ndarray]) -> pd.Ser
 
 
 class Photo(NamedTuple):
-    """What was found in a photo."""
+    """A photo, explained for its most probable class.
+
+    ``n_faces`` that the detection found: with 0, or an aligned photo, the whole image is taken; ``probabilities``
+    (C,) of ``classes``; ``run`` is the name of the run (experiment/dataset/recipe/seed).
+    """
 
     n_faces: int
-    """Faces that the detection found; with 0, or an aligned photo, the whole image is looked at."""
     classes: list[str]
     probabilities: np.ndarray
-    """(C,) in the order of ``classes``."""
     explained: Explained
-    """Of the one face, for the most probable class."""
     run: str
-    """The training: experiment/dataset/recipe/seed."""
 
 
 def explain_photo(image: Path, weights: Path, aligned: bool = False) -> Photo:
-    """Detect and align as the training's faces were (``aligned``: take the image as it is), predict and explain.
+    """Detect and align as the run's faces were (``aligned``: take the image as it is), predict and explain.
 
-    Raises UserError: not an image, not the weights of a TransFER, or no face where the training left such images out.
+    Raises UserError: not an image, not the weights of a TransFER, or no face where the run left such images out.
     """
     if not image.is_file():
         raise UserError(f"{image}: no such file")
@@ -97,7 +173,8 @@ def explain_photo(image: Path, weights: Path, aligned: bool = False) -> Photo:
         decode(image.read_bytes())
     except BrokenImage:
         raise UserError(f"{image}: not an image that can be read; expected a photo, such as .jpg or .png") from None
-    model, about = load_explainable(weights)
+    network, about = load_model(weights)
+    model = transfer_only(network, weights)
     params = FaceParams(**about["faces"])
     if aligned:
         params = params.model_copy(update={"template": "none", "margin": 0.0})
@@ -109,136 +186,21 @@ def explain_photo(image: Path, weights: Path, aligned: bool = False) -> Photo:
         n_faces = int(align_photos([image], path, params)["n_faces"].iloc[0])
         if n_faces == 0 and params.no_face == "drop" and not aligned:
             raise UserError(
-                f"{image}: no face found, and the training left such images out (faces.no_face: drop); give a larger "
+                f"{image}: no face found, and the run left such images out (faces.no_face: drop); give a larger "
                 "or clearer face, or --aligned if the image is one already"
             )
         store = FaceStore(path, about["model"]["img_size"], rows)
         probabilities = predict(model, evaluation_batches(store, rows, device), "fp32", about["flip_views"])[0]
-        found = explain(model, store, rows, [int(probabilities.argmax())])
-    return Photo(n_faces, about["classes"], probabilities, found, about.get("run", weights.name))
-
-
-JET = matplotlib.colormaps["jet"]
-"""What OpenCV calls COLORMAP_JET: blue is low, red is high."""
-
-
-def overlay(face: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A face (S, S, 3) uint8 under a heat map (S, S) from 0 to 1: the mean of its pixels and the map's colours."""
-    return np.rint((face + 255 * JET(heat)[..., :3]) / 2).astype(np.uint8)
-
-
-def stretched(heat: np.ndarray) -> np.ndarray:
-    """A map from its lowest to its highest value, as 0 to 1; 0 where it is flat."""
-    low, high = heat.min(), heat.max()
-    return (heat - low) / (high - low) if high > low else np.zeros_like(heat)
-
-
-_SIDE, _GAP, _LINE = 1.15, 0.07, 0.2  # inches
-_LEFT, _EDGE = 0.85, 0.08
+        explained = explain(model, store, rows, [int(probabilities.argmax())])
+    return Photo(n_faces, about["classes"], probabilities, explained, about.get("run", weights.name))
 
 
 class Tile(NamedTuple):
-    """A face (S, S, 3) uint8, perhaps under a heat map (S, S) from 0 to 1, and the line that stands under it."""
+    """A face (S, S, 3) uint8, perhaps under a heat map (S, S) from 0 to 1, and the line below it."""
 
     face: np.ndarray
     heat: np.ndarray | None = None
     text: str = ""
-
-
-def draw_grid(title: str, headings: Sequence[str], rows: Sequence[tuple[str, Sequence[Tile]]]) -> Figure:
-    """A figure of rows, each a name and as many tiles as there are headings.
-
-    A white line in a heat map goes where it is half way up, so that it can be read without colours.
-    """
-    step = _SIDE + _GAP + _LINE
-    width = _LEFT + len(headings) * (_SIDE + _GAP) + _EDGE
-    height = 2 * _LINE + 2 * _EDGE + len(rows) * step
-    figure = Figure(figsize=(width, height))
-
-    def text(x: float, y: float, words: str, **style: object) -> None:
-        figure.text(x / width, 1 - y / height, words, **{"fontsize": 8, "ha": "center", "va": "center"} | style)
-
-    text(_EDGE, _EDGE + _LINE / 2, title, ha="left")
-    middles = [_LEFT + i * (_SIDE + _GAP) + _SIDE / 2 for i in range(len(headings))]
-    for x, heading in zip(middles, headings, strict=True):
-        text(x, _EDGE + 1.5 * _LINE, heading, weight="bold")
-    for number, (name, tiles) in enumerate(rows):
-        top = _EDGE + 2 * _LINE + number * step
-        text(_LEFT - _GAP, top + _SIDE / 2, name, ha="right")
-        for x, tile in zip(middles, tiles, strict=True):
-            place = [(x - _SIDE / 2) / width, 1 - (top + _SIDE) / height, _SIDE / width, _SIDE / height]
-            axes = figure.add_axes(place)
-            axes.set_axis_off()
-            axes.imshow(tile.face if tile.heat is None else overlay(tile.face, tile.heat))
-            if tile.heat is not None and tile.heat.min() < 0.5 < tile.heat.max():
-                axes.contour(tile.heat, levels=[0.5], colors="white", linewidths=0.8)
-            text(x, top + _SIDE + _LINE / 2, tile.text, fontsize=7)
-    return figure
-
-
-RULE = (
-    "the first test face, in the order of the aligned store, that all columns classify correctly; where there is none, "
-    "the first"
-)
-
-
-class Column(NamedTuple):
-    """What a recipe's network sees in the chosen faces, and takes them for."""
-
-    recipe: str
-    run: Finished
-    explained: Explained
-    probabilities: np.ndarray
-    """(N, C)."""
-
-
-def write_attention(params: Params, layout: Layout, dataset: str, recipes: Sequence[str], seed: int) -> list[Path]:
-    """Write attention_DATASET and lanets_DATASET as .png, .svg and .json (the caption) into the figures' folder.
-
-    The .json says ``synthetic``: whether the faces are drawn; pictures of others show real people. Returns the paths.
-    Raises UserError: a file of a run is missing or not the run's, or recipes whose networks tell other classes apart.
-    """
-    faces = load_test_faces(layout, dataset)
-    runs = {recipe: load_finished(layout, dataset, recipe, seed, faces) for recipe in recipes}
-    classes = _classes(runs)
-    probabilities = {recipe: probabilities_of_faces(run, faces) for recipe, run in runs.items()}
-    chosen = one_per_class(faces.labels, [of_faces.argmax(axis=1) for of_faces in probabilities.values()])
-    device = choose_device(params.train.device)
-    columns = [
-        _column(recipe, run, faces, probabilities[recipe][chosen], faces.rows[chosen], device)
-        for recipe, run in runs.items()
-    ]
-    names = [classes[label] for label in chosen.index]
-    definition = params.dataset_definitions[dataset]
-    synthetic = definition.synthetic is not None
-    about = {
-        "experiment": params.experiment,
-        "dataset": dataset,
-        "about": definition.about,
-        "synthetic": synthetic,
-        "recipes": list(recipes),
-        "seed": seed,
-        "protocol": columns[0].run.about["protocol"],
-        "n": len(names),
-        "faces": {name: str(sample) for name, sample in zip(names, faces.samples[chosen], strict=True)},
-        "weights_sha256": {column.recipe: column.run.weights_sha256 for column in columns},
-        "code_digest": step_digest("attention"),
-    }
-    what = (
-        f"{dataset}{' (drawn faces)' if synthetic else ''}, {len(names)} test faces, seed {seed}, {about['protocol']}"
-    )
-    figures = {
-        f"attention_{dataset}": (attention_figure(what, columns, names), _attention_caption(what)),
-        f"lanets_{dataset}": (lanets_figure(what, columns, names), _lanets_caption(what)),
-    }
-    written = []
-    for stem, (figure, caption) in figures.items():
-        for ending in (".png", ".svg"):
-            written.append(layout.figures / f"{stem}{ending}")
-            save(figure, written[-1])
-        written.append(layout.figures / f"{stem}.json")
-        write_json(written[-1], {"caption": caption} | about)
-    return written
 
 
 def attention_figure(what: str, columns: Sequence[Column], names: Sequence[str]) -> Figure:
@@ -247,20 +209,20 @@ def attention_figure(what: str, columns: Sequence[Column], names: Sequence[str])
     for i, name in enumerate(names):
         tiles = [Tile(columns[0].explained.faces[i])]
         for column in columns:
-            said = column.run.about["classes"][column.probabilities[i].argmax()]
+            said = column.classes[column.probabilities[i].argmax()]
             wrong = "" if said == name else "\N{BALLOT X} "
             text = f"{wrong}{said} {column.probabilities[i].max():.2f}"
             tiles.append(Tile(column.explained.faces[i], column.explained.relevance[i], text))
         rows.append((name, tiles))
-    return draw_grid(f"Relevance of the predicted class: {what}", ["face", *_headings(columns)], rows)
+    headings = ["face", *(recipe_name(column.recipe) for column in columns)]
+    return draw_grid(f"Relevance of the predicted class: {what}", headings, rows)
 
 
 def lanets_figure(what: str, columns: Sequence[Column], names: Sequence[str]) -> Figure:
     """A row per expression: the face, and each LANet's map of the columns that have LANets."""
-    headings, rows = ["face"], []
-    for column in columns:
-        lanets = range(column.explained.lanets.shape[1])
-        headings += [f"{recipe_name(column.recipe)}: {k + 1}" for k in lanets]
+    counts = {column.recipe: column.explained.lanets.shape[1] for column in columns}
+    headings = ["face", *(f"{recipe_name(recipe)}: {k + 1}" for recipe, n in counts.items() for k in range(n))]
+    rows = []
     for i, name in enumerate(names):
         maps = [(column.explained.faces[i], heat) for column in columns for heat in column.explained.lanets[i]]
         rows.append((name, [Tile(columns[0].explained.faces[i]), *(_lanet(face, heat) for face, heat in maps)]))
@@ -278,48 +240,47 @@ def photo_figure(photo: Photo) -> Figure:
     return draw_grid(photo.run, headings, [("", tiles)])
 
 
-def _column(
-    recipe: str, run: Finished, faces: EvaluationFaces, probabilities: np.ndarray, rows: np.ndarray, device: object
-) -> Column:
-    store = faces.opened(run.about["model"]["img_size"], rows)
-    explained = explain(run.model.to(device), store, rows, probabilities.argmax(axis=1))
-    return Column(recipe, run, explained, probabilities)
-
-
-def _classes(runs: dict[str, Finished]) -> list[str]:
-    classes = [run.about["classes"] for run in runs.values()]
-    for run in runs.values():
-        if run.about["classes"] != classes[0]:
-            raise UserError(
-                f"{run.folder}: classes are {', '.join(run.about['classes'])}; expected those of the first recipe, "
-                f"{', '.join(classes[0])}; train it again"
-            )
-    return classes[0]
-
-
-def _headings(columns: Sequence[Column]) -> list[str]:
-    return [recipe_name(column.recipe) for column in columns]
-
-
 def _lanet(face: np.ndarray, heat: np.ndarray) -> Tile:
     return Tile(face, stretched(heat), f"{heat.min():.2f} to {heat.max():.2f}")
 
 
-_COLOURS = (
-    "Blue is low, red is high, each map stretched from its lowest to its highest value; the white line is half way."
-)
+def stretched(heat: np.ndarray) -> np.ndarray:
+    """A map from its lowest to its highest value, as 0 to 1; 0 where it is flat."""
+    low, high = heat.min(), heat.max()
+    return (heat - low) / (high - low) if high > low else np.zeros_like(heat)
 
 
-def _attention_caption(what: str) -> str:
-    return (
-        f"Relevance (Chefer, Gur and Wolf, CVPR 2021) of the predicted class in the ViT part, laid over the face: "
-        f"{what}. {_COLOURS} Under each map the predicted class and its probability; \N{BALLOT X} marks a wrong one. "
-        f"The face of an expression is {RULE}."
-    )
+def overlay(face: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A face (S, S, 3) uint8 under a heat map (S, S) from 0 to 1: the mean of its pixels and the map's colours."""
+    return np.rint((face + 255 * JET(heat)[..., :3]) / 2).astype(np.uint8)
 
 
-def _lanets_caption(what: str) -> str:
-    return (
-        f"The LANets' maps one by one, before their maximum: {what}. {_COLOURS} Under each map its lowest and highest "
-        f"value. The face of an expression is {RULE}."
-    )
+def draw_grid(title: str, headings: Sequence[str], rows: Sequence[tuple[str, Sequence[Tile]]]) -> Figure:
+    """A figure of rows, each a name and as many tiles as there are headings.
+
+    A white line in a heat map marks half of its height, to be read without colours.
+    """
+    step = _SIDE + _GAP + _LINE
+    width = _LEFT + len(headings) * (_SIDE + _GAP) + _EDGE
+    height = 2 * _LINE + 2 * _EDGE + len(rows) * step
+    figure = Figure(figsize=(width, height))
+
+    def text(x: float, y: float, words: str, **style: Any) -> None:
+        figure.text(x / width, 1 - y / height, words, **{"fontsize": 8, "ha": "center", "va": "center"} | style)
+
+    text(_EDGE, _EDGE + _LINE / 2, title, ha="left")
+    middles = [_LEFT + i * (_SIDE + _GAP) + _SIDE / 2 for i in range(len(headings))]
+    for x, heading in zip(middles, headings, strict=True):
+        text(x, _EDGE + 1.5 * _LINE, heading, weight="bold")
+    for number, (name, tiles) in enumerate(rows):
+        top = _EDGE + 2 * _LINE + number * step
+        text(_LEFT - _GAP, top + _SIDE / 2, name, ha="right")
+        for x, tile in zip(middles, tiles, strict=True):
+            place = ((x - _SIDE / 2) / width, 1 - (top + _SIDE) / height, _SIDE / width, _SIDE / height)
+            axes = figure.add_axes(place)
+            axes.set_axis_off()
+            axes.imshow(tile.face if tile.heat is None else overlay(tile.face, tile.heat))
+            if tile.heat is not None and tile.heat.min() < 0.5 < tile.heat.max():
+                axes.contour(tile.heat, levels=[0.5], colors="white", linewidths=0.8)
+            text(x, top + _SIDE + _LINE / 2, tile.text, fontsize=7)
+    return figure

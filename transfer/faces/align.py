@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image, ImageOps
 
-from transfer.datasets.source import split_path
+from transfer.datasets.text import split_path
 from transfer.faces.store import store_writer
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic
@@ -18,14 +17,150 @@ from transfer.utils.files import atomic
 LANDMARK_COLUMNS = [f"landmark_{i}_{axis}" for i in range(5) for axis in "xy"]
 BOX_COLUMNS = ["box_x0", "box_y0", "box_x1", "box_y1"]
 
+Images = Iterable[tuple[int, np.ndarray | None, str]]
+"""Row of the index, RGB uint8 (H, W, 3) or None, and why it is None; in any order."""
+Template = str | Sequence[Sequence[float]]
+"""``faces.template`` of the parameters: arcface, box, none, or five points as fractions of the side."""
+
 _ARCFACE_SIZE = 112
 _ARCFACE_POINTS = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 
 
+def align_dataset(
+    images: Images,
+    index: pd.DataFrame,
+    faces: pd.DataFrame,
+    out_npy: str | Path,
+    out_parquet: str | Path,
+    *,
+    size: int = 112,
+    margin: float = 0.0,
+    template: Template = "arcface",
+    no_face: str = "whole",
+    broken: str = "drop",
+    landmarks: str = "mtcnn",
+    source_sha256: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, int]:
+    """Align every image and write the array of faces and its manifest, rows in the order of ``index``.
+
+    ``faces`` has the rows of ``index``. Images without landmarks are used ``whole`` (centre square, resized) or left
+    out (``no_face="drop"``); broken images are left out or stop the run (``broken="stop"``). Writes (N, size, size, 3)
+    uint8 RGB to ``out_npy`` row by row (memory stays small) and the manifest to ``out_parquet``: sample, split, label,
+    class_name, status and n_faces of the detection, sha256 of the aligned pixels, and the source_sha256 of the image's
+    file ("" where it has none). Returns the counts: images, rows, aligned (with landmarks), whole, dropped_no_face,
+    dropped_broken. ``progress`` is called with the number of images done so far.
+    Raises UserError for broken images under "stop", for landmarks that coincide, and where no image is left.
+    """
+    is_broken = (faces["status"] == "broken").to_numpy()
+    if broken == "stop" and is_broken.any():
+        raise UserError(_broken_message(index, faces, is_broken))
+    points = landmarks_of(index, faces, landmarks)
+    has_points = np.isfinite(points).all(axis=(1, 2)) & ~is_broken
+    kept = has_points if no_face == "drop" else ~is_broken
+    if not kept.any():
+        raise UserError(
+            f"no image can be aligned ({len(index)} images, {is_broken.sum()} broken, the others without a face); "
+            "check the archive, or set no_face: whole"
+        )
+    matrices = placements(points, faces, template, size, margin)
+    placed = np.isfinite(matrices).all(axis=(1, 2))
+    degenerate = has_points & ~placed & (template != "none")
+    if degenerate.any():
+        sample = index["sample"].iloc[int(np.flatnonzero(degenerate)[0])]
+        raise UserError(f"all five landmarks are the same point ({sample}); correct them or use landmarks: mtcnn")
+
+    row_of = np.cumsum(kept) - 1
+    manifest = index.loc[kept, ["sample", "split", "label", "class_name"]].reset_index(drop=True)
+    manifest["status"] = faces["status"].to_numpy()[kept]
+    manifest["n_faces"] = faces["n_faces"].to_numpy()[kept]
+    digests = [""] * len(manifest)
+    with atomic(out_npy) as part_npy, atomic(out_parquet) as part_parquet:
+        with store_writer(part_npy, len(manifest), size) as store:
+            for done, (i, image, error) in enumerate(images, 1):
+                if progress:
+                    progress(done)
+                if not kept[i]:
+                    continue
+                if image is None:
+                    path = index["path"].iloc[i]
+                    raise UserError(f"an image that detection could read is broken now ({path}: {error}); detect again")
+                face = warp(image, matrices[i], size) if placed[i] else _whole(image, size)
+                store[row_of[i]] = face
+                digests[row_of[i]] = hashlib.sha256(face.tobytes()).hexdigest()
+        manifest["sha256"] = digests
+        sources = source_sha256 or {}
+        manifest["source_sha256"] = [sources.get(split_path(path)[0], "") for path in index.loc[kept, "path"]]
+        manifest.to_parquet(part_parquet, index=False)
+    return {
+        "images": len(index),
+        "rows": len(manifest),
+        "aligned": int(has_points.sum()),
+        "whole": int((kept & ~has_points).sum()),
+        "dropped_no_face": int((~kept & ~is_broken).sum()),
+        "dropped_broken": int(is_broken.sum()),
+    }
+
+
+def _broken_message(index: pd.DataFrame, faces: pd.DataFrame, is_broken: np.ndarray) -> str:
+    first = np.flatnonzero(is_broken)[:3]
+    named = "; ".join(f"{index['path'].iloc[i]}: {faces['error'].iloc[i]}" for i in first)
+    more = f"; and {is_broken.sum() - len(first)} more" if is_broken.sum() > len(first) else ""
+    return f"{is_broken.sum()} broken images ({named}{more}); replace them or set broken: drop"
+
+
+def _whole(image: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BILINEAR))
+
+
+def landmarks_of(index: pd.DataFrame, faces: pd.DataFrame, landmarks: str) -> np.ndarray:
+    """The (N, 5, 2) landmarks to align by: "mtcnn" from ``faces``, "supplied" from ``index``; NaN where there are none.
+
+    Raises UserError for "supplied" where the dataset supplies none.
+    """
+    if landmarks == "supplied":
+        require_landmarks(index)
+    table = faces if landmarks == "mtcnn" else index
+    return table[LANDMARK_COLUMNS].to_numpy(np.float64).reshape(-1, 5, 2)
+
+
+def require_landmarks(index: pd.DataFrame) -> None:
+    """Raise UserError where a dataset's index has no landmarks, as ``landmarks: supplied`` needs them."""
+    missing = [name for name in LANDMARK_COLUMNS if name not in index.columns]
+    if missing:
+        raise UserError(
+            f"landmarks: supplied, but the dataset's index has no column {missing[0]}; use landmarks: mtcnn"
+        )
+
+
+def placements(points: np.ndarray, faces: pd.DataFrame, kind: Template, size: int, margin: float = 0.0) -> np.ndarray:
+    """Transforms (N, 2, 3) from each image to its aligned face of ``size`` pixels; NaN where it has no face.
+
+    "arcface" or five points of one's own: the least-squares similarity from the landmarks ``points`` (N, 5, 2);
+    "box": the upright square around the box of ``faces``, as wide as its longer side; "none": NaN.
+    """
+    if kind == "none":
+        return np.full((len(points), 2, 3), np.nan)
+    if kind == "box":
+        return _squares(faces[BOX_COLUMNS].to_numpy(np.float64), size, margin)
+    return similarity(points, template(size, margin, None if isinstance(kind, str) else kind))
+
+
+def _squares(boxes: np.ndarray, size: int, margin: float) -> np.ndarray:
+    """Scaling and translation of the square around each box to the inner part of the face, from edge to edge."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    scale = size * (1 - 2 * margin) / (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    matrices = np.zeros((len(boxes), 2, 3))
+    matrices[:, 0, 0] = matrices[:, 1, 1] = scale
+    matrices[:, :, 2] = (size - 1) / 2 - scale[:, None] * centre
+    matrices[~np.isfinite(scale)] = np.nan
+    return matrices
+
+
 def template(size: int, margin: float = 0.0, points: Sequence[Sequence[float]] | None = None) -> np.ndarray:
-    """The five-point template for a square face of ``size`` pixels: ArcFace's, or ``points`` (fractions of the side).
+    """The five-point template for a square face of ``size`` pixels: ArcFace's, or ``points`` as fractions of the side.
 
     Returns (5, 2) float64, x and y in pixels (pixel centres at integers). ``margin`` is the fraction of ``size`` that
     is added as context on each side: the face shrinks towards the centre accordingly.
@@ -52,62 +187,6 @@ def similarity(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
     return np.stack(rows, axis=-1).reshape(-1, 2, 3)
 
 
-def landmarks_of(index: pd.DataFrame, faces: pd.DataFrame, landmarks: str) -> np.ndarray:
-    """The (N, 5, 2) landmarks to align by: "mtcnn" from ``faces``, "supplied" from ``index``; NaN where there are none.
-
-    Raises UserError where "supplied" is asked of a dataset that supplies none.
-    """
-    if landmarks == "supplied":
-        require_landmarks(index)
-    table = faces if landmarks == "mtcnn" else index
-    return table[LANDMARK_COLUMNS].to_numpy(np.float64).reshape(-1, 5, 2)
-
-
-def require_landmarks(index: pd.DataFrame) -> None:
-    """Raise UserError where a dataset's index has no landmarks, as ``landmarks: supplied`` needs them."""
-    missing = [name for name in LANDMARK_COLUMNS if name not in index.columns]
-    if missing:
-        raise UserError(
-            f"landmarks: supplied, but the dataset's index has no column {missing[0]}; use landmarks: mtcnn"
-        )
-
-
-def placements(
-    points: np.ndarray,
-    faces: pd.DataFrame,
-    kind: str | Sequence[Sequence[float]],
-    size: int,
-    margin: float = 0.0,
-) -> np.ndarray:
-    """Transforms (N, 2, 3) from each image to its aligned face of ``size`` pixels; NaN where it has no face.
-
-    ``points`` are the (N, 5, 2) landmarks and ``kind`` is ``faces.template`` of the parameters: "arcface" or five
-    points of one's own (least-squares similarity onto them), "box" (upright: the square around MTCNN's box in
-    ``faces``, its side the longer one of the box) or "none" (NaN: the image as it is).
-    """
-    if isinstance(kind, str) and kind == "none":
-        return np.full((len(points), 2, 3), np.nan)
-    if isinstance(kind, str) and kind == "box":
-        return _squares(faces[BOX_COLUMNS].to_numpy(np.float64), size, margin)
-    return similarity(points, template(size, margin, None if isinstance(kind, str) else kind))
-
-
-def _squares(boxes: np.ndarray, size: int, margin: float) -> np.ndarray:
-    """Scaling and translation that put the square around each box into the inner part of the face.
-
-    Edges meet edges: the box is counted between pixel centres at integers, so that its square's edge at -0.5 is the
-    image's edge.
-    """
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    scale = size * (1 - 2 * margin) / (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-    shift = (size - 1) / 2 - scale[:, None] * centre
-    matrices = np.zeros((len(boxes), 2, 3))
-    matrices[:, 0, 0] = matrices[:, 1, 1] = scale
-    matrices[:, :, 2] = shift
-    matrices[~np.isfinite(scale)] = np.nan
-    return matrices
-
-
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     """Warp an image by ``matrix``, (2, 3) from source to output pixels: bilinear, zeros outside.
 
@@ -131,102 +210,23 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
 
     x, y = np.meshgrid(np.arange(size), np.arange(size))
     source = np.stack([x, y, np.ones_like(x)], axis=-1) @ inverse.T
-    # grid_sample counts from -1 to 1 between the outer edges of the border pixels, half a pixel outside their centres.
-    edge = (source + 0.5 - [x0, y0]) / block
-    grid = torch.from_numpy(2 * edge / [part.shape[1], part.shape[0]] - 1)
-    pixels = torch.from_numpy(part.astype(np.float64)).permute(2, 0, 1)
-    warped = torch.nn.functional.grid_sample(
-        pixels[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=False
-    )
-    return warped[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+    # Blocks are counted from the edge of the part, half a pixel outside the centre of its first pixel.
+    return _bilinear(part, (source + 0.5 - [x0, y0]) / block - 0.5)
 
 
-def align_dataset(
-    images: Iterable[tuple[int, np.ndarray | None, str]],
-    index: pd.DataFrame,
-    faces: pd.DataFrame,
-    out_npy: str | Path,
-    out_parquet: str | Path,
-    *,
-    size: int = 112,
-    margin: float = 0.0,
-    template: str | Sequence[Sequence[float]] = "arcface",
-    no_face: str = "whole",
-    broken: str = "drop",
-    landmarks: str = "mtcnn",
-    source_sha256: Mapping[str, str] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, int]:
-    """Align every image and write the array of faces and its manifest, rows in the order of ``index``.
-
-    ``images`` yields (row of ``index``, RGB uint8 (H, W, 3) or None, error text) in any order; ``faces`` has the rows
-    of ``index``. Images without landmarks are taken ``whole`` (centre square, resized) or left out
-    (``no_face="drop"``); broken images are left out or stop the run (``broken="stop"``). Writes (N, size, size, 3)
-    uint8 RGB to ``out_npy`` row by row (memory stays small) and the manifest to ``out_parquet``: sample, split, label,
-    class_name, status and n_faces of the detection, sha256 of the aligned pixels, and source_sha256, looked up by the
-    file in ``source_sha256`` (empty where it has none). Returns the counts: images, rows, aligned (with landmarks),
-    whole, dropped_no_face, dropped_broken. ``progress`` is called with the number of images done so far.
-    Raises UserError for broken images under "stop", for landmarks that coincide, and where no image is left.
-    """
-    is_broken = (faces["status"] == "broken").to_numpy()
-    if broken == "stop" and is_broken.any():
-        raise UserError(_broken_message(index, faces, is_broken))
-    points = landmarks_of(index, faces, landmarks)
-    has_points = np.isfinite(points).all(axis=(1, 2)) & ~is_broken
-    kept = has_points if no_face == "drop" else ~is_broken
-    if not kept.any():
-        raise UserError(
-            f"none of the {len(index)} images can be aligned: {is_broken.sum()} broken, the rest without a face"
-        )
-    matrices = placements(points, faces, template, size, margin)
-    placed = np.isfinite(matrices).all(axis=(1, 2))
-    degenerate = has_points & ~placed & (template != "none")
-    if degenerate.any():
-        sample = index["sample"].iloc[int(np.flatnonzero(degenerate)[0])]
-        raise UserError(
-            f"{sample}: its five landmarks are one and the same point; correct them or use landmarks: mtcnn"
-        )
-
-    torch.set_num_threads(1)  # a single small picture at a time: more threads spend their time waiting for each other
-    row_of = np.cumsum(kept) - 1
-    manifest = index.loc[kept, ["sample", "split", "label", "class_name"]].reset_index(drop=True)
-    manifest["status"] = faces["status"].to_numpy()[kept]
-    manifest["n_faces"] = faces["n_faces"].to_numpy()[kept]
-    digests = [""] * len(manifest)
-    with atomic(out_npy) as part_npy, atomic(out_parquet) as part_parquet:
-        with store_writer(part_npy, len(manifest), size) as store:
-            for done, (i, image, error) in enumerate(images, 1):
-                if progress:
-                    progress(done)
-                if not kept[i]:
-                    continue
-                if image is None:
-                    raise UserError(
-                        f"{index['path'].iloc[i]}: readable at detection, but not now ({error}); detect again"
-                    )
-                face = warp(image, matrices[i], size) if placed[i] else _whole(image, size)
-                store[row_of[i]] = face
-                digests[row_of[i]] = hashlib.sha256(face.tobytes()).hexdigest()
-        manifest["sha256"] = digests
-        sources = source_sha256 or {}
-        manifest["source_sha256"] = [sources.get(split_path(path)[0], "") for path in index.loc[kept, "path"]]
-        manifest.to_parquet(part_parquet, index=False)
-    return {
-        "images": len(index),
-        "rows": len(manifest),
-        "aligned": int(has_points.sum()),
-        "whole": int((kept & ~has_points).sum()),
-        "dropped_no_face": int((~kept & ~is_broken).sum()),
-        "dropped_broken": int(is_broken.sum()),
-    }
-
-
-def _whole(image: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BILINEAR))
-
-
-def _broken_message(index: pd.DataFrame, faces: pd.DataFrame, is_broken: np.ndarray) -> str:
-    first = np.flatnonzero(is_broken)[:3]
-    named = "; ".join(f"{index['path'].iloc[i]} ({faces['error'].iloc[i]})" for i in first)
-    more = f" and {is_broken.sum() - len(first)} more" if is_broken.sum() > len(first) else ""
-    return f"{is_broken.sum()} broken images: {named}{more}; replace them or set broken: drop"
+def _bilinear(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """``image`` (H, W, 3) uint8 at ``points`` (..., 2), x and y of pixel centres at integers; zeros outside."""
+    height, width, _ = image.shape
+    padded = np.zeros((height + 4, width + 4, 3))  # a point outside has four neighbours that are zero
+    padded[2:-2, 2:-2] = image
+    pixels = padded.reshape(-1, 3)
+    corner = np.floor(points)
+    right, down = np.moveaxis(points - corner, -1, 0)[..., None]
+    left, up = 1 - right, 1 - down
+    column, row = np.moveaxis(np.clip(corner, -2, [width, height]).astype(np.intp) + 2, -1, 0)
+    first = row * (width + 4) + column
+    value = pixels.take(first, 0) * (left * up)
+    value += pixels.take(first + 1, 0) * (right * up)
+    value += pixels.take(first + width + 4, 0) * (left * down)
+    value += pixels.take(first + width + 5, 0) * (right * down)
+    return value.round().astype(np.uint8)

@@ -1,82 +1,160 @@
-"""MTCNN's cascade of three networks, with the weights of facenet-pytorch, on a batch of equally large pictures.
+"""MTCNN's cascade of three networks, with the weights of facenet-pytorch, on a batch of equally large images.
 
-The boxes are those of facenet-pytorch's ``detect_face``: its pyramid, its crops of whole pixels, its arithmetic. The
-landmarks are not. It places them as if a crop ended where its box ends, but a crop ends at whole pixels and at the
-border of the picture: its landmarks come out half a pixel too far right and down, and distorted where a box leaves the
-picture, which is common in FER images. Here they are placed in the crop that the network saw.
+The boxes are those of facenet-pytorch's ``detect_face``: its pyramid, its whole-pixel crops, its arithmetic. The
+landmarks are not. facenet-pytorch places them as if a crop ended where its box ends, but a crop ends at whole pixels
+and at the border of the image: its landmarks come out half a pixel too far right and down, and distorted where a box
+leaves the image, which is common in FER images. Here they are placed in the crop that the network saw.
 """
 
 from contextlib import nullcontext
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from facenet_pytorch import MTCNN
-from facenet_pytorch.models.utils.detect_face import bbreg, generateBoundingBox, rerec
-from torch import nn
 from torch.nn.functional import conv2d, linear, pad, prelu
-from torchvision.ops import batched_nms
 
+SCALE_FACTOR = 0.709
+"""From one level of the image pyramid to the next, as in facenet-pytorch."""
+THRESHOLDS = (0.6, 0.7, 0.7)
+"""Probabilities that a face must reach in the three networks, as in facenet-pytorch."""
 CHANNELS = 4
-"""Colours of a picture and one that is 0: a pixel is then one move of 16 bytes."""
+"""Three colours and a zero: a pixel's four sums are then moved as one value of 16 bytes."""
+
+_CELL, _STRIDE = 12, 2  # side of the smallest face that P-Net sees, and the distance of its cells
+_MAP_BYTES = {"cpu": 4_000_000, "cuda": 400_000_000}  # of a network's largest map: on a CPU it then stays in the cache
 
 
-class Network(nn.Module):
-    """One stage of the cascade: convolutions, each with a PReLU and perhaps a pooling, then the heads side by side.
+class Faces(NamedTuple):
+    """The faces of one image, the most probable first."""
 
-    Source: Zhang et al., Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks (2016),
-    Figure 2; facenet-pytorch, models/mtcnn.py.
+    boxes: np.ndarray
+    """(k, 5) float64: x0, y0, x1, y1, probability; pixels are counted from 1, and x1, y1 are the last ones inside."""
+    points: np.ndarray
+    """(k, 5, 2) float64: x and y of the landmarks, in pixels from the outer corner of the image."""
+
+
+class Cascade:
+    """P-Net proposes, R-Net refines, O-Net decides and finds the landmarks.
+
+    Source: Zhang et al., Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks (2016).
     """
 
-    def __init__(self, stage: nn.Module, pools: tuple[int, ...], heads: tuple[str, ...]) -> None:
-        """``stage`` is facenet-pytorch's network, ``pools`` the pooling after each convolution (1: none)."""
-        super().__init__()
-        self.pools = pools
-        layers = dict(stage.named_children())
-        for i in range(len(pools)):
-            conv = layers[f"conv{i + 1}"]
-            weight, bias = conv.weight.detach(), conv.bias.detach()
-            if i == 0:  # the networks were trained on (x - 127.5) / 128
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.pnet = Network("pnet", (2, 1, 1), ("conv4_1", "conv4_2"), self.device)
+        self.rnet = Network("rnet", (3, 3, 1), ("dense5_1", "dense5_2"), self.device)
+        self.onet = Network("onet", (3, 3, 2, 1), ("dense6_1", "dense6_2", "dense6_3"), self.device)
+        _load_nms()
+
+    @torch.inference_mode()
+    def find(self, pixels: np.ndarray, min_face: float) -> list[Faces]:
+        """The faces of at least ``min_face`` pixels in each of the images (N, H, W, 3), uint8 RGB."""
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if self.device.type == "cuda" else None
+        with exact or nullcontext():
+            return self._find(torch.as_tensor(np.ascontiguousarray(pixels), device=self.device), min_face)
+
+    def _find(self, pixels: torch.Tensor, min_face: float) -> list[Faces]:
+        n, height, width, _ = pixels.shape
+        none = [Faces(np.zeros((0, 5)), np.zeros((0, 5, 2)))] * n
+        areas = Areas(pixels)
+        boxes, owner = self._propose(areas, height, width, min_face)
+
+        boxes, owner, cut = _cut(boxes, owner, height, width)
+        if len(boxes) == 0:
+            return none
+        outputs = _apply(self.rnet, areas, owner, cut, 24)
+        passed, boxes = _passed(boxes, outputs, THRESHOLDS[1])
+        owner, shift = owner[passed], outputs[passed, 2:6]
+        kept = _suppress(boxes, owner, 0.7)
+        boxes, owner = _squared(_shifted(boxes[kept], shift[kept])), owner[kept]
+
+        boxes, owner, cut = _cut(boxes, owner, height, width)
+        if len(boxes) == 0:
+            return none
+        outputs = _apply(self.onet, areas, owner, cut, 48)
+        passed, boxes = _passed(boxes, outputs, THRESHOLDS[2])
+        owner, cut, shift = owner[passed], cut[passed], outputs[passed, 2:6]
+        points = outputs[passed, 6:].view(-1, 2, 5).transpose(1, 2)
+        points = cut[:, None, :2] + points * (cut[:, 2:] - cut[:, :2])[:, None]
+        boxes = _shifted(boxes, shift)
+        kept = _suppress_inside(boxes, owner, 0.7)
+        found, marks, image = (values[kept].cpu().numpy() for values in (boxes.double(), points.double(), owner))
+        return [Faces(found[image == i], marks[image == i]) for i in range(n)]
+
+    def _propose(self, areas: "Areas", height: int, width: int, min_face: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """P-Net over an image pyramid: square boxes (M, 5) and the image that each belongs to (M,)."""
+        # Multiplied step by step as facenet-pytorch does: boxes are rounded down after a division by the scale.
+        scale = _CELL / min_face
+        side = min(height, width) * scale
+        proposals, owners = [], []
+        while side >= _CELL:
+            shape = int(height * scale + 1), int(width * scale + 1)
+            step = max(1, _MAP_BYTES[self.device.type] // (4 * shape[0] * shape[1] * self.pnet.width))
+            parts = [slice(start, start + step) for start in range(0, len(areas), step)]
+            boxes, owner = _cells_above(torch.cat([self.pnet(areas.level(*shape, part)) for part in parts]), scale)
+            kept = _suppress(boxes, owner, 0.5)
+            proposals.append(boxes[kept])
+            owners.append(owner[kept])
+            scale, side = scale * SCALE_FACTOR, side * SCALE_FACTOR
+        boxes, owner = torch.cat(proposals), torch.cat(owners)
+        kept = _suppress(boxes, owner, 0.7)
+        boxes, owner = boxes[kept], owner[kept]
+        sides = (boxes[:, 2:4] - boxes[:, :2]).repeat(1, 2)
+        return _squared(torch.cat([boxes[:, :4] + boxes[:, 5:9] * sides, boxes[:, 4:5]], dim=1)), owner
+
+
+class Network:
+    """One stage of the cascade: convolutions, each with a PReLU and perhaps a pooling, then the heads side by side.
+
+    Source: Zhang et al. (2016), Figure 2; facenet-pytorch, models/mtcnn.py.
+    """
+
+    def __init__(
+        self, name: str, pools: tuple[int, ...], heads: tuple[str, ...], device: torch.device | str = "cpu"
+    ) -> None:
+        """``name`` is a weight file of facenet-pytorch, ``pools`` the pooling after each convolution (1: none)."""
+        weights = torch.load(_package("facenet_pytorch") / "data" / f"{name}.pt", weights_only=True)
+        self.convolutions = []
+        for i, pool in enumerate(pools, 1):
+            weight, bias, slope = (weights[key] for key in (f"conv{i}.weight", f"conv{i}.bias", f"prelu{i}.weight"))
+            if i == 1:  # the networks were trained on (x - 127.5) / 128
                 weight = pad(weight / 128, (0, 0, 0, 0, 0, CHANNELS - 3))
                 bias = bias - 127.5 * weight.sum(dim=(1, 2, 3))
             weight = weight.contiguous(memory_format=torch.channels_last)
-            self._keep(f"conv{i}", weight, bias.clone(), layers[f"prelu{i + 1}"].weight.detach())
-        dense = next((name for name in layers if name in ("dense4", "dense5")), None)
-        self.flat = dense is not None
-        if dense:  # facenet-pytorch flattens (width, height, channel); here the map lies as (height, width, channel)
-            weight, bias = layers[dense].weight.detach(), layers[dense].bias.detach()
-            channels = len(self.get_buffer(f"conv{len(pools) - 1}_bias"))
+            self.convolutions.append((weight.to(device), bias.to(device), slope.to(device), pool))
+        self.width = len(self.convolutions[0][1])
+        """Channels of the first and largest map."""
+        last = len(pools) + 1
+        self.dense = None
+        if f"dense{last}.weight" in weights:
+            # facenet-pytorch flattens (width, height, channel); here the map lies as (height, width, channel).
+            weight, channels = weights[f"dense{last}.weight"], len(bias)
             side = round((weight.shape[1] / channels) ** 0.5)
             weight = weight.view(-1, side, side, channels).transpose(1, 2).flatten(1)
-            self._keep("dense", weight, bias, layers[dense.replace("dense", "prelu")].weight.detach())
-        weight = torch.cat([layers[head].weight.detach().flatten(1) for head in heads])
-        self._keep("heads", weight, torch.cat([layers[head].bias.detach() for head in heads]))
+            rest = weights[f"dense{last}.bias"], weights[f"prelu{last}.weight"]
+            self.dense = tuple(value.to(device) for value in (weight, *rest))
+        self.heads = (
+            torch.cat([weights[f"{head}.weight"].flatten(1) for head in heads]).to(device),
+            torch.cat([weights[f"{head}.bias"] for head in heads]).to(device),
+        )
 
-    def _keep(self, name: str, *values: torch.Tensor) -> None:
-        for suffix, value in zip(("weight", "bias", "slope"), values, strict=False):
-            self.register_buffer(f"{name}_{suffix}", value, persistent=False)
-
-    @property
-    def width(self) -> int:
-        """Channels of the first and largest map."""
-        return len(self.conv0_bias)
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the heads say, the two logits first.
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The outputs of the heads, the two logits first.
 
         ``pixels`` is (N, H, W, 4) float32 from 0 to 255. Returns (N, outputs), of P-Net (N, outputs, h, w).
         """
         x = pixels.permute(0, 3, 1, 2)
-        for i, pool in enumerate(self.pools):
-            weight, bias, slope = (self.get_buffer(f"conv{i}_{part}") for part in ("weight", "bias", "slope"))
+        for weight, bias, slope, pool in self.convolutions:
             x = prelu(conv2d(x, weight, bias), slope)
             if pool > 1:
                 x = max_pool(max_pool(x, 2, pool), 3, pool)
-        if not self.flat:
-            return conv2d(x, self.heads_weight[:, :, None, None], self.heads_bias)
-        x = x.permute(0, 2, 3, 1).flatten(1)
-        x = prelu(linear(x, self.dense_weight, self.dense_bias), self.dense_slope)
-        return linear(x, self.heads_weight, self.heads_bias)
+        if self.dense is None:
+            return conv2d(x, self.heads[0][:, :, None, None], self.heads[1])
+        weight, bias, slope = self.dense
+        return linear(prelu(linear(x.permute(0, 2, 3, 1).flatten(1), weight, bias), slope), *self.heads)
 
 
 def max_pool(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
@@ -95,7 +173,7 @@ def max_pool(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
 
 
 class Areas:
-    """Pictures from which levels of a pyramid and crops are taken, each cell the mean of the pixels that it meets.
+    """Images from which levels of a pyramid and crops are taken, each cell the mean of the pixels that it meets.
 
     The cells are those of torch's ``interpolate(mode="area")``, which facenet-pytorch calls for every crop by itself;
     here all crops of a batch are taken at once, from a summed-area table.
@@ -109,11 +187,11 @@ class Areas:
         self._sums = _pack(sums.cumsum_(1).cumsum_(2))  # in place: new memory would cost more than the sums
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self._sums)
 
     def level(self, height: int, width: int, part: slice) -> torch.Tensor:
-        """The pictures ``part`` at another size: (n, height, width, 4) float32 from 0 to 255."""
+        """The images ``part`` at another size: (n, height, width, 4) float32 from 0 to 255."""
         sums = self._sums[part]
         (top, bottom), (left, right) = (
             _cells(0, length - 1, count, sums.device)
@@ -126,7 +204,7 @@ class Areas:
     def crops(self, owner: torch.Tensor, cut: torch.Tensor, side: int) -> torch.Tensor:
         """Rectangles as squares: (M, side, side, 4) float32 from 0 to 255.
 
-        ``owner`` (M,) numbers the pictures, ``cut`` (M, 4) holds x0, y0, x1, y1, whole numbers: x0 <= x < x1.
+        ``owner`` (M,) numbers the images, ``cut`` (M, 4) holds x0, y0, x1, y1, whole numbers: x0 <= x < x1.
         """
         height, width = self._sums.shape[1:]
         x0, y0, x1, y1 = cut[:, :, None].unbind(1)
@@ -163,100 +241,19 @@ def _unpack(packed: torch.Tensor) -> torch.Tensor:
     return packed.unsqueeze(-1).view(torch.int32)
 
 
-FACTOR = 0.709
-"""From one level of the image pyramid to the next, as in facenet-pytorch."""
-THRESHOLDS = (0.6, 0.7, 0.7)
-"""Probabilities that a face must reach in the three networks, as in facenet-pytorch."""
-
-_CELL = 12  # side of the smallest face that P-Net sees
-_MAP_BYTES = {"cpu": 4_000_000, "cuda": 400_000_000}  # of a network's largest map: on a CPU it then stays in the cache
-
-
-class Faces(NamedTuple):
-    """The faces of one picture, the most probable first."""
-
-    boxes: np.ndarray
-    """(k, 5) float64: x0, y0, x1, y1, probability; pixels are counted from 1, and x1, y1 are the last ones inside."""
-    points: np.ndarray
-    """(k, 5, 2) float64: x and y of the landmarks, in pixels from the picture's outer corner."""
-
-
-class Cascade:
-    """P-Net proposes, R-Net refines, O-Net decides and finds the landmarks.
-
-    Source: Zhang et al., Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks (2016).
-    """
-
-    def __init__(self, device: str = "cpu") -> None:
-        """Load the weights onto ``device``."""
-        self.device = torch.device(device)
-        mtcnn = MTCNN()
-        self._proposing = Network(mtcnn.pnet, (2, 1, 1), ("conv4_1", "conv4_2")).to(self.device)
-        self._refining = Network(mtcnn.rnet, (3, 3, 1), ("dense5_1", "dense5_2")).to(self.device)
-        self._deciding = Network(mtcnn.onet, (3, 3, 2, 1), ("dense6_1", "dense6_2", "dense6_3")).to(self.device)
-
-    @torch.inference_mode()
-    def find(self, pixels: np.ndarray, min_face: float) -> list[Faces]:
-        """The faces of at least ``min_face`` pixels in each of the pictures (N, H, W, 3), uint8 RGB."""
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if self.device.type == "cuda" else None
-        with exact or nullcontext():
-            return self._find(torch.as_tensor(np.ascontiguousarray(pixels), device=self.device), min_face)
-
-    def _find(self, pixels: torch.Tensor, min_face: float) -> list[Faces]:
-        n, height, width, _ = pixels.shape
-        nothing = [Faces(np.zeros((0, 5)), np.zeros((0, 5, 2))) for _ in range(n)]
-        areas = Areas(pixels)
-        boxes, owner = self._propose(areas, height, width, min_face)
-
-        boxes, owner, cut = _cut(boxes, owner, height, width)
-        if len(boxes) == 0:
-            return nothing
-        said = _look(self._refining, areas, owner, cut, 24)
-        passed, boxes = _passed(boxes, said, THRESHOLDS[1])
-        owner, shift = owner[passed], said[passed, 2:6]
-        kept = _suppress(boxes, owner, 0.7)
-        boxes, owner = rerec(bbreg(boxes[kept], shift[kept])), owner[kept]
-
-        boxes, owner, cut = _cut(boxes, owner, height, width)
-        if len(boxes) == 0:
-            return nothing
-        said = _look(self._deciding, areas, owner, cut, 48)
-        passed, boxes = _passed(boxes, said, THRESHOLDS[2])
-        owner, cut, shift = owner[passed], cut[passed], said[passed, 2:6]
-        points = said[passed, 6:].view(-1, 2, 5).transpose(1, 2)
-        points = cut[:, None, :2] + points * (cut[:, 2:] - cut[:, :2])[:, None]
-        boxes = bbreg(boxes, shift)
-        kept = _suppress_inside(boxes, owner, 0.7)
-        found, points, owner = (values[kept].cpu().numpy() for values in (boxes.double(), points.double(), owner))
-        return [Faces(found[owner == i], points[owner == i]) for i in range(n)]
-
-    def _propose(self, areas: Areas, height: int, width: int, min_face: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """First stage: P-Net over an image pyramid; square boxes (M, 5) and the picture that each belongs to (M,)."""
-        # Multiplied step by step as facenet-pytorch does: boxes are rounded down after a division by the scale.
-        scale = _CELL / min_face
-        side = min(height, width) * scale
-        proposals, owners = [], []
-        while side >= _CELL:
-            shape = int(height * scale + 1), int(width * scale + 1)
-            step = max(1, _MAP_BYTES[self.device.type] // (4 * shape[0] * shape[1] * self._proposing.width))
-            parts = [slice(start, start + step) for start in range(0, len(areas), step)]
-            said = torch.cat([self._proposing(areas.level(*shape, part)) for part in parts])
-            probability = said[:, :2].softmax(1)[:, 1]
-            boxes, owner = generateBoundingBox(said[:, 2:], probability, scale, THRESHOLDS[0])
-            kept = _suppress(boxes, owner, 0.5)
-            proposals.append(boxes[kept])
-            owners.append(owner[kept])
-            scale, side = scale * FACTOR, side * FACTOR
-        boxes, owner = torch.cat(proposals), torch.cat(owners)
-        kept = _suppress(boxes, owner, 0.7)
-        boxes, owner = boxes[kept], owner[kept]
-        sides = (boxes[:, 2:4] - boxes[:, :2]).repeat(1, 2)
-        return rerec(torch.cat([boxes[:, :4] + boxes[:, 5:9] * sides, boxes[:, 4:5]], dim=1)), owner
+def _cells_above(outputs: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """P-Net's cells that reach the threshold: boxes with probability and shifts (M, 9), and their images (M,)."""
+    probability = outputs[:, :2].softmax(1)[:, 1]
+    above = probability >= THRESHOLDS[0]
+    owner, row, column = above.nonzero().unbind(1)
+    first = torch.stack([column, row], dim=1).to(outputs.dtype) * _STRIDE
+    corners = [((first + 1) / scale).floor(), ((first + _CELL) / scale).floor()]
+    return torch.cat([*corners, probability[above][:, None], outputs.permute(0, 2, 3, 1)[above][:, 2:]], dim=1), owner
 
 
 def _cut(boxes: torch.Tensor, owner: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, ...]:
-    """Boxes that meet their picture, ordered by picture, their owners, and the pixels inside: x0 <= x < x1, from 0."""
-    # Beyond its border a picture has no pixels; the clamp also keeps boxes that went astray within whole numbers.
+    """Boxes that meet their image, ordered by image, their owners, and the pixels inside: x0 <= x < x1, from 0."""
+    # Beyond its border an image has no pixels; the clamp also keeps boxes that went astray within whole numbers.
     size = boxes.new_tensor([width, height])
     first, last = boxes[:, :2].trunc().maximum(torch.ones_like(size)) - 1, boxes[:, 2:4].trunc().minimum(size)
     order = owner.argsort(stable=True)
@@ -264,30 +261,61 @@ def _cut(boxes: torch.Tensor, owner: torch.Tensor, height: int, width: int) -> t
     return boxes[order], owner[order], torch.cat([first, last], dim=1)[order].long()
 
 
-def _look(network: Network, areas: Areas, owner: torch.Tensor, cut: torch.Tensor, side: int) -> torch.Tensor:
-    """What ``network`` says of each crop, a few at a time."""
+def _apply(network: Network, areas: Areas, owner: torch.Tensor, cut: torch.Tensor, side: int) -> torch.Tensor:
+    """The outputs of ``network`` for each crop, computed a few crops at a time."""
     step = max(1, _MAP_BYTES[cut.device.type] // (4 * side * side * network.width))
     parts = zip(owner.split(step), cut.split(step), strict=True)
     return torch.cat([network(areas.crops(some, rectangles, side)) for some, rectangles in parts])
 
 
-def _passed(boxes: torch.Tensor, said: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _passed(boxes: torch.Tensor, outputs: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Which boxes reach the threshold, and these with their new probability."""
-    probability = said[:, :2].softmax(1)[:, 1]
+    probability = outputs[:, :2].softmax(1)[:, 1]
     passed = probability > threshold
     return passed, torch.cat([boxes[passed, :4], probability[passed, None]], dim=1)
 
 
+def _shifted(boxes: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Boxes (M, 5) moved by the network's corrections, fractions of their sides (facenet-pytorch: ``bbreg``)."""
+    sides = (boxes[:, 2:4] - boxes[:, :2] + 1).repeat(1, 2)
+    return torch.cat([boxes[:, :4] + shift * sides, boxes[:, 4:]], dim=1)
+
+
+def _squared(boxes: torch.Tensor) -> torch.Tensor:
+    """Boxes (M, 5) as squares of their longer side around the same centre (facenet-pytorch: ``rerec``)."""
+    sides = boxes[:, 2:4] - boxes[:, :2]
+    longer = sides.amax(dim=1, keepdim=True)
+    corner = boxes[:, :2] + sides * 0.5 - longer * 0.5
+    return torch.cat([corner, corner + longer, boxes[:, 4:]], dim=1)
+
+
+@cache
+def _package(name: str) -> Path:
+    """The folder of an installed package, which is not imported: these two take seconds."""
+    spec = find_spec(name)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+@cache
+def _load_nms() -> None:
+    """Register ``torch.ops.torchvision.nms``, by torchvision's compiled part alone."""
+    [library] = _package("torchvision").glob("_C*")
+    torch.ops.load_library(str(library))
+
+
 def _suppress(boxes: torch.Tensor, owner: torch.Tensor, threshold: float) -> torch.Tensor:
-    # In double precision, since pictures are kept apart by large offsets: a batch must not change its members' faces.
-    return batched_nms(boxes[:, :4].double(), boxes[:, 4].double(), owner, threshold)
+    """Numbers of the boxes that non-maximum suppression within each image keeps, the most probable first."""
+    if len(boxes) == 0:
+        return owner
+    # Double precision keeps images exactly apart by large offsets: a batch must not change its members' faces.
+    corners = boxes[:, :4].double()
+    corners = corners + (owner * (corners.max() + 1))[:, None]
+    return torch.ops.torchvision.nms(corners, boxes[:, 4].double(), threshold)
 
 
 def _suppress_inside(boxes: torch.Tensor, owner: torch.Tensor, threshold: float) -> torch.Tensor:
-    """As facenet-pytorch's last suppression: the shared area is compared with the smaller of two boxes.
-
-    Returns the numbers of the boxes that stay, the most probable first.
-    """
+    """The same, but the shared area is compared with the smaller of two boxes, as in facenet-pytorch's last step."""
     order = boxes[:, 4].argsort(descending=True, stable=True)
     first, last, owner = boxes[order, :2], boxes[order, 2:4], owner[order]
     area = (last - first + 1).prod(dim=1)

@@ -1,23 +1,40 @@
-"""Writing the aligned store: one uint8 array on disk, row by row, in any order."""
+"""The aligned store: one uint8 array on disk, its manifest, and the digests of the faces that are evaluated on."""
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 
 from transfer.utils.errors import UserError
 
+EVALUATION_COLUMNS = ["sample", "split", "label", "class_name", "sha256", "source_sha256"]
+
+
+@contextmanager
+def store_writer(path: Path, rows: int, size: int) -> Iterator["StoreWriter"]:
+    """Open ``path`` as a (rows, size, size, 3) uint8 .npy file; rows that are not written are zeros.
+
+    Plain writes: pages written through a memory map count as the process's own memory until the kernel has put them
+    onto the disk, 10 GB for AffectNet.
+    """
+    shape = (rows, size, size, 3)
+    with open(path, "wb") as handle:
+        np.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        offset = handle.tell()
+        handle.truncate(offset + int(np.prod(shape)))
+        yield StoreWriter(handle, offset, shape[1:])
+
 
 class StoreWriter:
-    """Rows (size, size, 3) uint8 of a .npy file, written where they belong; see :func:`store_writer`."""
+    """Rows of a .npy file, written where they belong; see :func:`store_writer`."""
 
-    def __init__(self, handle, offset: int, shape: tuple[int, ...]) -> None:
-        self.handle, self.offset, self.row_shape = handle, offset, shape[1:]
-        self.row_bytes = int(np.prod(self.row_shape))
+    def __init__(self, handle: BinaryIO, offset: int, row_shape: tuple[int, ...]) -> None:
+        self.handle, self.offset, self.row_shape = handle, offset, row_shape
+        self.row_bytes = int(np.prod(row_shape))
 
     def __setitem__(self, row: int, face: np.ndarray) -> None:
         """Write one face. Raises ValueError for another shape or type."""
@@ -27,60 +44,15 @@ class StoreWriter:
         self.handle.write(np.ascontiguousarray(face).data)
 
 
-@contextmanager
-def store_writer(path: Path, rows: int, size: int) -> Iterator[StoreWriter]:
-    """Open ``path`` as a (rows, size, size, 3) uint8 .npy file; rows that are not written are zeros.
-
-    Plain writes: what is written through a memory map counts as the process's own memory until the kernel has put it
-    onto the disk, 10 GB for AffectNet.
-    """
-    shape = (rows, size, size, 3)
-    with open(path, "wb") as handle:
-        np.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        offset = handle.tell()
-        handle.truncate(offset + int(np.prod(shape)))
-        yield StoreWriter(handle, offset, shape)
-
-
-EVALUATION_COLUMNS = ["sample", "split", "label", "class_name", "sha256", "source_sha256"]
-
-
-def evaluation_faces(aligned: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the aligned store's manifest that are never trained on, sorted by split and sample.
-
-    Columns ``EVALUATION_COLUMNS``: ``sha256`` is of the aligned pixels (size * size * 3 bytes, RGB, row by row),
-    ``source_sha256`` of the file that holds the image.
-    """
-    rows = aligned.loc[aligned["split"] != "train", EVALUATION_COLUMNS]
-    return rows.sort_values(["split", "sample"], ignore_index=True)
-
-
-def digest_test_faces(aligned: pd.DataFrame) -> dict[str, Any]:
-    """One digest of all test faces: images (their number), sha256 and source_sha256.
-
-    Each digest is the SHA-256 of the lines "sample label hash", sorted by sample, each ended by a newline: ``sha256``
-    over the aligned pixels, ``source_sha256`` over the files, which is the same whatever the alignment.
-    """
-    test = aligned[aligned["split"] == "test"].sort_values("sample")
-    return {"images": len(test)} | {
-        name: hashlib.sha256(
-            "".join(
-                f"{sample} {label} {value}\n"
-                for sample, label, value in zip(test["sample"], test["label"], test[name], strict=True)
-            ).encode()
-        ).hexdigest()
-        for name in ("sha256", "source_sha256")
-    }
-
-
 def check_store(path: Path, aligned: pd.DataFrame, faces: int | None = None) -> None:
     """Check that the store ``path`` is the one that ``aligned`` describes: its shape, and every test face's hash.
 
-    ``aligned`` is indexed by the rows of the store, and may be a part of the manifest; ``faces`` is how many that has
-    in all. Reads the test faces only: a fraction of a second. Raises UserError, naming the first face that differs.
+    ``aligned`` is indexed by the rows of the store, and may be a subset of the manifest; ``faces`` is the number of
+    rows of the whole manifest. Reads the test faces only: a fraction of a second. Raises UserError, naming the first
+    face that differs.
     """
     faces = len(aligned) if faces is None else faces
-    again = "make it again with transfer align, or delete it and let snakemake do it"
+    again = "make it again with transfer align, or delete it and run snakemake"
     absent = [name for name in EVALUATION_COLUMNS if name not in aligned.columns]
     if absent:
         raise UserError(f"{path.with_suffix('.parquet')}: no column {absent[0]}; {again}")
@@ -94,3 +66,28 @@ def check_store(path: Path, aligned: pd.DataFrame, faces: int | None = None) -> 
     for row, sample, expected in zip(test.index, test["sample"], test["sha256"], strict=True):
         if hashlib.sha256(np.ascontiguousarray(pixels[row]).data).hexdigest() != expected:
             raise UserError(f"{path}, row {row} ({sample}): not the face that was aligned; {again}")
+
+
+def evaluation_faces(aligned: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the manifest that are never trained on, sorted by split and sample.
+
+    Columns ``EVALUATION_COLUMNS``: ``sha256`` is of the aligned pixels (size * size * 3 bytes, RGB, row by row),
+    ``source_sha256`` of the file that holds the image.
+    """
+    rows = aligned.loc[aligned["split"] != "train", EVALUATION_COLUMNS]
+    return rows.sort_values(["split", "sample"], ignore_index=True)
+
+
+def digest_test_faces(aligned: pd.DataFrame) -> dict[str, Any]:
+    """The number of test faces (images) and two digests of them (sha256 and source_sha256).
+
+    A digest is the SHA-256 of the lines "sample label hash", sorted by sample, each ended by a newline: ``sha256``
+    over the aligned pixels, ``source_sha256`` over the files, which is the same whatever the alignment.
+    """
+    test = aligned[aligned["split"] == "test"].sort_values("sample")
+    digests: dict[str, Any] = {"images": len(test)}
+    for name in ("sha256", "source_sha256"):
+        rows = zip(test["sample"], test["label"], test[name], strict=True)
+        lines = "".join(f"{sample} {label} {value}\n" for sample, label, value in rows)
+        digests[name] = hashlib.sha256(lines.encode()).hexdigest()
+    return digests

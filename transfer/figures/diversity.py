@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from transfer.explain.diversity import MEASURES, over_seeds
+from transfer.evaluation.statistics import over_seeds
+from transfer.runs.evaluations import MEASURES
 from transfer.utils.plots import recipe_name
 
 SHOWN = {

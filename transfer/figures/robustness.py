@@ -13,12 +13,12 @@ _ACROSS = 3
 
 @styled
 def robustness_figure(
-    frame: pd.DataFrame, about: About, untouched: Mapping[str, float], units: Mapping[str, str]
+    frame: pd.DataFrame, about: About, clean: Mapping[str, float], units: Mapping[str, str]
 ) -> Figure:
     """Draw a panel per corruption and in it a line per recipe: the mean over seeds, its bars from lowest to highest.
 
-    ``frame``: corruption, severity, recipe, seed, accuracy and untouched_accuracy (that of the same faces without
-    corruption) in [0, 1]. Each line begins with the untouched faces, at the severity ``untouched[corruption]``;
+    ``frame``: corruption, severity, recipe, seed, accuracy and clean_accuracy (that of the same faces without
+    corruption) in [0, 1]. Each line begins with the clean faces, at the severity ``clean[corruption]``;
     ``units[corruption]`` is what the severity measures. Corruptions and recipes in order of first appearance.
     """
     corruptions, recipes = list(frame["corruption"].unique()), list(frame["recipe"].unique())
@@ -29,8 +29,8 @@ def robustness_figure(
     styles = line_styles(recipes)
     for axes, corruption in zip(panels.flat, corruptions, strict=False):
         rows = frame[frame["corruption"] == corruption]
-        start = rows.drop_duplicates(["recipe", "seed"]).assign(severity=untouched[corruption])
-        start["accuracy"] = start["untouched_accuracy"]
+        start = rows.drop_duplicates(["recipe", "seed"]).assign(severity=clean[corruption])
+        start["accuracy"] = start["clean_accuracy"]
         for recipe, part in pd.concat([start, rows]).groupby("recipe", sort=False):
             over = 100 * part.groupby("severity")["accuracy"].agg(["mean", "min", "max"])
             bars = [over["mean"] - over["min"], over["max"] - over["mean"]]

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from transfer.evaluation.calibration import reliability_curve
-from transfer.explain.diversity import read_diversity
 from transfer.figures.confusion import confusion_figure
 from transfer.figures.curves import curves_figure
 from transfer.figures.diversity import diversity_figure
@@ -18,7 +17,7 @@ from transfer.figures.sweep import grid_figure, sweep_figure
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.params.train import SEVERITIES
-from transfer.runs.evaluations import UNTOUCHED, accuracies, read_evaluation
+from transfer.runs.evaluations import CLEAN, accuracies, read_diversity, read_evaluation
 from transfer.runs.predictions import probabilities_of
 from transfer.runs.read import Run
 from transfer.tables.build import read_table_runs
@@ -128,14 +127,14 @@ class TableFigure:
             for seed, run in seeds.items():
                 folder = self.layout.evaluation("robustness", self.dataset, recipe, seed)
                 found = accuracies(read_evaluation(folder / "robustness.parquet", run.directory))
-                frames.append(found[found["corruption"] != UNTOUCHED].assign(recipe=recipe, seed=seed))
+                frames.append(found[found["corruption"] != CLEAN].assign(recipe=recipe, seed=seed))
         self.caption = (
             f"Accuracy on corrupted test faces against the severity ({self.of}): the mean over the seeds, from the "
             "lowest to the highest. docs/robustness.md says what each corruption does."
         )
-        untouched = {name: scale.least for name, scale in SEVERITIES.items()}
+        clean = {name: scale.least for name, scale in SEVERITIES.items()}
         units = {name: scale.unit for name, scale in SEVERITIES.items()}
-        return robustness_figure(pd.concat(frames), self.about, untouched, units)
+        return robustness_figure(pd.concat(frames), self.about, clean, units)
 
     def diversity(self) -> Figure:
         """How alike maps and heads are."""

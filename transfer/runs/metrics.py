@@ -4,18 +4,20 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from transfer.runs.predictions import PROTOCOLS, SPLITS, class_names, probabilities_of, read_predictions
+from transfer.runs.predictions import PROTOCOLS, SPLITS, class_names, parquet_columns, probabilities_of, read_columns
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256, write_json
 
+if TYPE_CHECKING:
+    from transfer.runs.predictions import Predictions
+
 
 def metrics(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the metrics of N faces from ``probabilities`` (N, C) and ``labels`` (N,); fractions in [0, 1].
+    """The metrics of N faces from ``probabilities`` (N, C) and ``labels`` (N,); fractions in [0, 1].
 
     accuracy; mean_class_accuracy (mean recall of the classes present in ``labels``; the "mean class" of the RAF-DB
     paper); macro_f1 (mean over the classes present in labels or predictions, as in scikit-learn); per_class_recall by
@@ -42,72 +44,65 @@ def metrics(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str
 
 
 def run_metrics(
-    predictions: pd.DataFrame, classes: Sequence[str], subsets: pd.DataFrame | None = None
+    predictions: "Predictions", classes: Sequence[str], subsets: "Predictions | None" = None
 ) -> dict[str, Any]:
-    """Return ``{"protocols": {protocol: {"epoch": int, "splits": {split: metrics}}}}`` of one run's predictions.
+    """``{"protocols": {protocol: {"epoch": int, "splits": {split: metrics}}}}`` of one run's predictions.
 
     ``subsets`` (columns sample and subset) names parts of the test split; with it each protocol has ``"subsets":
     {subset: metrics}`` as well, without those of which no face was tested.
     """
-    protocols = {}
+    columns = {name: np.asarray(predictions[name]) for name in ("sample", "label", "split", "protocol", "epoch")}
+    probabilities = probabilities_of(predictions)
+
+    def of(chosen: np.ndarray) -> dict[str, Any]:
+        return metrics(probabilities[chosen], columns["label"][chosen], classes)
+
+    samples_of: dict[str, set[str]] = {}
+    if subsets is not None:
+        for subset, sample in zip(subsets["subset"], subsets["sample"], strict=True):
+            samples_of.setdefault(subset, set()).add(sample)
+    protocols: dict[str, Any] = {}
     for protocol in PROTOCOLS:
-        rows = predictions[predictions["protocol"] == protocol]
-        if rows.empty:
+        rows = columns["protocol"] == protocol
+        if not rows.any():
             continue
-        parts = {split: rows[rows["split"] == split] for split in SPLITS}
+        parts = {split: rows & (columns["split"] == split) for split in SPLITS}
         protocols[protocol] = {
-            "epoch": int(rows["epoch"].iloc[0]),
-            "splits": {
-                split: metrics(probabilities_of(part), part["label"].to_numpy(), classes)
-                for split, part in parts.items()
-                if len(part)
-            },
+            "epoch": int(columns["epoch"][rows][0]),
+            "splits": {split: of(part) for split, part in parts.items() if part.any()},
         }
         if subsets is not None:
-            protocols[protocol]["subsets"] = _subset_metrics(parts["test"], subsets, classes)
+            chosen = {
+                subset: parts["test"] & np.array([sample in samples for sample in columns["sample"]])
+                for subset, samples in samples_of.items()
+            }
+            protocols[protocol]["subsets"] = {subset: of(part) for subset, part in chosen.items() if part.any()}
     return {"protocols": protocols}
 
 
-def _subset_metrics(test: pd.DataFrame, subsets: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
-    parts = {name: test[test["sample"].isin(rows["sample"])] for name, rows in subsets.groupby("subset", sort=False)}
-    return {
-        name: metrics(probabilities_of(part), part["label"].to_numpy(), classes)
-        for name, part in parts.items()
-        if len(part)
-    }
-
-
 def evaluate(
-    run_dir: str | os.PathLike,
+    run_dir: str | os.PathLike[str],
     *,
-    experiment: str,
-    dataset: str,
-    recipe: str,
-    seed: int,
-    classes: Sequence[str],
-    folder: str | os.PathLike | None = None,
-    subsets: str | os.PathLike | None = None,
+    classes: Sequence[str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    subsets: str | os.PathLike[str] | None = None,
+    **identity: str | int,
 ) -> dict[str, Any]:
     """Read ``run_dir``/predictions.parquet, write metrics.json there or in ``folder``, and return its content.
 
-    ``classes`` are the names in label order, ``subsets`` is the dataset's subsets.parquet. Raises UserError if the
-    predictions are broken or of other classes.
+    ``subsets`` is the dataset's subsets.parquet, ``identity`` the experiment, dataset, recipe and seed. Raises
+    UserError for broken predictions, or of other ``classes``.
     """
     path = Path(run_dir) / "predictions.parquet"
-    predictions = read_predictions(path)
+    predictions = read_columns(path)
     found = class_names(predictions)
-    if found != list(classes):
-        raise UserError(
-            f"{path}: classes are {', '.join(found)}, expected {', '.join(classes)} in this order; "
-            "run the training again"
-        )
-    content = {
-        "experiment": experiment,
-        "dataset": dataset,
-        "recipe": recipe,
-        "seed": seed,
-        "classes": list(classes),
-        **run_metrics(predictions, classes, None if subsets is None else pd.read_parquet(subsets)),
+    if classes is not None and found != list(classes):
+        expected = f"expected {', '.join(classes)} in this order"
+        raise UserError(f"{path}: classes are {', '.join(found)}, {expected}; run the training again")
+    content: dict[str, Any] = {
+        **{key: identity[key] for key in ("experiment", "dataset", "recipe", "seed")},
+        "classes": found,
+        **run_metrics(predictions, found, read_subsets(subsets)),
         "predictions_sha256": sha256(path),
     }
     if subsets is not None:
@@ -116,28 +111,40 @@ def evaluate(
     return content
 
 
-def read_metrics(run_dir: str | os.PathLike, **identity: str | int) -> dict[str, Any]:
+def read_subsets(path: str | os.PathLike[str] | None) -> dict[str, np.ndarray] | None:
+    """The columns of subsets.parquet; None for no file."""
+    return None if path is None else parquet_columns(path)
+
+
+def read_metrics(run_dir: str | os.PathLike[str], **identity: str | int) -> dict[str, Any]:
     """Read ``run_dir``/metrics.json and check that it belongs to this run and to its predictions.parquet.
 
     ``identity`` is any of experiment, dataset, recipe and seed, as they must stand in the file. Raises UserError,
     naming the file and the command that makes it: missing, not JSON, of another run, or older than the predictions.
     """
     path = Path(run_dir) / "metrics.json"
-    command = f"snakemake --cores all {path}"
+    predictions = path.with_name("predictions.parquet")
+    content = read_json(path, f"snakemake --cores all {path}")
+    for key, value in identity.items():
+        if content.get(key) != value:
+            wrong = f"{key} is {content.get(key)!r}, expected {value!r}"
+            raise UserError(f"{path}: {wrong}; delete it and run: snakemake --cores all {path}")
+    if not predictions.exists():
+        raise UserError(f"{predictions}: missing; expected those of a finished run; run: snakemake --cores all {path}")
+    if content.get("predictions_sha256") != sha256(predictions):
+        wrong = "not computed from the present predictions.parquet"
+        raise UserError(f"{path}: {wrong}; delete it and run: snakemake --cores all {path}")
+    return content
+
+
+def read_json(path: Path, command: str) -> dict[str, Any]:
+    """A JSON object of a finished run; UserError with the ``command`` that makes it where it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected the metrics of a finished run; run: {command}") from None
+        raise UserError(f"{path}: missing; expected that of a finished run; run: {command}") from None
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and run: {command}") from error
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run: {command}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object; delete it and run: {command}")
-    for key, value in identity.items():
-        if content.get(key) != value:
-            raise UserError(f"{path}: {key} is {content.get(key)!r}, expected {value!r}; delete it and run: {command}")
-    predictions = path.with_name("predictions.parquet")
-    if not predictions.exists():
-        raise UserError(f"{predictions}: missing; expected the predictions of a finished run; run: {command}")
-    if content.get("predictions_sha256") != sha256(predictions):
-        raise UserError(f"{path}: not computed from the present {predictions.name}; delete it and run: {command}")
+        raise UserError(f"{path}: not a JSON object; delete it and run: {command}")
     return content

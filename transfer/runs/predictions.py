@@ -1,16 +1,22 @@
-"""predictions.parquet: one row per face, split and protocol, with one probability per class."""
+"""predictions.parquet: one row per face, split and protocol, with one probability per class.
+
+Reading it into arrays needs no pandas, whose import costs more than the metrics of a run.
+"""
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-from pandas.api.types import is_integer_dtype, is_numeric_dtype
 
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Predictions = pd.DataFrame | Mapping[str, np.ndarray]
+    """The columns of predictions.parquet: as a frame, or as an array of each name."""
 
 SPLITS = ("val", "test")
 PROTOCOLS = ("last", "val_selected", "test_selected")
@@ -29,12 +35,14 @@ def predictions_frame(
     split: str,
     protocol: str,
     epoch: int,
-) -> pd.DataFrame:
-    """Return the rows of one split under one protocol; the frames of a run are joined by ``pandas.concat``.
+) -> "pd.DataFrame":
+    """The rows of one split under one protocol; ``pandas.concat`` joins the frames of a run.
 
-    ``samples`` and ``labels`` have length N, ``probabilities`` is (N, C) with rows that sum to 1, ``classes`` are the
-    C names in label order, ``epoch`` is 1-based.
+    ``samples`` and ``labels`` have length N, ``probabilities`` is (N, C) with rows of sum 1, ``classes`` are the C
+    names in label order, ``epoch`` counts from 1.
     """
+    import pandas as pd
+
     fixed = {
         "sample": pd.array(samples, dtype="str"),
         "label": np.asarray(labels, dtype=np.int64),
@@ -46,100 +54,108 @@ def predictions_frame(
     return pd.DataFrame(fixed | {f"{_PREFIX}{name}": columns[:, i] for i, name in enumerate(classes)})
 
 
-def write_predictions(path: str | os.PathLike, predictions: pd.DataFrame) -> None:
-    """Check ``predictions`` as on reading, then write them atomically. Raises UserError."""
+def write_predictions(path: str | os.PathLike[str], predictions: "pd.DataFrame") -> None:
+    """Check ``predictions`` as `read_columns` does, then write them atomically. Raises UserError."""
     _check(predictions, path)
     with atomic(path) as part:
         predictions.to_parquet(part, index=False)
 
 
-def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
-    """Read and check predictions.parquet.
+def read_columns(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read and check predictions.parquet: an array per column.
 
-    Raises UserError, naming the file: missing or damaged file, missing column, missing value, unknown split or
-    protocol, label out of range, probabilities that are no distribution, a sample twice within a split and protocol
-    or in both splits, more than one epoch under a protocol.
+    Raises UserError, naming the file: missing, damaged, columns of other names or types, labels, splits or protocols
+    that do not exist, probabilities that are no distribution, a sample twice, several epochs under a protocol.
     """
     try:
-        predictions = pd.read_parquet(path)
+        columns = parquet_columns(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; expected the predictions of a run; run the training again") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: not a readable parquet file ({reason}); delete it and run the training again"
-        ) from error
-    _check(predictions, path)
-    return predictions
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        wrong = f"not a readable parquet file ({str(error).splitlines()[0]})"
+        raise UserError(f"{path}: {wrong}; delete it and run the training again") from None
+    _check(columns, path)
+    return columns
 
 
-def class_names(predictions: pd.DataFrame) -> list[str]:
-    """Return the class names of the probability columns, in label order."""
-    return [column.removeprefix(_PREFIX) for column in predictions.columns if column.startswith(_PREFIX)]
+def parquet_columns(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The columns of a parquet file; one of text, or with missing values, as objects. Raises OSError, ValueError."""
+    from pyarrow.parquet import ParquetFile
+    from pyarrow.types import is_floating, is_integer
+
+    def array(column: Any) -> np.ndarray:  # not column.to_numpy(), which imports pandas
+        if column.null_count == 0 and (is_integer(column.type) or is_floating(column.type)):
+            return np.from_dlpack(column.combine_chunks())
+        return np.array(column.to_pylist(), dtype=object)
+
+    with ParquetFile(path) as file:
+        table = file.read()
+    return {name: array(table[name]) for name in table.column_names}
 
 
-def probabilities_of(predictions: pd.DataFrame) -> np.ndarray:
-    """Return the probabilities as one (N, C) float64 array."""
-    return predictions[[_PREFIX + name for name in class_names(predictions)]].to_numpy(np.float64)
+def read_predictions(path: str | os.PathLike[str]) -> "pd.DataFrame":
+    """predictions.parquet as a frame, checked by `read_columns`. Raises UserError."""
+    import pandas as pd
+
+    return pd.DataFrame(read_columns(path))
 
 
-def correct_faces(predictions: pd.DataFrame, protocol: str, split: str = "test") -> pd.Series:
-    """Return for every face of ``split`` under ``protocol`` whether the most probable class is its label.
+def class_names(predictions: "Predictions") -> list[str]:
+    """The class names of the probability columns, in label order."""
+    return [column.removeprefix(_PREFIX) for column in map(str, predictions) if column.startswith(_PREFIX)]
 
-    A boolean series indexed by (sample, label) and sorted: two runs tested on the same faces have equal indices.
+
+def probabilities_of(predictions: "Predictions") -> np.ndarray:
+    """The probabilities as one (N, C) float64 array."""
+    return np.stack([np.asarray(predictions[_PREFIX + name], np.float64) for name in class_names(predictions)]).T
+
+
+def correct_faces(predictions: "pd.DataFrame", protocol: str, split: str = "test") -> "pd.Series[bool]":
+    """For every face of ``split`` under ``protocol`` whether the most probable class is its label.
+
+    A boolean series with a sorted index (sample, label): two runs tested on the same faces have equal indices.
     """
+    import pandas as pd
+
     rows = predictions[(predictions["split"] == split) & (predictions["protocol"] == protocol)]
     index = pd.MultiIndex.from_frame(rows[["sample", "label"]])
     return pd.Series(probabilities_of(rows).argmax(axis=1) == rows["label"].to_numpy(), index=index).sort_index()
 
 
-def _check(predictions: pd.DataFrame, path: str | os.PathLike) -> None:
-    problem = _problem(predictions)
+def _check(predictions: "Predictions", path: str | os.PathLike[str]) -> None:
+    problem = _problem({name: np.asarray(predictions[name]) for name in map(str, predictions)})
     if problem:
-        raise UserError(f"{Path(path)}: {problem}; run the training again")
+        raise UserError(f"{path}: {problem}; run the training again")
 
 
-def _problem(frame: pd.DataFrame) -> str | None:
-    missing = [column for column in _FIXED if column not in frame.columns]
-    if missing:
-        return f"column {missing[0]} is missing (expected {', '.join(_FIXED)} and {_PREFIX}<class>)"
-    classes = class_names(frame)
-    if len(classes) < 2:
-        return f"{len(classes)} probability columns {_PREFIX}<class>, expected at least 2"
-    if frame.empty:
-        return "no rows"
-    columns = [*_FIXED, *(_PREFIX + name for name in classes)]
-    for column in columns:
-        if frame[column].isna().any():
-            return f"column {column} has {int(frame[column].isna().sum())} missing values (NaN)"
-    for column in ("label", "epoch"):
-        if not is_integer_dtype(frame[column]):
-            return f"column {column} holds {frame[column].dtype}, expected integers"
-    for column, allowed in (("split", SPLITS), ("protocol", PROTOCOLS)):
-        unknown = sorted(set(frame[column]) - set(allowed))
-        if unknown:
-            return f"column {column} holds {unknown[0]!r}, expected one of {', '.join(allowed)}"
-    outside = frame.loc[~frame["label"].between(0, len(classes) - 1), ["sample", "label"]]
-    if len(outside):
-        return (
-            f"label {outside['label'].iloc[0]} of sample {outside['sample'].iloc[0]}, expected 0 to {len(classes) - 1}"
-        )
-    if not all(is_numeric_dtype(frame[column]) for column in columns[len(_FIXED) :]):
-        return "probabilities are not numbers"
-    probabilities = probabilities_of(frame)
-    wrong = (abs(probabilities.sum(axis=1) - 1) > _SUM_TOLERANCE) | (probabilities < 0).any(axis=1)
-    if wrong.any():
-        row = int(wrong.argmax())
-        total = probabilities[row].sum()
-        return f"probabilities of sample {frame['sample'].iloc[row]} are not in [0, 1] with sum 1 (sum {total:.6g})"
-    twice = frame.duplicated(["sample", "split", "protocol"])
-    if twice.any():
-        row = frame[twice].iloc[0]
-        return f"sample {row['sample']} occurs twice in split {row['split']}, protocol {row['protocol']}"
-    both = set(frame.loc[frame["split"] == "val", "sample"]) & set(frame.loc[frame["split"] == "test", "sample"])
-    if both:
+def _problem(columns: dict[str, np.ndarray]) -> str | None:
+    classes = class_names(columns)
+    kinds = dict.fromkeys(_FIXED, "O") | {"label": "i", "epoch": "i"} | {_PREFIX + name: "f" for name in classes}
+    for column, kind in kinds.items():
+        if column not in columns:
+            return f"column {column} is missing (expected {', '.join(_FIXED)} and {_PREFIX}<class>)"
+        if columns[column].dtype.kind != kind:
+            expected = {"O": "text", "i": "integers", "f": "floats"}[kind]
+            return f"column {column} holds {columns[column].dtype}, expected {expected} without missing values"
+    sample, label, split, protocol, epoch = (columns[name] for name in _FIXED)
+    if len(classes) < 2 or not len(sample):
+        return f"{len(sample)} rows of {len(classes)} classes, expected faces and at least 2 columns {_PREFIX}<class>"
+    probabilities = probabilities_of(columns)
+    total = probabilities.sum(axis=1)
+    valid = {
+        f"split is not one of {', '.join(SPLITS)}": np.isin(split, SPLITS),
+        f"protocol is not one of {', '.join(PROTOCOLS)}": np.isin(protocol, PROTOCOLS),
+        f"label is not in 0 to {len(classes) - 1}": (label >= 0) & (label < len(classes)),
+        "probabilities are not in [0, 1] with sum 1": (abs(total - 1) <= _SUM_TOLERANCE)
+        & (probabilities >= 0).all(axis=1),
+    }
+    for problem, right in valid.items():
+        if not right.all():
+            return f"the {problem} (sample {sample[~right][0]})"
+    if len(set(zip(sample, split, protocol, strict=True))) < len(sample):
+        return "a sample occurs twice in a split and protocol"
+    if both := set(sample[split == "val"]) & set(sample[split == "test"]):
         return f"sample {min(both)} is in both val and test"
-    epochs = frame.groupby("protocol")["epoch"].nunique()
-    if (epochs > 1).any():
-        return f"protocol {epochs.idxmax()} mixes {epochs.max()} epochs, expected one"
+    if len(set(zip(protocol, epoch, strict=True))) > len(set(protocol)):
+        return "a protocol mixes several epochs, expected one"
     return None

@@ -1,89 +1,94 @@
-"""The trainings that a table reads, each checked before a number of it is used."""
+"""Finished runs, read and checked in one place before anything is made of them."""
 
-import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from transfer.evaluation.statistics import same_faces
-from transfer.params import WHERE, RunParams
+from transfer.layout import Layout
+from transfer.params import WHERE, Params, RunParams
 from transfer.params.read import flat
-from transfer.runs.metrics import metrics, read_metrics
+from transfer.runs.metrics import metrics, read_json, read_metrics
 from transfer.runs.predictions import class_names, correct_faces, probabilities_of, read_predictions
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
 
 
-def run_again(directory: Path) -> str:
-    """How a training is made again."""
-    return f"run: snakemake --cores all {directory / 'metrics.json'}"
-
-
-def read_environment(directory: Path) -> dict[str, Any]:
-    """The env.json of a training. Raises UserError, naming the file and the command: missing or damaged."""
-    path = directory / "env.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected that of a finished run; {run_again(directory)}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and {run_again(directory)}") from None
-
-
-def kept_weights(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """The model.safetensors of a training, and its env.json, which describes it.
-
-    Raises UserError, naming the file and the command: one is missing or damaged, or the weights are others.
-    """
-    weights, again = directory / "model.safetensors", run_again(directory)
-    env = read_environment(directory)
-    if not weights.is_file():
-        raise UserError(f"{weights}: missing; expected the weights of a finished run; {again}")
-    if sha256(weights) != env.get("weights_sha256"):
-        raise UserError(f"{weights}: not the weights that {directory / 'env.json'} describes; delete it and {again}")
-    return weights, env
-
-
-def refuse_other_parameters(directory: Path, environment: dict[str, Any], expected: RunParams) -> None:
-    """Raise UserError where a training had other parameters than ``expected``; where it ran does not count."""
-    try:
-        found = RunParams.model_validate(environment["params"])
-    except (KeyError, TypeError, ValueError):
-        said = "not what a training of this version writes"
-        raise UserError(f"{directory / 'env.json'}: {said}; {run_again(directory)}") from None
-    ours, theirs = (flat(run.model_dump(mode="json", exclude={"train": WHERE})) for run in (expected, found))
-    for key in ours:
-        if ours[key] != theirs[key]:
-            different = f"trained with {key} {theirs[key]}, but the parameters say {ours[key]}"
-            raise UserError(f"{directory}: {different}; {run_again(directory)}")
-
-
 @dataclass(frozen=True)
 class Result:
-    """One training under one protocol: its predictions of the test faces, and their metrics (fractions in [0, 1])."""
+    """A run under one protocol: its predictions of the test faces, and their metrics (fractions in [0, 1])."""
 
     epoch: int
     test: pd.DataFrame
     metrics: dict[str, Any]
     subsets: dict[str, dict[str, Any]]
-    correct: pd.Series
-    """Whether each test face was right, by (sample, label) in their order."""
+    correct: "pd.Series[bool]"
+    """Whether each test face was classified correctly, by (sample, label) in their order."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training, by protocol."""
+    """A finished run; ``identity`` is its experiment, dataset, recipe and seed, ``results`` are by protocol."""
 
     directory: Path
-    classes: list[str]
+    identity: dict[str, Any]
+    predictions: pd.DataFrame
     results: dict[str, Result]
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in label order."""
+        return class_names(self.predictions)
+
+    @property
+    def name(self) -> str:
+        """experiment/dataset/recipe/seed0, as the weights name their run."""
+        return "{experiment}/{dataset}/{recipe}/seed{seed}".format(**self.identity)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """The content of env.json. Raises UserError: missing or damaged."""
+        return read_environment(self.directory)
+
+    @cached_property
+    def weights(self) -> Path:
+        """model.safetensors. Raises UserError: missing, or not the file that env.json describes."""
+        path, described = self.directory / "model.safetensors", self.environment.get("weights_sha256")
+        if not path.is_file():
+            raise UserError(f"{path}: missing; expected the weights of a finished run; {run_again(self.directory)}")
+        if sha256(path) != described:
+            wrong = f"not the weights that {self.directory / 'env.json'} describes"
+            raise UserError(f"{path}: {wrong}; delete it and {run_again(self.directory)}")
+        return path
 
 
 Runs = Mapping[tuple[str, str], Mapping[int, Run]]
-"""Trainings by (dataset, recipe) and seed."""
+"""Runs by (dataset, recipe) and seed."""
+
+
+def run_again(directory: Path) -> str:
+    """How to make a run again, for the end of a message."""
+    return f"run: snakemake --cores all {directory / 'metrics.json'}"
+
+
+def read_environment(directory: Path) -> dict[str, Any]:
+    """The content of a run's env.json. Raises UserError: missing or damaged."""
+    return read_json(directory / "env.json", f"snakemake --cores all {directory / 'metrics.json'}")
+
+
+def read_run(params: Params, layout: Layout, dataset: str, recipe: str, seed: int) -> Run:
+    """A run for further evaluation, whose predictions need not be evaluated yet (``results`` is empty).
+
+    Raises UserError, naming the file and the command: a file is missing or damaged, or the run has other parameters.
+    """
+    directory = layout.run(dataset, recipe, seed)
+    identity = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe, "seed": seed}
+    _refuse_other_parameters(directory, params.run(dataset, recipe))
+    return Run(directory, identity, read_predictions(directory / "predictions.parquet"), {})
 
 
 def read_runs(
@@ -95,43 +100,41 @@ def read_runs(
     parameters: Mapping[tuple[str, str], RunParams] | None = None,
     partial: bool = False,
 ) -> tuple[Runs, list[str]]:
-    """Read the ``wanted`` (dataset, recipe, seed) below ``folder`` = results/<experiment>/runs; and what is missing.
+    """The evaluated runs ``wanted`` (dataset, recipe, seed) below ``folder`` = results/<experiment>/runs.
 
-    Raises UserError, naming the file and the command: a run that is missing (with ``partial`` it is listed instead),
-    whose metrics do not follow from its predictions, that was trained with other ``parameters``, or that was tested on
-    other faces than the others of its dataset.
+    Returns them with the names of those that are missing, which only ``partial`` allows. Raises UserError, naming the
+    file and the command: a run is missing, its metrics do not follow from its predictions, it was trained with other
+    ``parameters``, or tested on other faces than the others of its dataset.
     """
     runs: dict[tuple[str, str], dict[int, Run]] = {}
     missing: list[str] = []
-    first: dict[str, tuple[Path, pd.Series]] = {}
+    first: dict[str, tuple[Path, pd.Series[bool]]] = {}
     for dataset, recipe, seed in wanted:
         directory = folder / dataset / recipe / f"seed{seed}"
-        seeds = runs.setdefault((dataset, recipe), {})
         if partial and not (directory / "metrics.json").exists():
             missing.append(f"{dataset} {recipe} seed{seed}")
             continue
-        run = read_run(directory, protocols, experiment=experiment, dataset=dataset, recipe=recipe, seed=seed)
+        identity = {"experiment": experiment, "dataset": dataset, "recipe": recipe, "seed": seed}
+        run = _evaluated(directory, identity, protocols)
         if parameters is not None:
-            refuse_other_parameters(directory, read_environment(directory), parameters[dataset, recipe])
+            _refuse_other_parameters(directory, parameters[dataset, recipe])
         for protocol, result in run.results.items():
             origin, faces = first.setdefault(dataset, (directory, result.correct))
-            if not same_faces(faces, result.correct):
+            if not faces.index.equals(result.correct.index):
                 raise UserError(
                     f"{directory / 'predictions.parquet'}: test faces or labels of protocol {protocol} differ from "
                     f"those of {origin}; train the older of the two runs again"
                 )
-        seeds[seed] = run
-    if partial and not any(runs.values()):
+        runs.setdefault((dataset, recipe), {})[seed] = run
+    if partial and not runs:
         raise UserError(f"{folder}: none of the runs of this table is there; train some of them first")
-    return {key: seeds for key, seeds in runs.items() if seeds}, missing
+    return runs, missing
 
 
-def read_run(directory: Path, protocols: Collection[str], **identity: str | int) -> Run:
-    """One training. Raises UserError as ``read_runs``."""
-    path = directory / "metrics.json"
+def _evaluated(directory: Path, identity: dict[str, Any], protocols: Sequence[str]) -> Run:
+    """A run with its results, whose metrics.json must be what its predictions give."""
     content = read_metrics(directory, **identity)
     predictions = read_predictions(directory / "predictions.parquet")
-    classes = class_names(predictions)
     results = {}
     for protocol in protocols:
         rows = predictions[(predictions["protocol"] == protocol) & (predictions["split"] == "test")]
@@ -140,22 +143,28 @@ def read_run(directory: Path, protocols: Collection[str], **identity: str | int)
                 f"{directory / 'predictions.parquet'}: no test faces under protocol {protocol}; "
                 "train this run again with the protocol listed in the parameters"
             )
-        expected = metrics(probabilities_of(rows), rows["label"].to_numpy(), classes)
-        try:
-            given = content["protocols"][protocol]
-            found = {key: float(given["splits"]["test"][key]) for key in ("accuracy", "mean_class_accuracy", "n")}
-        except (KeyError, TypeError, ValueError):
-            found = {}
-        if not found or not all(abs(value - expected[key]) < 1e-9 for key, value in found.items()):
-            raise UserError(
-                f"{path}: the test metrics of protocol {protocol} do not follow from predictions.parquet; "
-                f"delete it and run: snakemake --cores all {path}"
-            )
-        results[protocol] = Result(
-            epoch=int(rows["epoch"].iloc[0]),
-            test=rows,
-            metrics=expected,
-            subsets=given.get("subsets", {}),
-            correct=correct_faces(predictions, protocol),
-        )
-    return Run(directory, classes, results)
+        expected = metrics(probabilities_of(rows), rows["label"].to_numpy(), class_names(predictions))
+        given = content.get("protocols", {}).get(protocol, {})
+        found = given.get("splits", {}).get("test", {})
+        checked = ("n", "accuracy", "mean_class_accuracy")
+        if not all(abs(found.get(key, math.nan) - expected[key]) < 1e-9 for key in checked):
+            path = directory / "metrics.json"
+            wrong = f"the test metrics of protocol {protocol} do not follow from predictions.parquet"
+            raise UserError(f"{path}: {wrong}; delete it and run: snakemake --cores all {path}")
+        correct = correct_faces(predictions, protocol)
+        results[protocol] = Result(int(rows["epoch"].iloc[0]), rows, expected, given.get("subsets", {}), correct)
+    return Run(directory, identity, predictions, results)
+
+
+def _refuse_other_parameters(directory: Path, expected: RunParams) -> None:
+    """Raise UserError where a run had other parameters than ``expected``; where it ran does not count."""
+    try:
+        found = RunParams.model_validate(read_environment(directory)["params"])
+    except (KeyError, ValueError):
+        wrong = "not what a run of this version writes"
+        raise UserError(f"{directory / 'env.json'}: {wrong}; {run_again(directory)}") from None
+    ours, theirs = (flat(run.model_dump(mode="json", exclude={"train": WHERE})) for run in (expected, found))
+    for key, value in ours.items():
+        if theirs[key] != value:
+            wrong = f"trained with {key} {theirs[key]}, but the parameters say {value}"
+            raise UserError(f"{directory}: {wrong}; {run_again(directory)}")

@@ -1,1 +1,1 @@
-"""Optuna searches over the rates, the number of LANets and the class balance, on the validation part alone."""
+"""Hyperparameter search with Optuna on the validation split: dropping rates, number of LANets, class balance."""

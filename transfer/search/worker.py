@@ -1,53 +1,118 @@
-"""A worker: takes trials of a shared study and trains them until enough are finished."""
+"""A worker: trains trials of a shared study, one after the other, until enough are finished."""
 
 import shutil
-import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from transfer.layout import Layout
 from transfer.models.registry import modules
 from transfer.params import WHERE, Params, digest
-from transfer.search.space import trial_params
-from transfer.search.study import SharedStudy, checkpoints
-from transfer.search.trial import validate
+from transfer.search.space import draw, trial_params
+from transfer.search.storage import retry, shown, storage_errors, storage_url
+from transfer.search.study import FINISHED, WORKER, free_cells, make_sampler, open_study, origin, progress_of
 from transfer.training.epoch import Diverged
+from transfer.training.listeners import Listener
+from transfer.training.run import fit
+from transfer.training.state import Run
 from transfer.utils.code_digest import step_digest
+from transfer.utils.errors import UserError
 from transfer.utils.files import sha256, write_json
 
+Listeners = Callable[[int], Sequence[Listener]]
+"""Number of a trial to those who follow its runs."""
 
-def work(params: Params, search: str, dataset: str, number: int, layout: Layout) -> None:
-    """Be worker ``number`` of the study of ``search`` on ``dataset``; writes worker<number>.json.
 
-    Raises UserError for a study about something else, a storage that cannot be used, a worker of that number at work,
-    and what a training raises; the trial is then put again.
+def work(
+    params: Params,
+    search: str,
+    dataset: str,
+    number: int,
+    layout: Layout,
+    listeners: Listeners = lambda trial: (),
+    train: Callable[..., Run] = fit,
+) -> None:
+    """Be worker ``number`` of a study; writes worker<number>.json at the end.
+
+    A worker that starts takes the trials of its number that are still running for dead: do not start a number twice.
+    Raises UserError for a study about something else, a storage that cannot be used, and what a run raises; the trial
+    is then queued again.
     """
-    study = SharedStudy(params, search, dataset, layout, declaration(params, search, dataset, layout))
-    done = []
-    with study.worker(number):
-        while claimed := study.claim():
-            trial, values = claimed
-            state, value = _run(study, trial, trial_params(params, dataset, search, values), search, dataset, layout)
-            done.append(trial.number)
-            shown = ", ".join(f"{name} {value:g}" if name != "upsample" else value for name, value in values.items())
-            result = f"{state.name.lower()}" + (f", validation accuracy {value:.4f}" if value is not None else "")
-            print(f"{study.name}: trial {trial.number} ({shown}): {result}", file=sys.stderr)
-    finished = len(study.finished())
-    if finished >= study.target:  # what a worker left that was killed between its result and its checkpoint's removal
-        shutil.rmtree(layout.search_state(search, dataset), ignore_errors=True)
-    print(f"{study.name}: {finished} of {study.target} trials are finished", file=sys.stderr)
-    write_json(
-        layout.search(search) / dataset / f"worker{number}.json",
-        {"study": study.name, "storage": study.store.shown, "trials": done},
-    )
+    definition = params.search_definitions[search]
+    if number >= definition.workers:
+        raise UserError(f"--worker {number}: search {search} has workers 0 to {definition.workers - 1}")
+    lanets = params.run(dataset, definition.recipe).model.num_lanets
+    url = storage_url(params, layout)
+    study = open_study(params, search, dataset, layout, identity(params, search, dataset, layout))
+
+    def state_of(trial: FrozenTrial) -> Path:
+        return layout.search_state(search, dataset) / f"trial{origin(trial)}"
+
+    def remove_state(_: optuna.Study, trial: FrozenTrial) -> None:
+        shutil.rmtree(state_of(trial), ignore_errors=True)
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.set_user_attr(WORKER, number)
+        values = draw(trial, definition.space, lanets)
+        trial.set_user_attr("values", values)
+        folder = state_of(study.get_trials(deepcopy=False)[trial.number])
+        accuracies: dict[int, float] = {}
+        try:
+            for seed in definition.seeds:
+                run = train(
+                    trial_params(params, dataset, search, values),
+                    dataset,
+                    search,
+                    seed,
+                    layout,
+                    splits=("val",),
+                    state_dir=folder / f"seed{seed}",
+                    listeners=[*listeners(trial.number), TrialListener(trial, list(accuracies.values()))],
+                )
+                accuracies[seed] = max(row["val_accuracy"] for row in run.history)
+        except Diverged as error:
+            trial.set_user_attr("diverged", str(error))
+            raise optuna.TrialPruned(str(error)) from None
+        trial.set_user_attr("accuracies", {str(seed): value for seed, value in accuracies.items()})
+        return mean(accuracies.values())
+
+    with storage_errors(url):
+        while True:
+            requeue(study, number, definition.workers)
+            finished, running, wanted = progress_of(study, definition, lanets)
+            if finished + running >= wanted:
+                break
+            free = free_cells(study, definition, lanets) if definition.sampler == "grid" else []
+            if free and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                study.enqueue_trial(free[number % len(free)])  # another one for each worker
+            n_drawn = sum(origin(trial) == trial.number for trial in study.get_trials(deepcopy=False))
+            study.sampler = make_sampler(definition, number, n_drawn)
+            study.optimize(objective, n_trials=1, callbacks=[remove_state])
+        trials = study.get_trials(deepcopy=False, states=FINISHED)
+    own = [trial.number for trial in trials if trial.user_attrs.get(WORKER) == number]
+    folder = layout.search(search) / dataset
+    write_json(folder / f"worker{number}.json", {"study": study.study_name, "storage": shown(url), "trials": own})
 
 
-def declaration(params: Params, search: str, dataset: str, layout: Layout) -> dict[str, Any]:
-    """What a study's trials have in common; trials of another one do not compare with them."""
+def requeue(study: optuna.Study, worker: int, workers: int) -> None:
+    """Queue again the trials that failed, and those of ``worker``, or of workers no longer there, that never ended."""
+    trials = study.get_trials(deepcopy=False)
+    retried = {number for trial in trials for number in retry.retry_history(trial)}
+    for trial in trials:
+        owner = trial.user_attrs.get(WORKER)
+        if trial.state == TrialState.RUNNING and owner is not None and (owner == worker or owner >= workers):
+            study.tell(trial.number, state=TrialState.FAIL)
+        elif trial.state != TrialState.FAIL or trial.number in retried:
+            continue
+        retry(study, trial)
+
+
+def identity(params: Params, search: str, dataset: str, layout: Layout) -> dict[str, Any]:
+    """What the trials of a study have in common: those of another study do not compare with them."""
     definition = params.search_definitions[search]
     plain = definition.model_dump(mode="json", exclude={"trials", "workers", "recipe", "epochs"})
     start = trial_params(params, dataset, search, {}).run(dataset, search)
@@ -59,44 +124,27 @@ def declaration(params: Params, search: str, dataset: str, layout: Layout) -> di
     }
 
 
-def _run(
-    study: SharedStudy, trial: optuna.Trial, params: Params, search: str, dataset: str, layout: Layout
-) -> tuple[TrialState, float | None]:
-    folder = checkpoints(layout, search, dataset, trial)
-    value, state = None, TrialState.PRUNED
-    try:
-        value, state = _objective(study, trial, params, dataset, search, layout, folder), TrialState.COMPLETE
-    except optuna.TrialPruned:
-        pass
-    except Diverged as error:
-        with study.store.errors():
-            trial.set_user_attr("diverged", str(error))
-    except Exception:
-        study.put_again(trial)
-        raise
-    study.tell(trial, state, value)
-    shutil.rmtree(folder, ignore_errors=True)
-    return state, value
+class TrialListener(Listener):
+    """Reports the mean validation accuracy of a trial's seeds after each epoch, and prunes the trial.
 
-
-def _objective(
-    study: SharedStudy, trial: optuna.Trial, params: Params, dataset: str, search: str, layout: Layout, folder: Path
-) -> float:
-    """Train with every seed of the search: the mean validation accuracy.
-
-    After each epoch the mean over the seeds so far is reported, at steps that go on from seed to seed.
+    Steps go on from seed to seed; ``before`` holds the accuracies of the seeds that are done.
     """
-    accuracies: dict[int, float] = {}
-    for seed in params.search_definitions[search].seeds:
-        before = len(accuracies) * params.run(dataset, search).train.epochs
 
-        def report(row: dict[str, float], again: bool, before: int = before) -> None:
-            with study.store.errors():
-                trial.report(mean([*accuracies.values(), row["val_accuracy"]]), before + int(row["epoch"]))
-                if not again and trial.should_prune():
-                    raise optuna.TrialPruned
+    def __init__(self, trial: optuna.Trial, before: Sequence[float]) -> None:
+        self.trial, self.before = trial, before
 
-        accuracies[seed] = validate(params, dataset, search, trial.number, seed, folder, layout, report)
-    with study.store.errors():
-        trial.set_user_attr("accuracies", {str(seed): value for seed, value in accuracies.items()})
-    return mean(accuracies.values())
+    def on_start(self, run: Run) -> None:
+        """Report the epochs of a run that is resumed."""
+        self.epochs = run.settings.train.epochs
+        for row in run.history:
+            self._report(row)
+
+    def on_epoch(self, row: Mapping[str, float]) -> None:
+        """Report an epoch; raises TrialPruned for a trial that is not worth going on with."""
+        self._report(row)
+        if self.trial.should_prune():
+            raise optuna.TrialPruned
+
+    def _report(self, row: Mapping[str, float]) -> None:
+        step = len(self.before) * self.epochs + int(row["epoch"])
+        self.trial.report(mean([*self.before, row["val_accuracy"]]), step)

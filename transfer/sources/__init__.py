@@ -1,1 +1,1 @@
-"""sources."""
+"""Where datasets, lists and weights come from, and how to fetch them."""

@@ -1,106 +1,202 @@
-"""Fetching what params/sources.yaml lists: downloads, checks, and what a person has to ask for."""
+"""Fetch what params/sources.yaml lists: downloads, checksums, and instructions for what must be obtained by hand."""
 
 import hashlib
 import json
+import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
 
-from filelock import FileLock
-from rich.table import Table
-
-from transfer.datasets.source import find
-from transfer.sources.download import Damaged, download
+from transfer.datasets.archives import find
 from transfer.sources.table import SOURCES, SourceEntry, SourceFile
 from transfer.utils.errors import UserError
-from transfer.utils.files import write_json
+from transfer.utils.files import atomic, write_json
 from transfer.utils.filetype import HEAD, HTML, looks_like
+
+if TYPE_CHECKING:
+    import requests
+    from rich.table import Table
 
 LOCK = Path("params/sources.lock.json")
 """The sha256 of files for which params/sources.yaml has none, as first seen. It lies beside the table, and not in
-raw_dir, so that git keeps it: what one member of a team got is what the others have to get."""
+raw_dir, so that git keeps it: everyone in a team works with the same bytes."""
+WAITS = (1, 2, 4)
+"""Seconds before each further attempt."""
+TIMEOUT = 60
+"""Seconds without a byte."""
 
 
 def fetch(name: str, entry: SourceEntry, raw_dir: Path, mirror: str | None = None) -> Iterator[str]:
-    """Download the files of ``entry`` that are not there, and check all that are; yields what was done, a line each.
+    """Download the missing files of ``entry`` and check all of them; yields what was done, a line each.
 
     ``mirror`` is an address below which the files have the same paths as below raw_dir. Raises UserError for a file
-    that cannot be downloaded, that a person has to ask for, or that is not the expected one.
+    that cannot be downloaded, that must be obtained by hand, or that is not the expected one.
     """
     packed = packed_archive(entry, raw_dir)
     if packed:
-        yield f"{name}: {packed} is read, nothing to fetch"
+        yield f"{name}: {packed} is present; nothing to fetch"
     elif entry.files:
         for file in entry.files:
             yield fetch_file(entry, file, raw_dir, mirror)
     elif is_there(entry, raw_dir):
-        yield f"{name}: {raw_dir / str(entry.archive)} is there"
+        yield f"{name}: {raw_dir / str(entry.archive)} is present"
     else:
         raise UserError(f"{name}: {_by_hand(entry, raw_dir)}")
 
 
 def fetch_file(entry: SourceEntry, file: SourceFile, raw_dir: Path, mirror: str | None = None) -> str:
-    """Download one file unless it is there, and check it; what was done, in one line. Raises UserError as ``fetch``."""
+    """Download one file unless it is present, and check it; what was done, in one line. Raises UserError as `fetch`."""
     path = raw_dir / file.path
-    there = path.exists()
-    if not there:
+    present = path.exists()
+    if not present:
         packed = packed_archive(entry, raw_dir)
         if packed:
             raise UserError(
-                f"{path}: not downloaded: its folder would be read in place of {packed}; unpack that, or move it away"
+                f"{path}: not downloaded, since its folder would be read instead of {packed}; unpack or move that file"
             )
         if file.url is None:
             raise UserError(f"{path}: {_by_hand(entry, raw_dir)}")
+        _locked()  # a broken file is an error before the download, not after it
         url = f"{mirror.rstrip('/')}/{file.path}" if mirror else file.url
-        known = bool(file.sha256 or file.sha256_prefix or file.md5 or recorded(file))
-        download(url, path, check=lambda part: check(file, part, path), size=file.size, known=known)
+        download(url, path, lambda part: check(file, part, path), file.size)
     digest = check(file, path)
-    return f"{path}: {'there' if there else 'downloaded'}, sha256 {digest[:12]}... {_compared(file, digest)}"
+    return f"{path}: {'present' if present else 'downloaded'}, sha256 {digest[:12]}... {_compared(file, digest)}"
+
+
+def download(url: str, target: Path, check: Callable[[Path], object], size: int | None = None) -> None:
+    """Download ``url`` to ``target`` over HTTPS, under a temporary name until ``check`` has accepted it.
+
+    ``size`` is the expected number of bytes, if known. Cut connections and busy servers are tried again. Proxies are
+    those of the environment. Raises UserError, in one line.
+    """
+    import requests
+    from pooch import HTTPDownloader
+
+    _require_https(url)
+    for wait in (*WAITS, None):
+        try:
+            with atomic(target) as part, ExitStack() as stack:
+                get = HTTPDownloader(
+                    progressbar=_Bar(stack, target.name),
+                    chunk_size=1 << 18,
+                    timeout=TIMEOUT,
+                    headers={"Accept-Encoding": "identity"},  # sizes are those of the file, not of its compression
+                    hooks={"response": lambda answer, **_: _accept(answer, target, size)},
+                )
+                get(url, part, None)
+                check(part)
+            return
+        except requests.RequestException as error:
+            reason = _reason(error)
+            status = error.response.status_code if isinstance(error, requests.HTTPError) else 0
+            if wait is None or 400 <= status < 500 and status not in (408, 429):
+                raise UserError(f"{url}: {reason}") from None
+            time.sleep(wait)
+        except OSError as error:
+            raise UserError(f"{target}: {error.strerror or error}; nothing was kept") from None
+
+
+def _accept(answer: "requests.Response", target: Path, size: int | None) -> None:
+    """Refuse an answer, before its content is read, that cannot be the file; redirects pass through here as well."""
+    if answer.is_redirect:
+        _require_https(urljoin(answer.url, answer.headers["Location"]))
+    if answer.status_code != 200:
+        return
+    length = answer.headers.get("Content-Length", "")
+    if answer.headers.get("Content-Type", "").startswith("text/html"):
+        raise UserError(f"{answer.url}: returned a web page instead of the file, perhaps a login, quota or error page")
+    if not length and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
+        raise UserError(f"{answer.url}: the server does not state the length, so a cut would go unnoticed")
+    total, free = int(length or 0), shutil.disk_usage(target.parent).free
+    if total and size not in (None, total):
+        raise UserError(f"{answer.url}: {total:,} bytes on the server; expected {size:,}: another version of the file")
+    if max(total, size or 0) > free:
+        raise UserError(f"{target}: needs {max(total, size or 0):,} bytes, {free:,} are free on the disk; make room")
+
+
+def _require_https(url: str) -> None:
+    parts = urlsplit(url)
+    local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if parts.scheme != "https" and not local:
+        raise UserError(f"{url}: not downloaded; the address must be https")
+
+
+def _reason(error: "requests.RequestException") -> str:
+    import requests
+
+    if isinstance(error, requests.HTTPError):
+        return f"HTTP {error.response.status_code} {error.response.reason}"
+    host = urlsplit(error.request.url).netloc if error.request else ""
+    reasons = {
+        requests.exceptions.SSLError: f"no trusted connection to {host}",
+        requests.exceptions.ProxyError: f"no connection to {host} through the proxy",
+        requests.Timeout: f"no answer from {host} in {TIMEOUT} seconds",
+        requests.ConnectionError: f"no connection to {host}" if host else "the connection was cut",
+        requests.exceptions.ChunkedEncodingError: "the connection was cut",
+    }
+    return next((text for kind, text in reasons.items() if isinstance(error, kind)), str(error))
+
+
+class _Bar:
+    """What pooch reports its progress to: shown like the other bars of this package."""
+
+    def __init__(self, stack: ExitStack, name: str) -> None:
+        self.total, self._stack, self._name, self._done = 0, stack, name, 0
+        self.reset = self.close = lambda: None  # the bar ends with the stack
+
+    def update(self, more: int) -> None:
+        """Count bytes; the last piece counts as a full one."""
+        from transfer.utils.progress import progress
+
+        if not self._done and self.total:
+            self._report = self._stack.enter_context(progress(self._name, self.total, "bytes"))
+        self._done = min(self._done + more, self.total)
+        if self._done:
+            self._report(self._done)
 
 
 def _by_hand(entry: SourceEntry, raw_dir: Path) -> str:
-    return f"not there, and not downloaded by itself; {entry.page}: {entry.ask.replace('RAW_DIR', str(raw_dir))}"
+    return f"missing, must be obtained manually from {entry.page}: {entry.ask.replace('RAW_DIR', str(raw_dir))}"
 
 
 def check(file: SourceFile, path: Path, shown: Path | None = None) -> str:
     """The sha256 of ``path``, which has to be ``file``; ``shown`` is its name in messages.
 
-    Raises Damaged, in one line, if size or checksum are not those of params/sources.yaml or of the lock file.
+    Raises UserError, in one line, if size or checksum are not those of params/sources.yaml or of the lock file.
     """
-    shown = shown or path
+    shown, size = shown or path, path.stat().st_size
     with open(path, "rb") as handle:
         if looks_like(handle.read(HEAD)) == HTML:
-            raise Damaged(f"{shown}: a web page under this name, perhaps one for login or quota; get the file again")
-        handle.seek(0)
-        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-        handle.seek(0)
-        md5 = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() if file.md5 else None
-    size = path.stat().st_size
+            raise UserError(f"{shown}: a web page instead of the file, perhaps of a login or quota; get the file again")
     if file.size not in (None, size):
-        raise Damaged(f"{shown}: {size:,} bytes; expected {file.size:,} ({SOURCES}): cut off, or another version")
-    for what, expected, found in (
-        ("sha256", file.sha256, sha256),
-        ("sha256", file.sha256_prefix, sha256[: len(file.sha256_prefix or "")]),
-        ("md5", file.md5, md5),
-    ):
-        if expected not in (None, found):
-            raise Damaged(f"{shown}: {what} is {found}; expected {expected} ({SOURCES}): damaged, or another file")
-    earlier = recorded(file)
+        raise UserError(f"{shown}: {size:,} bytes; expected {file.size:,} ({SOURCES}): cut off, or another version")
+    sha256 = _digest(path, "sha256")
+    for kind, expected in (("sha256", file.sha256), ("sha256", file.sha256_prefix), ("md5", file.md5)):
+        found = sha256 if kind == "sha256" or not expected else _digest(path, kind)
+        if expected and not found.startswith(expected):
+            raise UserError(f"{shown}: {kind} is {found}; expected {expected} ({SOURCES}): damaged, or another file")
+    earlier = _locked().get(file.path)
     if earlier not in (None, sha256):
-        raise Damaged(
-            f"{shown}: sha256 is {sha256}; {earlier} was seen first ({LOCK}): damaged, or changed at its source; "
-            f"where the change is wanted, remove its entry from {LOCK}"
+        raise UserError(
+            f"{shown}: sha256 is {sha256}; first seen as {earlier} ({LOCK}): damaged, or changed at its source; "
+            f"if the change is wanted, remove its entry from {LOCK}"
         )
     return sha256
 
 
-def recorded(file: SourceFile) -> str | None:
-    """The sha256 of ``file`` that was first seen; None if there is none."""
-    return _locked().get(file.path)
+def _digest(path: Path, kind: str) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
 
 
 def _compared(file: SourceFile, digest: str) -> str:
-    """What the sha256 agrees with; one that nothing knows is recorded."""
+    """What the sha256 agrees with; an unknown one is recorded."""
+    from filelock import FileLock
+
     if file.sha256:
         return f"as in {SOURCES}"
     LOCK.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +221,7 @@ def _locked() -> dict[str, str]:
 
 
 def packed_archive(entry: SourceEntry, raw_dir: Path) -> Path | None:
-    """The archive file that holds the dataset of ``entry``, where it is read from one; None if a folder is read."""
+    """The archive file that the dataset of ``entry`` is read from; None if it is read from a folder, or missing."""
     path = find(raw_dir, entry.archive) if entry.archive else None
     return path if path and path.is_file() else None
 
@@ -140,7 +236,7 @@ def is_there(entry: SourceEntry, raw_dir: Path) -> bool:
 
 
 def instructions(name: str, entry: SourceEntry, raw_dir: Path) -> str:
-    """What a person has to ask for, where, and which file to put where."""
+    """What to ask for, where, and where to put which file."""
     lines = {
         "what": entry.title,
         "where": entry.page,
@@ -149,38 +245,22 @@ def instructions(name: str, entry: SourceEntry, raw_dir: Path) -> str:
         "cite": entry.citation,
         "not confirmed": entry.unconfirmed,
     }
-    wrapped = [
-        textwrap.fill(
-            text,
-            width=110,
-            initial_indent=f"  {key:<14}",
-            subsequent_indent=" " * 16,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for key, text in lines.items()
-        if text
-    ]
-    return "\n".join([f"{name} is not there, and has to be had by hand:", *wrapped])
+    layout = {"width": 110, "subsequent_indent": " " * 16, "break_long_words": False, "break_on_hyphens": False}
+    wrapped = [textwrap.fill(text, initial_indent=f"  {key:<14}", **layout) for key, text in lines.items() if text]
+    return "\n".join([f"{name} is missing and must be downloaded manually:", *wrapped])
 
 
-def overview(sources: Mapping[str, SourceEntry], raw_dir: Path) -> Table:
-    """A row per source: name, kind, how it is had, size, licence, and whether it is below ``raw_dir``."""
+def overview(sources: Mapping[str, SourceEntry], raw_dir: Path) -> "Table":
+    """A row per source: name, kind, how to get it, size, licence, and whether it is below ``raw_dir``."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "kind", "how", "bytes", "there", "licence"):
+    for column in ("name", "kind", "how", "bytes", "present", "licence"):
         table.add_column(column, justify="right" if column == "bytes" else "left", no_wrap=column == "name")
     for name, entry in sources.items():
         sizes = [file.size for file in entry.files]
         size = f"{sum(filter(None, sizes)):,}" if sizes and all(sizes) else "?"
-        table.add_row(name, entry.kind, entry.how, size, _state(entry, raw_dir), entry.licence)
+        some = sum((raw_dir / file.path).exists() for file in entry.files)
+        state = "yes" if is_there(entry, raw_dir) else f"{some} of {len(sizes)}" if some else "no"
+        table.add_row(name, entry.kind, entry.how, size, state, entry.licence)
     return table
-
-
-def _state(entry: SourceEntry, raw_dir: Path) -> str:
-    if is_there(entry, raw_dir):
-        return "yes"
-    paths = [raw_dir / file.path for file in entry.files]
-    some = sum(path.exists() for path in paths)
-    if some:
-        return f"{some} of {len(paths)}"
-    return "partly" if any(path.with_name(f"{path.name}.part").exists() for path in paths) else "no"

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from transfer.datasets import registry, source
-from transfer.datasets.source import SUFFIXES
+from transfer.datasets import archives, registry
 from transfer.params import Name, Params, ParamsError, Strict
 from transfer.params.read import read_model
 from transfer.utils.errors import UserError
@@ -30,12 +29,12 @@ Page = Annotated[str, Field(pattern=r"^https?://\S+$")]
 
 
 class SourceFile(Strict):
-    """A file, and how it is told from another one; what is not known is left out."""
+    """A file and its checksums; unknown ones are left out."""
 
     path: Below
-    """Where it lies below raw_dir."""
+    """Below raw_dir."""
     url: Annotated[str, Field(pattern=r"^https://\S+$")] | None = None
-    """Where it is downloaded from; null: by hand."""
+    """The address of the download; null: obtained by hand."""
     size: Annotated[int, Field(ge=1)] | None = None
     """Bytes."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -45,34 +44,34 @@ class SourceFile(Strict):
 
 
 class SourceEntry(Strict):
-    """A dataset, some lists or a weight file: where it comes from and how it is had."""
+    """A dataset, some lists or a weight file: where it comes from and how to get it."""
 
     kind: Literal["dataset", "list", "weights"]
     how: Literal["download", "form", "kaggle", "manual"]
-    """download: `transfer fetch` does it; the others are asked for by a person, as ``ask`` says."""
+    """download: by `transfer fetch`; the others by a person, as ``ask`` says."""
     title: str
     page: Page
-    """The page of its authors, where it is asked for if it is not downloaded."""
+    """The page of its authors, where to ask for it."""
     licence: str
     citation: str
     ask: str = ""
     """What to ask for, and which file to put where."""
     archive: Below | None = None
-    """Folder or archive below raw_dir that a dataset is read from, as in dataset_definitions."""
+    """Folder or archive below raw_dir, as in dataset_definitions."""
     files: list[SourceFile] = []
-    """Its files one by one, where they have fixed names."""
+    """Its files, where they have fixed names."""
     checked: str
-    """Where these facts were read."""
+    """The references of these facts."""
     unconfirmed: str = ""
     """What could not be confirmed."""
 
     @model_validator(mode="after")
-    def _can_be_had(self) -> "SourceEntry":
+    def _is_complete(self) -> "SourceEntry":
         downloads = self.how == "download"
         if downloads and not (self.files and all(file.url for file in self.files)):
             raise ValueError("how: download needs files with a url each")
         if not downloads and any(file.url for file in self.files):
-            raise ValueError(f"how: {self.how} has no url in its files; what is downloaded says how: download")
+            raise ValueError(f"how: {self.how} has no url in its files; downloads have how: download")
         if not downloads and not self.ask:
             raise ValueError(f"how: {self.how} needs ask: what to ask for, and which file to put where")
         if not self.files and not self.archive:
@@ -86,13 +85,13 @@ class Sources(Strict):
     sources: Annotated[dict[Name, SourceEntry], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _files_are_told_apart(self) -> "Sources":
+    def _files_differ(self) -> "Sources":
         owners: dict[str, str] = {}
         for name, entry in self.sources.items():
             for file in entry.files:
                 if file.path in owners:
                     other = owners[file.path]
-                    raise ParamsError(("sources", name, "files"), f"{file.path} is a file of {other} already")
+                    raise ParamsError(("sources", name, "files"), f"{file.path} belongs to {other} already")
                 owners[file.path] = name
         return self
 
@@ -125,22 +124,20 @@ def find(name: str, table: Mapping[str, SourceEntry]) -> tuple[str, SourceEntry,
 
 
 def where_to_get(archive: str, table: Mapping[str, SourceEntry]) -> str:
-    """Where a dataset is asked for that is read from ``archive``, in one line; empty if no source makes it up."""
-    found = {name: entry for name, entry in table.items() if entry.archive and archive in _spellings(entry.archive)}
+    """Where to get the dataset in ``archive``, in one line; empty if no source is known."""
+    found = {
+        name: entry for name, entry in table.items() if entry.archive and archive in archives.spellings(entry.archive)
+    }
     if not found:
         return ""
     pages = " and ".join(entry.page for entry in found.values())
-    return f"It is had from {pages}: transfer fetch {' '.join(found)} says how"
-
-
-def _spellings(archive: str) -> tuple[str, ...]:
-    return archive, *(archive + suffix for suffix in SUFFIXES)
+    return f"Available from {pages}; run `transfer fetch {' '.join(found)}` for instructions"
 
 
 def archive_path(params: Params, dataset: str) -> Path:
-    """Folder or archive in which ``dataset`` lies; one that the workflow draws need not be there yet.
+    """Folder or archive of ``dataset``; a synthetic one need not exist yet.
 
-    Raises UserError for an unknown parser or a wrong option, and with the way to get it for an archive that is missing.
+    Raises UserError for an unknown parser or a wrong option, and for a missing archive, with the way to get it.
     """
     definition = params.dataset_definitions[dataset]
     try:
@@ -151,14 +148,14 @@ def archive_path(params: Params, dataset: str) -> Path:
     if definition.synthetic is not None:
         return Path(params.raw_dir) / definition.archive
     try:
-        return source.locate(Path(params.raw_dir), definition.archive)
+        return archives.locate(Path(params.raw_dir), definition.archive)
     except UserError as error:
         hint = where_to_get(definition.archive, load())
         raise UserError(f"dataset {dataset}: {error}. {hint}".rstrip()) from None
 
 
 def archive_is_there(params: Params, dataset: str) -> bool:
-    """Whether the workflow could begin with ``dataset``: its folder or archive is there, or is drawn."""
+    """Whether the archive of ``dataset`` is present, or synthetic."""
     try:
         archive_path(params, dataset)
     except UserError:
@@ -167,15 +164,15 @@ def archive_is_there(params: Params, dataset: str) -> bool:
 
 
 def weights_path(params: Params, name: str) -> Path:
-    """The file of a source of weights in params/sources.yaml; one that the workflow downloads need not be there yet.
+    """The file of a source of weights in params/sources.yaml; one that the workflow downloads need not exist yet.
 
-    Raises UserError, with the way to get it, for a missing one that has to be put there by hand.
+    Raises UserError for a missing file that must be obtained by hand, with the way to get it.
     """
     entry = get(name)
     path = Path(params.raw_dir) / entry.files[0].path
     if entry.how != "download" and not path.is_file():
         ask = entry.ask.replace("RAW_DIR", params.raw_dir)
-        raise UserError(f"weights {name}: {path} is not there. {ask}")
+        raise UserError(f"weights {name}: {path} is missing. {ask}")
     return path
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from transfer.evaluation.statistics import paired_p_value, summary
+from transfer.evaluation.statistics import paired_difference, summary
 from transfer.layout import Layout
 from transfer.runs.predictions import correct_faces, read_predictions
 from transfer.tables.kinds.recipes import COLUMNS, FORMATS
@@ -176,9 +176,9 @@ def _cells(ours: Mapping[int, _Seed], baseline: Mapping[int, _Seed]) -> dict[str
     }
     if ours.keys() == baseline.keys():
         cells["delta_vs_baseline"] = 100 * float(np.mean([ours[s].accuracy - baseline[s].accuracy for s in ours]))
-        cells["p_value"] = paired_p_value(
+        cells["p_value"] = paired_difference(
             {seed: run.correct for seed, run in ours.items()}, {seed: run.correct for seed, run in baseline.items()}
-        )
+        ).p_value
     return cells
 
 

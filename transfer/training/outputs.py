@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from transfer.models.weights.safetensors_file import KEY
+from transfer.models.weights.load import KEY
 from transfer.params import digest
 from transfer.runs.predictions import predictions_frame, write_predictions
 from transfer.training.state import Run

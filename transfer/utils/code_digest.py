@@ -24,7 +24,7 @@ STEPS = {
     "duplicates": ("transfer.audit.copies",),
     "audit": ("transfer.audit.report",),
     "sample": ("transfer.datasets.sampling",),
-    "weights": ("transfer.models.weights.convert",),
+    "weights": ("transfer.models.weights.importers",),
     "train": ("transfer.training.run",),
     "evaluate": ("transfer.runs.metrics",),
     "robustness": ("transfer.evaluation.robustness",),
@@ -35,7 +35,7 @@ STEPS = {
     "table_figure": ("transfer.figures.tables",),
     "overview": ("transfer.tables.overview",),
     "search": ("transfer.search.worker",),
-    "search_report": ("transfer.search.results",),
+    "search_report": ("transfer.search.report",),
 }
 
 # Left out of every digest. What config, params and layout decide shows in the parameters and in the names of the files;

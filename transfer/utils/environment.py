@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "facenet-pytorch", "snakemake", "mlflow")
-_ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment() -> dict[str, Any]:
-    """Commit (-dirty where tracked files differ from it), Python, packages, operating system, processor, deployment.
+    """Commit (-dirty if tracked files were changed), Python, packages, system, processor, cores, deployment.
 
     Nothing in it names a user, a host or a folder.
     """
@@ -22,19 +22,19 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": cores(),
         "deployment": _deployment(),
     }
 
 
-def commit() -> str | None:
-    """The git commit of the code, "-dirty" behind it if tracked files were changed; None outside a checkout."""
+def commit(root: Path = ROOT) -> str | None:
+    """The git commit of the code below ``root``, "-dirty" if tracked files were changed; None outside a checkout."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=_ROOT,
-            env=os.environ | {"GIT_CEILING_DIRECTORIES": str(_ROOT.parent)},  # not a repository that surrounds the code
+            cwd=root,
+            env=os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)},  # not a repository that surrounds the code
             capture_output=True,
             text=True,
             check=True,
@@ -49,15 +49,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cpu() -> str:
+def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Model name of the processor."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = cpuinfo.read_text().splitlines()
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _deployment() -> str:
-    if (Path(sys.prefix) / "conda-meta").is_dir():  # CONDA_PREFIX also stands where a venv is used inside conda
+    if (Path(sys.prefix) / "conda-meta").is_dir():  # CONDA_PREFIX is also set for a venv that is used inside conda
         return "conda"
     return "venv" if sys.prefix != sys.base_prefix else "system python"

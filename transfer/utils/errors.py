@@ -2,10 +2,10 @@
 
 
 class UserError(Exception):
-    """What is wrong with the input, and what to do, in one line.
+    """Wrong input: "<what is wrong> (<where>); <do this>", in one line.
 
-    The command line prints it on stderr and ends with ``exit_code``; a traceback appears only under ``--debug``.
-    ``details`` may be longer, such as a table: they are printed on stdout before it.
+    The command line prints it on stderr and exits with ``exit_code``; a traceback appears only under ``--debug``.
+    ``details``, such as a table, are printed on stdout before it.
     """
 
     exit_code = 1

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: every output is written under a temporary name and renamed."""
+"""Files that are whole or absent: every output is written under a temporary name and renamed."""
 
 import errno
 import hashlib
@@ -15,9 +15,8 @@ from typing import Any
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` if the block succeeds, remove it if not.
 
-    The temporary name keeps the suffix, so that writers which look at it (numpy, matplotlib) behave.
-    The data reach the disk before the rename, and the rename before this returns: a power cut leaves the old file or
-    the new one, and what is deleted afterwards was not the last copy.
+    The temporary name keeps the suffix, which numpy and matplotlib look at. The data reach the disk before the rename,
+    and the rename before this returns: a power cut leaves the old file or the new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +33,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in ``folder`` to the disk; some network file systems cannot, and need not."""
+    """Flush the names in ``folder`` to the disk; some network file systems cannot, and need not."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

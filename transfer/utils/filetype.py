@@ -1,7 +1,7 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""File types by the first bytes of the content."""
 
 HEAD = 512
-"""How many of a file's first bytes are enough for `looks_like`."""
+"""Bytes that `looks_like` needs."""
 
 HTML = "an HTML page"
 ZIP = "a zip archive"
@@ -27,10 +27,7 @@ _HTML = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 
 
 def looks_like(head: bytes) -> str | None:
-    """Name of the kind of file that begins with ``head`` (at least `HEAD` bytes if there are so many), or None.
-
-    The signatures are those of the formats' own documents; a tar archive has its mark at byte 257.
-    """
+    """The type of a file that begins with ``head`` (`HEAD` bytes, or the whole of a smaller file), or None."""
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name

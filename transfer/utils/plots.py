@@ -27,7 +27,7 @@ def save(figure: Figure, path: Path, dpi: int = 150) -> None:
         figure.savefig(part, dpi=dpi, metadata=_METADATA[path.suffix])
 
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "figure.titlesize": 9,

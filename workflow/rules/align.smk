@@ -1,4 +1,4 @@
-# Faces: detection, alignment, and the row numbers of the parts that are trained and tested on.
+# Faces: detection, alignment, quality page, and the row numbers of each split.
 
 
 rule detect_faces:
@@ -62,10 +62,6 @@ rule inspect_faces:
     output:
         page="results/{experiment}/data/{dataset}/faces.html",
         report="results/{experiment}/data/{dataset}/faces.json",
-        pictures=expand(
-            "results/{{experiment}}/data/{{dataset}}/{picture}.png",
-            picture=["distributions", "montage", "montage_worst", "montage_rejected"],
-        ),
     log:
         "results/{experiment}/logs/inspect_faces/{dataset}.log",
     conda:
@@ -77,7 +73,7 @@ rule inspect_faces:
         config=SNAPSHOT,
         version=inspect_version,
     message:
-        "Quality page of the faces of {wildcards.dataset}"
+        "Writing the quality page of {wildcards.dataset}"
     shell:
         "python -m transfer inspect --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 

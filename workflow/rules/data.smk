@@ -1,4 +1,4 @@
-# Raw archives and what they hold.
+# Raw archives and their indices.
 
 
 rule synthesize_archive:
@@ -12,11 +12,11 @@ rule synthesize_archive:
         mem_mb=2000,
         runtime=60,
     params:
-        # Not the experiment's snapshot: experiments that draw the same archive share it.
+        # Not the experiment's snapshot: experiments share their synthetic archives.
         values=drawn_values,
         version=archive_version,
     message:
-        "Drawing faces in the layout of a real dataset: {wildcards.archive}"
+        "Generating synthetic dataset {wildcards.archive}"
     shell:
         "python -m transfer synthesize {params.values:q} --dataset drawn > {log} 2>&1"
 
@@ -39,7 +39,7 @@ rule index_dataset:
         config=SNAPSHOT,
         version=index_version,
     message:
-        "Reading labels and splits of {wildcards.dataset}"
+        "Indexing images, labels and splits of {wildcards.dataset}"
     shell:
         "python -m transfer index --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
@@ -62,6 +62,6 @@ rule find_subsets:
         config=SNAPSHOT,
         version=subsets_version,
     message:
-        "Occluded and turned faces of {wildcards.dataset}"
+        "Finding challenge subsets of {wildcards.dataset}"
     shell:
         "python -m transfer subsets --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"

@@ -1,4 +1,4 @@
-# Metrics of each training, from its predictions, and what it is asked after it: corrupted faces, other datasets.
+# Metrics of each run, from its predictions; further evaluations of its weights: corrupted faces, other datasets, diversity.
 
 
 rule evaluate_run:
@@ -19,7 +19,7 @@ rule evaluate_run:
         version=evaluate_version,
     message:
         "Metrics of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
-    # That this job runs shows that Snakemake has noted the training as complete.
+    # The resume state can go: this job only starts once Snakemake has recorded the training as complete.
     shell:
         "python -m transfer evaluate --params {params.config}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
@@ -50,7 +50,7 @@ rule evaluate_robustness:
         config=SNAPSHOT,
         version=robustness_version,
     message:
-        "Corrupted faces of {wildcards.dataset} by {wildcards.recipe}, seed {wildcards.seed}"
+        "Robustness of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "python -m transfer robustness --params {params.config} --set train.threads={threads}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
@@ -91,6 +91,7 @@ rule evaluate_cross:
 rule measure_diversity:
     input:
         weights=rules.train_model.output.weights,
+        predictions=rules.train_model.output.predictions,
         environment=rules.train_model.output.environment,
         images=rules.align_faces.output.images,
         manifest=rules.align_faces.output.manifest,
@@ -110,7 +111,7 @@ rule measure_diversity:
         config=SNAPSHOT,
         version=diversity_version,
     message:
-        "How alike maps and heads are: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
+        "Diversity of maps and heads: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "python -m transfer diversity --params {params.config} --set train.threads={threads}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"

@@ -1,14 +1,14 @@
-# Lists, votes and weights that may be downloaded; the rest is put into raw_dir by hand (transfer fetch NAME).
+# Downloads of lists, votes and weights; the rest is obtained by hand (`transfer fetch NAME`).
 
 
-# Compute nodes often have no way to the Internet.
+# Compute nodes often have no Internet access.
 localrules:
     fetch_source,
 
 
 rule fetch_source:
     output:
-        # update: what lies there, perhaps put there by hand, is not removed before the job or when it fails.
+        # update: a file that is present, perhaps put there by hand, is kept before the job and when it fails.
         file=update(f"{RAW_DIR}/{{source_file}}"),
     log:
         f"results/{EXPERIMENT}/logs/fetch_source/{{source_file}}.log",

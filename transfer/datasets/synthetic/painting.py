@@ -1,6 +1,7 @@
 """Paints the frontal head and shoulders: flat colours first, then light and shadow from a height field."""
 
 import math
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -13,61 +14,48 @@ ORIGIN = np.array([-1.6, -1.72])  # face units at the canvas' upper left corner
 CELL = 4  # canvas pixels per cell of the coarse grid of smooth shading
 
 Line = np.ndarray | list[tuple[float, float]]
+Colour = tuple[int, ...]
+SIDES = (-1, 1)
 
 
-def rgb(colour: np.ndarray, gain: float = 1.0) -> tuple[int, int, int]:
+def rgb(colour: np.ndarray, gain: float = 1.0) -> Colour:
     """A colour as Pillow takes it."""
-    red, green, blue = colour
-    return (
-        min(max(int(red * gain), 0), 255),
-        min(max(int(green * gain), 0), 255),
-        min(max(int(blue * gain), 0), 255),
-    )
+    return tuple(min(max(int(value * gain), 0), 255) for value in colour)
 
 
 class Pen:
-    """Draws on an image in face units.
+    """Draws on an image in face units, and where ``alpha`` is given, the same shapes in 255 on that mask.
 
     ``scale`` is the image's resolution relative to the canvas, ``corner`` the face units at its upper left corner.
     """
 
-    def __init__(self, image: Image.Image, scale: float = 1.0, corner: np.ndarray = ORIGIN) -> None:
-        self.draw, self.unit, self.corner = ImageDraw.Draw(image), UNIT * scale, corner
+    def __init__(
+        self, image: Image.Image, scale: float = 1.0, corner: np.ndarray = ORIGIN, alpha: Image.Image | None = None
+    ) -> None:
+        self.unit, self.corner = UNIT * scale, corner
+        self.draw, self.alpha = ImageDraw.Draw(image), ImageDraw.Draw(alpha) if alpha else None
 
     def pixels(self, points: Line) -> list[float]:
         """Face units to the image's pixels, as ImageDraw takes them."""
         return ((np.asarray(points) - self.corner) * self.unit).ravel().tolist()
 
-    def area(self, points: Line, fill: int | tuple[int, int, int]) -> None:
+    def _both(self, shape: str, points: Line, fill: int | Colour, **options: Any) -> None:
+        pixels = self.pixels(points)
+        getattr(self.draw, shape)(pixels, fill=fill, **options)
+        if self.alpha:
+            getattr(self.alpha, shape)(pixels, fill=255, **options)
+
+    def area(self, points: Line, fill: int | Colour) -> None:
         """Fill a polygon."""
-        self.draw.polygon(self.pixels(points), fill=fill)
+        self._both("polygon", points, fill)
 
-    def line(self, points: Line, fill: int | tuple[int, int, int], width: float) -> None:
+    def line(self, points: Line, fill: int | Colour, width: float) -> None:
         """Draw a line, ``width`` in face units."""
-        self.draw.line(self.pixels(points), fill=fill, width=max(1, round(width * self.unit)), joint="curve")
+        self._both("line", points, fill, width=max(1, round(width * self.unit)), joint="curve")
 
-    def disc(self, x: float, y: float, rx: float, ry: float, fill: int | tuple[int, int, int]) -> None:
+    def disc(self, x: float, y: float, rx: float, ry: float, fill: int | Colour) -> None:
         """Fill an ellipse."""
-        self.draw.ellipse(self.pixels([(x - rx, y - ry), (x + rx, y + ry)]), fill=fill)
-
-
-class _Solid:
-    """Two pens at once: the colour, and the outline of what is not background."""
-
-    def __init__(self, canvas: Image.Image, alpha: Image.Image) -> None:
-        self.colour, self.alpha = Pen(canvas), Pen(alpha)
-
-    def area(self, points: Line, fill: tuple[int, int, int]) -> None:
-        self.colour.area(points, fill)
-        self.alpha.area(points, 255)
-
-    def line(self, points: Line, fill: tuple[int, int, int], width: float) -> None:
-        self.colour.line(points, fill, width)
-        self.alpha.line(points, 255, width)
-
-    def disc(self, x: float, y: float, rx: float, ry: float, fill: tuple[int, int, int]) -> None:
-        self.colour.disc(x, y, rx, ry, fill)
-        self.alpha.disc(x, y, rx, ry, 255)
+        self._both("ellipse", [(x - rx, y - ry), (x + rx, y + ry)], fill)
 
 
 def paint(
@@ -80,7 +68,7 @@ def paint(
     cloth = _muted(rng)
     canvas = Image.new("RGB", CANVAS, rgb(cloth))
     alpha = Image.new("L", CANVAS, 0)
-    solid, pen = _Solid(canvas, alpha), Pen(canvas)
+    solid, pen = Pen(canvas, alpha=alpha), Pen(canvas)
 
     _hair_behind(solid, who)
     neck = [(-0.55, 0.9), (0.55, 0.9), (0.58, 1.75), (0.9, 2.0), (0.9, 2.4), (-0.9, 2.4), (-0.9, 2.0), (-0.58, 1.75)]
@@ -88,14 +76,14 @@ def paint(
     collar = [(-2.1, 2.12), (-1.2, 1.92), (-0.62, 1.72), (0, 2.05), (0.62, 1.72), (1.2, 1.92), (2.1, 2.12)]
     solid.area(np.vstack([smooth(collar, closed=False), [(2.1, 2.4), (-2.1, 2.4)]]), rgb(cloth))
     if who.hair_style not in ("long", "bob"):
-        for side in (-1, 1):
+        for side in SIDES:
             solid.disc(side * (who.width + 0.03), 0.22, 0.13, 0.27, rgb(who.skin, 0.9))
     solid.area(g.outline, rgb(who.skin))
 
     if who.freckles:
         for x, y in zip(rng.normal(0, 0.42, 50), rng.normal(0.38, 0.14, 50), strict=True):
             pen.disc(x, y, 0.012, 0.012, rgb(who.skin * [0.82, 0.72, 0.66]))
-    _paste(canvas, who.skin * [0.60, 0.50, 0.47], _creases(who, a, g), ORIGIN)
+    canvas.paste(rgb(who.skin * [0.60, 0.50, 0.47]), mask=_creases(who, a, g))
     _nose(pen, who, g)
     _mouth(pen, who, a, g)
     for i in range(2):
@@ -117,11 +105,6 @@ def paint(
 def _muted(rng: np.random.Generator) -> np.ndarray:
     """A colour of cloth."""
     return np.clip(rng.uniform(30, 200) + rng.normal(0, 28, 3), 10, 240)
-
-
-def _paste(canvas: Image.Image, colour: np.ndarray, mask: Image.Image, corner: np.ndarray) -> None:
-    x, y = ((corner - ORIGIN) * UNIT).round().astype(int).tolist()
-    canvas.paste(rgb(colour), (x, y, x + mask.width, y + mask.height), mask)
 
 
 def _shade(canvas: Image.Image, shading: Image.Image) -> Image.Image:
@@ -213,7 +196,7 @@ def _creases(who: Identity, a: dict[str, float], g: Geometry) -> Image.Image:
             pen.line(smooth(points, closed=False, steps=4), int(255 * min(strength, 1)), width)
 
     nose_y, old = float(g.nose[1]), who.wrinkles
-    for i, side in enumerate((-1, 1)):
+    for i, side in enumerate(SIDES):
         cx, cy = g.lips["inner_up"][-i]  # -0 is the left corner, -1 the right one
         fold = 0.10 + 0.30 * old + 0.75 * g.pull[i] + 0.9 * a["nose_wrinkle"] + 0.5 * a["lip_raise"]
         start = (side * (g.nose_w + 0.03), nose_y - 0.02 - 0.06 * a["nose_wrinkle"])
@@ -283,7 +266,7 @@ def _brow(pen: Pen, who: Identity, line: np.ndarray) -> None:
 
 def _nose(pen: Pen, who: Identity, g: Geometry) -> None:
     x, y = g.nose
-    for side in (-1, 1):
+    for side in SIDES:
         pen.disc(x + side * 0.44 * g.nose_w, y + 0.098, 0.30 * g.nose_w, 0.026, rgb(who.skin, 0.30))
         wing = [(x + side * u * g.nose_w, y + v) for u, v in ((0.80, 0.10), (1.00, 0.05), (0.92, -0.03))]
         pen.line(smooth(wing, closed=False, steps=4), rgb(who.skin, 0.62), 0.03)
@@ -297,7 +280,7 @@ def _mouth(pen: Pen, who: Identity, a: dict[str, float], g: Geometry) -> None:
     if gap.max() > 0.02:
         below = np.zeros((len(gap), 2))
 
-        def band(edge: np.ndarray, depth: np.ndarray, colour: tuple[int, int, int]) -> None:
+        def band(edge: np.ndarray, depth: np.ndarray, colour: Colour) -> None:
             below[:, 1] = depth
             pen.area(np.vstack([edge, (edge + below)[::-1]]), colour)
 
@@ -322,7 +305,7 @@ def _mouth(pen: Pen, who: Identity, a: dict[str, float], g: Geometry) -> None:
 # ------------------------------------------------------------------------------------------------------ hair and covers
 
 
-def _hair_behind(solid: _Solid, who: Identity) -> None:
+def _hair_behind(solid: Pen, who: Identity) -> None:
     top, w = who.forehead - 0.50, who.width
     crown = {"curly": 0.30, "long": 0.18, "bob": 0.16}.get(who.hair_style, 0.12)
     half = {
@@ -377,13 +360,13 @@ def _beard(canvas: Image.Image, who: Identity, g: Geometry) -> None:
     pen = Pen(mask)
     pen.area(np.vstack([right, (right * [-1, 1])[::-1]]), int(255 * who.beard))
     pen.area(np.vstack([g.lips["outer_up"] - [0, 0.012], g.lips["outer_low"][::-1] + [0, 0.015]]), 0)
-    _paste(canvas, 0.9 * who.hair, mask.filter(ImageFilter.BoxBlur(2.5)), ORIGIN)
+    canvas.paste(rgb(0.9 * who.hair), mask=mask.filter(ImageFilter.BoxBlur(2.5)))
 
 
 def _glasses(rng: np.random.Generator, canvas: Image.Image, who: Identity) -> None:
     pen = Pen(canvas)
     frame, width, radius = rgb(rng.integers(10, 90, 3)), rng.uniform(0.03, 0.06), rng.uniform(0.08, 0.22)
-    for side in (-1, 1):
+    for side in SIDES:
         x = side * who.eye_x
         rim = pen.pixels([(x - 0.29, -0.19), (x + 0.29, 0.25)])
         pen.draw.rounded_rectangle(rim, radius * UNIT, outline=frame, width=round(width * UNIT))
@@ -394,7 +377,7 @@ def _glasses(rng: np.random.Generator, canvas: Image.Image, who: Identity) -> No
 def _occlude(rng: np.random.Generator, canvas: Image.Image, alpha: Image.Image, who: Identity) -> None:
     """A hand, a scarf, strands of hair, a bar or dark glasses over a part of the face."""
     kind = rng.choice(["hand", "scarf", "strands", "bar", "dark_glasses"], p=[0.28, 0.22, 0.22, 0.2, 0.08])
-    solid, side, colour = _Solid(canvas, alpha), rng.choice([-1, 1]), _muted(rng)
+    solid, pen, side, colour = Pen(canvas, alpha=alpha), Pen(canvas), rng.choice([-1, 1]), _muted(rng)
     if kind == "hand":
         palm = np.array([side * rng.uniform(0.45, 0.8), rng.uniform(0.95, 1.4)])
         lean = rng.uniform(-0.35, 0.35)
@@ -412,18 +395,18 @@ def _occlude(rng: np.random.Generator, canvas: Image.Image, alpha: Image.Image, 
         solid.area(smooth(edge, closed=True), rgb(colour))
         for down in (0.1, 0.3, 0.5):
             fold = [(-1.2, y + down), (0, y + down + 0.18), (1.2, y + down - 0.04)]
-            solid.colour.line(smooth(fold, closed=False), rgb(colour, 0.7), 0.04)
+            pen.line(smooth(fold, closed=False), rgb(colour, 0.7), 0.04)
     elif kind == "strands":
         x, low = side * rng.uniform(0.25, 0.75), rng.uniform(0.6, 1.1)
         for right in np.arange(7) * 0.03:
             path = [(side * 0.15, -1.25), (x + right, -0.4), (x + side * 0.15 + right, 0.35), (x + side * 0.1, low)]
-            solid.colour.line(smooth(path, closed=False), rgb(who.hair, rng.uniform(0.8, 1.25)), 0.03)
+            pen.line(smooth(path, closed=False), rgb(who.hair, rng.uniform(0.8, 1.25)), 0.03)
     elif kind == "bar":
         angle, aside = rng.uniform(-0.9, 0.9), rng.choice([-1, 1]) * rng.uniform(0.45, 1.0)
         along = np.array([math.sin(angle), math.cos(angle)])
         centre = np.array([0.0, 0.35]) + aside * np.array([along[1], -along[0]])
         solid.line([centre - 3 * along, centre + 3 * along], rgb(colour), rng.uniform(0.12, 0.27))
     else:
-        for s in (-1, 1):
-            solid.colour.disc(s * who.eye_x, 0.02, 0.27, 0.20, (34, 30, 34))
-        solid.colour.line([(-who.width, -0.08), (0, -0.06), (who.width, -0.08)], (24, 22, 24), 0.05)
+        for s in SIDES:
+            pen.disc(s * who.eye_x, 0.02, 0.27, 0.20, (34, 30, 34))
+        pen.line([(-who.width, -0.08), (0, -0.06), (who.width, -0.08)], (24, 22, 24), 0.05)

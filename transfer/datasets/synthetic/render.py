@@ -1,4 +1,4 @@
-"""Draws one face: no photographs, every pixel comes from geometry, light and random numbers.
+"""Render one synthetic face: no photographs, every pixel comes from geometry, light and random numbers.
 
 The face is drawn frontally, shaded from a height field, then turned, rolled and placed in a picture by a 3D pose.
 """
@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from transfer.datasets.synthetic.anatomy import EXPRESSIONS, build_geometry, points68, sample_actions, sample_identity
 from transfer.datasets.synthetic.painting import CANVAS, ORIGIN, UNIT, paint, rgb
+
+__all__ = ["EXPRESSIONS", "Face", "Style", "background", "expose", "render_face"]
 
 
 @dataclass(frozen=True)
@@ -154,15 +156,12 @@ def take_picture(rng: np.random.Generator, head: Image.Image, pose: Pose, size: 
     return expose(rng, picture.reduce(over), style)
 
 
-__all__ = ["EXPRESSIONS", "Face", "Style", "render_face"]
-
-
 @dataclass(frozen=True)
 class Face:
-    """A drawn face: ``image`` (size, size, 3) uint8 RGB, ``points`` (68, 2) x, y in pixels, ``box`` x0, y0, x1, y1.
+    """A synthetic face: ``image`` (size, size, 3) uint8 RGB, ``points`` (68, 2) x, y in pixels, ``box`` x0, y0, x1, y1.
 
     The points are in the order of the 68-point annotation: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, mouth 48-67.
-    ``gender`` (0 or 1), ``race`` (0 to 2) and ``age`` (0 to 4) are codes of what is drawn: hair and beard, skin tone,
+    ``gender`` (0 or 1), ``race`` (0 to 2) and ``age`` (0 to 4) are codes of what is visible: hair and beard, skin tone,
     wrinkles and grey hair.
     """
 
@@ -180,14 +179,11 @@ class Face:
         return np.stack([p[36:42].mean(0), p[42:48].mean(0), p[30], p[48], p[54]])
 
 
-def render_face(
-    rng: np.random.Generator, expression: str, intensity: float, size: int, style: Style | None = None
-) -> Face:
-    """Draw one face of a new person who shows ``expression``, a key of EXPRESSIONS, at ``intensity`` in [0, 1].
+def render_face(rng: np.random.Generator, expression: str, intensity: float, size: int, style: Style = Style()) -> Face:
+    """Render one face of a new person who shows ``expression``, a key of EXPRESSIONS, at ``intensity`` in [0, 1].
 
     Returns a Face with a background; its points and box are in pixels of the image and inside it.
     """
-    style = style or Style()
     who = sample_identity(rng)
     actions = sample_actions(rng, expression, intensity)
     geometry = build_geometry(rng, who, actions)

@@ -1,1 +1,1 @@
-"""Weights that others trained: read safely, checked tensor by tensor, converted once, loaded into the model."""
+"""Third-party weights: read safely, checked tensor by tensor, converted once, loaded into a model."""

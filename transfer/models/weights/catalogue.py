@@ -1,38 +1,34 @@
-"""The importers by name, and which of them reads which source of params/sources.yaml. No torch here."""
+"""Which weights can be imported, and what they fit. Every dry run imports this module: no torch here."""
 
 from collections.abc import Sequence
-
-from transfer.models.weights.face_evolve import IR50
-from transfer.models.weights.importer import Importer
-from transfer.models.weights.timm_vit import VIT_SMALL
-from transfer.models.weights.transfer_paddle import TRANSFER_PADDLE
-
-IMPORTERS: dict[str, Importer] = {
-    "face_evolve_ir50": IR50,
-    "timm_vit_small": VIT_SMALL,
-    "transfer_paddle": TRANSFER_PADDLE,
-}
 
 OF_SOURCE = {
     "ir50_ms1m": "face_evolve_ir50",
     "vit_small_p16_224": "timm_vit_small",
     "transfer_paddle": "transfer_paddle",
 }
+"""Source in params/sources.yaml to the importer that reads its file."""
+
+FILLS: dict[str, tuple[str, ...]] = {
+    "face_evolve_ir50": ("stem.",),
+    "timm_vit_small": ("cls_token", "pos_embed", "blocks.", "norm."),
+    "transfer_paddle": ("",),
+}
+"""Importer to the prefixes of the model's tensors that it sets."""
+
+MODEL = "transfer_base"
+"""The model whose sizes all of these weights have."""
 
 
 def problem(model: str, pretrained: Sequence[str]) -> str | None:
-    """What is wrong with weights for ``model``, as far as it can be said without the files; None where nothing is."""
+    """What is wrong with the weights ``pretrained`` for ``model``, as far as can be told without the files; or None."""
     for position, name in enumerate(pretrained):
         if name not in OF_SOURCE:
             return f"unknown weights {name!r}; allowed: {', '.join(OF_SOURCE)}"
-        importer = IMPORTERS[OF_SOURCE[name]]
-        if model not in importer.models:
-            return f"{name} fits {', '.join(importer.models)}, and model.name is {model}; change one of them"
+        if model != MODEL:
+            return f"{name} fits {MODEL}, and model.name is {model}; change one of them"
         for other in pretrained[:position]:
-            if _overlap(importer.fills, IMPORTERS[OF_SOURCE[other]].fills):
-                return f"{other} and {name} set the same tensors of the model; name one of them"
+            prefixes = FILLS[OF_SOURCE[name]], FILLS[OF_SOURCE[other]]
+            if any(one.startswith(two) or two.startswith(one) for one in prefixes[0] for two in prefixes[1]):
+                return f"{other} and {name} set the same tensors of the model; choose one of them"
     return None
-
-
-def _overlap(some: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    return any(one.startswith(other) or other.startswith(one) for one in some for other in others)

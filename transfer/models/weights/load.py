@@ -1,71 +1,107 @@
-"""Imported weights into a model at the start of its training."""
+"""Imported weights into a model at the start of its training, with a report of every tensor."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from transfer.models.weights.report import Loaded, Report
-from transfer.models.weights.safetensors_file import read_safetensors
 from transfer.utils.errors import UserError
+
+KEY = "transfer"
+"""The one entry of our safetensors headers, a JSON object: safetensors writes several entries in random order."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A tensor that was taken over: its name in the file and in the model, its shape, how it was changed."""
+
+    source: str
+    target: str
+    shape: tuple[int, ...]
+    change: str = ""
+
+
+@dataclass
+class Report:
+    """What became of every tensor; one that nothing explains is an error before there is a report."""
+
+    loaded: list[Loaded] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    """Tensors of the model that the file does not have, with the reason."""
+    not_wanted: dict[str, str] = field(default_factory=dict)
+    """Tensors of the file that the model does not have, with the reason."""
+
+    def to_text(self) -> str:
+        """A few lines: numbers of tensors by part and reason."""
+        changes = Counter(item.change for item in self.loaded if item.change)
+        parts = [_parts(item.target for item in self.loaded), *(f"{n} {change}" for change, n in changes.items())]
+        lines = [f"  loaded {len(self.loaded)}: {', '.join(parts)}"]
+        for what, tensors in (("missing", self.missing), ("not wanted", self.not_wanted)):
+            for why, n in Counter(tensors.values()).items():
+                lines.append(f"  {what} {n}: {_parts(name for name in tensors if tensors[name] == why)} ({why})")
+        return "\n".join(lines)
+
+
+def _parts(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(name.partition(".")[0] for name in names)) or "none"
 
 
 def load_pretrained(model: nn.Module, files: Sequence[Path]) -> Report:
     """Put the tensors of ``files``, which ``transfer weights`` wrote, into ``model`` in place; return what was done.
 
-    The position embedding is resized where the model's grid is another one. Tensors that no file has keep their values.
-    Raises UserError: two files set one tensor, a tensor of the model's part is missing in the file, has another shape,
-    or is one that the model does not have for no known reason. The model is unchanged then.
+    The position embedding is resized to the model's grid. Tensors that no file has keep their values. Raises UserError,
+    and leaves the model as it was: a tensor missing in a file, of another shape, or unknown to the model for no known
+    reason.
     """
     state = model.state_dict()
-    found: dict[str, tuple[Path, Tensor]] = {}
+    found: dict[str, Tensor] = {}
     report = Report()
     for file in files:
         tensors, about = read_safetensors(file)
         if "fills" not in about:
-            raise UserError(f"{file}: not weights that transfer weights imported; expected one of these")
+            raise UserError(f"{file}: not imported weights; import them with transfer weights")
         for name, tensor in tensors.items():
-            if name in found:
-                raise UserError(f"{file}: sets {name}, which {found[name][0]} sets too; use one of them")
-            why = None if name in state else _left_out(name, state)
-            if why:
-                report.not_wanted[name] = why
-                continue
             if name not in state:
-                raise UserError(f"{file}: {name}: a tensor that the model does not have")
+                report.not_wanted[name] = _reason_left_out(file, name, state)
+                continue
             tensor, change = _resized(tensor, state[name]) if name == "pos_embed" else (tensor, "")
             if tensor.shape != state[name].shape:
                 raise UserError(
-                    f"{file}: {name}: the model's shape is {_text(state[name])}, the file's {_text(tensor)}; "
+                    f"{file}: {name}: the model's shape is {shape_text(state[name])}, the file's {shape_text(tensor)}; "
                     "these weights are for another model or other classes"
                 )
-            found[name] = file, tensor
+            found[name] = tensor
             report.loaded.append(Loaded(name, name, tuple(tensor.shape), change))
         absent = [name for name in state if name.startswith(tuple(about["fills"])) and name not in tensors]
         if absent:
-            raise UserError(f"{file}: {absent[0]} ({_text(state[absent[0]])}) missing, and {len(absent) - 1} more")
+            raise UserError(f"{file}: {absent[0]} ({shape_text(state[absent[0]])}) missing, and {len(absent) - 1} more")
     report.missing = {name: "starts fresh" for name in state if name not in found}
-    model.load_state_dict({name: tensor for name, (_, tensor) in found.items()}, strict=False)
+    model.load_state_dict(found, strict=False)
     return report
 
 
-def _left_out(name: str, state: dict[str, Tensor]) -> str | None:
-    """Why a model may do without a tensor of the file; None where it may not."""
+def _reason_left_out(file: Path, name: str, state: dict[str, Tensor]) -> str:
+    """Why the model does without a tensor of the file. Raises UserError for one that it should have."""
     stages = {at[1] for key in state if (at := re.match(r"stem\.stages\.(\d+)\.", key))}
     stage = re.match(r"stem\.stages\.(\d+)\.", name)
     if stage and stage[1] not in stages:
         return f"the model's stem has {len(stages)} stages"
     if name.startswith("local_cnns.") and not any(key.startswith("local_cnns.") for key in state):
         return "the model has no Local CNNs"
-    return None
+    raise UserError(f"{file}: {name}: a tensor that the model does not have")
 
 
 def _resized(tensor: Tensor, like: Tensor) -> tuple[Tensor, str]:
-    """Position embedding (1, 1 + cells, dim) on the grid of ``like``, bilinear; the class token's stays.
+    """Position embedding (1, 1 + cells, dim) on the grid of ``like``, bilinear; the class token's entry stays.
 
     As the authors' resize_pos_embed (mmcls/models/vit/layers.py).
     """
@@ -79,5 +115,16 @@ def _resized(tensor: Tensor, like: Tensor) -> tuple[Tensor, str]:
     return torch.cat([token, cells], dim=1), f"resized from {old}x{old} to {new}x{new}"
 
 
-def _text(tensor: Tensor) -> str:
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a file of this project by name, and its header. Raises UserError for any other or a damaged file."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})[KEY])
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:  # KeyError, ValueError: another header
+        raise UserError(f"{path}: not the model.safetensors of a run, nor imported weights ({error})") from None
+
+
+def shape_text(tensor: Tensor) -> str:
+    """Such as 768x256x1x1."""
     return "x".join(map(str, tensor.shape)) or "one number"

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from transfer.explain.diversity import MEASURES, over_seeds, read_diversity
+from transfer.evaluation.statistics import over_seeds
+from transfer.runs.evaluations import MEASURES, read_diversity
 from transfer.tables.context import Context
 from transfer.tables.text import Format, Section, Table, code, grid, interval, mean, plain, protocols_paragraph, rounded
 

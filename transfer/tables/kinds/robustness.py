@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transfer.runs.evaluations import UNTOUCHED, accuracies, read_evaluation
+from transfer.runs.evaluations import CLEAN, accuracies, read_evaluation
 from transfer.runs.read import Run
 from transfer.tables.cells import ACCURACY, mean_cells
 from transfer.tables.context import Context
@@ -34,7 +34,7 @@ FORMATS: dict[str, Format] = {
     "severity": "text",
     **ACCURACY,
     "mean_class_accuracy": "percent",
-    "untouched_accuracy": "percent",
+    "clean_accuracy": "percent",
     "drop": "percent",
 }
 SUBSET = "subset "
@@ -59,7 +59,7 @@ def table(context: Context) -> Table:
     frame = rounded(pd.DataFrame(rows), FORMATS)
     header = [
         "Accuracy on corrupted test faces and on subsets of hard ones, in percent, as mean ± standard deviation over "
-        "seeds. `drop` is what the same faces lose against themselves untouched, in points; a subset's is against the "
+        "seeds. `drop` is what the same faces lose against themselves clean, in points; a subset's is against the "
         "whole test part. The interval is Student's t 95 % over seeds, or Wilson's over the faces where there is one "
         "seed. The same face has the same corruption for all recipes and seeds; what each does, and its severities, "
         "stands in docs/robustness.md. The weights are those that a training keeps.",
@@ -73,8 +73,8 @@ def _subsets(run: Run, protocol: str) -> Iterator[pd.DataFrame]:
     result = run.results[protocol]
     for name, found in result.subsets.items():
         values = {key: found[key] for key in ("n", "accuracy", "mean_class_accuracy")}
-        untouched = {"untouched_accuracy": result.metrics["accuracy"]}
-        yield pd.DataFrame([{"corruption": f"{SUBSET}{name}", "severity": np.nan} | values | untouched])
+        clean = {"clean_accuracy": result.metrics["accuracy"]}
+        yield pd.DataFrame([{"corruption": f"{SUBSET}{name}", "severity": np.nan} | values | clean])
 
 
 def _cells(part: pd.DataFrame) -> Mapping[str, Any]:
@@ -82,14 +82,14 @@ def _cells(part: pd.DataFrame) -> Mapping[str, Any]:
     return {
         **mean_cells(list(part["accuracy"]), int(part["n"].iloc[0])),
         "mean_class_accuracy": 100 * float(part["mean_class_accuracy"].mean()),
-        "untouched_accuracy": 100 * float(part["untouched_accuracy"].mean()),
-        "drop": 100 * float((part["untouched_accuracy"] - part["accuracy"]).mean()),
+        "clean_accuracy": 100 * float(part["clean_accuracy"].mean()),
+        "drop": 100 * float((part["clean_accuracy"] - part["accuracy"]).mean()),
     }
 
 
 def _section(name: str, rows: pd.DataFrame) -> Section:
     def drop(row: pd.Series) -> str:
-        return UNDEFINED if row["corruption"] == UNTOUCHED else f"{row['drop']:.2f}"
+        return UNDEFINED if row["corruption"] == CLEAN else f"{row['drop']:.2f}"
 
     keys = {"condition": code("corruption"), "severity": plain("severity", "{:g}"), "faces": count("n_faces")}
     cells = {"accuracy": mean("accuracy"), "95 %": interval("ci95_low", "ci95_high"), "drop": drop}

@@ -1,8 +1,10 @@
-"""The cascade beside facenet-pytorch's own, and beside numbers that were written down. All faces are drawn.
+"""MTCNN compared with facenet-pytorch and with golden values. All faces are synthetic.
 
-``python tests/unit/test_cascade.py`` writes the golden pictures and numbers anew.
+``python tests/unit/test_mtcnn.py`` writes the golden pictures and values anew.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,11 @@ import pytest
 import torch
 from facenet_pytorch import MTCNN
 from PIL import Image
+from torch.nn.functional import interpolate, max_pool2d
 
 from transfer.bench.detect import iou
 from transfer.datasets.synthetic.render import Style, render_face
-from transfer.faces.mtcnn import Cascade, _suppress_inside
+from transfer.faces.mtcnn import Areas, Cascade, Network, _suppress_inside, max_pool
 
 GOLDEN = Path(__file__).parent / "golden" / "faces.npz"
 FACE = 36.0
@@ -53,6 +56,18 @@ def pictures():
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def imported(code):
+    """Which of the heavy packages a process of its own imports."""
+    heavy = "{'torch', 'torchvision', 'facenet_pytorch', 'sympy', 'matplotlib', 'jinja2', 'timm'}"
+    code += f"; import sys; print(*sorted({heavy} & set(sys.modules)))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_detection_alone_imports_torch_and_nothing_else_that_is_slow():
+    assert imported("from transfer.faces.mtcnn import Cascade; Cascade()") == ["torch"]
+    assert imported("import transfer.faces.align, transfer.faces.quality, transfer.datasets.images") == []
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +116,7 @@ def test_landmarks_are_placed_in_the_crop_that_the_network_saw(cascade, monkeypa
     """A network that says "the middle" for every landmark: they lie in the middle of the pixels inside the picture."""
     picture = golden_pictures()[1:2]
     cuts = []
-    deciding, crops = cascade._deciding, type(cascade)._find.__globals__["Areas"].crops
+    deciding, crops = cascade.onet, type(cascade)._find.__globals__["Areas"].crops
 
     def noting(self, owner, cut, side):
         cuts.append(cut) if side == 48 else None
@@ -114,7 +129,7 @@ def test_landmarks_are_placed_in_the_crop_that_the_network_saw(cascade, monkeypa
 
     middle.width = deciding.width
     monkeypatch.setattr("transfer.faces.mtcnn.Areas.crops", noting)
-    monkeypatch.setattr(cascade, "_deciding", middle)
+    monkeypatch.setattr(cascade, "onet", middle)
     [faces] = cascade.find(picture, FACE)
     cut = torch.cat(cuts)
     assert ((cut == 0) | (cut == 144)).any()  # the picture's border cut at least one of them
@@ -143,6 +158,75 @@ def test_of_boxes_inside_each_other_the_most_probable_stays():
     )
     owner = torch.tensor([0, 0, 0, 1, 0])
     assert _suppress_inside(boxes, owner, 0.7).tolist() == [1, 4, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def mtcnn():
+    return MTCNN()
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "pools", "heads"),
+    [
+        ("pnet", 37, (2, 1, 1), ("conv4_1", "conv4_2")),
+        ("pnet", 12, (2, 1, 1), ("conv4_1", "conv4_2")),
+        ("rnet", 24, (3, 3, 1), ("dense5_1", "dense5_2")),
+        ("onet", 48, (3, 3, 2, 1), ("dense6_1", "dense6_2", "dense6_3")),
+    ],
+)
+def test_the_outputs_are_those_of_facenet_pytorch(mtcnn, name, side, pools, heads):
+    pixels = torch.randint(0, 256, (3, side, side + (name == "pnet"), 4), generator=torch.Generator().manual_seed(0))
+    pixels[..., 3] = 0
+    theirs = getattr(mtcnn, name)
+    with torch.inference_mode():
+        *values, probability = theirs((pixels[..., :3].permute(0, 3, 1, 2) - 127.5) / 128)
+        said = Network(name, pools, heads)(pixels.float())
+    assert torch.allclose(said[:, :2].softmax(1), probability, atol=1e-5)
+    assert torch.allclose(said[:, 2:], torch.cat(values, dim=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("length", range(4, 10))
+def test_pooling_is_torchs(size, length):
+    x = torch.randn(2, 3, length, length + 1, generator=torch.Generator().manual_seed(0)) - 2
+    kept = x.clone()
+    assert torch.equal(max_pool(max_pool(x, 2, size), 3, size), max_pool2d(x, size, 2, ceil_mode=True))
+    assert torch.equal(x, kept)
+
+
+PIXELS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), np.uint8))
+
+
+def resampled(pixels, height, width):
+    planes = pixels.permute(0, 3, 1, 2).double()
+    return interpolate(planes, size=(height, width), mode="area").permute(0, 2, 3, 1).float()
+
+
+@pytest.mark.parametrize("shape", [(50, 70), (25, 35), (26, 36), (13, 17), (60, 71), (1, 1)])
+def test_a_level_is_torchs_area_resampling(shape):
+    level = Areas(PIXELS).level(*shape, slice(1, 3))
+    assert level.shape == (2, *shape, 4) and level.dtype == torch.float32
+    assert torch.allclose(level[..., :3], resampled(PIXELS[1:], *shape), atol=1e-4)
+    assert (level[..., 3] == 0).all()
+
+
+@pytest.mark.parametrize("side", [24, 48])
+def test_crops_are_torchs_area_resampling_of_the_cut_pixels(side):
+    cuts = torch.tensor(
+        [[0, 0, 70, 50], [3, 5, 4, 6], [69, 49, 70, 50], [10, 2, 58, 50], [7, 0, 40, 41], [1, 1, 25, 25]]
+    )
+    owner = torch.tensor([0, 0, 1, 1, 2, 2])
+    crops = Areas(PIXELS).crops(owner, cuts, side)
+    assert crops.shape == (6, side, side, 4)
+    for crop, i, (x0, y0, x1, y1) in zip(crops, owner.tolist(), cuts.tolist(), strict=True):
+        assert torch.allclose(crop[None, ..., :3], resampled(PIXELS[i : i + 1, y0:y1, x0:x1], side, side), atol=1e-4)
+
+
+def test_white_stays_exactly_white_in_the_largest_picture():
+    """Sums of 480 x 1440 white pixels need 28 bits, more than single precision has."""
+    areas = Areas(torch.full((1, 480, 1440, 3), 255, dtype=torch.uint8))
+    crop = areas.crops(torch.tensor([0]), torch.tensor([[1300, 400, 1440, 480]]), 48)
+    assert torch.allclose(crop[..., :3], torch.tensor(255.0), rtol=1e-6)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""The network of a weight file or a finished run, and the aligned test faces that it is shown."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from transfer.faces.store import check_store, digest_test_faces
+from transfer.models.registry import create_model
+from transfer.models.weights import importers
+from transfer.models.weights.load import read_safetensors
+from transfer.params import ModelParams, TrainParams
+from transfer.runs.predictions import predictions_frame
+from transfer.runs.read import Run, run_again
+from transfer.training.batches import normalize, resized
+from transfer.training.device import claim_device
+from transfer.training.loop import predict
+from transfer.utils.errors import UserError
+
+PADDLE = (".pdiparams", ".pdparams")
+"""Suffixes of PaddlePaddle's weight files."""
+BATCH = 256
+"""Faces per batch, as in the evaluation after an epoch: other batches may give other last digits."""
+
+
+def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a weight file, in evaluation mode, and the file's description of itself.
+
+    A run's model.safetensors, the authors' TransFER as ``transfer weights`` wrote it, or their own file (.pdiparams).
+    Raises UserError for another file, or one whose tensors do not fit its description.
+    """
+    tensors, about = _read(weights)
+    model = create_model(ModelParams(**about["model"]), len(about["classes"]))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{weights}: its tensors do not fit the model that it names: {error}") from None
+    return model.eval(), about
+
+
+def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if weights.suffix in PADDLE:
+        tensors, about, _ = importers.read(weights, "transfer_paddle")
+        return tensors, about
+    try:
+        tensors, about = read_safetensors(weights)
+        if "fills" in about and "model" not in about:
+            raise UserError(f"{weights}: only a part of a model, to begin a training with (model.pretrained)")
+        ModelParams(**about["model"])
+    except (KeyError, ValueError) as error:  # ValueError: other keys than ours
+        raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
+    return tensors, about
+
+
+@dataclass(frozen=True)
+class Faces:
+    """The test faces of a dataset in the order of the aligned store: their manifest, and their ``rows`` there."""
+
+    data: Path
+    manifest: pd.DataFrame
+    rows: np.ndarray
+    digest: dict[str, Any]
+
+    @property
+    def store(self) -> Path:
+        """The aligned store."""
+        return self.data / "aligned.npy"
+
+    def pixels(self, chosen: np.ndarray) -> np.ndarray:
+        """The faces of these places in the manifest, (n, side, side, 3) uint8."""
+        pixels: np.ndarray = np.load(self.store, mmap_mode="r")[self.rows[chosen]]
+        return pixels
+
+
+def read_faces(data: Path) -> Faces:
+    """The test faces in a dataset's folder. Raises UserError: a file is missing, or the store not the manifest's."""
+    for name in ("aligned.npy", "aligned.parquet", "split.parquet"):
+        if not (data / name).exists():
+            raise UserError(f"{data / name}: missing; run: snakemake --cores all {data}/split.parquet")
+    aligned, split = pd.read_parquet(data / "aligned.parquet"), pd.read_parquet(data / "split.parquet")
+    check_store(data / "aligned.npy", aligned)
+    rows = split.loc[split["split"] == "test", "row"].sort_values().to_numpy()
+    if not len(rows):
+        raise UserError(f"{data / 'split.parquet'}: no test images")
+    return Faces(data, aligned.iloc[rows].reset_index(drop=True), rows, digest_test_faces(aligned))
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network of a finished run, in evaluation mode on its device; ``about`` is the weights' own description."""
+
+    run: Run
+    model: nn.Module
+    about: dict[str, Any]
+    device: torch.device
+
+    def frame(self, samples: np.ndarray, labels: np.ndarray, batches: Iterable[np.ndarray]) -> pd.DataFrame:
+        """The predictions of faces (n, side, side, 3) uint8 of any side, as rows of predictions.parquet without split.
+
+        As after an epoch: in the precision of the training, and bit-equal on its machine for the same batches.
+        """
+        side = self.about["model"]["img_size"]
+
+        def images() -> Iterator[Tensor]:
+            for faces in batches:
+                shown = np.ascontiguousarray(faces if faces.shape[1] == side else resized(faces, side))
+                yield normalize(torch.from_numpy(shown).to(self.device).permute(0, 3, 1, 2).float().div_(255))
+
+        return predictions_frame(
+            samples.tolist(),
+            labels.tolist(),
+            predict(self.model, images(), self.run.environment["precision"], self.about["flip_views"]),
+            self.run.classes,
+            split="test",
+            protocol=self.about["protocol"],
+            epoch=self.about["epoch"],
+        ).drop(columns="split")
+
+
+def load_network(run: Run, train: TrainParams, job: str, faces: Faces | None = None) -> Network:
+    """The network of ``run`` on the device and with the threads of ``train``; ``job`` is its name for other jobs.
+
+    Raises UserError: the weights are missing, damaged or of another run, or the run was tested on other ``faces``.
+    """
+    if faces is not None and run.environment.get("evaluation") != faces.digest:
+        raise UserError(
+            f"{run.directory / 'env.json'}: tested on other faces than those in {faces.store}; train again: "
+            f"snakemake --cores all --forcerun train_model {run.directory / 'model.safetensors'}"
+        )
+    model, about = load_model(run.weights)
+    if about["run"] != run.name:
+        raise UserError(f"{run.weights}: of the run {about['run']}; delete it and {run_again(run.directory)}")
+    if about["classes"] != run.classes:
+        wrong = "classes are not those of predictions.parquet beside it"
+        raise UserError(f"{run.weights}: {wrong}; delete both and {run_again(run.directory)}")
+    torch.set_num_threads(train.threads)
+    device = claim_device(train, f"{job} of {run.name}")
+    return Network(run, model.to(device, memory_format=torch.channels_last), about, device)  # type: ignore[call-overload]
+
+
+def batches_of(faces: int) -> list[slice]:
+    """Slices of at most `BATCH` faces."""
+    return [slice(start, min(start + BATCH, faces)) for start in range(0, faces, BATCH)]

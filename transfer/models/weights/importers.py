@@ -1,0 +1,193 @@
+"""Third-party weight files to tensors under this project's names: one function per kind of file, and the conversion.
+
+Every tensor of a file is wanted, or not wanted for a stated reason, and every tensor that a file is for must be in it,
+finite and with its shape. Anything else is an error: nothing is half loaded.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from transfer.models.transfer import transfer_base
+from transfer.models.weights.catalogue import FILLS, MODEL
+from transfer.models.weights.load import KEY, Loaded, Report, shape_text
+from transfer.models.weights.readers import read_paddle, read_torch
+from transfer.params import FaceParams, ModelParams
+from transfer.utils.code_digest import step_digest
+from transfer.utils.errors import UserError
+from transfer.utils.files import atomic, sha256, write_json
+
+Imported = tuple[dict[str, Tensor], Report]
+"""A state dict under our names, and what became of every tensor."""
+
+# Label order of the authors' RAF-DB lists, which is RAF-DB's own (their labels 1 to 7, less 1).
+CLASSES = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
+
+
+def face_evolve_ir50(file: Path) -> Imported:
+    """face.evoLVe's IR-50, trained on MS-Celeb-1M: backbone_ir50_ms1m_epoch120.pth, a torch state dict (model_irse.py).
+
+    Its units, body.*, are counted through all stages: 0-2, 3-6, 7-20, 21-23.
+    """
+    left = {"output_layer.": "face recognition's own last layers"}
+    theirs, fills = read_torch(file), FILLS["face_evolve_ir50"]
+    return _renamed(file, theirs, lambda name: f"stem.{_stages(name)}", fills, left, stem_stages=4)
+
+
+def timm_vit_small(file: Path) -> Imported:
+    """timm's first ViT-S/16 (release v0.1-weights, 768 wide): vit_small_p16_224-15ec54c9.pth, a torch state dict.
+
+    The names are ours. timm scaled q k by 768 ** -0.5 with these weights; the authors of TransFER, and this project, by
+    the width of a head, 96 ** -0.5.
+    """
+    left = {
+        "patch_embed.": "projects 16x16 pixels of 3 channels; TransFER projects cells of the stem's map",
+        "head.": "the 1,000 classes of ImageNet",
+    }
+    return _renamed(file, read_torch(file), lambda name: name, FILLS["timm_vit_small"], left)
+
+
+def transfer_paddle(file: Path) -> Imported:
+    """The authors' TransFER in PaddlePaddle: RAFa_2_6131_ep33_90p91_param.pdiparams, a pickle of numpy arrays.
+
+    Weights of linear layers are (in, out) in Paddle, hence transposed. A PReLU's slope is ``weight`` in the released
+    file and ``_weight`` in today's Paddle.
+    """
+    theirs, fills = read_paddle(file), FILLS["transfer_paddle"]
+    lanets = {found[1] for name in theirs if (found := re.match(r"attention\.las\.(\d{1,2})\.", name))}
+    classes = theirs["head.fc.bias"].numel() if "head.fc.bias" in theirs else len(CLASSES)
+    return _renamed(file, theirs, _paddle_name, fills, {}, paddle=True, num_lanets=len(lanets), num_classes=classes)
+
+
+IMPORTERS: dict[str, Callable[[Path], Imported]] = {
+    "face_evolve_ir50": face_evolve_ir50,
+    "timm_vit_small": timm_vit_small,
+    "transfer_paddle": transfer_paddle,
+}
+
+
+def convert(source: Path, importer: str, out: Path) -> Report:
+    """Read ``source`` with the importer of this name, write ``out`` (safetensors) and the report beside it (.json).
+
+    Raises UserError, naming file and tensor, for anything that is not exactly what the importer expects.
+    """
+    tensors, about, report = read(source, importer)
+    with atomic(out) as part:
+        save_file(tensors, part, {KEY: json.dumps(about)})
+    content = {key: about[key] for key in ("importer", "source", "source_sha256", "code_digest")}
+    write_json(out.with_suffix(".json"), content | {"sha256": sha256(out)} | asdict(report))
+    return report
+
+
+def read(source: Path, importer: str) -> tuple[dict[str, Tensor], dict[str, Any], Report]:
+    """Tensors, header and report of ``source``. Raises UserError as `convert` does."""
+    tensors, report = IMPORTERS[importer](source)
+    about = {
+        "importer": importer,
+        "source": source.name,
+        "source_sha256": sha256(source),
+        "code_digest": step_digest("weights"),
+        "fills": FILLS[importer],
+    }
+    return tensors, about | (_whole_model(tensors) if "head.bias" in tensors else {}), report
+
+
+def _whole_model(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What a run's model.safetensors says too, so that the authors' model is evaluated and used like one of ours."""
+    n_classes = len(tensors["head.bias"])
+    lanets = {name.split(".")[2] for name in tensors if name.startswith("local_cnns.")}
+    # Nothing is dropped in evaluation; the rates stay at 0, since one LANet is too few for MAD.
+    model = ModelParams(name=MODEL, num_lanets=len(lanets), mad=0, msad=0)
+    return {
+        "model": model.model_dump(mode="json"),
+        "faces": FaceParams().model_dump(mode="json"),
+        "classes": CLASSES if n_classes == len(CLASSES) else [f"class{label}" for label in range(n_classes)],
+        "flip_views": False,
+        # By the file's name, epoch 33 with 90.91 %: their training keeps the epoch that is best on the test set.
+        "protocol": "test_selected",
+        "epoch": 33,
+    }
+
+
+def _renamed(
+    file: Path,
+    theirs: dict[str, Tensor],
+    rename: Callable[[str], str],
+    fills: tuple[str, ...],
+    not_wanted: dict[str, str],
+    paddle: bool = False,
+    **sizes: int,
+) -> Imported:
+    """The tensors that a model of these ``sizes`` has under ``fills``, from theirs. Raises UserError.
+
+    ``not_wanted``: prefix of their names to the reason. ``paddle``: matrices are transposed, and batch norm's counters,
+    which Paddle does not have, become 0.
+    """
+    with torch.device("meta"):  # names and shapes, without memory for the numbers
+        expected = transfer_base(**sizes).state_dict()
+    ours, report = dict[str, Tensor](), Report()
+    for source, tensor in theirs.items():
+        if reason := next((why for prefix, why in not_wanted.items() if source.startswith(prefix)), ""):
+            report.not_wanted[source] = reason
+            continue
+        target = rename(source)
+        if target not in expected or not target.startswith(fills) or target in ours:
+            raise UserError(f"{file}: {source} ({shape_text(tensor)}): a tensor that such a file does not have")
+        change = "transposed" if paddle and expected[target].ndim == 2 else ""
+        wanted = expected[target].T if change else expected[target]
+        if tensor.shape != wanted.shape:
+            found = shape_text(tensor)
+            raise UserError(f"{file}: {source}: expected shape {shape_text(wanted)}, found {found}")
+        if tensor.dtype != torch.int64 or not target.endswith("num_batches_tracked"):
+            if not tensor.is_floating_point():
+                raise UserError(f"{file}: {source}: expected floating point numbers, found {tensor.dtype}")
+            tensor = tensor.float()
+            if bad := int((~tensor.isfinite()).sum()):
+                raise UserError(
+                    f"{file}: {source}: {bad} of {tensor.numel()} numbers are NaN or infinite; fetch it again"
+                )
+        ours[target] = (tensor.T if change else tensor).contiguous()
+        report.loaded.append(Loaded(source, target, tuple(ours[target].shape), change))
+    for name, tensor in expected.items():
+        if not name.startswith(fills):
+            report.missing[name] = "not in such a file; starts fresh"
+        elif paddle and name.endswith("num_batches_tracked"):
+            report.missing[name] = "Paddle's batch norm counts no batches; without effect here"
+            ours[name] = torch.zeros(tensor.shape, dtype=torch.int64)
+    if absent := [f"{name} ({shape_text(expected[name])})" for name in expected if name not in ours | report.missing]:
+        raise UserError(f"{file}: no tensor for {absent[0]}, and for {len(absent) - 1} more; fetch it again")
+    return ours, report
+
+
+def _stages(name: str) -> str:
+    """body.<unit>, counted through all stages of the IR-50, to stages.<stage>.<unit>."""
+    if not (found := re.match(r"body\.(\d{1,3})\.", name)):
+        return name
+    first = max(first for first in (0, 3, 7, 21) if first <= int(found[1]))
+    return f"stages.{(0, 3, 7, 21).index(first)}.{int(found[1]) - first}.{name[found.end() :]}"
+
+
+def _paddle_name(name: str) -> str:
+    """Name of a tensor of the authors' TransFER to ours."""
+    for pattern, ours in {
+        r"^attention\.las\.": "local_cnns.lanets.",
+        r"\.LA_conv1\.": ".0.",
+        r"\.bn1\.": ".1.",
+        r"\.LA_conv2\.": ".3.",
+        r"\.bn2\.": ".4.",
+        r"^convert\.proj\.": "proj.",
+        r"^vit\.": "",
+        r"^head\.fc\.": "head.",
+        r"\._mean$": ".running_mean",
+        r"\._variance$": ".running_var",
+        r"\._weight$": ".weight",
+    }.items():
+        name = re.sub(pattern, ours, name)
+    return f"stem.{_stages(name.removeprefix('extractor.'))}" if name.startswith("extractor.") else name
