@@ -78,7 +78,7 @@ def test_the_split_of_one_class_does_not_depend_on_the_others():
 
 @pytest.mark.parametrize("train", [[5, 1], [5, 0]])
 def test_a_class_too_small_to_divide_is_refused(train):
-    with pytest.raises(UserError, match="label 1: . training images, at least 2"):
+    with pytest.raises(UserError, match="label 1: . training images, validation needs at least 2"):
         split_rows(table(train, test=[3, 3]), 0.1, 0)
 
 

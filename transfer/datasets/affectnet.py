@@ -78,8 +78,10 @@ def read(source: Source, classes: int, release: str) -> "pd.DataFrame":
             f"{source.path}: holds {RELEASES[found]}, not {RELEASES[release]}: "
             f"set options: {{release: {found}}} for the dataset"
         )
-    readers = {"full": lambda: _from_csv(source, classes), "reduced": lambda: _from_arrays(source)}
-    rows = readers.get(release, lambda: _from_folders(source))()
+    if release == "full":
+        rows = _from_csv(source, classes)
+    else:
+        rows = _from_arrays(source) if release == "reduced" else _from_folders(source)
     rows, repeated = _without_repeats(rows, classes)
     others = rows["label"] >= classes
     index = rows[~others].reset_index(drop=True)

@@ -50,14 +50,6 @@ OFFICIAL: dict[str, list[Counts]] = {
 }  # fmt: skip
 
 
-def _classes(rule: str) -> list[str]:
-    return list(CLASSES)
-
-
-def _official(rule: str) -> list[Counts]:
-    return OFFICIAL[rule]
-
-
 def _lists(rule: str) -> dict[str, str]:
     return (
         {entry.file: "download it with `transfer fetch ran_ferplus`" for entry in RAN_LISTS.values()}
@@ -68,8 +60,8 @@ def _lists(rule: str) -> dict[str, str]:
 
 @dataset(
     "ferplus",
-    classes=_classes,
-    official=_official,
+    classes=lambda rule: list(CLASSES),
+    official=lambda rule: OFFICIAL[rule],
     options={"rule": ("majority", "argmax", "ran")},
     lists=_lists,
 )

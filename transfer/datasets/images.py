@@ -51,8 +51,7 @@ def decode_pixels(text: str) -> np.ndarray:
         raise BrokenImage("pixels are not whole numbers") from error
     if grey.min() < 0 or grey.max() > 255:
         raise BrokenImage("pixels are not from 0 to 255")
-    grey = grey.astype(np.uint8).reshape(FER2013_SIZE, FER2013_SIZE, 1)
-    return np.repeat(grey, 3, axis=2)
+    return np.repeat(grey.astype(np.uint8).reshape(FER2013_SIZE, FER2013_SIZE, 1), 3, axis=2)
 
 
 def stream_images(source: Source, paths: Sequence[str]) -> Iterator[tuple[int, np.ndarray | None, str]]:

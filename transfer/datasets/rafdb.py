@@ -20,20 +20,13 @@ ATTRIBUTES = {
     "race": ["Caucasian", "African-American", "Asian"],
     "age": ["0-3", "4-19", "20-39", "40-69", "70+"],
 }
-
-
-def _classes(images: str) -> list[str]:
-    return list(CLASSES)
-
-
-def _official(images: str) -> list[Counts]:
-    return [{"train": [1290, 281, 717, 4772, 1982, 705, 2524], "test": [329, 74, 160, 1185, 478, 162, 680]}]
+OFFICIAL: Counts = {"train": [1290, 281, 717, 4772, 1982, 705, 2524], "test": [329, 74, 160, 1185, 478, 162, 680]}
 
 
 @dataset(
     "rafdb",
-    classes=_classes,
-    official=_official,
+    classes=lambda images: list(CLASSES),
+    official=lambda images: [OFFICIAL],
     options={"images": ("original", "aligned")},
 )
 def read(source: Source, images: str) -> "pd.DataFrame":

@@ -9,6 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+Line = np.ndarray | list[tuple[float, float]]
+"""Points x, y in face units."""
+
 
 class Identity(SimpleNamespace):
     """What stays the same in a person, in face units and RGB: the attributes that `sample_identity` sets."""
@@ -72,10 +75,10 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     )
 
 
-def smooth(points: np.ndarray, closed: bool, steps: int = 6) -> np.ndarray:
+def smooth(points: Line, closed: bool, steps: int = 6) -> np.ndarray:
     """Smooth curve through ``points``, (..., N, 2) -> (..., M, 2)."""
-    points = np.asarray(points, float)
-    return _spline_matrix(points.shape[-2], closed, steps) @ points
+    array = np.asarray(points, float)
+    return _spline_matrix(array.shape[-2], closed, steps) @ array
 
 
 @lru_cache

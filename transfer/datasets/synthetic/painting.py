@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from transfer.datasets.synthetic.anatomy import ALONG, Geometry, Identity, smooth
+from transfer.datasets.synthetic.anatomy import ALONG, Geometry, Identity, Line, smooth
 
 CANVAS = (256, 304)  # width and height of the canvas in pixels
 UNIT = 80.0  # canvas pixels per face unit
 ORIGIN = np.array([-1.6, -1.72])  # face units at the canvas' upper left corner
 CELL = 4  # canvas pixels per cell of the coarse grid of smooth shading
 
-Line = np.ndarray | list[tuple[float, float]]
 Colour = tuple[int, ...]
 SIDES = (-1, 1)
 
