@@ -13,9 +13,18 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from transfer import cli
 from transfer.bench import train as bench
-from transfer.bench.matrix import MatrixRate
 from transfer.bench.plain import DropInALoop, Faces, PlainTraining, make_plain
-from transfer.bench.train import HELD, OURS, PLAIN, bench_train, count_macs, drawn_faces, stored_faces, table
+from transfer.bench.train import (
+    HELD,
+    OURS,
+    PLAIN,
+    PeakMatmul,
+    bench_train,
+    count_macs,
+    stored_faces,
+    synthetic_faces,
+    table,
+)
 from transfer.models.dropping import MAD, MSAD
 from transfer.models.ir50 import PReLU
 from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD, transfer_tiny
@@ -31,7 +40,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="me
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(bench, "FACES", 6)
-    monkeypatch.setattr("transfer.bench.matrix.SIZES", {"cpu": (32, 64)})
+    monkeypatch.setattr("transfer.bench.train.SIZES", {"cpu": (32, 64)})
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -41,7 +50,7 @@ def run(**changes):
     options = {"threads": 1, "rounds": 3, "seconds": 0.0} | changes
     model = ModelParams(name="transfer_tiny", img_size=16)
     train = TrainParams(batch_size=4, precision="fp32", device="cpu", lr=10)  # a rate that the measurement must not use
-    return bench_train(model, train, partial(drawn_faces, side=16), **options)
+    return bench_train(model, train, partial(synthetic_faces, side=16), **options)
 
 
 def test_what_it_reports_is_consistent(monkeypatch):
@@ -60,18 +69,18 @@ def test_what_it_reports_is_consistent(monkeypatch):
     assert result["times_plain"] == pytest.approx(8 / 7)  # of 4/3, 5/6, 8/7
     for way in (ours, plain):
         assert way["tflops"] == pytest.approx(6 * macs * way["images_per_second"] / 1e12)
-        assert way["of_matrix_rate"] == pytest.approx(way["tflops"] / result["matrix"]["fp32"]["tflops"])
-    assert result["matrix"]["fp32"]["side"] in (32, 64)
+        assert way["mfu"] == pytest.approx(way["tflops"] / result["peak_matmul"]["fp32"]["tflops"])
+    assert result["peak_matmul"]["fp32"]["side"] in (32, 64)
     assert 0 < result["outside_model"] < 1 and result["peak_memory"] > 1e8
 
 
-def test_bf16_is_divided_by_its_own_matrix_rate():
+def test_the_mfu_of_bf16_is_of_its_own_rate():
     model = ModelParams(name="transfer_tiny", img_size=16)
     train = TrainParams(batch_size=4, precision="bf16", device="cpu")
-    result = bench_train(model, train, partial(drawn_faces, side=16), threads=1, rounds=1, seconds=0)
+    result = bench_train(model, train, partial(synthetic_faces, side=16), threads=1, rounds=1, seconds=0)
     for way, precision in ((OURS, "bf16"), (PLAIN, "fp32")):
         values = result["ways"][way]
-        assert values["of_matrix_rate"] == pytest.approx(values["tflops"] / result["matrix"][precision]["tflops"])
+        assert values["mfu"] == pytest.approx(values["tflops"] / result["peak_matmul"][precision]["tflops"])
     assert "transfer, bf16" in table(result) and "plain loop, fp32" in table(result)
 
 
@@ -84,7 +93,7 @@ def test_the_time_outside_is_what_the_batches_take(monkeypatch):
 
 
 def test_a_step_of_the_bench_is_a_step_of_the_training(tmp_path):
-    faces = drawn_faces(tmp_path, 16)
+    faces = synthetic_faces(tmp_path, 16)
     model, train = ModelParams(name="transfer_tiny", img_size=16), TrainParams(batch_size=4, lr=0.01)
     ours = bench._Ours(model, train, faces, CPU, "fp32")
     before = ours.model.stem.input_layer[0].weight.detach().clone()
@@ -104,12 +113,12 @@ def test_macs_are_counted_and_leave_the_model_as_it_was():
     assert model.training
 
 
-def test_the_matrix_rate_is_that_of_the_fastest_product(monkeypatch):
+def test_the_peak_matmul_rate_is_that_of_the_fastest_product(monkeypatch):
     # begin, then start and end of each product; the loop looks once more before the third one.
     first = [0, 0, 4, 4, 6, 9, 10, 10, 11, 11, 12, 19]
     times = iter([*first, *(3 * at for at in first)])  # the second round is slower
-    monkeypatch.setattr("transfer.bench.matrix.time.perf_counter", lambda: float(next(times)))
-    rate = MatrixRate("fp32", CPU, seconds=1)
+    monkeypatch.setattr("transfer.bench.train.time.perf_counter", lambda: float(next(times)))
+    rate = PeakMatmul("fp32", CPU, seconds=1)
     assert rate.best == (2 * 64**3 / 1, 64)
     rate()
     assert rate.best == (2 * 64**3 / 1, 64) and rate.matrices[0].dtype == torch.float32
@@ -188,7 +197,7 @@ def test_it_prints_a_table_or_json_and_leaves_nothing(tmp_path, monkeypatch, cap
             assert (result["batch_size"], result["img_size"], result["model"]) == (2, 16, "transfer_tiny")
             assert result["ways"][OURS]["images_per_second"] > 0
         else:
-            assert "plain loop" in out and "matrix rate" in out and "peak memory" in out
+            assert "plain loop" in out and "peak matmul rate" in out and "peak memory" in out
     assert not [file for file in tmp_path.iterdir() if not file.name.startswith("pymp-")]
 
 

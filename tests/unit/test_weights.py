@@ -10,7 +10,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transfer.models.weights.convert import convert
-from transfer.models.weights.translate import translate
 from weight_files import (
     authors_logits,
     ir50_shapes,

@@ -1,4 +1,4 @@
-"""A training as many FER repositories write it, to measure against: nothing here is used by the trainings.
+"""The training loop that many FER repositories have, to measure against; `transfer train` uses nothing of it.
 
 fp32 in torch's own memory order, JPEG files decoded and augmented one by one with torchvision on PIL images, dropping
 by a loop over the samples, the loss fetched at every step.
@@ -116,7 +116,7 @@ class PlainTraining:
     def __call__(self, steps: int) -> None:
         """Train for so many batches of random faces."""
         self.batches[:] = [random.choices(range(self.total), k=self.batch_size) for _ in range(steps)]
-        running_loss, correct = 0.0, 0
+        total_loss, correct = 0.0, 0
         for images, labels in self.loader:
             images, labels = images.to(self.device), labels.to(self.device)
             logits = self.model(images)
@@ -124,5 +124,5 @@ class PlainTraining:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            running_loss += loss.item()
+            total_loss += loss.item()
             correct += (logits.argmax(dim=1) == labels).sum().item()

@@ -1,4 +1,4 @@
-"""How fast a training is: images per second, and operations per second beside the machine's own matrix rate."""
+"""Speed of training: images per second, and model FLOPs utilisation (MFU) against the machine's peak matmul rate."""
 
 import itertools
 import math
@@ -18,18 +18,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from transfer.bench.matrix import MatrixRate
-from transfer.bench.memory import resident
 from transfer.bench.plain import Faces, PlainTraining
 from transfer.datasets.synthetic.render import EXPRESSIONS, render_face
 from transfer.faces.store import store_writer
 from transfer.models.registry import create_model
 from transfer.params import ModelParams, TrainParams
-from transfer.training.average import make_average
 from transfer.training.batches import FaceStore, training_batches
 from transfer.training.device import choose_device, choose_precision
-from transfer.training.epoch import RunningEpoch
-from transfer.training.loop import make_optimizer, train_epoch
+from transfer.training.epoch import EpochMeter
+from transfer.training.loop import WeightAverage, make_optimizer, train_epoch
 
 OURS, PLAIN, HELD = "transfer", "plain loop", "transfer, one batch held"
 FACES, CLASSES = 96, 7
@@ -38,6 +35,42 @@ PASSES = 3
 """A backward pass takes two products for each one of the forward pass."""
 
 _RATE = 1e-5  # of learning: too small for a loss to explode in the few steps of a measurement
+
+
+SIZES = {"cuda": (8192,), "cpu": (512, 1024, 2048)}
+"""Sides of the square matrices of the peak matmul rate; the fastest counts."""
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class PeakMatmul:
+    """Square products in one precision, bf16 or fp32; ``best`` is the fastest yet: operations per second and side."""
+
+    def __init__(self, precision: str, device: torch.device, seconds: float = 0.1) -> None:
+        self.seconds = seconds
+        self.best = (0.0, 0)
+        generator = torch.Generator(device).manual_seed(0)
+        self.matrices = [
+            torch.randn(n, n, generator=generator, device=device).to(DTYPES[precision]) for n in SIZES[device.type]
+        ]
+        self()  # the first product of a shape builds its kernel; it is slow, so that it never counts
+
+    def __call__(self) -> None:
+        """Multiply for about ``seconds`` at each size, at least twice."""
+        for matrix in self.matrices:
+            begin, times = time.perf_counter(), 0
+            while times < 2 or time.perf_counter() - begin < self.seconds:
+                start = time.perf_counter()
+                matrix @ matrix
+                if matrix.is_cuda:
+                    torch.cuda.synchronize()
+                self.best = max(self.best, (2 * len(matrix) ** 3 / (time.perf_counter() - start), len(matrix)))
+                times += 1
+
+
+def resident(*names: str) -> dict[str, int]:
+    """Bytes of this process (Linux): VmHWM (peak of all), RssAnon (its own), RssFile (mapped files)."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {name: int(lines[name].split()[0]) * 1024 for name in names}
 
 
 @dataclass(frozen=True)
@@ -51,14 +84,14 @@ class Source:
     classes: int
 
 
-def drawn_faces(folder: Path, side: int) -> Source:
-    """Drawn faces in a new store below ``folder``."""
+def synthetic_faces(folder: Path, side: int) -> Source:
+    """Synthetic faces in a new store below ``folder``."""
     names = list(EXPRESSIONS)[:CLASSES]
     labels = np.arange(FACES) % CLASSES
-    with store_writer(folder / "drawn.npy", FACES, side) as store:
+    with store_writer(folder / "synthetic.npy", FACES, side) as store:
         for row, label in enumerate(labels):
             store[row] = render_face(np.random.default_rng(row), names[label], 0.8, side).image
-    return Source("drawn faces", folder / "drawn.npy", np.arange(FACES), labels, CLASSES)
+    return Source("synthetic faces", folder / "synthetic.npy", np.arange(FACES), labels, CLASSES)
 
 
 def stored_faces(dataset: str, store: Path, table: Path, count: int = 512) -> Source:
@@ -78,12 +111,12 @@ def bench_train(
     seconds: float = 2.0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Train a little, in turns with a plain loop (transfer/bench/plain.py) and with matrix products.
+    """Train a little, in turns with a plain loop (transfer/bench/plain.py) and with square matrix products.
 
     ``source`` gets a folder for temporary files and returns the faces. In each of ``rounds`` every way trains for about
     ``seconds``, at least for one batch, and the order is turned; what comes before the first round warms up and does
     not count. Returns medians of the rounds, for each way images_per_second, tflops (3 x 2 x MACs an image),
-    of_matrix_rate (divided by the best matrix rate of all rounds in the way's precision) and its rounds; outside_model,
+    mfu (divided by the peak matmul rate of all rounds in the way's precision) and its rounds; outside_model,
     the share of our way's time; peak_memory, bytes of this process before the plain one began (CUDA: of the device).
     """
     device = choose_device(train.device)
@@ -104,7 +137,7 @@ def bench_train(
         if device.type == "cuda":
             ways[HELD] = ours.held
         steps |= {way: _steps(ways[way], seconds, device) for way in ways if way not in steps}
-        rates = {name: MatrixRate(name, device) for name in dict.fromkeys((precision, "fp32"))}
+        rates = {name: PeakMatmul(name, device) for name in dict.fromkeys((precision, "fp32"))}
         taken: dict[str, list[float]] = {way: [] for way in ways}
         waits = []
         for turn in range(rounds):
@@ -129,7 +162,7 @@ def bench_train(
         "torch": torch.__version__,
         "rounds": rounds,
         "steps": steps,
-        "matrix": {name: {"tflops": rate.best[0] / 1e12, "side": rate.best[1]} for name, rate in rates.items()},
+        "peak_matmul": {name: {"tflops": rate.best[0] / 1e12, "side": rate.best[1]} for name, rate in rates.items()},
         "ways": {},
     }
     for way, step_seconds in taken.items():
@@ -139,7 +172,7 @@ def bench_train(
         result["ways"][way] = {
             "images_per_second": median(images),
             "tflops": operations / 1e12,
-            "of_matrix_rate": operations / rate,
+            "mfu": operations / rate,
             "rounds": images,
         }
     # On a CPU the loop stands still while a batch is made. A device works on, so that there only its absence tells.
@@ -156,19 +189,19 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{r['model']} ({r['parameters']:,} parameters, {r['gmacs']} GMACs an image), {r['img_size']}x{r['img_size']}, "
         f"batches of {r['batch_size']}, {r['precision']}, {r['device']}, {r['threads']} threads, {r['faces']}",
-        f"{'':26}{'images/s':>10}{'TFLOP/s':>10}{'of matrix rate':>16}",
+        f"{'':26}{'images/s':>10}{'TFLOP/s':>10}{'MFU':>10}",
     ]
     for way, values in r["ways"].items():
         precision = "fp32" if way == PLAIN else r["precision"]
         lines.append(
             f"{way + ', ' + precision:26}{values['images_per_second']:>10.2f}{values['tflops']:>10.3f}"
-            f"{values['of_matrix_rate']:>16.1%}"
+            f"{values['mfu']:>10.1%}"
         )
-    rates = (f"{name} {value['tflops']:.3f} TFLOP/s ({value['side']}^3)" for name, value in r["matrix"].items())
+    rates = (f"{name} {value['tflops']:.3f} TFLOP/s ({value['side']}^3)" for name, value in r["peak_matmul"].items())
     return "\n".join(
         [
             *lines,
-            f"matrix rate: {', '.join(rates)}; the best of {r['rounds']} rounds, the ways' medians",
+            f"peak matmul rate: {', '.join(rates)}; the best of {r['rounds']} rounds, medians for training",
             f"{r['times_plain']:.1f} times the plain loop; outside the model (data, host) {r['outside_model']:.2%} of "
             f"the time; peak memory {r['peak_memory'] / 1e9:.2f} GB",
         ]
@@ -184,7 +217,7 @@ class _Ours:
         torch.manual_seed(0)
         self.train, self.device, self.precision = train, device, precision
         self.model = create_model(model, faces.classes).to(device, memory_format=torch.channels_last)
-        self.average = make_average(self.model, train.ema)
+        self.average = WeightAverage(self.model, train.ema) if train.ema else None
         self.optimizer = make_optimizer(self.model, train)
         self.store = FaceStore(faces.store, model.img_size, faces.rows)
         self.rows, self.labels = faces.rows, torch.from_numpy(faces.labels)
@@ -206,7 +239,7 @@ class _Ours:
             self.model,
             self.optimizer,
             batches,
-            RunningEpoch(0, steps, self.device),
+            EpochMeter(0, steps, self.device),
             self.train,
             self.precision,
             on_batch=lambda images: None,

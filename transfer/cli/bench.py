@@ -1,4 +1,4 @@
-"""Measurements: what the project says about its speed and memory, to be tried on another machine."""
+"""The verbs of `transfer bench`: speed and memory, to be measured again on another machine."""
 
 import json
 from typing import Annotated
@@ -19,14 +19,13 @@ def bench() -> None:
 @app.command()
 def detect(
     dataset: Dataset,
-    images: Annotated[int, typer.Option(min=1, help="How many images, drawn from the dataset.")] = 288,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each way runs.")] = 3,
+    images: Annotated[int, typer.Option(min=1, help="Number of images, sampled from the dataset.")] = 288,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
-    """Detection beside facenet-pytorch's MTCNN.detect, fed image by image and in batches. Reads: the archive. Writes:
-    nothing."""
+    """Detection speed against facenet-pytorch's MTCNN.detect. Reads: the archive. Writes: nothing."""
     chosen, _ = load(files, values, dataset)
 
     from rich.console import Console
@@ -42,7 +41,7 @@ def detect(
     faces, definition = chosen.face_params(dataset), chosen.dataset_definitions[dataset]
     path = archive_path(chosen, dataset)
     if not path.exists():
-        raise UserError(f"{path}: not there; make it with transfer synthesize --dataset {dataset}")
+        raise UserError(f"{path}: missing; make it with transfer synthesize --dataset {dataset}")
     with open_source(path) as archive:
         listed = registry.get(definition.parser).index(
             archive, **definition.options, missing="drop", raw_dir=chosen.raw_dir
@@ -68,44 +67,10 @@ def detect(
 
 
 @app.command()
-def grid(
-    images_per_second: Annotated[float, typer.Option(min=1e-6, help="Images that one device trains in a second.")],
-    predicted_per_second: Annotated[
-        float | None, typer.Option(min=1e-6, help="Images that it predicts in a second; default: three times as many.")
-    ] = None,
-    devices: Annotated[list[int] | None, typer.Option(min=1, help="How many devices; repeatable.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    files: ParamFiles = None,
-    values: Values = None,
-) -> None:
-    """How long all trainings of an experiment take, at a rate that was measured. Reads: D/split.parquet and the plans
-    where they are there, else the official numbers of images. Writes: nothing."""
-    chosen, layout = load(files, values)
-
-    from transfer.bench.grid import as_text, estimate
-
-    result = estimate(chosen, layout, images_per_second, predicted_per_second, devices or [1, 8, 64])
-    print(json.dumps(result, indent=2) if as_json else as_text(result))
-
-
-@app.command()
-def store(
-    faces: Annotated[int, typer.Option(min=128, help="Rows of the sparse store; AffectNet has 283901.")] = 20_000,
-    img_size: Annotated[int, typer.Option(min=16, help="Side that the network wants; the store has 112.")] = 112,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """The aligned store against JPEG files, and the memory of an epoch. Reads: nothing. Writes: temporary files."""
-    from transfer.bench.store import bench_store, table
-
-    result = bench_store(faces, img_size)
-    print(json.dumps(result, indent=2) if as_json else table(result))
-
-
-@app.command()
 def train(
     dataset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Train on its aligned faces as its parameters say; else on drawn faces."),
+        typer.Option(metavar="NAME", help="Train on its aligned faces as its parameters say; else on synthetic faces."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Default: the dataset's, without one transfer_base.")] = None,
     img_size: Annotated[int | None, typer.Option(min=16, help="Default: the dataset's, without one 112.")] = None,
@@ -113,21 +78,21 @@ def train(
         int | None, typer.Option(min=2, help="Default: the dataset's, without one 16 on a CPU, 256 on CUDA.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each way runs.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0, help="How long each way runs in a round; at least a batch.")] = 2.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0, help="Length of a measurement; at least a batch.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
-    """A training of the full recipe beside the machine's matrix rate and a plain loop; precision and device are those
-    of the parameters (train.precision, train.device). Reads: D/aligned.npy, D/aligned.parquet of a dataset. Writes:
-    temporary files."""
+    """Training speed of the full recipe: images/s, model FLOPs utilisation, and the ratio to a plain loop; precision
+    and device are those of the parameters. Reads: D/aligned.npy, D/aligned.parquet of a dataset. Writes: temporary
+    files."""
     chosen, layout = load(files, values, dataset)
 
     import sys
     from functools import partial
 
-    from transfer.bench.train import bench_train, drawn_faces, stored_faces, table
+    from transfer.bench.train import bench_train, stored_faces, synthetic_faces, table
     from transfer.training.device import choose_device
     from transfer.utils.environment import cores
 
@@ -141,7 +106,7 @@ def train(
         network = chosen.model.model_copy(update={"name": "transfer_base", "img_size": 112})
         cuda = choose_device(chosen.train.device).type == "cuda"
         training = chosen.train.model_copy(update={"batch_size": 256 if cuda else 16})
-        source = partial(drawn_faces, side=given.get("img_size", 112))
+        source = partial(synthetic_faces, side=given.get("img_size", 112))
     result = bench_train(
         network.model_copy(update=given),
         training.model_copy(update={"batch_size": batch_size} if batch_size else {}),
@@ -152,3 +117,32 @@ def train(
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(json.dumps(result, indent=2) if as_json else table(result))
+
+
+@app.command()
+def startup(
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Also start a run of its full recipe, until the first step.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    files: ParamFiles = None,
+    values: Values = None,
+) -> None:
+    """Processor seconds of commands before they do any work, and the ratio to `import torch`. Reads: D of a dataset.
+    Writes: nothing."""
+    from transfer import cli
+    from transfer.bench.startup import bench_startup, commands
+
+    run = []
+    if dataset:
+        load(files, values, dataset)
+        run = ["--dataset", dataset, "--recipe", "full", "--seed", "0", "--set", "tracking=false"]
+        run += [word for file in files or () for word in ("--params", str(file))]
+        run += [word for value in values or () for word in ("--set", value)]
+    result = bench_startup(commands(cli.verbs(), run), rounds)
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    for name, value in result.items():
+        print(f"{name:45}{value['seconds']:8.2f} s{value['ratio']:8.2f}")

@@ -63,6 +63,13 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def seed_generator(seed: int, device: torch.device) -> None:
+    """As ``torch.manual_seed``, which also queues a call, with a traceback, for each kind of device that is absent."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def set_deterministic(wanted: bool, device: torch.device) -> bool:
     """Restrict torch to deterministic operations; returns whether a run on ``device`` is deterministic.
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
 from transfer.params import TrainParams
-from transfer.training.device import autocast
+from transfer.training.device import autocast, seed_generator
 from transfer.training.distributed import ProcessGroup
 from transfer.training.epoch import EpochMeter
 from transfer.utils.errors import UserError
@@ -156,7 +156,7 @@ def train_epoch(
     for step, (images, targets) in enumerate(batches, meter.step):
         rate = learning_rate(params, meter.epoch + (step + 0.5) / meter.steps)
         optimizer.lr = rate
-        torch.manual_seed(stream(dropping_seed, "step", step))
+        seed_generator(stream(dropping_seed, "step", step), device)
         with autocast(device, precision):
             logits = forward(images)
         loss = cross_entropy(logits.float(), targets, label_smoothing=params.label_smoothing)
