@@ -21,8 +21,8 @@ from transfer.evaluation.predict import predict_files
 from transfer.layout import Layout
 from transfer.runs.metrics import evaluate
 from transfer.runs.read import read_runs
-from transfer.tables.kinds.recipes import FORMATS, recipes_frame
-from transfer.tables.reported import load_reported
+from transfer.tables.build import table_of
+from transfer.tables.kinds import Context
 from transfer.tables.text import to_csv
 from transfer.tracking import sync as module
 from transfer.tracking.check import check
@@ -39,15 +39,10 @@ ARTIFACTS = ["confusion.png", "env.json", "history.csv", "metrics.json", "predic
 
 
 def write_table(layout: Layout, seeds=SEEDS) -> None:
-    parts = {
-        ("faces", recipe): PARAMS.run("faces", recipe).model.model_dump(include={"num_lanets", "mad", "msad"})
-        for recipe in RECIPES
-    }
-    reported = load_reported(ROOT / "params/reported.yaml")
     wanted = [("faces", recipe, seed) for recipe in RECIPES for seed in seeds]
     runs, _ = read_runs(layout.root / "runs", wanted, PARAMS.protocols, experiment="tiny")
-    frame = recipes_frame(runs, parts, {"faces": None}, PARAMS.protocols, reported, experiment="tiny")
-    (layout.root / "table1.csv").write_text(to_csv(frame, FORMATS))
+    table = table_of(Context(PARAMS, layout, "table1", runs))
+    (layout.root / "table1.csv").write_text(to_csv(table.frame, table.formats))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transfer.models.weights.convert import convert
 from weight_files import (
     authors_logits,
     ir50_shapes,

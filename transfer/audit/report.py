@@ -53,14 +53,14 @@ def write_audit(params: Params, layout: Layout) -> pd.DataFrame:
     }
     rows = {name: pd.Series(range(len(frame)), frame["sample"]) for name, frame in hashes.items()}
     shown = chosen_pairs(every)
-    ends = [
+    first, second = (
         [thumbnails[name][rows[name][sample]] for name, sample in shown[[f"dataset_{end}", f"sample_{end}"]].to_numpy()]
         for end in "ab"
-    ]
+    )
     write_text(layout.audit / "duplicates.csv", every.to_csv(index=False))
     write_text(layout.audit / "audit.csv", table.to_csv(index=False))
     write_text(layout.audit / "audit.md", to_markdown(params.experiment, table, facts, environment()))
-    draw_pairs(shown, *ends, layout.audit / "pairs.png")
+    draw_pairs(shown, first, second, layout.audit / "pairs.png")
     return table
 
 

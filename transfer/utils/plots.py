@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic
@@ -72,7 +72,7 @@ def panels(
     size: tuple[float, float],
     margin: tuple[float, float],
     least: float,
-    layout: str = "constrained",
+    layout: Literal["constrained", "compressed"] = "constrained",
     **shared: Any,
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with ``number`` panels of ``size`` in inches, up to three in a row, at least ``least`` wide."""
