@@ -15,7 +15,7 @@ VENV := .venv
 ARGS ?=
 EXPERIMENT ?= demo
 # The commands of .venv come first on PATH; whatever environment is active outside stays as it is.
-RUN := env -u PYTHONHOME -u PYTHONPATH VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+RUN := env -u PYTHONHOME -u PYTHONPATH -u PYTHONDONTWRITEBYTECODE VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP := $(RUN) python -m pip install --quiet --disable-pip-version-check
 # Nothing is reported to MLflow's authors, and none of the processes that only its pages for language models need.
 MLFLOW := MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
