@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from transfer.cli import bench, clean, configuration, data, explain, figures, runs, search, tables, track
+from transfer.cli import bench, configuration, data, explain, figures, runs, search, tables, track
 from transfer.utils.errors import UserError
 
 app = typer.Typer(
@@ -14,8 +14,9 @@ app = typer.Typer(
     "R stands for results/EXPERIMENT, D for R/data/DATASET, RUN for R/runs/DATASET/RECIPE/seedSEED. "
     "With --debug anywhere on the line an error shows its traceback.",
 )
-for part in (configuration, data, runs, explain, search, tables, clean):
+for part in (configuration, data, runs, explain, search, tables):
     app.add_typer(part.app)
+app.add_typer(track.top)
 app.add_typer(figures.app, name="figure")
 app.add_typer(bench.app, name="bench")
 app.add_typer(track.app, name="track")

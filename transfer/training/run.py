@@ -163,10 +163,9 @@ class Training:
             self._epochs(tracking)
             if self.ranks.first:
                 self._write(tracking)
-                self._show(tracking)
             status = "FINISHED"
         finally:
-            tracking.finish(status)
+            tracking.finish(status, self.directory if status == "FINISHED" else None)
         if self.ranks.first and keep_state:
             previous(self.state_file).unlink(missing_ok=True)
         elif self.ranks.first:
@@ -303,7 +302,7 @@ class Training:
             "seconds": self.seconds,
             "running": self.running and self.running.state(),
             "running_seconds": self.running_seconds,
-            "mlflow_run": tracking.run_id or self.mlflow_run,
+            "mlflow_run": None,
         }
         if self.ranks.first:
             save_state(self.state_file, self.identity, state)
@@ -336,7 +335,6 @@ class Training:
             digest=self.digest,
             params=self.run_params.model_dump(mode="json"),
             **self._tracked_as(),
-            resume_run_id=self.mlflow_run,
             history=self.history,
             enabled=self.params.tracking and self.ranks.first,
         )
@@ -380,13 +378,6 @@ class Training:
         write_predictions(self.directory / "predictions.parquet", pd.concat(frames, ignore_index=True))
         write_json(self.directory / "env.json", self._environment(tracking))
 
-    def _show(self, tracking: Tracking) -> None:
-        identity = {"dataset": self.dataset, "recipe": self.recipe, "seed": self.seed, "classes": self.classes}
-        folder = self.state_file.parent
-        tracking.log_results(self.directory, folder, experiment=self.params.experiment, **identity)
-        for name in ("history.csv", "env.json"):
-            tracking.log_artifact(self.directory / name)
-
     def _weights(self) -> dict[str, torch.Tensor]:
         """A copy of the weights that are evaluated, on the CPU."""
         return {name: value.detach().cpu().clone() for name, value in self.evaluated.state_dict().items()}
@@ -401,7 +392,6 @@ class Training:
             | {
                 "params": self.run_params.model_dump(mode="json"),
                 "ended": int(time.time()),
-                "mlflow_run": tracking.run_id or self.mlflow_run,
             }
         )
 
