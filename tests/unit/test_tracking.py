@@ -47,7 +47,9 @@ def test_a_run_appears_live_in_the_default_store(mlflow_folder, capfd):
 
     tracker.log_epoch(2, {"loss": float("nan"), "val/accuracy": 0.5})
     frame = [
-        predictions_frame(["a", "b"], [0, 1], [[0.9, 0.1], [0.8, 0.2]], ["x", "y"], split=split, protocol="last", epoch=2)
+        predictions_frame(
+            ["a", "b"], [0, 1], [[0.9, 0.1], [0.8, 0.2]], ["x", "y"], split=split, protocol="last", epoch=2
+        )
         for split in ("val", "test")
     ]
     frame[1]["sample"] += "t"
