@@ -3,32 +3,32 @@ import math
 import pytest
 import torch
 
-from transfer.training.epoch import LIMIT, Diverged, RunningEpoch
+from transfer.training.epoch import LIMIT, Diverged, EpochMeter
 
 CPU = torch.device("cpu")
 
 
-def add(running, loss, norm=1.0, correct=2, images=4, rate=0.1):
-    running.add(torch.tensor(float(loss)), torch.tensor(float(norm)), torch.tensor(correct), images, rate)
+def add(meter, loss, norm=1.0, correct=2, images=4, rate=0.1):
+    meter.add(torch.tensor(float(loss)), torch.tensor(float(norm)), torch.tensor(correct), images, rate)
 
 
 def test_means_over_images():
-    running = RunningEpoch(0, 2, CPU)
-    add(running, 1.0, correct=1, images=2)
-    add(running, 4.0, correct=3, images=4)
-    assert running.means() == (pytest.approx((2 * 1 + 4 * 4) / 6), pytest.approx(4 / 6))
-    assert (running.step, running.images) == (2, 6)
+    meter = EpochMeter(0, 2, CPU)
+    add(meter, 1.0, correct=1, images=2)
+    add(meter, 4.0, correct=3, images=4)
+    assert meter.means() == (pytest.approx((2 * 1 + 4 * 4) / 6), pytest.approx(4 / 6))
+    assert (meter.step, meter.images) == (2, 6)
 
 
 def test_an_interrupted_epoch_ends_with_the_same_bits():
     losses = torch.rand(7, generator=torch.Generator().manual_seed(0)).tolist()
-    whole = RunningEpoch(3, 7, CPU)
+    whole = EpochMeter(3, 7, CPU)
     for loss in losses:
         add(whole, loss)
-    first = RunningEpoch(3, 7, CPU)
+    first = EpochMeter(3, 7, CPU)
     for loss in losses[:3]:
         add(first, loss)
-    second = RunningEpoch(3, 7, CPU, first.state())
+    second = EpochMeter(3, 7, CPU, first.state())
     for loss in losses[3:]:
         add(second, loss)
     assert second.means() == whole.means() and second.step == 7
@@ -45,10 +45,10 @@ def test_an_interrupted_epoch_ends_with_the_same_bits():
     ],
 )
 def test_a_lost_loss_is_said_with_step_rate_and_norm(loss, norm, said):
-    running = RunningEpoch(2, 9, CPU)
-    add(running, 1.5, 7, rate=0.1)
+    meter = EpochMeter(2, 9, CPU)
+    add(meter, 1.5, 7, rate=0.1)
     with pytest.raises(Diverged) as caught:
-        add(running, loss, norm, rate=0.2)
+        add(meter, loss, norm, rate=0.2)
     message = str(caught.value)
     assert message.startswith(said) and "; one step before 1.5 and 7; lower train.lr" in message
     assert "\n" not in message
@@ -56,28 +56,28 @@ def test_a_lost_loss_is_said_with_step_rate_and_norm(loss, norm, said):
 
 def test_a_bad_batch_is_not_an_explosion():
     """Confidently wrong on every image, and a gradient as long as clipping is there for."""
-    running = RunningEpoch(0, 2, CPU)
-    add(running, 60, norm=1e30)
-    add(running, LIMIT)
+    meter = EpochMeter(0, 2, CPU)
+    add(meter, 60, norm=1e30)
+    add(meter, LIMIT)
     assert float(torch.exp(torch.tensor(-LIMIT))) > 0 == float(torch.exp(torch.tensor(-1.05 * LIMIT)))
 
 
 @pytest.mark.parametrize("begin", [0, 4])
 def test_where_the_loss_is_seldom_looked_at_the_first_lost_step_is_said(begin):
-    running = RunningEpoch(0, 40, CPU, {"step": begin, "images": 4 * begin, "sums": torch.zeros(2)})
-    running.check_every = 12
+    meter = EpochMeter(0, 40, CPU, {"step": begin, "images": 4 * begin, "sums": torch.zeros(2)})
+    meter.check_every = 12
     for loss in [1, 2, 3, 100.5, math.nan, math.nan]:
-        add(running, loss)
+        add(meter, loss)
     with pytest.raises(Diverged, match=f"the loss has exploded in epoch 1, step {begin + 4} of 40, .*before 3 and 1;"):
         while True:
-            add(running, math.nan)
-    assert running.step == 12
+            add(meter, math.nan)
+    assert meter.step == 12
 
 
 def test_the_last_step_is_always_looked_at():
-    running = RunningEpoch(0, 3, CPU)
-    running.check_every = 50
-    add(running, 1)
-    add(running, math.nan)
+    meter = EpochMeter(0, 3, CPU)
+    meter.check_every = 50
+    add(meter, 1)
+    add(meter, math.nan)
     with pytest.raises(Diverged, match="step 2 of 3"):
-        add(running, 1)
+        add(meter, 1)

@@ -13,7 +13,7 @@ STATE = {
     "model": {"weight": torch.arange(2000.0), "count": torch.tensor(3)},
     "history": [{"epoch": 1, "val_loss": 0.1 + 0.2}],
     "best": {"last": {"epoch": 1, "probabilities": {"val": torch.rand(4, 3)}}},
-    "mlflow_run": None,
+    "notes": {},
 }
 
 
@@ -27,7 +27,7 @@ def path(tmp_path) -> Path:
 def test_what_is_saved_is_loaded(path):
     state = load_state(path, IDENTITY)
     assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])
-    assert state["history"] == STATE["history"] and state["mlflow_run"] is None
+    assert state["history"] == STATE["history"] and state["notes"] == {}
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 
@@ -38,7 +38,7 @@ def test_no_state(tmp_path, capsys):
 
 def test_a_state_of_another_training_is_not_used(path, capsys):
     assert load_state(path, IDENTITY | {"code": "c2", "recipe": "baseline"}) is None
-    expected = "resume state of another training (recipe full instead of baseline, other code); training starts over"
+    expected = "resume state of another run (recipe full instead of baseline, other code); the run starts over"
     assert capsys.readouterr().err == f"{path}: {expected}\n"
 
 
@@ -98,14 +98,14 @@ def test_the_state_before_a_damaged_one_is_used(path, damage, capsys):
         assert said == ""
     else:
         assert said.startswith(f"{path}: damaged resume state (")
-        assert said.endswith("); the training continues from the state before it\n")
+        assert said.endswith("); the run continues from the state before it\n")
 
 
 def test_the_state_of_another_training_gives_way_to_the_one_before_it(path, capsys):
     """Parameters that were changed, tried for an epoch, and changed back."""
     save_state(path, IDENTITY | {"parameters": "p2"}, STATE | {"history": []})
     assert load_state(path, IDENTITY)["history"] == STATE["history"]
-    assert "(other parameters); the training continues from the state before it" in capsys.readouterr().err
+    assert "(other parameters); the run continues from the state before it" in capsys.readouterr().err
 
 
 def test_only_the_newest_and_the_one_before_are_kept(path):

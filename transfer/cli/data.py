@@ -160,7 +160,7 @@ def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
 
     from transfer.datasets import source
     from transfer.faces.detect import DetectionState, detect_dataset, state_key
-    from transfer.training.slots import claim_device
+    from transfer.training.device import claim_device
 
     faces = chosen.face_params(dataset)
     search, device = faces.search(), claim_device(chosen.train, f"detection of {dataset}")

@@ -10,7 +10,6 @@ import typer
 from transfer.cli.options import Dataset, ParamFiles, Recipe, Seed, Values, classes_of, existing, load
 from transfer.models.weights import catalogue
 from transfer.sources.table import weights_path
-from transfer.training.launch import launch
 from transfer.utils.errors import UserError
 
 app = typer.Typer()
@@ -63,16 +62,18 @@ def train(
 ) -> None:
     """Train once. Reads: D/aligned.npy, D/aligned.parquet, D/index.parquet, D/split.parquet, D/plan_METHOD.npy.
     Writes: RUN/model.safetensors, RUN/history.csv, RUN/predictions.parquet, RUN/env.json; continues after a kill from
-    R/state/DATASET/RECIPE/seedSEED. Starts train.processes processes, unless torchrun has started it."""
+    R/state/DATASET/RECIPE/seedSEED. With train.gpus above 1, torchrun starts a process per GPU."""
     chosen, layout = load(files, values, dataset, recipe)
-    processes = chosen.run(dataset, recipe).train.processes
-    if processes > 1 and "RANK" not in os.environ:
-        launch(processes, [sys.executable, "-m", "transfer", *sys.argv[1:]])
-        return
+    gpus = chosen.run(dataset, recipe).train.gpus
+    if gpus > 1 and "RANK" not in os.environ:
+        torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+        os.execv(sys.executable, [sys.executable, "-m", *torchrun, "-m", "transfer", *sys.argv[1:]])
 
+    from transfer.tracking.listener import MlflowListener
     from transfer.training import run
 
-    run.train(chosen, dataset, recipe, seed, layout, keep_state)
+    listeners = [MlflowListener()] if chosen.tracking else []
+    run.train(chosen, dataset, recipe, seed, layout, listeners=listeners, keep_state=keep_state)
 
 
 @app.command()

@@ -17,8 +17,8 @@ from transfer.params import Params
 from transfer.runs.predictions import class_names, read_predictions
 from transfer.runs.read import kept_weights, refuse_other_parameters, run_again
 from transfer.training.batches import normalize, resized
+from transfer.training.device import claim_device
 from transfer.training.loop import predict
-from transfer.training.slots import claim_device
 from transfer.utils.errors import UserError
 
 _BATCH = 256

@@ -236,11 +236,11 @@ def _check_run(params: Params, dataset: str, recipe: str) -> None:
             ("recipe_definitions", recipe),
             f"mad drops one of B LANet maps and needs num_lanets >= 2, but it is {run.model.num_lanets}",
         )
-    if run.train.batch_size % run.train.processes:
+    if run.train.batch_size % run.train.gpus:
         raise ParamsError(
-            ("train", "processes"),
-            f"batch_size {run.train.batch_size} ({dataset}, {recipe}) does not divide evenly among "
-            f"{run.train.processes} processes; change one of the two",
+            ("train", "gpus"),
+            f"batch_size {run.train.batch_size} ({dataset}, {recipe}) does not divide among {run.train.gpus} GPUs; "
+            "change one of the two",
         )
 
 

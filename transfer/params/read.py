@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from transfer.params import Params, ParamsError, S, merge
+from transfer.params.train import RENAMED
 from transfer.utils.errors import UserError
 from transfer.utils.files import write_text
 
@@ -188,6 +189,8 @@ def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...], model: type[B
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind == "extra_forbidden":
+        if loc[-1] in RENAMED:
+            return f"is now called {RENAMED[loc[-1]]}"
         return f"unknown key; allowed: {', '.join(_allowed(loc[:-1], model))}"
     if kind == "missing":
         return "missing"

@@ -69,16 +69,19 @@ class TrainParams(Strict):
     roundings. Needs a C++ compiler."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """CPU threads of one training, or of each of its processes."""
-    processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that share the batches of one training, each with a CUDA device of its own where there are any."""
+    """CPU threads of one run, or of each of its processes."""
+    gpus: Annotated[int, Field(ge=1, le=64)] = 1
+    """GPUs that share the batches of one run, each with a process of its own, started by torchrun."""
     jobs_per_device: Annotated[int, Field(ge=1, le=64)] = 1
     """Jobs on one machine that use the same CUDA device at a time; further ones wait."""
 
 
 TrainOverride = partial(TrainParams, "TrainOverride")
-WHERE = {"device", "threads", "processes", "jobs_per_device"}
-"""Keys of TrainParams that say where a training runs, and change nothing in what it computes but rounding."""
+WHERE = {"device", "threads", "gpus", "jobs_per_device"}
+"""Keys of TrainParams that say where a run takes place, and change nothing in what it learns but rounding (and, with
+several GPUs, random draws)."""
+RENAMED = {"processes": "gpus"}
+"""Old keys, which are refused with the new one in the message."""
 
 
 class ModelParams(Strict):

@@ -1,55 +1,64 @@
-"""One trial: trainings on the training part, scored on the validation part; the test part stays closed."""
+"""One trial: runs on the training split, scored on the validation split; the test split stays closed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import optuna
 
 from transfer.layout import Layout
 from transfer.params import Params, digest
-from transfer.training.run import Training
+from transfer.tracking.listener import MlflowListener
+from transfer.training.data import data_digest
+from transfer.training.listeners import Listener
+from transfer.training.run import fit
+from transfer.training.state import Row, Run
 from transfer.utils.environment import commit
 
-Row = dict[str, float]
+
+class Epochs(Listener):
+    """Hands every row of the history on, first those of a run that was interrupted (True)."""
+
+    def __init__(self, after_epoch: Callable[[Mapping[str, float], bool], None]) -> None:
+        self.after_epoch = after_epoch
+
+    def on_start(self, run: Run) -> None:
+        """The epochs before the interruption."""
+        for row in run.history:
+            self.after_epoch(row, True)
+
+    def on_epoch(self, row: Mapping[str, float]) -> None:
+        """A new epoch; ``after_epoch`` may raise optuna.TrialPruned."""
+        self.after_epoch(row, False)
 
 
-class TrialTraining(Training):
-    """A training of a trial, which knows no row of the test part; ``params`` are those of ``trial_params``."""
+def validate(
+    params: Params,
+    dataset: str,
+    search: str,
+    number: int,
+    seed: int,
+    folder: Path,
+    layout: Layout,
+    after_epoch: Callable[[Mapping[str, float], bool], None],
+) -> float:
+    """Train trial ``number`` with one seed; the validation accuracy of its best epoch.
 
-    def __init__(
-        self, params: Params, dataset: str, search: str, number: int, seed: int, folder: Path, layout: Layout
-    ) -> None:
-        super().__init__(params, dataset, search, seed, layout, parts=("val",))
-        self.number = number
-        self.state_file = folder / f"seed{seed}" / "last.pt"
-
-    def validate(self, after_epoch: Callable[[Row, bool], None]) -> float:
-        """Train to the end; the validation accuracy of the best epoch.
-
-        ``after_epoch`` gets each row of the history, first those of a training that was interrupted (True), and may
-        raise optuna.TrialPruned.
-        """
-        self._resume()
-        for row in self.history:
-            after_epoch(row, True)
-        tracking = self._start_tracking()
-        status = "FAILED"
-        try:
-            self._epochs(tracking, lambda row: after_epoch(row, False))
-            status = "FINISHED"
-        except optuna.TrialPruned:
-            status = "KILLED"
-            raise
-        finally:
-            tracking.finish(status)
-        return best_accuracy(self.history)
-
-    def _tracked_as(self) -> dict[str, Any]:
-        code = commit() or "none"
-        tags = {"commit": code, "mlflow.source.git.commit": code, "data_digest": self.data_digest}
-        tags |= {"params_digest": digest(self.run_params), "search": self.recipe, "trial": str(self.number)}
-        return {"dataset": f"search/{self.recipe}/{self.dataset}", "recipe": f"trial{self.number}", "tags": tags}
+    ``params`` are those of ``trial_params``; no row of the test split is known.
+    """
+    code = commit() or "none"
+    settings = params.run(dataset, search)
+    tags = {"commit": code, "mlflow.source.git.commit": code, "data_digest": data_digest(settings, dataset, layout)}
+    tags |= {"params_digest": digest(settings), "search": search, "trial": str(number)}
+    shown = [MlflowListener(f"search/{search}/{dataset}", f"trial{number}", tags)] if params.tracking else []
+    run = fit(
+        params,
+        dataset,
+        search,
+        seed,
+        layout,
+        splits=("val",),
+        state_dir=folder / f"seed{seed}",
+        listeners=[*shown, Epochs(after_epoch)],
+    )
+    return best_accuracy(run.history)
 
 
 def best_accuracy(history: list[Row]) -> float:

@@ -14,7 +14,7 @@ from transfer.models.registry import modules
 from transfer.params import WHERE, Params, digest
 from transfer.search.space import trial_params
 from transfer.search.study import SharedStudy, checkpoints
-from transfer.search.trial import TrialTraining
+from transfer.search.trial import validate
 from transfer.training.epoch import Diverged
 from transfer.utils.code_digest import step_digest
 from transfer.utils.files import sha256, write_json
@@ -88,8 +88,7 @@ def _objective(
     """
     accuracies: dict[int, float] = {}
     for seed in params.search_definitions[search].seeds:
-        training = TrialTraining(params, dataset, search, trial.number, seed, folder, layout)
-        before = len(accuracies) * training.run_params.train.epochs
+        before = len(accuracies) * params.run(dataset, search).train.epochs
 
         def report(row: dict[str, float], again: bool, before: int = before) -> None:
             with study.store.errors():
@@ -97,7 +96,7 @@ def _objective(
                 if not again and trial.should_prune():
                     raise optuna.TrialPruned
 
-        accuracies[seed] = training.validate(report)
+        accuracies[seed] = validate(params, dataset, search, trial.number, seed, folder, layout, report)
     with study.store.errors():
         trial.set_user_attr("accuracies", {str(seed): value for seed, value in accuracies.items()})
     return mean(accuracies.values())

@@ -3,8 +3,8 @@
 The list is the authors' (APViT configs/_base_/datasets/RAF.py): rotation, resized crop, flip, grey, colour jitter,
 normalisation, random erasing. Rotation, crop and flip are one resampling; the jitter's steps keep one order.
 
-The parameters are drawn and computed with numpy: they are a few numbers per sample, the same ones on every device, and
-which samples are concerned is known without asking it.
+The parameters are drawn and computed with numpy: a few numbers per sample, the same on every device, and known without
+waiting for it.
 """
 
 import math
@@ -20,16 +20,11 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as in torchvision's rgb_to_gr
 
 
 class Augment:
-    """Images (N, 3, H, W) with values in [0, 1] to augmented images in [0, 1]; ``erase`` comes after normalisation.
+    """Images (N, 3, H, W) with values in [0, 1] to augmented images in [0, 1]; ``erase`` comes after normalisation."""
 
-    ``part`` (number, of how many): the images are that part of a batch which several processes share; all draw for the
-    whole batch, so that its images do not depend on how many processes there are.
-    """
-
-    def __init__(self, params: Augmentation, seed: int, part: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, params: Augmentation, seed: int) -> None:
         self.params = params
         self.random = np.random.default_rng(seed)
-        self.part = part
 
     def __call__(self, images: Tensor) -> Tensor:
         """Geometry, then colour."""
@@ -74,30 +69,22 @@ class Augment:
         (n, channels, height, width), p = images.shape, self.params
         if not p.erase:
             return images
-        number, parts = self.part
-        whole, own = n * parts, slice(number * n, (number + 1) * n)
-        area = self._draw(whole, *p.erase_scale) * height * width * (self._draw(whole) < p.erase)
-        aspect = np.exp(self._draw(whole, math.log(0.3), math.log(3.3)))
+        area = self._uniform(n, *p.erase_scale) * height * width * self._chance(n, p.erase)
+        aspect = np.exp(self._uniform(n, math.log(0.3), math.log(3.3)))
         h = np.sqrt(area * aspect).round().clip(max=height)[:, None]
         w = np.sqrt(area / aspect).round().clip(max=width)[:, None]
-        top = np.floor(self._draw(whole)[:, None] * (height - h + 1))
-        left = np.floor(self._draw(whole)[:, None] * (width - w + 1))
+        top = np.floor(self._uniform(n)[:, None] * (height - h + 1))
+        left = np.floor(self._uniform(n)[:, None] * (width - w + 1))
         y, x = np.arange(height), np.arange(width)
-        rows, columns = ((y >= top) & (y < top + h))[own], ((x >= left) & (x < left + w))[own]
-        rows, columns = (torch.from_numpy(inside).to(images.device) for inside in (rows, columns))
-        # As many numbers as the boxes have pixels, one box after the other, from the first of these images on
-        pixels = (channels * h * w).astype(int)
+        inside = (y >= top) & (y < top + h), (x >= left) & (x < left + w)
+        rows, columns = (torch.from_numpy(mask).to(images.device) for mask in inside)
+        # As many numbers as the rectangles have pixels, one rectangle after the other
         generator = torch.Generator(images.device).manual_seed(int(self.random.integers(2**63)))
-        noise = torch.randn(pixels.sum(), generator=generator, device=images.device)[pixels[: own.start].sum() :]
+        noise = torch.randn(int((channels * h * w).sum()), generator=generator, device=images.device)
         return images.masked_scatter(rows[:, None, :, None] & columns[:, None, None, :], noise)
 
-    def _draw(self, n: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        return self.random.uniform(low, high, n)
-
     def _uniform(self, n: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        """Numbers for these ``n`` images, of those that are drawn for the whole batch."""
-        number, parts = self.part
-        return self._draw(n * parts, low, high)[number * n : (number + 1) * n]
+        return self.random.uniform(low, high, n)
 
     def _chance(self, n: int, probability: float) -> np.ndarray:
         """(N,), 1 with the given probability, else 0."""

@@ -1,4 +1,4 @@
-"""The images of a training: rows of the aligned store, as batches of tensors on the device."""
+"""Batches of images on the device, from rows of the aligned store."""
 
 import mmap
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ from transfer.utils.seeds import stream
 
 _CHUNK = 1024
 _HELD_BYTES = 512_000_000  # resized faces are kept in memory up to this size
-_MAPPED_BYTES = 64_000_000  # how much is read through the map before its pages are handed back
+_MAPPED_BYTES = 64_000_000  # read through the map before its pages are released
 
 
 class FaceStore:
     """The aligned faces (rows, side, side, 3) uint8, read through a memory map.
 
-    Where the network's input is smaller than the stored faces, the wanted rows are resized once and kept in memory if
-    they fit into half a gigabyte, and with every batch if not; the pixels are the same. Pages of the map count as this
-    process's memory as long as they are mapped: they are handed back now and then, and stay in the system's cache.
+    Where the network's input is smaller than the stored faces, ``rows`` are resized once and kept in memory if they fit
+    into half a gigabyte, else with every batch; the pixels are the same. Mapped pages count as this process's memory:
+    they are released now and then, and stay in the system's cache.
     """
 
     def __init__(self, path: Path, img_size: int, rows: np.ndarray) -> None:
@@ -51,7 +51,7 @@ class FaceStore:
         return pixels if pixels.shape[1] == self.side else resized(pixels, self.side)
 
     def release(self) -> None:
-        """Hand back the pages of the map; the next reading maps them again."""
+        """Release the mapped pages; the next access maps them again."""
         self.pixels.base.madvise(mmap.MADV_DONTNEED)
         self.mapped = 0
 
@@ -62,7 +62,7 @@ class FaceStore:
 
 
 def resized(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Faces (N, any, any, 3) uint8 at another side, as the network is shown them."""
+    """Faces (N, any, any, 3) uint8 at another side, as the network sees them."""
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     resized = interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
     return resized.permute(0, 2, 3, 1).contiguous().numpy()
@@ -78,20 +78,21 @@ def training_batches(
     augment_seed: int,
     device: torch.device,
     first: int = 0,
-    part: tuple[int, int] = (0, 1),
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch: ``rows`` in random order as (images, targets); a last batch that is not full is left out.
 
-    ``targets`` is indexed by row: (rows,) class numbers or (rows, C) probabilities. Begins with batch ``first``; each
-    batch draws its augmentation from a stream of its own, so that it is the same wherever the epoch begins. ``part``
-    (number, of how many): only that part of each batch, whose size is a multiple; the same images as in the whole.
+    ``targets`` is indexed by row: (rows,) class numbers or (rows, C) soft labels. Begins with batch ``first``; each
+    batch draws its augmentation from a stream of its own, so that it is the same wherever the epoch begins. Of
+    ``world`` processes that share each batch, this one gets part ``rank``.
     """
     order = np.random.default_rng(order_seed).permutation(rows)
     size = min(batch_size, len(order))
-    number, own = part[0], size // part[1]
+    own = size // world
     for step in range(first, len(order) // size):
-        batch = order[step * size + number * own :][:own]
-        augment = Augment(augmentation, stream(augment_seed, "step", step), part)
+        batch = order[step * size + rank * own :][:own]
+        augment = Augment(augmentation, stream(augment_seed, "step", step))
         images = normalize(augment(store.images(batch, device)))
         images = augment.erase(images).contiguous(memory_format=torch.channels_last)
         yield images, targets[torch.from_numpy(batch)].to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""SIGTERM (a cluster's pre-emption) and Ctrl-C: the training ends between two steps, its state saved."""
+"""SIGTERM (a cluster's pre-emption) and Ctrl-C: the run ends between two steps, its state saved."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(UserError):
-    """A signal asked the training to end; the exit code is the one that shells give to its victims."""
+    """A signal asked the run to end; the exit code is the one that shells report."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}{message}")
@@ -22,22 +22,21 @@ class Stopped(UserError):
 
 @contextmanager
 def caught(agree: Callable[[int], int] = lambda number: number) -> Iterator[Callable[[], None]]:
-    """Let these signals wait: the function yielded raises Stopped once one has come.
+    """Hold these signals back: the function yielded raises Stopped once one has arrived.
 
-    ``agree`` gets the signal's number, or 0, and returns what all processes of a training do: they stop together.
-
-    A second Ctrl-C ends the process at once; a second SIGTERM changes nothing, since several senders may mean the same.
-    Outside the main thread nothing is caught: Python has no handlers there.
+    ``agree`` gets the signal's number, or 0, and returns what all processes of a run do: they stop together. A second
+    Ctrl-C ends the process at once; a second SIGTERM changes nothing, since several senders may mean the same. Outside
+    the main thread nothing is caught: Python has no handlers there.
     """
-    came: list[int] = []
+    arrived: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and came:
+        if number == signal.SIGINT and arrived:
             raise KeyboardInterrupt
-        came.append(number)
+        arrived.append(number)
 
     def check() -> None:
-        number = agree(came[0] if came else 0)
+        number = agree(arrived[0] if arrived else 0)
         if number:
             raise Stopped(number)
 

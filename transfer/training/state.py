@@ -1,22 +1,119 @@
-"""Resume state of a training: one file, replaced whole after every epoch, beside it the one before; removed at the end.
+"""A run in progress, and its resume state: one file, replaced whole after every epoch, beside it the one before.
 
-It is no declared output of the workflow, since Snakemake deletes those before a job and after a failure.
+It is no declared output of the workflow: Snakemake deletes those before a job and after a failure.
 """
 
 import os
 import sys
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from transfer.params import Params, RunParams, digest
+from transfer.training.data import RunData
+from transfer.training.distributed import ProcessGroup
+from transfer.training.epoch import EpochMeter
+from transfer.training.loop import WeightAverage
+from transfer.training.selection import Selection
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic
 
 Identity = Mapping[str, str]
-"""What a training must share with the state that it continues: names and digests by what they stand for."""
+"""What a run must share with the state that it continues: names, and digests by what they stand for."""
+
+Row = dict[str, float]
+"""A line of history.csv."""
+
+
+@dataclass
+class Run:
+    """A run in progress: what listeners are handed, and what ``fit`` returns."""
+
+    params: Params
+    settings: RunParams
+    dataset: str
+    recipe: str
+    seed: int
+    identity: Identity
+    directory: Path
+    """Where the outputs go."""
+    state_file: Path
+    device: torch.device
+    precision: str
+    deterministic: bool
+    group: ProcessGroup
+    data: RunData
+    model: nn.Module
+    network: nn.Module
+    """``model`` as it is trained: wrapped where several GPUs share the batches."""
+    average: WeightAverage | None
+    optimizer: torch.optim.Optimizer
+    selection: Selection
+    pretrained: dict[str, str]
+    """SHA-256 of each file of pretrained weights."""
+    history: list[Row] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    """Duration of each epoch."""
+    meter: EpochMeter | None = None
+    """The epoch in progress."""
+    seconds_before: float = 0.0
+    """Time spent on the epoch in progress before the run was interrupted."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What listeners asked to remember."""
+
+    @property
+    def name(self) -> str:
+        """Dataset, recipe and seed, for messages."""
+        return f"{self.dataset} {self.recipe} seed{self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """Digest of the identity."""
+        return digest(dict(self.identity))
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and kept: the average of the weights, where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """A copy of the evaluated network's weights, on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self.evaluated.state_dict().items()}
+
+    def save(self) -> None:
+        """Write the resume state. Raises UserError as :func:`save_state`."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average and self.average.state_dict(),
+            "history": self.history,
+            "selection": self.selection.best,
+            "seconds": self.seconds,
+            "epoch": self.meter and self.meter.state(),
+            "seconds_before": self.seconds_before,
+            "notes": self.notes,
+        }
+        save_state(self.state_file, self.identity, state)
+
+    def resume(self) -> bool:
+        """Continue from the resume state; False if there is none for this run."""
+        state = load_state(self.state_file, self.identity)
+        if state is None:
+            return False
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.history, self.selection.best, self.seconds = state["history"], state["selection"], state["seconds"]
+        self.seconds_before, self.notes = state["seconds_before"], state["notes"]
+        if state["epoch"]:
+            self.meter = EpochMeter(len(self.history), self.data.steps, self.device, state["epoch"])
+        return True
 
 
 def previous(path: Path) -> Path:
@@ -25,34 +122,34 @@ def previous(path: Path) -> Path:
 
 
 def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors and plain values) atomically, for trainings of the same ``identity``.
+    """Write ``state`` (tensors and plain values) atomically, for runs of the same ``identity``.
 
-    Raises UserError where it cannot be written, such as on a full disk; the state before it is still whole then.
+    Raises UserError where it cannot be written, such as on a full disk; the state before it is then still whole.
     """
     try:
         with atomic(path) as part:
             torch.save({"identity": dict(identity), **state}, part)
-            if path.exists():  # a kill between here and the end leaves that one alone
+            if path.exists():  # a kill between here and the end leaves the previous one
                 os.replace(path, previous(path))
     except (OSError, RuntimeError) as error:
-        # On a full disk torch's writer raises RuntimeError, with the places in its code where it noticed.
+        # On a full disk torch's writer raises RuntimeError
         reason = error if isinstance(error, OSError) else "the disk seems to be full"
         raise UserError(
             f"{path}: the resume state cannot be written ({reason}); make room or make the folder writable, then start "
-            "again: the training continues from its last good state"
+            "again: the run continues from its last good state"
         ) from error
 
 
 def load_state(path: Path, identity: Identity) -> dict[str, Any] | None:
-    """The state of an interrupted training; the one before it where the newest is damaged or of another training.
+    """The state of an interrupted run; the one before it where the newest is damaged or of another run.
 
-    None if neither can be used. One line on stderr says what could not, and why. Removes what a kill left half written.
+    None if neither can be used; one line on stderr says why. Removes files that a kill left half written.
     """
     for part in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
         part.unlink(missing_ok=True)
     state, problem = find_state(path, identity)
     if problem:
-        then = "training starts over" if state is None else "the training continues from the state before it"
+        then = "the run starts over" if state is None else "the run continues from the state before it"
         print(f"{problem}; {then}", file=sys.stderr)
     return state
 
@@ -71,7 +168,7 @@ def find_state(path: Path, identity: Identity) -> tuple[dict[str, Any] | None, s
         different = _differences(state["identity"], identity)
         if not different:
             return state, "".join(problems[:1])
-        problems.append(f"{file}: resume state of another training ({different})")
+        problems.append(f"{file}: resume state of another run ({different})")
     return None, "".join(problems[:1])
 
 
@@ -81,7 +178,7 @@ def _read(file: Path) -> dict[str, Any]:
             raise zipfile.BadZipFile(damaged)
     state = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or not isinstance(state.get("identity"), dict):
-        raise ValueError("no state of a training")
+        raise ValueError("not a resume state")
     return state
 
 

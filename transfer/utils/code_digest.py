@@ -39,7 +39,7 @@ STEPS = {
 }
 
 # Left out of every digest. What config, params and layout decide shows in the parameters and in the names of the files;
-# files writes what it is given; launch and slots decide where a training runs; the others show or note what happens.
+# files writes what it is given; gpu_locks decides where a run takes place; the others show or note what happens.
 TRANSPARENT = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
@@ -47,8 +47,7 @@ TRANSPARENT = frozenset(
         "layout",
         "params",
         "tracking",
-        "training.launch",
-        "training.slots",
+        "training.gpu_locks",
         "utils.code_digest",
         "utils.environment",
         "utils.errors",

@@ -536,11 +536,12 @@ def detect_threads(wildcards):
 
 
 def train_processes(wildcards):
-    return PARAMS.run(wildcards.dataset, wildcards.recipe).train.processes
+    """One per GPU."""
+    return PARAMS.run(wildcards.dataset, wildcards.recipe).train.gpus
 
 
 def train_threads(wildcards):
-    """Those of all processes of a training; Snakemake gives no job more than it has itself."""
+    """Those of all processes of a run; Snakemake gives no job more than it has itself."""
     return PARAMS.run(wildcards.dataset, wildcards.recipe).train.threads * train_processes(wildcards)
 
 

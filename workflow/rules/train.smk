@@ -24,11 +24,11 @@ rule train_model:
     resources:
         mem_mb=train_mb,
         runtime=2880,
-        processes=train_processes,
         gpu=train_gpus,
     params:
         config=SNAPSHOT,
         version=train_version,
+        threads_each=lambda wildcards, threads: max(1, threads // train_processes(wildcards)),
     message:
         "Training {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     # --keep-state: Snakemake deletes the outputs of a job if a kill comes before it has noted the job's end; evaluate_run
@@ -36,5 +36,5 @@ rule train_model:
     # exec: a cluster's SIGTERM then reaches the training, which saves; a shell in between would die and end the job.
     shell:
         "exec python -m transfer train --params {params.config}"
-        " --set train.threads=$(( ({threads} + {resources.processes} - 1) / {resources.processes} ))"
+        " --set train.threads={params.threads_each}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} --keep-state > {log} 2>&1"
