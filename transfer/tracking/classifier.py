@@ -55,7 +55,7 @@ def _decoded(image: Any) -> np.ndarray | bytes | Path:
         if len(image) < 4096 and Path(image).is_file():
             return Path(image)
         try:
-            return base64.b64decode(image, validate=True)
+            return base64.b64decode("".join(image.split()), validate=True)
         except binascii.Error:
             raise ValueError(f"image {image[:80]!r}: neither a file nor base64 text") from None
     pixels = np.asarray(image)

@@ -196,13 +196,10 @@ def settle(seconds: float = 60) -> None:
 
 def _has_ended(file: Path) -> bool:
     try:
-        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        with open(file) as handle:
+            return locked(handle.fileno())
     except FileNotFoundError:  # done meanwhile
         return False
-    try:
-        return locked(handle)
-    finally:
-        os.close(handle)
 
 
 def _now() -> int:

@@ -4,6 +4,7 @@ One for all runs, started by the first; it ends after half a minute without any.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import sys
@@ -45,6 +46,7 @@ class SpooledRun:
         """Read the new messages, and note whether the run's process is gone."""
         if self._ended_at is None and locked(self._handle):
             self._ended_at = time.monotonic()  # before the read: all that the process wrote is there
+            fcntl.flock(self._handle, fcntl.LOCK_UN)  # so that others see it too
         while chunk := os.read(self._handle, 1 << 20):
             self._rest += chunk
         *lines, self._rest = self._rest.split(b"\n")
