@@ -97,20 +97,6 @@ def drop_stale_locks():
     return share(RUNNING, lambda: shutil.rmtree(".snakemake/locks", ignore_errors=True))
 
 
-def refuse_unrecorded():
-    """Raise UserError where files came by a `dvc pull` alone: without records, changes since would not be seen."""
-    if not Path("dvc.lock").exists() or any(Path(".snakemake").glob("metadata/*")):
-        return
-    root = Layout(EXPERIMENT).root
-    files = [
-        *root.glob("data/*/index.parquet"),
-        *root.glob("runs/*/*/*/env.json"),
-        *(Path(RAW_DIR, name) for name in DRAWN),
-    ]
-    if any(file.exists() for file in files):
-        raise UserError("files of dvc.lock are here without Snakemake's records of how they were made: run make pull")
-
-
 CONFIG_FILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
 PARAMS = or_stop(checked_params)
 EXPERIMENT = PARAMS.experiment
@@ -132,7 +118,6 @@ DOWNLOADS = [file.path for entry in or_stop(load_sources).values() for file in e
 
 drop_conda_if_absent()
 if workflow.exec_mode == ExecMode.DEFAULT:
-    or_stop(refuse_unrecorded)
 if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
     HELD = [drop_stale_locks()]
 if workflow.exec_mode == ExecMode.DEFAULT and SharedFSUsage.SOURCES in workflow.storage_settings.shared_fs_usage:
