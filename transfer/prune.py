@@ -5,7 +5,6 @@ neither the given parameters nor those of the last workflow name it.
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import uuid
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-RUNNING = Path(".snakemake/running")
-"""The lock that every workflow of this folder shares."""
 _ASIDE = ".removed."
 
 
@@ -57,18 +54,6 @@ class Item:
         with contextlib.suppress(OSError):  # until one is not empty
             for folder in self.path.parents:
                 folder.rmdir()
-
-
-@contextlib.contextmanager
-def no_workflow() -> Iterator[None]:
-    """Keep workflows from starting in this folder. Raises UserError while one runs."""
-    RUNNING.parent.mkdir(parents=True, exist_ok=True)
-    with open(RUNNING, "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"a workflow is running in this folder ({RUNNING} is locked); wait until it ends") from None
-        yield
 
 
 def unneeded(layout: Layout, chosen: Params) -> list[Item]:

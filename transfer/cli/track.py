@@ -59,9 +59,10 @@ def prune(
     Writes: nothing; removes RUN/model.safetensors, R/state/..., R/weights/..., model versions. Predictions stay."""
     chosen, layout = load(files, values)
 
-    from transfer.prune import no_workflow, unneeded
+    from transfer.prune import unneeded
+    from transfer.utils.locks import nobody_else
 
-    with no_workflow():
+    with nobody_else():
         items = unneeded(layout, chosen)
         for item in items:
             print(f"{_human(item.size):>10}  {item.path}: {item.why}")

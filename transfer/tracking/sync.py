@@ -72,9 +72,7 @@ def sync(params: Params, layout: Layout) -> Synced:
             settle()
             return _Sync(client, params, layout).run(found)
     except Timeout:
-        raise UserError(
-            f"{layout.root}/.track.lock: held by another sync for {_WAIT_SECONDS} s; end it"
-        ) from None
+        raise UserError(f"{layout.root}/.track.lock: held by another sync for {_WAIT_SECONDS} s; end it") from None
 
 
 class _Sync:
