@@ -1,6 +1,6 @@
 # TransFER and its ablations, from raw archives to results/table1.csv.
 #   snakemake --cores all --use-conda results/table1.csv
-# Parameters: params/default.yaml, on it --configfile FILE and --config KEY=VALUE. Helpers: workflow/rules/common.smk.
+# Parameters: params/default.yaml, then --configfile FILE, then --config KEY=VALUE. Helpers: workflow/*.py.
 
 from snakemake.utils import min_version
 
@@ -30,16 +30,7 @@ include: "workflow/rules/track.smk"
 
 
 onstart:
-    or_stop(check_cluster)
-    write_snapshot()
-
-
-onsuccess:
-    say_edits()
-
-
-onerror:
-    say_edits()
+    SESSION.start()
 
 
 rule all:
@@ -51,7 +42,7 @@ rule all:
 
 rule draw_archives:
     input:
-        expand(f"{RAW_DIR}/{{archive}}", archive=DRAWN),
+        expand(f"{RAW_DIR}/{{archive}}", archive=inputs.synthetic),
 
 
 rule prepare_data:
@@ -66,14 +57,14 @@ rule prepare_data:
 
 rule train_all:
     input:
-        of_chosen_runs("metrics.json"),
+        inputs.all_selected_runs("metrics.json"),
 
 
 rule tables:
     input:
         rules.all.input,
         expand("results/{experiment}/{table}.csv", experiment=EXPERIMENT, table=PARAMS.tables),
-        figures_of(PARAMS.tables),
+        inputs.figures_of(PARAMS.tables),
         expand("results/{experiment}/figures/attention_{dataset}.png", experiment=EXPERIMENT, dataset=PARAMS.datasets),
         expand(rules.summarize_runs.output, experiment=EXPERIMENT),
 
@@ -86,3 +77,7 @@ rule audit:
 rule search:
     input:
         expand("results/{experiment}/search/{search}/best.yaml", experiment=EXPERIMENT, search=PARAMS.searches),
+
+
+with errors_in_lines():
+    SESSION.check_targets(sys.argv[1:], lambda: parse_args(sys.argv[1:])[1].targets, inputs.targets)

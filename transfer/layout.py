@@ -2,12 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
-
-from transfer.params import SamplingParams
-
-UPSAMPLING: tuple[str, ...] = get_args(SamplingParams.model_fields["upsample"].annotation)
-"""The methods of class balance; each dataset has a plan for every one of them."""
 
 
 @dataclass(frozen=True)

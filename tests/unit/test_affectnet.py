@@ -9,9 +9,8 @@ from archives import FORMS, noise, pack
 
 from transfer.datasets import registry
 from transfer.datasets.affectnet import CLASSES, HEADER, five_landmarks
-from transfer.datasets.affectnet.arrays import load_array
+from transfer.datasets.archives import open_source
 from transfer.datasets.counts import compare, per_class
-from transfer.datasets.source import open_source
 from transfer.utils.errors import UserError
 
 POINTS = np.arange(136).reshape(68, 2)
@@ -83,9 +82,9 @@ def test_label_out_of_range(expression, files, tmp_path):
     ("bad", "message"),
     [
         ("1/aa.jpg,1,2,30,40,1,0,0", "8 columns; expected 9: subDirectory_filePath,"),
-        (row("1/aa.jpg", 0, "1;2;3"), "facial_landmarks are not 68 points"),
-        (row("1/aa.jpg", 0, TEXT + ";1;2"), "facial_landmarks are not 68 points"),
-        (row("1/aa.jpg", 0, TEXT.replace("9", "x")), "facial_landmarks are not 68 points"),
+        (row("1/aa.jpg", 0, "1;2;3"), "facial_landmarks: expected 68 points"),
+        (row("1/aa.jpg", 0, TEXT + ";1;2"), "facial_landmarks: expected 68 points"),
+        (row("1/aa.jpg", 0, TEXT.replace("9", "x")), "facial_landmarks: expected 68 points"),
         (row("1/aa.jpg", 0, valence="NULL"), "valence and arousal are 'NULL' and '0.5'; expected numbers"),
     ],
 )
@@ -96,7 +95,6 @@ def test_malformed_row(bad, message, files, tmp_path):
 
 
 def test_row_without_landmarks():
-    assert np.isnan(five_landmarks("", "")).all() and len(five_landmarks("", "")) == 10
     assert five_landmarks(TEXT, "").tolist() == FIVE
 
 
@@ -226,16 +224,16 @@ class Code:
         ("exp", npy("11"), "expression is '11'; expected a whole number from 0 to 10"),
         ("exp", npy("happy"), "expression is 'happy'; expected a whole number"),
         ("exp", npy(1.5), "expression is '1.5'; expected a whole number"),
-        ("exp", npy("1")[:-2], "not a numpy array as expected"),
-        ("exp", b"", "not a numpy array as expected"),
-        ("exp", b"<html>", "not a numpy array as expected"),
-        ("exp", npy(np.array([Code()], dtype=object)), "holds pickled objects, which are not read"),
-        ("exp", pickle.dumps(Code()), "not an .npy file of version 1"),
+        ("exp", npy("1")[:-2], "not a numpy array"),
+        ("exp", b"", "not a numpy array"),
+        ("exp", b"<html>", "not a numpy array"),
+        ("exp", npy(np.array([Code()], dtype=object)), "not a numpy array without pickled objects"),
+        ("exp", pickle.dumps(Code()), "not a numpy array without pickled objects"),
         ("val", npy("NULL"), "expected one number"),
-        ("aro", npy([1.0, 2.0]), "2 values, .*expected one number"),
-        ("lnd", npy(np.zeros(134)), r"shape \(134,\), float64; expected 68 points, 136 numbers"),
-        ("lnd", npy(np.full(136, "x")), "expected 68 points, 136 numbers"),
-        ("lnd", npy(POINTS.astype(float)).replace(b"(68, 2)", b"(69, 2)"), "not a numpy array as expected"),
+        ("aro", npy([1.0, 2.0]), "2 values; expected one number"),
+        ("lnd", npy(np.zeros(134)), r"expected 68 points .*, 136 numbers, found \(134,\)"),
+        ("lnd", npy(np.full(136, "x")), "expected 68 points .*, 136 numbers"),
+        ("lnd", npy(POINTS.astype(float)).replace(b"(68, 2)", b"(69, 2)"), "not a numpy array"),
     ],
 )
 def test_reduced_release_with_bad_arrays(kind, content, message, tmp_path, monkeypatch):
@@ -244,12 +242,6 @@ def test_reduced_release_with_bad_arrays(kind, content, message, tmp_path, monke
     with pytest.raises(UserError, match=rf"affectnet: train_set/annotations/1_{kind}\.npy: .*{message}") as error:
         index(files, tmp_path, classes=8, release="reduced")
     assert "\n" not in str(error.value) and not Path("ran").exists()
-
-
-def test_arrays_are_those_of_numpy():
-    for value in (3, "7", 0.25, np.arange(6).reshape(2, 3), np.float32([1, 2]), ["a", "bcd"], np.zeros((0, 2))):
-        for _ in range(2):  # the second time from the header that is known
-            assert np.array_equal(load_array(npy(value), "x"), np.load(io.BytesIO(npy(value))))
 
 
 CLASS_FOLDERS = {"classes": ("train_class/class00{}", "val_class/class00{}", 1), "numbers": ("train/{}", "val/{}", 0)}

@@ -8,8 +8,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from transfer.audit import copies as module
 from transfer.audit.copies import COLUMNS, close_pairs, duplicates, hash_images
+from transfer.datasets.archives import open_source
 from transfer.datasets.images import stream_images
-from transfer.datasets.source import open_source
 from transfer.datasets.synthetic.render import EXPRESSIONS, render_face
 
 

@@ -52,15 +52,15 @@ def test_schema_writes_the_file(transfer):
         (["index", "--datset", "demo_rafdb"], "No such option"),
         (["indx"], "No such command 'indx'"),
         (["index", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "transfer fetch rafdb says how"),
-        (["synthesize", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "dataset rafdb: not a drawn one"),
-        (["subsets", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
-        (["detect", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
-        (["align", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
-        (["inspect", "--dataset", "demo_rafdb"], "aligned.npy: not there; make it with transfer align"),
-        (["hash", "--dataset", "demo_rafdb"], "index.parquet: not there; make it with transfer index"),
-        (["duplicates", "--dataset", "demo_rafdb"], "hashes.parquet: not there; make it with transfer hash"),
-        (["audit"], "data/demo_rafdb/hashes.parquet: not there; make it with transfer hash"),
-        (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with transfer align"),
+        (["synthesize", "--dataset", "rafdb", "--set", "datasets=[rafdb]"], "dataset rafdb: not synthetic"),
+        (["subsets", "--dataset", "demo_rafdb"], "index.parquet: missing; make it with transfer index"),
+        (["detect", "--dataset", "demo_rafdb"], "index.parquet: missing; make it with transfer index"),
+        (["align", "--dataset", "demo_rafdb"], "index.parquet: missing; make it with transfer index"),
+        (["inspect", "--dataset", "demo_rafdb"], "aligned.npy: missing; make it with transfer align"),
+        (["hash", "--dataset", "demo_rafdb"], "index.parquet: missing; make it with transfer index"),
+        (["duplicates", "--dataset", "demo_rafdb"], "hashes.parquet: missing; make it with transfer hash"),
+        (["audit"], "data/demo_rafdb/hashes.parquet: missing; make it with transfer hash"),
+        (["sample", "--dataset", "demo_rafdb"], "aligned.parquet: missing; make it with transfer align"),
         (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "predictions.parquet"),
         (["robustness", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "env.json: missing; expected"),
         (["cross", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"], "aligned.npy: not there; make it"),
@@ -69,7 +69,7 @@ def test_schema_writes_the_file(transfer):
             "--search rates: not in experiment demo; allowed: ",
         ),
         (["search-report", "--search", "searched", "--set", "searches=[]"], "allowed: none; name it in searches"),
-        (["search", "--search", "searched", "--dataset", "demo_rafdb"], "aligned.parquet: not there; make it with"),
+        (["search", "--search", "searched", "--dataset", "demo_rafdb"], "aligned.parquet: missing; make it with"),
         (["dashboard"], "journal.log: no study yet"),
         (
             ["diversity", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"],
@@ -95,13 +95,13 @@ def test_debug_shows_the_traceback(monkeypatch):
 
 
 def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise KeyError("x\ny")
 
     monkeypatch.setattr(config, "load", broken)
     code, _, err = transfer("params")
     assert code == 1
-    assert err == "error: KeyError: 'x\\ny' (unexpected: --debug shows where)\n"
+    assert err == "error: KeyError: 'x\\ny' (unexpected; --debug shows the traceback)\n"
 
 
 def test_help_says_what_each_verb_reads_and_writes(transfer):
@@ -109,37 +109,28 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
     verbs += ["sample", "weights", "train", "predict", "evaluate", "robustness", "cross", "diversity"]
-    verbs += ["search", "search-report", "dashboard", "table", "overview", "publish", "clean", "prune"]
+    verbs += ["table", "overview", "publish", "search", "search-report", "dashboard", "prune"]
     commands = typer.main.get_command(cli.app).commands
-    assert list(commands) == ["params", "schema", *verbs, "figure", "bench", "track"]
+    assert list(commands) == [*verbs, "params", "schema", "figure", "track", "bench"]
+    assert all(command.rich_help_panel for command in commands.values())
     groups = [f"{group} {name}" for group in ("figure", "bench", "track") for name in commands[group].commands]
     for verb in [*verbs, *groups]:
         code, out, _ = transfer(*verb.split(), "--help")
         assert code == 0
         assert "Writes:" in out
         assert "Reads:" in out or verb == "synthesize"
-    assert list(typer.main.get_command(cli.app).commands["track"].commands) == ["sync", "check", "disk"]
+    assert list(typer.main.get_command(cli.app).commands["track"].commands) == ["sync", "check"]
     for verb in ("sync", "check", "disk"):
         assert "Reads:" in transfer("track", verb, "--help")[1]
 
 
 def test_track_says_all_differences_and_ends_with_one_line(transfer, monkeypatch):
-    monkeypatch.setattr("transfer.tracking.check.check", lambda layout, baseline: (34, ["one line", "another"]))
+    monkeypatch.setattr("transfer.tracking.check.check", lambda params, layout: (34, ["one line", "another"]))
     code, out, err = transfer("track", "check")
     assert (code, out) == (1, "one line\nanother\n")
     assert err == "error: results/demo/table1.csv and MLflow differ in 2 places: see the lines above\n"
-    monkeypatch.setattr("transfer.tracking.check.check", lambda layout, baseline: (34, []))
+    monkeypatch.setattr("transfer.tracking.check.check", lambda params, layout: (34, []))
     assert transfer("track", "check") == (0, "results/demo/table1.csv: 34 cells, all as in MLflow\n", "")
-
-
-def test_track_disk(transfer, directory):
-    (directory / "results/demo/runs").mkdir(parents=True)
-    (directory / "results/demo/params.yaml").write_text("x" * 2000)
-    code, out, _ = transfer("track", "disk", "--json")
-    assert code == 0
-    row = {"data": 0, "runs": 0, "weights": 0, "state": 0, "other": 2000, "mlflow": 0, "unneeded": None, "total": 2000}
-    assert json.loads(out) == [{"experiment": "demo", **row}]
-    assert "2.0 kB" in transfer("track", "disk")[1]
 
 
 def test_sample_writes_the_split_and_a_plan_for_every_method(transfer):

@@ -1,8 +1,6 @@
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import yaml
 from snakemake.utils import update_config
 
 from transfer.layout import Layout
+from transfer.models.registry import check_models
 from transfer.params import merge
 from transfer.params import read as config
 from transfer.params.train import SEVERITIES
@@ -65,8 +64,16 @@ def test_paper_is_the_papers_grid():
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
+        ("trian.epochs=3", "; did you mean train?"),
         ("trian.epochs=3", "command line: trian: unknown key; allowed: baseline, dataset_definitions,"),
         ("train.epoch=3", "command line: train.epoch: unknown key; allowed: augment, batch_size, "),
+        ("train.epoch=3", "; did you mean epochs?"),
+        ("train.processes=2", "command line: train.processes: renamed; write train.gpus"),
+        ("recipe_definitions.full.train.processes=2", "full.train.processes: renamed; write train.gpus"),
+        ("datasets=[rafdc]", "; did you mean rafdb?"),
+        ("tables=[tabel1]", "; did you mean table1?"),
+        ("searches=[serached]", "; did you mean searched?"),
+        ("train.schedule=cosin", "should be 'cosine' or 'step', found 'cosin'; did you mean cosine?"),
         ("train.epochs=many", "command line: train.epochs: should be a valid integer"),
         ("train.epochs=0", "command line: train.epochs: should be greater than or equal to 1, found 0"),
         ("train.lr=.nan", "command line: train.lr: should be a finite number, found nan"),
@@ -134,6 +141,29 @@ def test_a_wrong_value_is_one_line_with_key_and_what_is_allowed(value, expected)
         config.load((), [value])
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("model.name=transfer_tinny", "command line: model.name: unknown model 'transfer_tinny'; allowed: "),
+        ("model.name=transfer_tinny", "; did you mean transfer_tiny?"),
+        ("model.pretrained=[ir50_ms1]", "; did you mean ir50_ms1m?"),
+        ("recipe_definitions.full.model.name=x", "command line: recipe_definitions.full.model.name: unknown model 'x'"),
+    ],
+)
+def test_models_and_weights_are_checked_before_any_job(value, expected):
+    with pytest.raises(UserError) as error:
+        config.load((), [value], checks=[check_models])
+    assert expected in str(error.value)
+
+
+def test_overrides_hold_what_was_set_and_nothing_else():
+    params = config.load((), ["dataset_definitions.demo_rafdb.train={lr: 0.3}"])
+    override = params.dataset_definitions["demo_rafdb"].train
+    assert override.model_dump() == {"lr": 0.3}
+    assert params.run("demo_rafdb", "full").train == params.train.model_copy(update={"lr": 0.3})
+    assert params.run("demo_rafdb", "full") is params.run("demo_rafdb", "full"), "resolved once"
 
 
 def test_the_file_and_line_of_a_wrong_value_are_named(tmp_path):
@@ -267,17 +297,6 @@ def test_layout():
     assert layout.run("d", "r", 3).as_posix() == "results/demo/runs/d/r/seed3"
     assert layout.state("d", "r", 3).as_posix() == "results/demo/state/d/r/seed3"
     assert layout.evaluation("cross", "d", "r", 3).as_posix() == "results/demo/evaluations/cross/d/r/seed3"
-
-
-def test_what_the_snakefile_imports_does_not_import_torch():
-    code = (
-        "import sys; from transfer.params.read import load; from transfer.sources.table import archive_path\n"
-        "from transfer.utils.code_digest import STEPS, step_digest\n"
-        "archive_path(load(), 'demo_rafdb'); [step_digest(step) for step in STEPS]\n"
-        "print(sorted({'torch', 'mlflow', 'scipy', 'timm', 'matplotlib'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_pins_of_the_conda_environment_are_those_of_the_lock_file():

@@ -13,7 +13,7 @@ from tiny_training import tiny_dataset, tiny_params
 from transfer.evaluation.predict import load_model
 from transfer.explain import relevance as walk
 from transfer.explain.diversity import lanet_maps, over_seeds, read_diversity, write_diversity
-from transfer.figures.diversity import diversity_figure
+from transfer.tables.kinds.diversity import diversity_figure
 from transfer.training.batches import FaceStore, normalize
 from transfer.training.run import train
 from transfer.utils.errors import UserError

@@ -19,7 +19,7 @@ STEPS_OF = {
     "data": ["synthesize"],
     "align": ["index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "sample"],
     "train": ["weights", "train", "evaluate"],
-    "tables": ["robustness", "cross", "diversity", "attention", "table", "table_figure", "overview"],
+    "tables": ["robustness", "cross", "diversity", "attention", "table", "overview"],
     "search": ["search", "search_report"],
 }
 # Of no stage: what they decide changes no output that is stored.

@@ -6,10 +6,10 @@ import pytest
 from archives import FORMS, noise, pack
 
 from transfer.datasets import registry
+from transfer.datasets.archives import open_source
 from transfer.datasets.counts import check_counts
 from transfer.datasets.ferplus import COLUMNS, RAN_LISTS, label_votes
 from transfer.datasets.images import stream_images
-from transfer.datasets.source import open_source
 from transfer.utils.errors import UserError
 
 # neutral happiness surprise sadness anger disgust fear contempt unknown NF
@@ -222,7 +222,7 @@ def test_ran_lists_name_images_that_are_absent(tmp_path):
 
 def test_ran_lists_that_are_not_there_or_broken(tmp_path):
     with pytest.raises(
-        UserError, match=r"ferplus with rule ran needs .*train_center_crop_range_list\.txt, .* transfer fetch"
+        UserError, match=r"ferplus with rule ran needs .*train_center_crop_range_list\.txt; .*transfer fetch"
     ):
         index(png_form(), tmp_path, rule="ran", raw_dir=tmp_path)
     write_lists(tmp_path, RAN_TRAIN, RAN_TEST)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from drawn import assert_same_twice, title, words
 
-from transfer.figures.confusion import confusion_figure
+from transfer.tables.kinds.per_class import confusion_figure
 from transfer.utils.plots import About
 
 ABOUT = About("demo", "rafdb", "last")

@@ -1,7 +1,7 @@
 import pandas as pd
 from drawn import assert_same_twice, title
 
-from transfer.figures.curves import curves_figure
+from transfer.tables.kinds.recipes import curves_figure
 from transfer.utils.plots import About
 
 ABOUT = About("demo", "rafdb", None)

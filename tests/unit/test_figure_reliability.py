@@ -4,7 +4,7 @@ import pytest
 from drawn import assert_same_twice, line, title
 
 from transfer.evaluation.calibration import calibration, reliability_curve
-from transfer.figures.reliability import reliability_figure
+from transfer.tables.kinds.calibration import reliability_figure
 from transfer.utils.plots import About
 
 ABOUT = About("demo", "rafdb", "last")

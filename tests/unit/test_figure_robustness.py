@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 from drawn import assert_same_twice, line, title
 
-from transfer.figures.robustness import robustness_figure
+from transfer.tables.kinds.robustness import robustness_figure
 from transfer.utils.plots import About
 
 ABOUT = About("demo", "rafdb", "last")

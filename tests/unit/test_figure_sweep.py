@@ -4,7 +4,7 @@ import pytest
 from drawn import assert_same_twice, line, title, words
 
 from transfer.evaluation.statistics import summary
-from transfer.figures.sweep import grid_figure, sweep_figure
+from transfer.tables.kinds.recipes import grid_figure, sweep_figure
 from transfer.utils.plots import About
 
 ABOUT = About("grid", "rafdb", "last")

@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import io
 
 import numpy as np
@@ -7,8 +8,8 @@ from archives import FORMS, noise, pack
 from PIL import Image
 
 from transfer.datasets import images
-from transfer.datasets.images import BrokenImage, decode, decode_pixels, stream_images
-from transfer.datasets.source import open_source
+from transfer.datasets.archives import open_source
+from transfer.datasets.images import BrokenImage, HashedSource, decode, decode_pixels, stream_images
 from transfer.utils.errors import UserError
 
 
@@ -79,7 +80,7 @@ def test_large_image(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 20 * 16)
     assert decode(noise(0)[0]).shape == (16, 20, 3)
     monkeypatch.setattr(images, "MAX_PIXELS", 20 * 16 - 1)
-    with pytest.raises(BrokenImage, match="20x16 pixels; at most 319 are read"):
+    with pytest.raises(BrokenImage, match="20x16 pixels; the limit is 319"):
         decode(noise(0)[0])
 
 
@@ -139,8 +140,20 @@ def test_stream_images_follows_the_storage(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("d/c.png", r"holds no d/c\.png"), ("d/fer2013.csv#4", r"d/fer2013\.csv: has 4 rows, row 4 is wanted")],
+    [("d/c.png", r"holds no d/c\.png"), ("d/fer2013.csv#4", r"d/fer2013\.csv: has 4 rows, row 4 is required")],
 )
 def test_what_is_not_there(path, message, source):
     with pytest.raises(UserError, match=message):
         list(stream_images(source, ["d/a.png", path]))
+
+
+def test_every_file_that_is_read_is_hashed_and_passed_on(tmp_path):
+    content = {"a.png": b"one", "b.png": b"two", "c.png": b"three"}
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    with open_source(tmp_path) as archive:
+        hashed = HashedSource(archive)
+        assert dict(hashed.stream(["b.png", "a.png"])) == {"a.png": b"one", "b.png": b"two"}
+        assert hashed.sha256 == {name: hashlib.sha256(content[name]).hexdigest() for name in ("a.png", "b.png")}
+        assert [position for position, _, _ in images.stream_images(hashed, ["c.png"])] == [0], "as a source"
+        assert set(hashed.sha256) == set(content)

@@ -9,8 +9,8 @@ import pytest
 from archives import encrypted_zip_bytes, zip_bytes
 
 from transfer import cli
-from transfer.datasets.lists import FOLDER
 from transfer.datasets.rafdb import CLASSES
+from transfer.datasets.text import LISTS_FOLDER as FOLDER
 
 ROOT = Path(__file__).parents[2]
 DATA = Path("results/small/data/rafdb")

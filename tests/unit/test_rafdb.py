@@ -7,8 +7,8 @@ import pytest
 from archives import FORMS, noise, pack
 
 from transfer.datasets import registry
+from transfer.datasets.archives import open_source
 from transfer.datasets.counts import check_counts
-from transfer.datasets.source import open_source
 from transfer.utils.errors import UserError
 
 LIST = "basic/EmoLabel/list_patition_label.txt"

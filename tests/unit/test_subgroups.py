@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfer.datasets import registry, source
+from transfer.datasets import registry
+from transfer.datasets.archives import open_source
 from transfer.datasets.synthetic.archives import CLASSES, write_archive
-from transfer.evaluation.subgroups import LEAST, largest_gaps, subgroups
 from transfer.runs.predictions import predictions_frame
+from transfer.tables.kinds.subgroups import LEAST, largest_gaps, subgroups
 from transfer.utils.errors import UserError
 
 
@@ -94,7 +95,7 @@ def test_the_largest_gap():
 def test_a_drawn_archive_is_annotated(tmp_path):
     counts = {split: dict.fromkeys(CLASSES["rafdb"], 2) for split in ("train", "test")}
     write_archive("rafdb", tmp_path / "drawn.zip", seed=1, counts=counts)
-    with source.open_source(tmp_path / "drawn.zip") as archive:
+    with open_source(tmp_path / "drawn.zip") as archive:
         listed = registry.get("rafdb").index(archive)
     test = listed[listed["split"] == "test"]
     frame = predictions_frame(

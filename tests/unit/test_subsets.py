@@ -4,8 +4,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from transfer.datasets.lists import FOLDER, read_list
 from transfer.datasets.subsets import LISTS, find_subsets, list_files
+from transfer.datasets.text import LISTS_FOLDER as FOLDER
+from transfer.datasets.text import read_list
 from transfer.params import DatasetDefinition
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256

@@ -9,7 +9,7 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 
 from transfer.datasets import registry
-from transfer.datasets.source import open_source
+from transfer.datasets.archives import open_source
 from transfer.datasets.synthetic.anatomy import build_geometry, points68, sample_actions, sample_identity
 from transfer.datasets.synthetic.archives import CLASSES, default_counts, write_archive
 from transfer.datasets.synthetic.render import EXPRESSIONS, Pose, render_face

@@ -10,10 +10,10 @@ from tiny_training import CLASSES, tiny_dataset, tiny_params
 
 from transfer.evaluation.robustness import evaluate_robustness
 from transfer.explain.diversity import write_diversity
-from transfer.figures.tables import write_table_figure
 from transfer.runs.metrics import evaluate
 from transfer.runs.predictions import probabilities_of, read_predictions
-from transfer.tables import build
+from transfer.tables import build, kinds
+from transfer.tables.build import write_figure
 from transfer.training.run import train
 from transfer.utils.errors import UserError
 
@@ -81,8 +81,8 @@ def test_every_kind_writes_all_of_its_files(tables, kind):
     assert "Faces." in text and "nan" not in text.lower().replace("finance", "")
     assert layout.table(kind, "tex").read_text().count("\\begin{table}") == text.count("\n## ")
     assert "<table>" in layout.report(kind).read_text()
-    if params.has_figure(kind):
-        paths = write_table_figure(params, layout, kind, "faces")
+    if kinds.get(kind).figure:
+        paths = write_figure(params, layout, kind, "faces")
         assert [path.name for path in paths] == [f"{kind}_faces.{suffix}" for suffix in ("png", "svg", "json")]
         caption = json.loads(paths[2].read_text())
         assert caption["n_seeds"] == len(params.seeds) and "10 test faces" in caption["caption"]
@@ -176,4 +176,4 @@ def test_cross_needs_a_second_dataset(tables):
 
 def test_a_kind_without_a_figure(tables):
     with pytest.raises(UserError, match="tables of kind protocols have no figure"):
-        write_table_figure(*tables, "protocols", "faces")
+        write_figure(*tables, "protocols", "faces")

@@ -53,7 +53,7 @@ def test_every_table_and_figure_is_there_and_says_what_it_is(run):
         assert (measured["n_seeds"] == 1).all() and (measured["n_faces"] > 0).all(), "no number without its n"
         assert (folder / f"{name}.tex").read_text().count("\\begin{tabular}") >= 1
         text = (folder / f"{name}.md").read_text()
-        assert "How the epoch was chosen:" in text and "Environment: commit" in text
+        assert "Selection of the epoch:" in text and "Environment: commit" in text
     assert list(pd.read_csv(folder / "rates.csv")["recipe"].unique()) == ["full_msad0", "full_msad05"]
     drawn = {path.stem for path in (folder / "figures").glob("*.png")}
     of_tables = ("table1", "per_class", "calibration", "robustness", "diversity", "attention", "lanets")

@@ -1,10 +1,13 @@
-"""The command line: one verb per step of the workflow; ``transfer.layout`` names the files."""
+"""The command line: one verb per step of the workflow; ``transfer.layout`` names the files.
+
+A verb imports its implementation when it runs, so that help and mistakes cost no start of pandas or torch.
+"""
 
 import sys
 
 import typer
 
-from transfer.cli import bench, configuration, data, explain, figures, runs, search, tables, track
+from transfer.cli import bench, data, explain, figures, runs, search, tables, track
 from transfer.utils.errors import UserError
 
 app = typer.Typer(
@@ -14,17 +17,29 @@ app = typer.Typer(
     "R stands for results/EXPERIMENT, D for R/data/DATASET, RUN for R/runs/DATASET/RECIPE/seedSEED. "
     "With --debug anywhere on the line an error shows its traceback.",
 )
-for part in (configuration, data, runs, explain, search, tables):
-    app.add_typer(part.app)
-app.add_typer(track.top)
-app.add_typer(figures.app, name="figure")
-app.add_typer(bench.app, name="bench")
-app.add_typer(track.app, name="track")
+_PANELS = {
+    "Data": [data.app],
+    "Runs": [runs.app, explain.app],
+    "Tables": [tables.app],
+    "Search": [search.app],
+    "Tracking": [track.top],
+    "Tools": [data.tools],
+}
+for panel, apps in _PANELS.items():
+    for part in apps:
+        for command in part.registered_commands:
+            command.rich_help_panel = panel
+        app.add_typer(part)
+app.add_typer(figures.app, name="figure", rich_help_panel="Tables")
+app.add_typer(track.app, name="track", rich_help_panel="Tracking")
+app.add_typer(bench.app, name="bench", rich_help_panel="Tools")
 
 
 def main() -> None:
-    """Run the command line: exit code 0, or 1 with one line on stderr (a training that a signal stopped: 128 and its
-    number); a traceback only under ``--debug``."""
+    """Run the command line: exit code 0, or 1 with one line on stderr (128 + N for a run stopped by signal N).
+
+    A traceback appears only under ``--debug``.
+    """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
@@ -37,10 +52,10 @@ def main() -> None:
         if isinstance(error, UserError):
             message = str(error)
             if error.details:
-                print(error.details, flush=True)  # before the line, also where both streams go into one file
-        elif hasattr(error, "format_message"):  # a mistake on the command line, found by typer
+                print(error.details, flush=True)  # before the line, even if both streams go to one file
+        elif hasattr(error, "format_message"):  # typer's errors about the command line
             message = f"{error.format_message()} (see transfer --help)"
         else:
-            message = f"{type(error).__name__}: {error} (unexpected: --debug shows where)"
+            message = f"{type(error).__name__}: {error} (unexpected; --debug shows the traceback)"
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, UserError) else 1)

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Values, existing, load
-from transfer.sources.table import archive_path
 from transfer.utils.errors import UserError
 
 app = typer.Typer(help="Measure speed, as ratios in one run.")
@@ -34,15 +33,17 @@ def detect(
     from rich.table import Table
 
     from transfer.bench.detect import compare
-    from transfer.datasets import registry, source
+    from transfer.datasets import registry
+    from transfer.datasets.archives import open_source
     from transfer.datasets.images import stream_images
+    from transfer.sources.table import archive_path
     from transfer.training.device import choose_device
 
     faces, definition = chosen.face_params(dataset), chosen.dataset_definitions[dataset]
     path = archive_path(chosen, dataset)
     if not path.exists():
         raise UserError(f"{path}: not there; make it with transfer synthesize --dataset {dataset}")
-    with source.open_source(path) as archive:
+    with open_source(path) as archive:
         listed = registry.get(definition.parser).index(
             archive, **definition.options, missing="drop", raw_dir=chosen.raw_dir
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Values, load
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, choices
 
 app = typer.Typer(help="Figures of finished trainings.")
 
@@ -93,9 +93,9 @@ def table(
     and for some kinds R/evaluations/. Writes: R/figures/NAME_DATASET.png, .svg, .json (the caption)."""
     chosen, layout = load(files, values, dataset)
     if name not in chosen.table_definitions:
-        raise UserError(f"--name {name}: not in table_definitions; allowed: {', '.join(chosen.table_definitions)}")
+        raise UserError(f"--name {name}: not in table_definitions; {choices(name, chosen.table_definitions)}")
 
-    from transfer.figures.tables import write_table_figure
+    from transfer.tables.build import write_figure
 
-    for path in write_table_figure(chosen, layout, name, dataset):
+    for path in write_figure(chosen, layout, name, dataset):
         print(path)

@@ -1,4 +1,4 @@
-"""What the verbs share: their options, the parameters that these name, and the errors for what is not there."""
+"""What the verbs share: options, the parameters that these name, and errors for missing files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from transfer.layout import Layout
-from transfer.models.registry import check_models
-from transfer.params import Params
-from transfer.params import read as config
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, choices
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from transfer.params import Params
 
 ParamFiles = Annotated[
     list[Path] | None,
@@ -24,32 +23,35 @@ Values = Annotated[
 ]
 Dataset = Annotated[str, typer.Option(metavar="NAME", help="One of the experiment's datasets.")]
 Recipe = Annotated[str, typer.Option(metavar="NAME", help="One of the experiment's recipes.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the training.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the run.")]
 
 
 def load(
     files: list[Path] | None, values: list[str] | None, dataset: str | None = None, recipe: str | None = None
-) -> tuple[Params, Layout]:
-    """The parameters and where their files lie; UserError for a dataset or recipe that the experiment has not."""
-    chosen = config.load(files or (), values or (), checks=[check_models])
-    for what, name, known in (("dataset", dataset, chosen.every_dataset()), ("recipe", recipe, chosen.every_recipe())):
+) -> "tuple[Params, Layout]":
+    """The parameters and the paths of their experiment. Raises UserError for an unknown dataset or recipe."""
+    from transfer.models.registry import check_models
+    from transfer.params import read
+
+    params = read.load(files or (), values or (), checks=[check_models])
+    for what, name, known in (("dataset", dataset, params.every_dataset()), ("recipe", recipe, params.every_recipe())):
         if name is not None and name not in known:
-            raise UserError(f"--{what} {name}: not in experiment {chosen.experiment}; allowed: {', '.join(known)}")
-    return chosen, Layout(chosen.experiment)
+            raise UserError(f"--{what} {name}: not in experiment {params.experiment}; {choices(name, known)}")
+    return params, Layout(params.experiment)
 
 
-def classes_of(chosen: Params, dataset: str) -> list[str]:
+def classes_of(params: "Params", dataset: str) -> list[str]:
     """Class names in label order."""
     from transfer.datasets import registry
 
-    definition = chosen.dataset_definitions[dataset]
+    definition = params.dataset_definitions[dataset]
     return registry.get(definition.parser).classes(**definition.options)
 
 
 def existing(path: Path, verb: str) -> Path:
-    """``path``, which ``transfer VERB`` makes; UserError if it is not there."""
+    """``path``, which ``transfer VERB`` makes. Raises UserError if it is missing."""
     if not path.exists():
-        raise UserError(f"{path}: not there; make it with transfer {verb}, or let snakemake do it")
+        raise UserError(f"{path}: missing; make it with transfer {verb}, or let snakemake do it")
     return path
 
 

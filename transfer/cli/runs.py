@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Recipe, Seed, Values, classes_of, existing, load
-from transfer.models.weights import catalogue
-from transfer.sources.table import weights_path
 from transfer.utils.errors import UserError
 
 app = typer.Typer()
@@ -18,9 +16,7 @@ app = typer.Typer()
 @app.command()
 def weights(
     source: Annotated[str, typer.Argument(metavar="NAME", help="Weights in params/sources.yaml, or a file.")],
-    importer: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"How a file is read: {', '.join(catalogue.IMPORTERS)}.")
-    ] = None,
+    importer: Annotated[str | None, typer.Option(metavar="NAME", help="Importer that reads a file.")] = None,
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
@@ -28,9 +24,13 @@ def weights(
     of params/sources.yaml or params/sources.lock.json where these have one; or the file.
     Writes: R/weights/NAME.safetensors, R/weights/NAME.json (what became of every tensor)."""
     chosen, layout = load(files, values)
+
+    from transfer.models.weights import catalogue
+    from transfer.sources.table import weights_path
+
     if importer is None:
+        from transfer.sources import fetch
         from transfer.sources import table as sources
-        from transfer.sources.table import fetch
 
         if source not in catalogue.OF_SOURCE:
             known = ", ".join(catalogue.OF_SOURCE)

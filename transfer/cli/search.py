@@ -1,13 +1,15 @@
 """Searches with Optuna."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from transfer.cli.options import Dataset, ParamFiles, Values, existing, load
 from transfer.layout import Layout
-from transfer.params import Params
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, choices
+
+if TYPE_CHECKING:
+    from transfer.params import Params
 
 app = typer.Typer()
 
@@ -59,9 +61,9 @@ def dashboard(
     serve(chosen, layout, port)
 
 
-def _load(files: ParamFiles, values: Values, search: str, dataset: str | None = None) -> tuple[Params, Layout]:
+def _load(files: ParamFiles, values: Values, search: str, dataset: str | None = None) -> "tuple[Params, Layout]":
     chosen, layout = load(files, values, dataset)
     if search not in chosen.searches:
-        allowed = ", ".join(chosen.searches) or "none; name it in searches"
-        raise UserError(f"--search {search}: not in experiment {chosen.experiment}; allowed: {allowed}")
+        allowed = choices(search, chosen.searches) if chosen.searches else "allowed: none; name it in searches"
+        raise UserError(f"--search {search}: not in experiment {chosen.experiment}; {allowed}")
     return chosen, layout

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from transfer.cli.options import ParamFiles, Values, load
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, choices
 
 app = typer.Typer()
 
@@ -21,7 +21,7 @@ def table(
     and for some kinds R/evaluations/. Writes: R/NAME.csv, R/NAME.md, R/NAME.tex, R/report/NAME.html."""
     chosen, layout = load(files, values)
     if name not in chosen.table_definitions:
-        raise UserError(f"--name {name}: not in table_definitions; allowed: {', '.join(chosen.table_definitions)}")
+        raise UserError(f"--name {name}: not in table_definitions; {choices(name, chosen.table_definitions)}")
 
     from transfer.tables.build import write_table
 

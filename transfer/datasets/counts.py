@@ -1,4 +1,4 @@
-"""Are the images of an index those that were expected?"""
+"""Image counts of an index: the check against the expected ones, and the summary in index.json."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,9 @@ from transfer.datasets.registry import Counts
 from transfer.params import SPLITS
 from transfer.utils.errors import UserError
 
-ALL = "all"
-"""Stands for a split's classes together, where only the total is expected."""
-
 
 class CountsError(UserError):
-    """Counts that differ from what was expected; ``table`` is that of `compare`."""
+    """Counts that differ from the expected ones; ``table`` is that of `compare`."""
 
     def __init__(self, message: str, table: pd.DataFrame) -> None:
         super().__init__(message)
@@ -24,7 +21,7 @@ class CountsError(UserError):
 
 
 def per_class(index: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Images of each split and class, split -> class name -> count; without splits that have none."""
+    """Images of each split and class, split -> class name -> count; without empty splits."""
     counts = pd.crosstab(index["split"], index["label"])
     counts = counts.reindex(index=SPLITS, columns=range(len(classes)), fill_value=0)
     return {
@@ -48,12 +45,12 @@ def check_counts(
     class has no training or test image, whatever is expected.
     """
     found = per_class(index, classes)
-    for split, part in (("train", "training"), ("test", "test")):
+    for split, kind in (("train", "training"), ("test", "test")):
         empty = [name for name in classes if not found.get(split, {}).get(name)]
         if empty:
             named = ", ".join(repr(name) for name in empty)
             verb = "class {} has" if len(empty) == 1 else "classes {} have"
-            raise UserError(f"{verb.format(named)} no {part} image; check the archive and the dataset's options")
+            raise UserError(f"{verb.format(named)} no {kind} image; check the archive and the dataset's options")
     if expect == "any":
         return None
     if expect == "official" and not official:
@@ -61,30 +58,29 @@ def check_counts(
     for repeated in index.attrs.get("repeated", []):
         found[repeated["split"]][classes[repeated["label"]]] += 1
     wanted = official if expect == "official" else [expect]
-    table = min(
-        (compare(found, counts, classes) for counts in wanted), key=lambda table: (table["difference"] != 0).sum()
-    )
+    tables = [compare(found, counts, classes) for counts in wanted]
+    table = min(tables, key=lambda table: (table["difference"] != 0).sum())
     wrong = table[table["difference"] != 0]
     if len(wrong):
         first = wrong.iloc[0]
         raise CountsError(
             f"image counts differ in {len(wrong)} of {len(table)} cells, first {first['split']} {first['class']}: "
             f"expected {first['expected']:,}, found {first['found']:,}; complete the archive, "
-            "or set expect to the counts meant, or to any",
+            "or set expect to your counts, or to any",
             table,
         )
     return table
 
 
 def compare(found: Mapping[str, Mapping[str, int]], wanted: Mapping, classes: Sequence[str]) -> pd.DataFrame:
-    """One row per split and class (or per split, where ``wanted`` has its total): expected, found and difference."""
+    """One row per split and class (class "all" where ``wanted`` has a total): expected, found and difference."""
     rows = []
     for split, counts in wanted.items():
         if split not in SPLITS:
             raise UserError(f"expected counts: unknown split {split!r}; allowed: {', '.join(SPLITS)}")
         here = [found.get(split, {}).get(name, 0) for name in classes]
         if isinstance(counts, int):
-            rows.append((split, ALL, counts, sum(here)))
+            rows.append((split, "all", counts, sum(here)))
             continue
         if len(counts) != len(classes):
             raise UserError(f"expected counts: {split} lists {len(counts)} classes; the dataset has {len(classes)}")
@@ -95,7 +91,7 @@ def compare(found: Mapping[str, Mapping[str, int]], wanted: Mapping, classes: Se
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """The table of `compare` for people: aligned columns, and a mark at each difference."""
+    """The table of `compare` for the terminal: aligned columns, and a mark at each difference."""
     lines = [f"{'split':<6} {'class':<12} {'expected':>9} {'found':>9} {'difference':>10}"]
     for split, name, expected, found, difference in table.itertuples(index=False):
         mark = f"{difference:>+10,}  <--" if difference else ""
@@ -113,13 +109,12 @@ def index_summary(
     options: Mapping[str, Any],
     expect: Any,
 ) -> dict[str, Any]:
-    """The content of index.json; ``expect`` has been met.
+    """The content of index.json, of an index whose counts have been checked.
 
-    archive is a name without its folder; layout is the release that the parser recognised, None where there is one
-    only; counts are split -> class -> images; left_out is reason -> rows; noted is what is odd and was kept; repeated
-    has every row that was left out as naming an image again (sample, split, class, why).
+    archive is a name without its folder; layout the release that the parser recognised (None where there is only one);
+    counts split -> class -> images; left_out reason -> rows; noted what is odd and was kept; repeated the rows that
+    were left out because they name an image again (sample, split, class, why).
     """
-    repeated = [{**row, "class": classes[row["label"]]} for row in index.attrs.get("repeated", [])]
     return {
         "dataset": dataset,
         "archive": archive.name,
@@ -128,22 +123,25 @@ def index_summary(
         "layout": index.attrs.get("layout"),
         "counts": per_class(index, classes),
         "expect": expect,
-        "left_out": left_out(index),
+        "left_out": _left_out(index),
         "noted": index.attrs.get("noted", {}),
-        "repeated": [{key: row[key] for key in ("sample", "split", "class", "why")} for row in repeated],
+        "repeated": [
+            {"sample": row["sample"], "split": row["split"], "class": classes[row["label"]], "why": row["why"]}
+            for row in index.attrs.get("repeated", [])
+        ],
     }
-
-
-def left_out(index: pd.DataFrame) -> dict[str, int]:
-    """Rows that are not in the index, reason -> count."""
-    repeated = Counter(row["why"] for row in index.attrs.get("repeated", []))
-    return {**index.attrs.get("dropped", {}), **repeated, "missing": index.attrs.get("missing", 0)}
 
 
 def in_words(index: pd.DataFrame) -> str:
     """The summary in one line."""
     per_split = ", ".join(f"{n:,} {split}" for split, n in index["split"].value_counts().items())
     layout = f" ({index.attrs['layout']})" if "layout" in index.attrs else ""
-    line = f"{per_split}{layout}; left out: {', '.join(f'{n:,} {why}' for why, n in left_out(index).items())}"
+    line = f"{per_split}{layout}; left out: {', '.join(f'{n:,} {why}' for why, n in _left_out(index).items())}"
     noted = ", ".join(f"{n:,} {what}" for what, n in index.attrs.get("noted", {}).items() if n)
     return f"{line}; noted: {noted}" if noted else line
+
+
+def _left_out(index: pd.DataFrame) -> dict[str, int]:
+    """Rows that are not in the index, reason -> count."""
+    repeated = Counter(row["why"] for row in index.attrs.get("repeated", []))
+    return {**index.attrs.get("dropped", {}), **repeated, "missing": index.attrs.get("missing", 0)}

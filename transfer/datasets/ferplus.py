@@ -3,28 +3,34 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-
-from transfer.datasets.lists import FOLDER, NameList, read_list
+from transfer.datasets.archives import Source
 from transfer.datasets.registry import Counts, dataset
-from transfer.datasets.source import Source, csv_rows
+from transfer.datasets.text import LISTS_FOLDER, NameList, csv_rows, read_list
 from transfer.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    Parsed = tuple[list[tuple[str, str, str]], list[list[int]], int]
+    """(sample, path, split) and votes of each row, and the number of rows without a name."""
 
 CLASSES = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"]
 COLUMNS = [*CLASSES, "unknown", "NF"]
+VOTES = [f"vote_{name}" for name in COLUMNS]
 FOLDERS = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 
 # The RAN authors' lists (kaiwang960112/Challenge-condition-FER-dataset); a line is label, name and number of crops.
 _LINE = {"pattern": r"(?P<label>[0-7])/(?P<name>fer\d+) \d+", "example": "0/fer0000001 6"}
 RAN_LISTS = {
-    split: NameList(f"{FOLDER}/FERplus_dir/dlib_ferplus_{part}_center_crop_range_list.txt", **_LINE)
+    split: NameList(f"{LISTS_FOLDER}/FERplus_dir/dlib_ferplus_{part}_center_crop_range_list.txt", **_LINE)
     for split, part in (("train", "train"), ("test", "val"))
 }
 
-# Two versions of the votes are in use: fer2013new.csv first, then the label.csv files that were once shipped beside it
+# Two versions of the votes are in use: fer2013new.csv first, then the label.csv files that were once shipped with it
 # and differ from it in a few rows. Under the majority rule the latter give the RAN authors' lists, class by class.
 OFFICIAL: dict[str, list[Counts]] = {
     "majority": [
@@ -65,7 +71,11 @@ def _official(rule: str) -> list[Counts]:
 
 
 def _lists(rule: str) -> dict[str, str]:
-    return {entry.file: "transfer fetch ran_ferplus gets it" for entry in RAN_LISTS.values()} if rule == "ran" else {}
+    return (
+        {entry.file: "download it with `transfer fetch ran_ferplus`" for entry in RAN_LISTS.values()}
+        if rule == "ran"
+        else {}
+    )
 
 
 @dataset(
@@ -75,18 +85,22 @@ def _lists(rule: str) -> dict[str, str]:
     options={"rule": ("majority", "argmax", "ran")},
     lists=_lists,
 )
-def read(source: Source, rule: str, lists: Mapping[str, Path] | None = None) -> pd.DataFrame:
+def read(source: Source, rule: str, lists: Mapping[str, Path] | None = None) -> "pd.DataFrame":
     """Index of the images that have a label under ``rule``, with their ten votes in ``vote_*``.
 
     "ran" takes images and labels from the RAN authors' ``lists``, for "majority" and "argmax" see `label_votes`. Raises
     UserError (file, line) for malformed rows. ``attrs["dropped"]`` counts unnamed rows and rows without a label.
     """
+    import numpy as np
+    import pandas as pd
+
     # The folders of Microsoft's repository hold a label.csv even before their images are made from fer2013.csv.
     folders = source.find_all("FER2013Train/label.csv") and not source.find_all("fer2013.csv")
-    index, votes, unnamed = _from_folders(source) if folders else _from_csv(source)
+    rows, vote_rows, unnamed = _from_folders(source) if folders else _from_csv(source)
+    index = pd.DataFrame(rows, columns=["sample", "path", "split"])
+    votes = np.array(vote_rows, dtype=np.int64).reshape(-1, len(COLUMNS))
     index["label"] = label_votes(votes, "majority" if rule == "ran" else rule)
-    for column, name in enumerate(COLUMNS):
-        index[f"vote_{name}"] = votes[:, column]
+    index[VOTES] = votes
     if rule == "ran":
         return _as_listed(index, lists, unnamed)
     labelled = index[index["label"] >= 0].reset_index(drop=True)
@@ -94,12 +108,14 @@ def read(source: Source, rule: str, lists: Mapping[str, Path] | None = None) -> 
     return labelled
 
 
-def _as_listed(index: pd.DataFrame, lists: Mapping[str, Path], unnamed: int) -> pd.DataFrame:
+def _as_listed(index: "pd.DataFrame", lists: Mapping[str, Path], unnamed: int) -> "pd.DataFrame":
     """The images of the RAN authors' lists with their labels there.
 
-    Their training list holds the Training and PublicTest parts together, and becomes the training split as it is. What
-    is not in ``index`` is absent from the archive, and gets a path that shows it.
+    Their training list holds Training and PublicTest together, and becomes the training split as it is. What is not in
+    ``index`` is absent from the archive, and gets a path that shows it.
     """
+    import pandas as pd
+
     rows = [
         (name, split, label)
         for split, entry in RAN_LISTS.items()
@@ -110,28 +126,29 @@ def _as_listed(index: pd.DataFrame, lists: Mapping[str, Path], unnamed: int) -> 
     listed = listed.merge(found, on="sample", how="left")
     here = listed["path"].notna()
     differs = int((here & (listed["label"] != listed["majority"])).sum())
-    votes = [f"vote_{name}" for name in COLUMNS]
     listed["path"] = listed["path"].where(here, listed["sample"] + ".png")
-    listed[votes] = listed[votes].fillna(0).astype(np.int64)
-    listed = listed[["sample", "path", "split", "label", *votes]]
+    listed[VOTES] = listed[VOTES].fillna(0).astype("int64")
+    listed = listed[["sample", "path", "split", "label", *VOTES]]
     listed.attrs["dropped"] = {"unnamed": unnamed, "unlisted": int((~index["sample"].isin(listed["sample"])).sum())}
     listed.attrs["noted"] = {"label is not the majority of the votes": differs}
     return listed
 
 
-def label_votes(votes: np.ndarray, rule: str) -> np.ndarray:
+def label_votes(votes: "np.ndarray", rule: str) -> "np.ndarray":
     """Labels (N,) of votes (N, 10); -1 where the rule gives none, or where "unknown" or "NF" (no face) wins.
 
     "majority" is Microsoft's rule (`_process_data` in src/ferplus.py): votes of 1 become 0, and the winner needs more
     than half of what is left. "argmax" takes the most voted column, the first one of a tie.
     """
+    import numpy as np
+
     kept = np.where(votes == 1, 0, votes) if rule == "majority" else votes
     winner = kept.argmax(axis=1)
     needed = 0.5 * kept.sum(axis=1) if rule == "majority" else np.zeros(len(kept))
     return np.where((kept.max(axis=1) > needed) & (winner < len(CLASSES)), winner, -1)
 
 
-def _from_folders(source: Source) -> tuple[pd.DataFrame, np.ndarray, int]:
+def _from_folders(source: Source) -> "Parsed":
     """One label.csv per folder: file name, face box (absent in files made by the present script), ten votes."""
     label_files = {source.find(f"{folder}/label.csv"): split for folder, split in FOLDERS.items()}
     contents = dict(source.stream(label_files))
@@ -144,10 +161,10 @@ def _from_folders(source: Source) -> tuple[pd.DataFrame, np.ndarray, int]:
                 raise UserError(f"{where}: {len(fields)} columns; expected file name, box and ten votes")
             rows.append((fields[0].removesuffix(".png"), folder + fields[0], split))
             votes.append(_votes(fields[-len(COLUMNS) :], where))
-    return _frame(rows), _table(votes), 0
+    return rows, votes, 0
 
 
-def _from_csv(source: Source) -> tuple[pd.DataFrame, np.ndarray, int]:
+def _from_csv(source: Source) -> "Parsed":
     """fer2013.csv (emotion, pixels, Usage) and fer2013new.csv (Usage, Image name, votes), row by row the same image."""
     pixels_name, votes_name = source.find("fer2013.csv"), source.find("fer2013new.csv")
     contents = dict(source.stream([pixels_name, votes_name]))
@@ -177,7 +194,7 @@ def _from_csv(source: Source) -> tuple[pd.DataFrame, np.ndarray, int]:
             f"{source.path}: {votes_name} has {count} rows and {pixels_name} {len(usages)}; "
             "the files do not belong together"
         )
-    return _frame(rows), _table(votes), unnamed
+    return rows, votes, unnamed
 
 
 def _usages(where: str, content: bytes) -> list[str]:
@@ -198,11 +215,3 @@ def _votes(fields: list[str], where: str) -> list[int]:
     if not all(re.fullmatch(r"\d+", field, re.ASCII) for field in fields):
         raise UserError(f"{where}: votes are {','.join(fields)}; expected ten whole numbers")
     return [int(field) for field in fields]
-
-
-def _frame(rows: list[tuple[str, str, str]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["sample", "path", "split"])
-
-
-def _table(votes: list[list[int]]) -> np.ndarray:
-    return np.array(votes, dtype=np.int64).reshape(-1, len(COLUMNS))

@@ -1,4 +1,4 @@
-"""Decoding images, from files of every kind and from the pixel rows of fer2013.csv."""
+"""Image decoding: image files, and the pixel rows of fer2013.csv."""
 
 import hashlib
 import io
@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from transfer.datasets.source import Source, csv_rows, split_path
+from transfer.datasets.archives import Source
+from transfer.datasets.text import csv_rows, split_path
 from transfer.utils.errors import UserError
 from transfer.utils.filetype import HEAD, looks_like
 
@@ -17,18 +18,18 @@ FER2013_SIZE = 48
 
 
 class BrokenImage(ValueError):
-    """An image that cannot be decoded; the message says why."""
+    """An image that cannot be decoded, with the reason."""
 
 
 def decode(content: bytes) -> np.ndarray:
     """Decode an image file to RGB, uint8 (height, width, 3), upright by its EXIF orientation.
 
-    Raises BrokenImage for anything that is no whole image, with what it looks like instead, and above 50 megapixels.
+    Raises BrokenImage for a damaged image, another kind of file (naming it), and more than 50 megapixels.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise BrokenImage(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read")
+                raise BrokenImage(f"{image.width}x{image.height} pixels; the limit is {MAX_PIXELS:,}")
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except BrokenImage:
         raise
@@ -58,7 +59,7 @@ def stream_images(source: Source, paths: Sequence[str]) -> Iterator[tuple[int, n
     """Yield (position in ``paths``, image or None, error text) for every path, in the order of the storage.
 
     Images are RGB, uint8 (height, width, 3). ``paths`` are those of an index: names in ``source``, or
-    ``<csv>#<0-based data row>``. A broken image is None with the reason; a damaged archive raises UserError.
+    ``<csv>#<0-based data row>``. A broken image is None, with the reason; a damaged archive raises UserError.
     """
     wanted: dict[str, dict[int | None, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position, path in enumerate(paths):
@@ -88,7 +89,7 @@ def _stream_rows(
             yield from ((position, image, error) for position in rows[number])
     if max(rows) > number:
         raise UserError(
-            f"{where}: has {number + 1} rows, row {max(rows)} is wanted; if the archive has changed, index it again"
+            f"{where}: has {number + 1} rows, row {max(rows)} is required; if the archive has changed, index it again"
         )
 
 
@@ -100,7 +101,7 @@ def _attempt(decoder: Callable, content: bytes | str) -> tuple[np.ndarray | None
 
 
 class HashedSource:
-    """A source whose ``stream`` notes the SHA-256 of every file that it yields, in ``sha256`` by name."""
+    """A source that records the SHA-256 of every file it streams: ``sha256``, by name."""
 
     def __init__(self, source: Source) -> None:
         self.path = source.path

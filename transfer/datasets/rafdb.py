@@ -1,13 +1,16 @@
-"""RAF-DB, single-label (basic) part: EmoLabel/list_patition_label.txt, Image/ and Annotation/manual/."""
+"""RAF-DB, single-label (basic) images: EmoLabel/list_patition_label.txt, Image/ and Annotation/manual/."""
 
+import math
 import re
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-
+from transfer.datasets.archives import Source
 from transfer.datasets.registry import LANDMARKS, Counts, dataset
-from transfer.datasets.source import Source, text_lines
+from transfer.datasets.text import text_lines
 from transfer.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLASSES = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
 LIST = "EmoLabel/list_patition_label.txt"
@@ -33,13 +36,15 @@ def _official(images: str) -> list[Counts]:
     official=_official,
     options={"images": ("original", "aligned")},
 )
-def read(source: Source, images: str) -> pd.DataFrame:
-    """Index in the order of the list file; landmarks and attributes from Annotation/manual/ where it is there.
+def read(source: Source, images: str) -> "pd.DataFrame":
+    """Index in the order of the list file; with landmarks and attributes if Annotation/manual/ is present.
 
     ``images`` chooses Image/original/ or the authors' 100x100 Image/aligned/. The landmarks are those of the original
     image, hence left out for the aligned ones. ``gender``, ``race`` and ``age`` are codes, see `ATTRIBUTES`. Raises
     UserError (file, line) for malformed lines.
     """
+    import pandas as pd
+
     list_name = source.find(LIST)
     prefix = list_name.removesuffix(LIST)
     rows = []
@@ -69,28 +74,25 @@ def read(source: Source, images: str) -> pd.DataFrame:
     ).T
     # The authors do not say whose left comes first; it is the same for all images, so the typical face decides.
     if (table["landmark_0_x"] - table["landmark_1_x"]).median() > 0:
-        table = table.rename(columns=_mirrored)
+        mirrored = {
+            f"landmark_{a}_{axis}": f"landmark_{b}_{axis}" for a, b in ("01", "10", "34", "43") for axis in "xy"
+        }
+        table = table.rename(columns=mirrored)
     columns = [*(LANDMARKS if images == "original" else []), *ATTRIBUTES]
     table = table[columns].astype(dict.fromkeys(ATTRIBUTES, "Int64"))
     return index.join(table, on="sample")
 
 
-def _annotation(name: str, content: bytes) -> np.ndarray:
+def _annotation(name: str, content: bytes) -> list[float]:
     """Five lines 'x y', then gender, race and age, one a line: 13 numbers."""
     try:
-        values = np.array(" ".join(text_lines(name, content)).split(), dtype=float)
+        values = [float(text) for text in " ".join(text_lines(name, content)).split()]
     except ValueError:
-        values = np.empty(0)
-    if len(values) != len(LANDMARKS) + len(ATTRIBUTES) or not np.isfinite(values).all():
+        values = []
+    if len(values) != len(LANDMARKS) + len(ATTRIBUTES) or not all(map(math.isfinite, values)):
         raise UserError(f"{name}: expected five lines 'x y', then gender, race and age, one a line")
     for line, (value, (attribute, meanings)) in enumerate(zip(values[-3:], ATTRIBUTES.items(), strict=True), 6):
         if value not in range(len(meanings)):
             codes = ", ".join(f"{code} ({meaning})" for code, meaning in enumerate(meanings))
             raise UserError(f"{name}, line {line}: {attribute} is {value:g}; expected {codes}")
     return values
-
-
-def _mirrored(column: str) -> str:
-    """The landmark's name when left and right are exchanged."""
-    exchanged = {"0": "1", "1": "0", "3": "4", "4": "3"}
-    return re.sub(r"(?<=landmark_)\d", lambda match: exchanged.get(match[0], match[0]), column)

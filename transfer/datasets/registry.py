@@ -1,17 +1,19 @@
-"""The known datasets: each is one parser in a module of this package, found by itself."""
+"""The known datasets: each has one parser, in the module of its name in this package."""
 
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 import transfer.datasets
-from transfer.datasets.source import Source, split_path
-from transfer.utils.errors import UserError
+from transfer.datasets.archives import Source
+from transfer.datasets.text import split_path
+from transfer.utils.errors import UserError, choices
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Counts = dict[str, int | list[int]]
 """Per split either the total or the number of images per class, in label order."""
@@ -27,7 +29,7 @@ class Parser:
     """How one dataset is read. Every method takes the dataset's options as keywords; see ``options``."""
 
     name: str
-    read: Callable[..., pd.DataFrame]
+    read: "Callable[..., pd.DataFrame]"
     class_names: Callable[..., list[str]]
     official_counts: Callable[..., list[Counts]]
     options: Mapping[str, tuple]
@@ -37,8 +39,7 @@ class Parser:
         """All options with their values; UserError for an unknown one or a value that is not allowed."""
         for key, value in options.items():
             if key not in self.options:
-                allowed = ", ".join(self.options) or "none"
-                raise UserError(f"{self.name}: unknown option {key!r}; allowed: {allowed}")
+                raise UserError(f"{self.name}: unknown option {key!r}; {choices(key, self.options)}")
             if value not in self.options[key]:
                 allowed = ", ".join(map(str, self.options[key]))
                 raise UserError(f"{self.name}: option {key} is {value!r}; allowed: {allowed}")
@@ -58,20 +59,19 @@ class Parser:
 
     def index(
         self, source: Source, *, missing: str = "stop", raw_dir: str | Path = ".", **options: Any
-    ) -> pd.DataFrame:
-        """The index of the dataset: one row per image, with sample, path, split, label, class_name and what it has.
+    ) -> "pd.DataFrame":
+        """The index: one row per image, with sample, path, split, label, class_name and what the dataset has besides.
 
         ``path`` is the name in ``source``, or ``<csv>#<0-based data row>`` for images held in a csv file. ``attrs``
         counts what was left out: ``missing`` (absent images) and ``dropped`` (reason -> rows); ``noted`` counts what is
-        odd and was kept. ``raw_dir`` is where `lists` lie. Raises UserError for malformed files and missing lists, and
-        for absent images unless ``missing`` is "drop".
+        odd and was kept. ``raw_dir`` is the folder of `lists`. Raises UserError for malformed files and missing lists,
+        and for absent images unless ``missing`` is "drop".
         """
         resolved, lists = self.resolve(options), self.lists(raw_dir, **options)
         for file, path in lists.items():
             if not path.is_file():
                 chosen = ", ".join(f"{key} {value}" for key, value in resolved.items())
-                how = self.list_files(**resolved)[file]
-                raise UserError(f"{self.name} with {chosen} needs {path}, which is not there; {how}")
+                raise UserError(f"{self.name} with {chosen} needs {path}; {self.list_files(**resolved)[file]}")
         index = self.read(source, **resolved, **({"lists": lists} if lists else {}))
         repeated = index["sample"][index["sample"].duplicated()]
         if len(repeated):
@@ -79,22 +79,17 @@ class Parser:
         present = index["path"].map(lambda path: split_path(path)[0] in source).astype(bool)
         absent = index["path"][~present]
         if len(absent) and missing == "stop":
+            splits = (~present).groupby(index["split"], sort=False).agg(["sum", "size"]).itertuples()
+            per_split = ", ".join(f"{name} {gone:,} of {listed:,}" for name, gone, listed in splits)
             raise UserError(
-                f"{source.path}: {len(absent):,} of {len(index):,} listed images are absent "
-                f"({_per_split(index['split'], present)}), first {', '.join(absent[:3])}; "
-                "complete the archive, or set missing: drop for the dataset"
+                f"{source.path}: {len(absent):,} of {len(index):,} listed images are absent ({per_split}), first "
+                f"{', '.join(absent[:3])}; complete the archive, or set missing: drop for the dataset"
             )
         index = index[present].reset_index(drop=True)
         names = self.classes(**options)
         index.insert(4, "class_name", index["label"].map(dict(enumerate(names))).astype(str))
         index.attrs["missing"] = len(absent)
         return index
-
-
-def _per_split(split: pd.Series, present: pd.Series) -> str:
-    """How many images of each split are absent: "train 6,135 of 12,271, test 0 of 3,068"."""
-    absent = (~present).groupby(split, sort=False).agg(["sum", "size"])
-    return ", ".join(f"{name} {gone:,} of {listed:,}" for name, gone, listed in absent.itertuples())
 
 
 def dataset(
@@ -104,16 +99,16 @@ def dataset(
     official: Callable[..., list[Counts]],
     options: Mapping[str, Sequence] | None = None,
     lists: Callable[..., dict[str, str]] | None = None,
-) -> Callable[[Callable[..., pd.DataFrame]], Callable[..., pd.DataFrame]]:
+) -> "Callable[[Callable[..., pd.DataFrame]], Callable[..., pd.DataFrame]]":
     """Register the decorated function ``read(source, **options)`` as the parser of dataset ``name``.
 
     ``read`` returns the columns sample, path, split, label in this order, then optional ones. ``options`` lists the
-    allowed values of each option, the default first; ``read``, ``classes`` and ``official`` get all of them. ``lists``
-    gets them too, and names the files below raw_dir that these options need besides the archive, each with the way to
-    get it; where there are any, ``read`` gets the keyword ``lists``: name -> path.
+    allowed values of each option, the default first; ``read``, ``classes`` and ``official`` get all of them. So does
+    ``lists``, which names the files below raw_dir that these options need besides the archive, each with the way to get
+    it; where there are any, ``read`` gets the keyword ``lists``: name -> path.
     """
 
-    def register(read: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
+    def register(read: "Callable[..., pd.DataFrame]") -> "Callable[..., pd.DataFrame]":
         allowed = {key: tuple(values) for key, values in (options or {}).items()}
         _PARSERS[name] = Parser(name, read, classes, official, allowed, lists or (lambda **_: {}))
         return read
@@ -130,7 +125,8 @@ def names() -> list[str]:
 
 def get(name: str) -> Parser:
     """The parser of dataset ``name``; UserError with the known names if there is none."""
-    known = names()
-    if name not in known:
-        raise UserError(f"unknown dataset {name!r}; allowed: {', '.join(known)}")
+    if name not in _PARSERS and any(module.name == name for module in pkgutil.iter_modules(transfer.datasets.__path__)):
+        importlib.import_module(f"transfer.datasets.{name}")
+    if name not in _PARSERS:
+        raise UserError(f"unknown dataset {name!r}; {choices(name, names())}")
     return _PARSERS[name]

@@ -8,13 +8,14 @@ of the vote columns, AffectNet by its codes. The files are read as they are; wha
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from transfer.datasets.lists import FOLDER, NameList, read_list
+from transfer.datasets.text import LISTS_FOLDER, NameList, read_list
 from transfer.params import DatasetDefinition
 from transfer.utils.files import sha256
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 10
 _RAFDB_POSE = r"(?P<label>[0-6])/(?P<name>test_\d+)_aligned\.jpg"
@@ -54,27 +55,29 @@ LISTS: dict[str, dict[str, NameList]] = {
 
 
 def list_files(raw_dir: str | Path, definition: DatasetDefinition) -> dict[str, Path]:
-    """The lists of a dataset that are there, subset -> file.
+    """The lists of a dataset that are present, subset -> file.
 
-    None for drawn faces, which have the names of real ones, and for AffectNet's reduced releases, which have others.
+    None for synthetic faces, which have the names of real ones, nor for AffectNet's reduced release, which renumbers.
     """
     if definition.synthetic is not None or definition.options.get("release") == "reduced":
         return {}
     lists = LISTS.get(definition.parser, {})
-    files = {subset: Path(raw_dir) / FOLDER / entry.file for subset, entry in lists.items()}
+    files = {subset: Path(raw_dir) / LISTS_FOLDER / entry.file for subset, entry in lists.items()}
     return {subset: file for subset, file in files.items() if file.is_file()}
 
 
 def find_subsets(
-    index: pd.DataFrame, parser: str, classes: int, files: Mapping[str, Path]
-) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
-    """Faces of the test split that the lists name, and per subset what the list holds and how it agrees.
+    index: "pd.DataFrame", parser: str, classes: int, files: Mapping[str, Path]
+) -> tuple["pd.DataFrame", dict[str, dict[str, Any]]]:
+    """Faces of the test split that the lists name, and for each subset a report on its list.
 
     ``files`` are those of `list_files`. The table has the columns sample and subset. The report has per subset: rows
     and unique names of the list; listed_twice (names); other_class (names with a label beyond the ``classes`` of this
     dataset, such as contempt); absent (other names that are no test image here) and absent_first; label_differs
     (images whose label in the index is another) and label_differs_first; matched (images in the subset).
     """
+    import pandas as pd
+
     test = index.loc[index["split"] == "test", ["sample", "label"]]
     # AffectNet's samples have a folder, its lists have not.
     test = test.assign(name=test["sample"].str.rpartition("/")[2])

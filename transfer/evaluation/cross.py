@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from transfer.datasets.source.names import folder_name
+from transfer.datasets.archives import folder_name
 from transfer.evaluation.finished import Finished, batches_of, load_finished, read_test_faces
 from transfer.layout import Layout
 from transfer.params import Params

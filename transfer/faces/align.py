@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from PIL import Image, ImageOps
 
-from transfer.datasets.source import split_path
+from transfer.datasets.text import split_path
 from transfer.faces.store import store_writer
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic

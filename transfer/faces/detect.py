@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from transfer.datasets.archives import Source
 from transfer.datasets.images import stream_images
-from transfer.datasets.source import Source
 from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS
 from transfer.faces.mtcnn import Cascade, Faces
 from transfer.params import digest

@@ -7,7 +7,7 @@ keeps our models itself and hands them to timm when somebody imports it, before 
 import ast
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -15,12 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from transfer.models.weights.catalogue import problem as weights_problem
-from transfer.params import ModelParams, Params, ParamsError
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, choices
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from transfer.params import ModelParams, Params
 
 _REGISTERED: dict[str, Callable[..., Any]] = {}
 
@@ -50,22 +50,26 @@ def model_function(name: str) -> Callable[..., Any]:
     return _REGISTERED[name]
 
 
-def create_model(params: ModelParams, num_classes: int) -> "nn.Module":
+def create_model(params: "ModelParams", num_classes: int) -> "nn.Module":
     """The network of a run. Raises UserError for an unknown name or contradictory values."""
     if params.name not in modules():
-        raise UserError(f"model.name: unknown model {params.name!r}; allowed: {', '.join(modules())}")
+        raise UserError(f"model.name: unknown model {params.name!r}; {choices(params.name, modules())}")
     try:
         return model_function(params.name)(num_classes=num_classes, **params.model_dump(exclude={"name", "pretrained"}))
     except (ValueError, TypeError) as error:  # TypeError: a model that lacks one of our keywords
         raise UserError(f"model {params.name}: {error}") from error
 
 
-def check_models(params: Params) -> None:
-    """Raise ParamsError if a run names a model that nothing registers, or weights that are not for it."""
+def check_models(params: "Params") -> None:
+    """Raise ParamsError if a run names an unknown model, or weights that do not fit it."""
+    from transfer.models.weights.catalogue import problem as weights_problem
+    from transfer.params import ParamsError
+    from transfer.params.read import holds
+
     for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.every_run()):
         model = params.run(dataset, recipe).model
         if model.name not in modules():
-            key, wrong = "name", f"unknown model {model.name!r}; allowed: {', '.join(modules())}"
+            key, wrong = "name", f"unknown model {model.name!r}; {choices(model.name, modules())}"
         elif problem := weights_problem(model.name, model.pretrained):
             key, wrong = "pretrained", problem
         else:
@@ -73,16 +77,8 @@ def check_models(params: Params) -> None:
         blocks = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
         values = params.model_dump(exclude_unset=True)
         raise ParamsError(
-            next((*block, "model", key) for block in blocks if _holds(values, (*block, "model", key))), wrong
+            next((*block, "model", key) for block in blocks if holds(values, (*block, "model", key))), wrong
         )
-
-
-def _holds(values: Any, loc: tuple[str, ...]) -> bool:
-    for part in loc:
-        if not isinstance(values, Mapping) or part not in values:
-            return False
-        values = values[part]
-    return True
 
 
 def register_with_timm() -> None:

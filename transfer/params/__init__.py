@@ -8,7 +8,7 @@ from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingPara
 from transfer.params.experiment import Params
 from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams
 from transfer.params.search import CountRange, PrunerParams, RateRange, SearchDefinition, SearchSpace
-from transfer.params.tables import OF_WEIGHTS, TableDefinition
+from transfer.params.tables import TableDefinition
 from transfer.params.train import (
     WHERE,
     Augmentation,
@@ -27,7 +27,6 @@ __all__ = [
     "ModelOverride",
     "ModelParams",
     "Name",
-    "OF_WEIGHTS",
     "Params",
     "ParamsError",
     "PrunerParams",

@@ -1,22 +1,22 @@
-"""What all blocks of parameters are made of: strict models, their merging, and the types of single values."""
+"""Building blocks of the parameters: strict models, overrides, and the types of single values."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 def rising(pair: tuple[float, float]) -> tuple[float, float]:
-    """Validator: the first of two bounds is not larger."""
+    """Validator: the first bound is not above the second."""
     if pair[0] > pair[1]:
         raise ValueError(f"expected the smaller bound first, found {list(pair)}")
     return pair
 
 
-def different(values: list) -> list:
-    """Validator: no value appears twice."""
+def different(values: list[Any]) -> list[Any]:
+    """Validator: no duplicates."""
     if len(set(values)) < len(values):
         raise ValueError(f"a value appears twice: {values}")
     return values
@@ -27,39 +27,42 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Range = Annotated[tuple[Fraction, Fraction], AfterValidator(rising)]
 Protocol = Literal["last", "val_selected", "test_selected"]
 Upsample = Literal["full", "sqrt", "none"]
+UPSAMPLING: tuple[str, ...] = get_args(Upsample)
+"""The methods of class balancing; every dataset has a plan for each of them."""
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
 
 
 class Strict(BaseModel):
-    """A block of parameters: unknown keys are errors, and values do not change after loading."""
+    """A block of parameters: unknown keys are errors, values are immutable.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    The strings below the fields describe them in the JSON schema.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Override(Strict):
+    """Mixin for a block in which every key is optional: only the keys that were set are merged and written."""
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
 
 
 S = TypeVar("S", bound=Strict)
 
 
 class ParamsError(ValueError):
-    """A value that contradicts another one; ``loc`` is the path of the key."""
+    """Contradictory or unknown values; ``loc`` is the path of the key."""
 
     def __init__(self, loc: tuple[str | int, ...], message: str) -> None:
         super().__init__(message)
         self.loc = loc
 
 
-def partial(model: type[Strict], name: str) -> type[Strict]:
-    """``model`` with every key optional: a block of overrides."""
-    fields = {}
-    for key, field in model.model_fields.items():
-        annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-        fields[key] = (annotation | None, Field(default=None, description=field.description))
-    about = {"__doc__": f"Keys of {model.__name__} that differ.", "__module__": model.__module__}  # where pickle looks
-    return create_model(name, __base__=Strict, **about, **fields)
-
-
 def merged(base: S, *overrides: Strict | Mapping[str, Any]) -> S:
-    """A block with others on top, of which what was set wins."""
+    """``base`` with ``overrides`` on top, the last one winning."""
     values = base.model_dump()
     for override in overrides:
         values = merge(values, override.model_dump(exclude_unset=True) if isinstance(override, Strict) else override)
@@ -67,7 +70,7 @@ def merged(base: S, *overrides: Strict | Mapping[str, Any]) -> S:
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``override`` on top: mappings merge, everything else replaces (as in Snakemake)."""
+    """``base`` with ``override`` on top: mappings merge, all other values are replaced (as in Snakemake)."""
     merged = dict(base)
     for key, value in override.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -76,6 +79,6 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any
 
 
 def digest(*values: Any, length: int = 12) -> str:
-    """Short hexadecimal digest of parameters (models, or anything that is JSON)."""
+    """Short hexadecimal digest of models and JSON values."""
     plain = [value.model_dump(mode="json") if isinstance(value, BaseModel) else value for value in values]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:length]

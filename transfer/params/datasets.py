@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from transfer.params.base import Fraction, Name, Split, Strict, Upsample, partial
+from transfer.params.base import Fraction, Name, Override, Split, Strict, Upsample
 from transfer.params.train import ModelOverride, TrainOverride
 
 
@@ -56,7 +56,8 @@ class FaceParams(Strict):
         return self.model_dump(mode="json", include={"landmarks", "template", "size", "margin", "no_face", "broken"})
 
 
-FaceOverride = partial(FaceParams, "FaceOverride")
+class FaceOverride(Override, FaceParams):
+    """Keys of FaceParams that differ."""
 
 
 class SamplingParams(Strict):
@@ -73,7 +74,8 @@ class SamplingParams(Strict):
     the same pixels, or near and mirrored copies too (docs/leaks.md)."""
 
 
-SamplingOverride = partial(SamplingParams, "SamplingOverride")
+class SamplingOverride(Override, SamplingParams):
+    """Keys of SamplingParams that differ."""
 
 
 class DatasetDefinition(Strict):

@@ -13,8 +13,9 @@ from transfer.params.base import Name, ParamsError, Protocol, Strict, merged
 from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingParams
 from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams, varied
 from transfer.params.search import SearchDefinition
-from transfer.params.tables import OF_WEIGHTS, WITH_FIGURE, TableDefinition
+from transfer.params.tables import TableDefinition
 from transfer.params.train import ModelParams, RobustnessParams, TrainParams
+from transfer.utils.errors import choices
 
 
 class Params(Strict):
@@ -96,16 +97,6 @@ class Params(Strict):
         """The seeds of a table."""
         return self.table_definitions[name].seeds or self.seeds
 
-    def table_protocols(self, name: str) -> list[Protocol]:
-        """The protocols of a table; where it evaluates weights, that of the weights which are kept."""
-        table = self.table_definitions[name]
-        return [self.kept_protocol] if table.kind in OF_WEIGHTS else table.protocols or self.protocols
-
-    def figure_protocol(self, name: str) -> Protocol:
-        """The one protocol that a table's figure shows: that of the kept weights, where the table has it."""
-        protocols = self.table_protocols(name)
-        return self.kept_protocol if self.kept_protocol in protocols else protocols[0]
-
     def table_baseline(self, name: str) -> str:
         """The recipe that those of a table are compared with."""
         return self.table_definitions[name].baseline or self.baseline
@@ -114,11 +105,6 @@ class Params(Strict):
         """The trainings of a table, on all its datasets or on one: dataset, recipe, seed."""
         datasets = self.table_datasets(name) if dataset is None else [dataset]
         return list(itertools.product(datasets, self.table_recipes(name), self.table_seeds(name)))
-
-    def has_figure(self, name: str) -> bool:
-        """Whether a table has a figure: of a sweep, of one or two values."""
-        table = self.table_definitions[name]
-        return len(table.sweep.over) < 3 if table.sweep else table.kind in WITH_FIGURE
 
     def runs(self) -> list[tuple[str, str, int]]:
         """The experiment's own trainings: dataset, recipe, seed."""
@@ -163,7 +149,16 @@ class Params(Strict):
         return merged(self.sampling, self.dataset_definitions[dataset].sampling)
 
     def run(self, dataset: str, recipe: str) -> RunParams:
-        """What one training sees: the experiment's blocks, then the dataset's, then the recipe's."""
+        """The resolved parameters of a run: the experiment's blocks, then the dataset's, then the recipe's."""
+        if (dataset, recipe) not in self._resolved:
+            self._resolved[dataset, recipe] = self._resolve(dataset, recipe)
+        return self._resolved[dataset, recipe]
+
+    @cached_property
+    def _resolved(self) -> dict[tuple[str, str], RunParams]:
+        return {}
+
+    def _resolve(self, dataset: str, recipe: str) -> RunParams:
         data, rec = self.dataset_definitions[dataset], self.recipe(recipe)
         here = rec.datasets.get(dataset, RecipeOnDataset())
         upsample = here.upsample or rec.upsample
@@ -191,7 +186,7 @@ def check(params: Params) -> None:
     ):
         for name in names:
             if name not in defined:
-                raise ParamsError((key,), f"unknown name '{name}'; allowed: {', '.join(defined)}")
+                raise ParamsError((key,), f"unknown name '{name}'; {choices(name, defined)}")
         if len(set(names)) < len(names):
             raise ParamsError((key,), "a name appears twice")
     if len(set(params.seeds)) < len(params.seeds):
@@ -215,8 +210,8 @@ def check(params: Params) -> None:
 def _check_table(params: Params, name: str) -> None:
     table, loc = params.table_definitions[name], ("table_definitions", name)
     if table.sweep and table.sweep.recipe not in params.recipe_definitions:
-        allowed = ", ".join(params.recipe_definitions)
-        raise ParamsError((*loc, "sweep", "recipe"), f"unknown name '{table.sweep.recipe}'; allowed: {allowed}")
+        message = f"unknown name '{table.sweep.recipe}'; {choices(table.sweep.recipe, params.recipe_definitions)}"
+        raise ParamsError((*loc, "sweep", "recipe"), message)
     recipes = {**params.recipe_definitions, **params.variants}
     for key, names, defined in (
         ("protocols", table.protocols or [], dict.fromkeys(params.protocols)),
@@ -226,7 +221,7 @@ def _check_table(params: Params, name: str) -> None:
     ):
         for item in names:
             if item not in defined:
-                raise ParamsError((*loc, key), f"unknown name '{item}'; allowed: {', '.join(defined)}")
+                raise ParamsError((*loc, key), f"unknown name '{item}'; {choices(item, defined)}")
 
 
 def _check_run(params: Params, dataset: str, recipe: str) -> None:
@@ -293,8 +288,7 @@ def _check_drawn_archives(params: Params) -> None:
 def _check_search(params: Params, name: str) -> None:
     search = params.search_definitions[name]
     if search.recipe not in params.recipe_definitions:
-        allowed = ", ".join(params.recipe_definitions)
-        message = f"unknown name '{search.recipe}'; allowed: {allowed}"
+        message = f"unknown name '{search.recipe}'; {choices(search.recipe, params.recipe_definitions)}"
         raise ParamsError(("search_definitions", name, "recipe"), message)
     if search.recipe == name:
         message = "a search gives its name to the recipe that it finds, and cannot start from it"

@@ -1,8 +1,12 @@
-"""Reads the configuration: params/default.yaml, override files on it, single values on top; one clear line if wrong."""
+"""Read the configuration: params/default.yaml, override files, single values; any mistake is one line."""
 
+import ast
 import hashlib
+import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -10,16 +14,22 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from transfer.params import Params, ParamsError, S, merge
-from transfer.params.train import RENAMED
-from transfer.utils.errors import UserError
+from transfer.params.base import ParamsError, S, Strict, merge
+from transfer.params.experiment import Params
+from transfer.utils.errors import UserError, choices, did_you_mean
 from transfer.utils.files import write_text
 
 DEFAULT = Path("params/default.yaml")
 SCHEMA = Path("params/schema.json")
+RENAMED = {"train.processes": "train.gpus"}
+"""Keys of earlier versions, or keys with a value, and what they are called now."""
 
-# The first line of a snapshot, before the digest of what follows.
-_WHOLE = "# All parameters of a workflow, as it started: nothing else is read below this file. "
+# The first line of a snapshot, before the digest of the rest.
+_SNAPSHOT = "# All parameters of a workflow, as it started: nothing else is read below this file. "
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+
+Source = tuple[Sequence[str | Path], Mapping[str, Any]]
+"""Where a configuration came from: files, the later ones on top, and values of the command line."""
 
 
 def load(
@@ -28,10 +38,10 @@ def load(
     command_line: Mapping[str, Any] | None = None,
     checks: Sequence[Callable[[Params], None]] = (),
 ) -> Params:
-    """Read ``files`` one on the other on top of ``params/default.yaml``, then ``values`` ("train.epochs=3").
+    """Read ``files`` on top of ``params/default.yaml``, then ``values`` ("train.epochs=3").
 
-    A snapshot is whole: what lies below it is not read. ``command_line`` are values that are a mapping already.
-    ``checks`` raise ParamsError for what the parameters' own types cannot know, such as the names of models.
+    A snapshot is complete: files below it are not read. ``command_line`` holds values that are already a mapping.
+    ``checks`` raise ParamsError for what the types cannot know, such as model names.
     Raises UserError: file, line, key and what is allowed.
     """
     files = _from_the_last_snapshot([DEFAULT, *(Path(file) for file in files if Path(file) != DEFAULT)])
@@ -43,7 +53,10 @@ def load(
         key, equals, text = value.partition("=")
         if not equals:
             raise UserError(f"--set {value}: expected key=value, such as train.epochs=3")
-        nested: Any = yaml.safe_load(text)
+        try:
+            nested: Any = yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {value}: not a YAML value: {getattr(error, 'problem', error)}") from None
         for part in reversed(key.split(".")):
             nested = {part: nested}
         command_line = merge(command_line, nested)
@@ -56,16 +69,16 @@ def validate(
     command_line: Mapping[str, Any],
     checks: Sequence[Callable[[Params], None]] = (),
 ) -> Params:
-    """Check a merged configuration; ``files`` and ``command_line`` are where it came from, to name the wrong one.
+    """Check a merged configuration; ``files`` and ``command_line`` locate a wrong value.
 
     Raises UserError: file, line, key and what is allowed.
     """
-    params = _validated(Params, config, files, command_line)
+    params = _validated(Params, config, (files, command_line))
     try:
         for check in checks:
             check(params)
     except ParamsError as error:
-        raise UserError(f"{_origin(error.loc, files, command_line)}: {_key(error.loc)}: {error}") from None
+        raise UserError(f"{_origin(error.loc, (files, command_line))}: {_key(error.loc)}: {error}") from None
     return params
 
 
@@ -74,29 +87,26 @@ def read_model(file: Path, model: type[S]) -> S:
 
     Raises UserError: file, line, key and what is allowed.
     """
-    return _validated(model, _read(file), [file], {})
+    return _validated(model, _read(file), ([file], {}))
 
 
-def _validated(
-    model: type[S], config: Mapping[str, Any], files: Sequence[str | Path], command_line: Mapping[str, Any]
-) -> S:
+def _validated(model: type[S], config: Mapping[str, Any], source: Source) -> S:
     try:
         return model.model_validate(dict(config))
     except ValidationError as error:
         found = [(_location(details, config), details) for details in error.errors()]
-        # Where a value may be of several kinds there is an error for each: the deepest one knows what was meant,
-        # and among equals the one that does not miss another type.
+        # A union reports one error per alternative: the deepest one knows what was meant, and among equals the one
+        # that is not about the type.
         alternatives = [pair for pair in found if pair[0][: len(found[0][0])] == found[0][0]]
         loc, first = max(alternatives, key=lambda pair: (len(pair[0]), not pair[1]["type"].endswith("_type")))
         written = loc[:-1] if first["type"] == "missing" else loc
-        origin = _origin(written, files, command_line)
-        raise UserError(f"{origin}: {_key(loc)}: {_explain(first, loc, model)}") from None
+        raise UserError(f"{_origin(written, source)}: {_key(loc)}: {_explain(first, loc, model)}") from None
 
 
 def snapshot(params: Params, path: Path) -> None:
-    """Write the resolved configuration, which the jobs of a workflow read, and nothing besides it."""
+    """Write the resolved configuration, the only parameters that the jobs of a workflow read."""
     text = yaml.safe_dump(params.model_dump(mode="json", exclude_unset=True), sort_keys=False)
-    write_text(path, f"{_WHOLE}{_digest(text)}\n{text}")
+    write_text(path, f"{_SNAPSHOT}{_digest(text)}\n{text}")
 
 
 def _digest(text: str) -> str:
@@ -104,24 +114,24 @@ def _digest(text: str) -> str:
 
 
 def _from_the_last_snapshot(files: list[Path]) -> list[Path]:
-    """``files`` without those below a snapshot. Raises UserError for a snapshot that was edited."""
+    """``files`` without those below a snapshot. Raises UserError for an edited snapshot."""
     for number in reversed(range(len(files))):
         try:
             first, _, rest = files[number].read_text(encoding="utf-8").partition("\n")
-        except (OSError, UnicodeDecodeError):  # said where it is read
+        except (OSError, UnicodeDecodeError):  # reported by _read
             continue
-        if first.startswith(_WHOLE):
-            if first != _WHOLE + _digest(rest):
+        if first.startswith(_SNAPSHOT):
+            if first != _SNAPSHOT + _digest(rest):
                 raise UserError(
-                    f"{files[number]}: edited since a workflow wrote it; start snakemake again, which writes it anew, "
-                    "or take its first line away to make it a parameter file of your own"
+                    f"{files[number]}: edited since a workflow wrote it; start snakemake again, which rewrites it, "
+                    "or remove its first line to use it as a parameter file"
                 )
             return files[number:]
     return files
 
 
 def differences(one: Params, other: Params) -> list[tuple[str, Any, Any]]:
-    """The keys in which two configurations differ, dotted, with both values; None where one has no such key."""
+    """Dotted keys in which two configurations differ, with both values; None where one lacks the key."""
     first, second = (flat(params.model_dump(mode="json", exclude_unset=True)) for params in (one, other))
     keys = dict.fromkeys([*first, *second])
     return [(key, first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)]
@@ -135,27 +145,61 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def origin(key: str, files: Sequence[Path], command_line: Mapping[str, Any]) -> str:
-    """Where the value of a dotted key was set last: the command line, or a file with its line."""
-    return _origin(tuple(key.split(".")), [DEFAULT, *files], command_line)
+def holds(values: Any, loc: Sequence[str | int]) -> bool:
+    """Whether nested ``values`` have the key at ``loc``."""
+    for part in loc:
+        if isinstance(values, Mapping):
+            if part not in values:
+                return False
+            values = values[part]
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        else:
+            break
+    return True
 
 
-def write_schema(path: Path = SCHEMA) -> None:
-    """Write the JSON schema of the parameters, for editors."""
-    write_text(path, schema_text())
-
-
-def schema_text() -> str:
-    """The JSON schema of the parameters; nothing is required, since an override file holds only what differs."""
-    schema = Params.model_json_schema()
-    for block in (schema, *schema["$defs"].values()):
-        block.pop("required", None)
+def schema_text(model: type[Strict] = Params, partial: bool = True) -> str:
+    """JSON schema of ``model`` for editors; ``partial``: no key is required, since override files hold only changes."""
+    schema = model.model_json_schema()
+    blocks = {model.__name__: schema, **schema.get("$defs", {})}
+    for kind in _subclasses(Strict):
+        for key, entry in blocks.get(kind.__name__, {}).get("properties", {}).items():
+            if text := _descriptions(kind).get(key):
+                entry["description"] = text
+            if kind.__name__.endswith("Override"):
+                entry.pop("default", None)
+    if partial:
+        for block in blocks.values():
+            block.pop("required", None)
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+def _subclasses(kind: type[Strict]) -> Iterator[type[Strict]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def _descriptions(kind: type[BaseModel]) -> dict[str, str]:
+    """The strings below the fields of ``kind``. Pydantic can read them too, but at every import."""
+    found: dict[str, str] = {}
+    for base in reversed([base for base in kind.__mro__ if issubclass(base, Strict)]):
+        (block,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(block, ast.ClassDef)
+        for field, below in zip(block.body, block.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                found[ast.unparse(field.target)] = inspect.cleandoc(str(below.value.value))
+    return found
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{file}: no such parameter file") from None
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
@@ -188,15 +232,18 @@ def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...], model: type[B
     kind, value = error["type"], error.get("input")
     if kind == "value_error":
         return str(error["ctx"]["error"])
+    key = _key(loc)
+    for old, new in RENAMED.items():
+        if f".{key}".endswith(f".{old}") or f".{key}: {value}".endswith(f".{old}"):
+            return f"renamed; write {new}"
     if kind == "extra_forbidden":
-        if loc[-1] in RENAMED:
-            return f"is now called {RENAMED[loc[-1]]}"
-        return f"unknown key; allowed: {', '.join(_allowed(loc[:-1], model))}"
+        return f"unknown key; {choices(str(loc[-1]), _allowed(loc[:-1], model))}"
     if kind == "missing":
         return "missing"
     if kind == "model_type":
         return f"should be a mapping, found {value!r}"
-    return f"{error['msg'].replace('Input should', 'should')}, found {value!r}"
+    allowed = re.findall(r"'([^']*)'", error["msg"]) if kind == "literal_error" else []
+    return f"{error['msg'].replace('Input should', 'should')}, found {value!r}{did_you_mean(str(value), allowed)}"
 
 
 def _allowed(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
@@ -214,13 +261,13 @@ def _key(loc: tuple[str | int, ...]) -> str:
     return ".".join(str(part) for part in loc) or "configuration"
 
 
-def _origin(loc: tuple[str | int, ...], files: Sequence[str | Path], command_line: Mapping[str, Any]) -> str:
+def _origin(loc: tuple[str | int, ...], source: Source) -> str:
     """Where the value at ``loc`` was set last: the command line, or a file with its line."""
-    if _line(yaml.compose(yaml.safe_dump(command_line)), loc):
+    files, command_line = source
+    if loc and holds(command_line, loc):
         return "command line"
     for file in reversed(files):
-        line = _line(yaml.compose(Path(file).read_text(encoding="utf-8")), loc)
-        if line:
+        if line := _line(yaml.compose(Path(file).read_text(encoding="utf-8"), _Loader), loc):
             return f"{file}:{line}"
     return str(files[-1])
 

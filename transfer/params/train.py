@@ -4,7 +4,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from transfer.params.base import Fraction, Name, ParamsError, Range, Strict, partial
+from transfer.params.base import Fraction, Name, Override, ParamsError, Range, Strict
+from transfer.utils.errors import choices
 
 
 class Augmentation(Strict):
@@ -76,12 +77,13 @@ class TrainParams(Strict):
     """Jobs on one machine that use the same CUDA device at a time; further ones wait."""
 
 
-TrainOverride = partial(TrainParams, "TrainOverride")
+class TrainOverride(Override, TrainParams):
+    """Keys of TrainParams that differ."""
+
+
 WHERE = {"device", "threads", "gpus", "jobs_per_device"}
 """Keys of TrainParams that say where a run takes place, and change nothing in what it learns but rounding (and, with
 several GPUs, random draws)."""
-RENAMED = {"processes": "gpus"}
-"""Old keys, which are refused with the new one in the message."""
 
 
 class ModelParams(Strict):
@@ -109,7 +111,8 @@ class ModelParams(Strict):
     """Weights to begin with, by their names in params/sources.yaml; the tensors that none of them has start fresh."""
 
 
-ModelOverride = partial(ModelParams, "ModelOverride")
+class ModelOverride(Override, ModelParams):
+    """Keys of ModelParams that differ."""
 
 
 class Scale(NamedTuple):
@@ -149,7 +152,7 @@ class RobustnessParams(Strict):
     def _are_severities(self) -> "RobustnessParams":
         for name, severities in self.chosen().items():
             if name not in SEVERITIES:
-                raise ParamsError(("corruptions",), f"unknown name '{name}'; allowed: {', '.join(SEVERITIES)}")
+                raise ParamsError(("corruptions",), f"unknown name '{name}'; {choices(name, SEVERITIES)}")
             scale = SEVERITIES[name]
             outside = [severity for severity in severities if not scale.least < severity <= scale.most]
             if outside:

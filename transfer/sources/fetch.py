@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 from rich.table import Table
 
-from transfer.datasets.source import find
+from transfer.datasets.archives import find
 from transfer.sources.download import Damaged, download
 from transfer.sources.table import SOURCES, SourceEntry, SourceFile
 from transfer.utils.errors import UserError

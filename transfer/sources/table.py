@@ -1,16 +1,14 @@
 """Where datasets, lists and weight files come from: ``params/sources.yaml``, typed and checked."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from transfer.datasets import registry, source
-from transfer.datasets.source import SUFFIXES
+from transfer.datasets import archives, registry
 from transfer.params import Name, Params, ParamsError, Strict
-from transfer.params.read import read_model
+from transfer.params.read import read_model, schema_text
 from transfer.utils.errors import UserError
 from transfer.utils.files import write_text
 
@@ -126,15 +124,13 @@ def find(name: str, table: Mapping[str, SourceEntry]) -> tuple[str, SourceEntry,
 
 def where_to_get(archive: str, table: Mapping[str, SourceEntry]) -> str:
     """Where a dataset is asked for that is read from ``archive``, in one line; empty if no source makes it up."""
-    found = {name: entry for name, entry in table.items() if entry.archive and archive in _spellings(entry.archive)}
+    found = {
+        name: entry for name, entry in table.items() if entry.archive and archive in archives.spellings(entry.archive)
+    }
     if not found:
         return ""
     pages = " and ".join(entry.page for entry in found.values())
     return f"It is had from {pages}: transfer fetch {' '.join(found)} says how"
-
-
-def _spellings(archive: str) -> tuple[str, ...]:
-    return archive, *(archive + suffix for suffix in SUFFIXES)
 
 
 def archive_path(params: Params, dataset: str) -> Path:
@@ -151,7 +147,7 @@ def archive_path(params: Params, dataset: str) -> Path:
     if definition.synthetic is not None:
         return Path(params.raw_dir) / definition.archive
     try:
-        return source.locate(Path(params.raw_dir), definition.archive)
+        return archives.locate(Path(params.raw_dir), definition.archive)
     except UserError as error:
         hint = where_to_get(definition.archive, load())
         raise UserError(f"dataset {dataset}: {error}. {hint}".rstrip()) from None
@@ -179,12 +175,6 @@ def weights_path(params: Params, name: str) -> Path:
     return path
 
 
-def schema_text() -> str:
-    """The JSON schema of the table, for editors."""
-    schema = Sources.model_json_schema()
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
-
-
 def write_schema(path: Path = SCHEMA) -> None:
     """Write the JSON schema of the table."""
-    write_text(path, schema_text())
+    write_text(path, schema_text(Sources, partial=False))

@@ -1,21 +1,26 @@
-"""A table as text: csv with as many digits as are shown, markdown and LaTeX from the same cells."""
+"""A table as text: csv with as many digits as are shown; Markdown, LaTeX and HTML from the same cells."""
 
+from __future__ import annotations
+
+import html
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 Format = Literal["percent", "p", "number", "count", "text"]
+Cell = Callable[[Mapping[str, Any]], str]
+"""Makes the text of a cell from a row, in which None is undefined."""
 UNDEFINED = "–"
 PROTOCOLS = {
     "last": "the last epoch; nothing is selected",
     "val_selected": "the epoch with the best validation accuracy; validation faces are never tested on",
-    "test_selected": "the epoch with the best test accuracy, the field's custom; it flatters, and is here only to be "
-    "comparable with papers",
+    "test_selected": "the epoch with the best test accuracy, as is customary in the field; optimistic, and included "
+    "only for comparison with published numbers",
 }
-_DIGITS = {"percent": 2, "number": 4}
 
 
 @dataclass(frozen=True)
@@ -31,23 +36,26 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: what the csv holds, one row per number, and what readers see."""
+    """A table: the rows of the csv with their formats, and what readers see."""
 
     title: str
     frame: pd.DataFrame
     formats: dict[str, Format]
-    """How the columns of the csv are written."""
     header: list[str]
-    """Paragraphs above it: what was measured, by which test, over how many seeds."""
+    """Paragraphs above the table: what was measured, by which test, over how many seeds."""
     sections: list[Section]
 
 
+_DECIMALS = {"percent": 2, "number": 4}
+_WRITTEN = {"percent": "{:.2f}", "number": "{:.4f}", "p": "{:.4g}"}
+
+
 def rounded(frame: pd.DataFrame, formats: Mapping[str, Format]) -> pd.DataFrame:
-    """``frame`` with the columns of ``formats``, in their order and with as many digits as are shown."""
+    """Return ``frame`` with the columns of ``formats``, in their order and with as many digits as are shown."""
     frame = frame.reindex(columns=list(formats))
     for column, kind in formats.items():
-        if kind in _DIGITS:
-            frame[column] = frame[column].astype(float).round(_DIGITS[kind]) + 0.0  # turns -0.0 into 0.0
+        if kind in _DECIMALS:
+            frame[column] = frame[column].astype(float).round(_DECIMALS[kind]) + 0.0  # turns -0.0 into 0.0
         elif kind == "p":
             frame[column] = [float(f"{p:.4g}") for p in frame[column].astype(float)]
         elif kind == "count":
@@ -56,160 +64,173 @@ def rounded(frame: pd.DataFrame, formats: Mapping[str, Format]) -> pd.DataFrame:
 
 
 def to_csv(frame: pd.DataFrame, formats: Mapping[str, Format]) -> str:
-    """Csv text: two decimals in percent columns, four in numbers, four significant in p-values; empty if undefined."""
-    write: dict[str, Callable[[float], str]] = {
-        "percent": "{:.2f}".format,
-        "number": "{:.4f}".format,
-        "p": "{:.4g}".format,
-    }
+    """Return csv text with the digits of each format; undefined cells are empty."""
     text = frame.copy()
     for column, kind in formats.items():
-        if kind in write:
-            text[column] = ["" if pd.isna(value) else write[kind](value) for value in frame[column]]
+        if kind in _WRITTEN:
+            text[column] = frame[column].map(_WRITTEN[kind].format, na_action="ignore").astype(object)
     return text.to_csv(index=False, lineterminator="\n")
 
 
 def grid(
     rows: pd.DataFrame,
-    keys: Mapping[str, Callable[[pd.Series], str]],
-    cells: Mapping[str, Callable[[pd.Series], str]],
+    keys: Mapping[str, Cell],
+    cells: Mapping[str, Cell],
     across: str | None = None,
     by: Sequence[str] = ("recipe",),
 ) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells: a line per value of ``by``, with its ``keys`` and, for each value of ``across``, ``cells``.
+    """Return heads and lines: a line per value of ``by``, with its ``keys`` and, per value of ``across``, ``cells``.
 
-    The first cell of each value of ``across`` has that value in its head, beside its own name where it is not the
+    The first cell of each value of ``across`` has that value in its head, after its own name where it is not the
     accuracy; the others have their own.
     """
-    values = [None] if across is None else list(dict.fromkeys(rows[across]))
+    records = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    values = list(dict.fromkeys(record[across] for record in records)) if across else [None]
+    first, *others = cells
+    name = "" if first in ("", "accuracy", "value") else f"{first} "
     head = list(keys)
     for value in values:
-        first, *others = cells
-        named = "" if first in ("accuracy", "value") else f"{first} "
-        head += [first if value is None else f"{named}`{value}`", *others]
+        head += [f"{name}`{value}`" if across else first, *others]
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(tuple(record[column] for column in by), []).append(record)
     lines = []
-    for _, group in rows.groupby(list(by), sort=False, dropna=False):
-        line = [key(group.iloc[0]) for key in keys.values()]
+    for group in groups.values():
+        line = [key(group[0]) for key in keys.values()]
         for value in values:
-            found = group if value is None else group[group[across] == value]
-            line += [cell(found.iloc[0]) if len(found) else UNDEFINED for cell in cells.values()]
+            found = next((record for record in group if across is None or record[across] == value), None)
+            line += [cell(found) if found else UNDEFINED for cell in cells.values()]
         lines.append(line)
     return head, lines
 
 
-def code(column: str) -> Callable[[pd.Series], str]:
-    """Cell: the column's value as a name."""
-    return lambda row: UNDEFINED if pd.isna(row[column]) else f"`{row[column]}`"
+def by_dataset(
+    frame: pd.DataFrame,
+    keys: Mapping[str, Cell],
+    cells: Mapping[str, Cell],
+    across: str | None = None,
+    by: Sequence[str] = ("recipe",),
+    title: str = "{}",
+) -> list[Section]:
+    """Return a section with the ``grid`` of each dataset."""
+    parts = frame.groupby("dataset", sort=False)
+    return [Section(title.format(name), "", *grid(part, keys, cells, across, by)) for name, part in parts]
 
 
-def count(column: str) -> Callable[[pd.Series], str]:
-    """Cell: a whole number."""
-    return lambda row: UNDEFINED if pd.isna(row[column]) else f"{int(row[column]):,}"
-
-
-def plain(column: str, template: str = "{:.2f}") -> Callable[[pd.Series], str]:
+def plain(column: str, template: str = "{:.2f}") -> Cell:
     """Cell: the column's value through a format."""
-    return lambda row: UNDEFINED if pd.isna(row[column]) else template.format(row[column])
+    return lambda row: UNDEFINED if row[column] is None else template.format(row[column])
 
 
-def mean(column: str, template: str = "{:.2f}") -> Callable[[pd.Series], str]:
+def code(column: str) -> Cell:
+    """Cell: the column's value as a name."""
+    return plain(column, "`{}`")
+
+
+def count(column: str) -> Cell:
+    """Cell: a whole number."""
+    return lambda row: UNDEFINED if row[column] is None else f"{int(row[column]):,}"
+
+
+def mean(column: str, template: str = "{:.2f}") -> Cell:
     """Cell: mean ± standard deviation (number of seeds) of ``column`` and ``column``_std."""
 
-    def cell(row: pd.Series) -> str:
-        if pd.isna(row[column]):
+    def cell(row: Mapping[str, Any]) -> str:
+        value, std = row[column], row[f"{column}_std"]
+        if value is None:
             return UNDEFINED
-        spread = "" if pd.isna(row[f"{column}_std"]) else f" ± {template.format(row[f'{column}_std'])}"
-        return f"{template.format(row[column])}{spread} (n={row['n_seeds']})"
+        spread = "" if std is None else f" ± {template.format(std)}"
+        return f"{template.format(value)}{spread} (n={row['n_seeds']})"
 
     return cell
 
 
-def interval(low: str, high: str, template: str = "{:.2f}") -> Callable[[pd.Series], str]:
+def interval(low: str = "ci95_low", high: str = "ci95_high", template: str = "{:.2f}") -> Cell:
     """Cell: an interval."""
-    return lambda row: (
-        UNDEFINED if pd.isna(row[low]) else f"{template.format(row[low])} to {template.format(row[high])}"
-    )
+    return lambda row: UNDEFINED if row[low] is None else f"{template} to {template}".format(row[low], row[high])
+
+
+ACCURACY_CELLS: dict[str, Cell] = {"accuracy": mean("accuracy"), "95 %": interval()}
+
+
+def markdown_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table, numbers to the right."""
+    cells = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return ["| " + " | ".join(row) + " |" for row in cells]
 
 
 def to_markdown(table: Table) -> str:
-    """The table as markdown."""
-    lines = [f"# {table.title}"]
-    for paragraph in table.header:
-        lines += ["", paragraph]
+    """Return the table as Markdown."""
+    paragraphs = [f"# {table.title}", *table.header]
     for section in table.sections:
-        lines += ["", f"## {section.title}"] + (["", section.text] if section.text else [])
-        cells = [section.head, ["---", *["---:"] * (len(section.head) - 1)], *section.rows]
-        lines += ["", *("| " + " | ".join(row) + " |" for row in cells)]
-        for note in section.notes:
-            lines += ["", note]
-    return "\n".join(lines) + "\n"
+        paragraphs += [f"## {section.title}", section.text, "\n".join(markdown_rows(section.head, section.rows))]
+        paragraphs += section.notes
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+_STYLE = """
+body { font: 14px/1.5 sans-serif; margin: 1.5em; color: #222; background: #fff; }
+table { border-collapse: collapse; margin: 1em 0; }
+th, td { padding: 0.2em 0.7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+th { border-bottom: 2px solid #444; }
+"""
+
+
+def to_html(title: str, markdown: str) -> str:
+    """Return a self-contained page of a table's Markdown, for Snakemake's report and for any browser."""
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark").enable("table").render(markdown)
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}</body></html>\n'
 
 
 def to_latex(table: Table) -> str:
-    """The table as LaTeX, a `table` environment per section; needs the packages booktabs and graphicx."""
+    """Return the table as LaTeX, a `table` environment per section; needs the packages booktabs and graphicx."""
     lines = [f"% {table.title}", "% \\usepackage{booktabs,graphicx}"]
     for section in table.sections:
-        columns = "l" + "r" * (len(section.head) - 1)
+        head, *rows = (" & ".join(map(_latex, cells)) + " \\\\" for cells in [section.head, *section.rows])
+        caption = [f"{table.title}: {section.title}.", section.text, *table.header, *section.notes]
         lines += ["", "\\begin{table}", "\\centering", "\\resizebox{\\linewidth}{!}{%"]
-        lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", _latex_row(section.head), "\\midrule"]
-        lines += [_latex_row(row) for row in section.rows]
-        lines += ["\\bottomrule", "\\end{tabular}}"]
-        said = [f"{table.title}: {section.title}.", section.text, *table.header, *section.notes]
-        lines += [f"\\caption{{{_latex(' '.join(filter(None, said)))}}}", "\\end{table}"]
+        lines += [f"\\begin{{tabular}}{{l{'r' * (len(section.head) - 1)}}}", "\\toprule", head, "\\midrule", *rows]
+        lines += ["\\bottomrule", "\\end{tabular}}", f"\\caption{{{_latex(' '.join(filter(None, caption)))}}}"]
+        lines.append("\\end{table}")
     return "\n".join(lines) + "\n"
 
 
-_LATEX = {
-    "\\": "\\textbackslash{}",
-    "&": "\\&",
-    "%": "\\%",
-    "#": "\\#",
-    "$": "\\$",
-    "_": "\\_",
-    "{": "\\{",
-    "}": "\\}",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "±": "$\\pm$",
-    "Δ": "$\\Delta$",
-    "–": "--",
-    "×": "$\\times$",
-    "°": "$^\\circ$",
-    "−": "$-$",
-}
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%#$_{}"}
+    | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "$<$", ">": "$>$"}
+    | {"±": "$\\pm$", "Δ": "$\\Delta$", "–": "--", "×": "$\\times$", "°": "$^\\circ$", "−": "$-$"}
+)
 
 
 def _latex(text: str) -> str:
-    """Markdown's few marks (code, bold, line items, escaped asterisks) and all special characters, for LaTeX."""
-    text = text.replace("\\*", "*").replace("\n- ", " ").replace("\n", " ")
-    text = "".join(_LATEX.get(character, character) for character in text)
+    """Return text with Markdown's code, bold, list items and escaped asterisks as LaTeX, special characters escaped."""
+    text = text.replace("\\*", "*").replace("\n- ", " ").replace("\n", " ").translate(_LATEX)
     text = re.sub(r"`([^`]*)`", r"\\texttt{\1}", text)
     return re.sub(r"\*\*([^*]+)\*\*", r"\\textbf{\1}", text)
 
 
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(_latex(cell) for cell in cells) + " \\\\"
-
-
 def protocols_paragraph(protocols: Sequence[str]) -> str:
-    """What the protocols of a table are."""
-    return "\n".join(["How the epoch was chosen:", "", *(f"- `{name}`: {PROTOCOLS[name]}" for name in protocols)])
+    """Return what the protocols of a table are."""
+    return "\n".join(["Selection of the epoch:", "", *(f"- `{name}`: {PROTOCOLS[name]}" for name in protocols)])
 
 
 def statistics_paragraph(frame: pd.DataFrame) -> str:
-    """What the intervals and p-values of a table are, by its numbers of seeds."""
+    """Return what the intervals and p-values of a table are, by its numbers of seeds."""
     counts = sorted(set(frame["n_seeds"]))
-    one = (
-        "One seed (n=1), so there is no standard deviation: the interval is Wilson's 95 % over the test faces, and "
-        "p is the exact McNemar test over the faces. Neither says how much another seed would change."
-    )
     several = (
         f"Each accuracy is the mean ± standard deviation over {' or '.join(str(n) for n in counts if n > 1)} seeds, "
-        "never their maximum. The interval is Student's t 95 % of the mean over seeds, and p is the paired t test over "
+        "never their maximum. The interval is Student's t 95 % of the mean over seeds; p is the paired t test of "
         "the seeds' differences, with the same seeds and the same test faces on both sides. Neither covers the choice "
         "of the test faces."
     )
+    one = (
+        "One seed (n=1): there is no standard deviation; the interval is Wilson's 95 % over the test faces, and "
+        "p is the exact McNemar test over the faces. Neither says how much another seed would change."
+    )
     faces = " and ".join(f"{n:,}" for n in dict.fromkeys(frame["n_faces"]))
-    return " ".join([*([several] if max(counts) > 1 else []), *([one] if min(counts) == 1 else []), f"Faces: {faces}."])
+    paragraphs = [*([several] if counts[-1] > 1 else []), *([one] if counts[0] == 1 else []), f"Test faces: {faces}."]
+    return " ".join(paragraphs)

@@ -27,13 +27,19 @@ def check(params: Params, layout: Layout, name: str = "table1") -> tuple[int, li
     The runs that the parameters name are downloaded, their metrics compared with their artifacts, and the table made
     from these. Raises UserError where the table or the store is missing.
     """
+    from transfer.tables.build import build_table
+    from transfer.tables.text import to_csv
+
     path = layout.table(name, "csv")
     if not path.is_file():
         raise UserError(f"{path}: missing; make it with: snakemake --cores all {path}")
     with store.connected() as client, tempfile.TemporaryDirectory() as folder:
         copy = Layout(params.experiment, Path(folder))
         problems = _download(client, params, copy, name)
-        found = {} if problems else _rows(_table(params, copy, name))
+        if not problems:
+            (copy.root / "data").symlink_to(layout.root.absolute() / "data")  # for the texts around the table
+            made = build_table(params, copy, name)
+            found = _rows(to_csv(made.frame, made.formats))
     table = _rows(path.read_text(encoding="utf-8"))
     cells = sum(map(len, table.values()))
     if problems:
@@ -51,17 +57,6 @@ def check(params: Params, layout: Layout, name: str = "table1") -> tuple[int, li
 
 def _rows(text: str) -> dict[tuple[str, ...], dict[str, str]]:
     return {tuple(row.get(name, "") for name in _KEY): row for row in csv.DictReader(io.StringIO(text))}
-
-
-def _table(params: Params, layout: Layout, name: str) -> str:
-    from transfer.tables import kinds
-    from transfer.tables.build import read_table_runs
-    from transfer.tables.context import Context
-    from transfer.tables.text import to_csv
-
-    runs, _ = read_table_runs(params, layout, name)
-    table = kinds.get(params.table_definitions[name].kind)(Context(params, layout, name, runs))
-    return to_csv(table.frame, table.formats)
 
 
 def _download(client: "MlflowClient", params: Params, copy: Layout, name: str) -> list[str]:

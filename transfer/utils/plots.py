@@ -1,32 +1,23 @@
-"""How all figures look: readable in grey, the same bytes everywhere."""
+"""The look of all figures: readable in grey, the same bytes everywhere. Matplotlib is imported where it draws."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
-
-import matplotlib
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 _METADATA = {".png": {"Software": None}, ".svg": {"Date": None}}
-
-
-def save(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Write a figure as .png or .svg, by the end of its name; letters of an svg are outlines and need no font.
-
-    Raises UserError for another kind of file.
-    """
-    if path.suffix not in _METADATA:
-        raise UserError(f"{path}: expected a name that ends in {' or '.join(_METADATA)}")
-    with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "path"}), atomic(path) as part:
-        figure.savefig(part, dpi=dpi, metadata=_METADATA[path.suffix])
-
-
 _SETTINGS = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -47,13 +38,24 @@ _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#
 _DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 _LETTERS = 13  # of a title in an inch
+_NAMES = {
+    "local_cnns": "+ Local CNNs",
+    "local_cnns_mad": "+ MAD",
+    "msad": "MSAD alone",
+    "local_cnns_msad": "Local CNNs, MSAD",
+}
+
+
+def recipe_name(recipe: str) -> str:
+    """Return the paper's name of a recipe of Table 1; of others their own."""
+    return _NAMES.get(recipe, recipe.replace("_", " "))
 
 
 @dataclass(frozen=True)
 class About:
-    """What a figure's title says of its numbers; ``protocol`` is None where no epoch was chosen.
+    """What a figure's title says of its numbers; ``protocol`` is None where no epoch was selected.
 
-    ``note`` is what readers must know of the dataset ("drawn faces").
+    ``note`` is what readers must know of the dataset ("synthetic faces").
     """
 
     experiment: str
@@ -61,31 +63,58 @@ class About:
     protocol: str | None
     note: str = ""
 
+    def without_protocol(self) -> About:
+        """Return the same of a figure that shows all epochs."""
+        return replace(self, protocol=None)
+
     def put_on(self, figure: Figure, what: str, seeds: int) -> None:
-        """Write the title: what is seen, and of which experiment, dataset, protocol and number of seeds."""
+        """Write the title: what is shown, and of which experiment, dataset, protocol and number of seeds."""
         dataset = f"{self.dataset} ({self.note})" if self.note else self.dataset
-        protocol = [self.protocol] if self.protocol else []
-        of = ", ".join(
-            [self.experiment, dataset, *protocol, f"n={seeds}\N{NO-BREAK SPACE}seed{'s' if seeds > 1 else ''}"]
-        )
+        number = f"n={seeds}\N{NO-BREAK SPACE}seed{'s' if seeds > 1 else ''}"
+        of = ", ".join(filter(None, [self.experiment, dataset, self.protocol, number]))
         width = int(figure.get_figwidth() * _LETTERS)
         figure.suptitle("\n".join([*wrap(what, width), *wrap(of, width)]))
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Let ``draw`` make its figure in this style, whatever settings of matplotlib its user has."""
+    """Make ``draw`` use this style, regardless of the user's matplotlib settings."""
 
     @wraps(draw)
-    def drawn(*arguments: Any, **named: Any) -> Figure:
+    def draw_in_style(*arguments: Any, **named: Any) -> Figure:
+        import matplotlib
+
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(_SETTINGS)
             return draw(*arguments, **named)
 
-    return drawn
+    return draw_in_style
 
 
-def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def panels(
+    number: int,
+    size: tuple[float, float],
+    margin: tuple[float, float],
+    least: float,
+    layout: str = "constrained",
+    **shared: Any,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with ``number`` panels of ``size`` in inches, up to three in a row, at least ``least`` wide."""
+    from matplotlib.figure import Figure
+
+    across = min(number, 3)
+    down = math.ceil(number / across)
+    width, height = across * size[0] + margin[0], down * size[1] + margin[1]
+    figure = Figure(figsize=(max(width, least), height), layout=layout)
+    every = list(figure.subplots(down, across, squeeze=False, **shared).flat)
+    for axes in every[number:]:
+        axes.remove()
+    for axes in every[:number][-across:]:
+        axes.tick_params(labelbottom=True)  # also where the row below is not full
+    return figure, every[:number]
+
+
+def line_styles(names: Iterable[Any]) -> dict[Any, dict[str, Any]]:
     """Return for each name the colour, dashes and marker of its line."""
     return {
         name: {
@@ -97,24 +126,26 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
+def save(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Write a figure as .png or .svg, by the end of its name; letters of an svg are outlines and need no font.
+
+    Raises UserError for another kind of file.
+    """
+    import matplotlib
+
+    if path.suffix not in _METADATA:
+        raise UserError(f"{path}: unknown kind of picture; use a name that ends in {' or '.join(_METADATA)}")
+    with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "path"}), atomic(path) as part:
+        figure.savefig(part, dpi=dpi, metadata=_METADATA[path.suffix])
+
+
 def save_pair(figure: Figure, stem: str | Path) -> list[Path]:
     """Write ``stem``.png and ``stem``.svg, each atomically, and return their paths; equal figures give equal bytes."""
-    paths = [Path(f"{stem}{ending}") for ending in (".png", ".svg")]
+    import matplotlib
+
+    paths = [Path(f"{stem}{ending}") for ending in _METADATA]
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         for path in paths:
             save(figure, path)
     return paths
-
-
-_NAMES = {
-    "local_cnns": "+ Local CNNs",
-    "local_cnns_mad": "+ MAD",
-    "msad": "MSAD alone",
-    "local_cnns_msad": "Local CNNs, MSAD",
-}
-
-
-def recipe_name(recipe: str) -> str:
-    """The paper's name of a recipe of Table 1, as the columns of its figure; of others their own."""
-    return _NAMES.get(recipe, recipe.replace("_", " "))

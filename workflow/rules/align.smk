@@ -3,7 +3,7 @@
 
 rule detect_faces:
     input:
-        archive=archive,
+        archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
     output:
         faces="results/{experiment}/data/{dataset}/faces.parquet",
@@ -13,13 +13,13 @@ rule detect_faces:
         "results/{experiment}/benchmarks/detect_faces/{dataset}.tsv"
     conda:
         "../envs/transfer.yaml"
-    threads: detect_threads
+    threads: needs.detect_threads
     resources:
         mem_mb=8000,
         runtime=720,
     params:
         config=SNAPSHOT,
-        version=detect_version,
+        version=versions.detect,
     message:
         "Finding faces and landmarks in {wildcards.dataset}"
     shell:
@@ -29,7 +29,7 @@ rule detect_faces:
 
 rule align_faces:
     input:
-        archive=archive,
+        archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
         faces=rules.detect_faces.output.faces,
     output:
@@ -45,7 +45,7 @@ rule align_faces:
         runtime=240,
     params:
         config=SNAPSHOT,
-        version=align_version,
+        version=versions.align,
     message:
         "Aligning the faces of {wildcards.dataset}"
     shell:
@@ -54,7 +54,7 @@ rule align_faces:
 
 rule inspect_faces:
     input:
-        archive=archive,
+        archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
         faces=rules.detect_faces.output.faces,
         images=rules.align_faces.output.images,
@@ -75,7 +75,7 @@ rule inspect_faces:
         runtime=60,
     params:
         config=SNAPSHOT,
-        version=inspect_version,
+        version=versions.inspect,
     message:
         "Quality page of the faces of {wildcards.dataset}"
     shell:
@@ -85,7 +85,7 @@ rule inspect_faces:
 rule sample_faces:
     input:
         manifest=rules.align_faces.output.manifest,
-        copies=copies,
+        copies=inputs.copies_of,
     output:
         split="results/{experiment}/data/{dataset}/split.parquet",
         plans=expand("results/{{experiment}}/data/{{dataset}}/plan_{upsample}.npy", upsample=UPSAMPLING),
@@ -98,7 +98,7 @@ rule sample_faces:
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=sample_version,
+        version=versions.sample,
     message:
         "Splitting and balancing {wildcards.dataset}"
     shell:

@@ -3,7 +3,7 @@
 
 rule hash_images:
     input:
-        archive=archive,
+        archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
     output:
         hashes="results/{experiment}/data/{dataset}/hashes.parquet",
@@ -17,7 +17,7 @@ rule hash_images:
         runtime=240,
     params:
         config=SNAPSHOT,
-        version=hash_version,
+        version=versions.hash,
     message:
         "Hashing the images of {wildcards.dataset}"
     shell:
@@ -39,7 +39,7 @@ rule find_duplicates:
         runtime=240,
     params:
         config=SNAPSHOT,
-        version=duplicates_version,
+        version=versions.duplicates,
     message:
         "Finding copies within {wildcards.dataset}"
     shell:
@@ -48,9 +48,9 @@ rule find_duplicates:
 
 rule audit_copies:
     input:
-        hashes=of_all_datasets("hashes.parquet"),
-        thumbnails=of_all_datasets("thumbnails.npy"),
-        duplicates=of_all_datasets("duplicates.parquet"),
+        hashes=inputs.all_datasets("hashes.parquet"),
+        thumbnails=inputs.all_datasets("thumbnails.npy"),
+        duplicates=inputs.all_datasets("duplicates.parquet"),
     output:
         duplicates="results/{experiment}/audit/duplicates.csv",
         csv="results/{experiment}/audit/audit.csv",
@@ -65,7 +65,7 @@ rule audit_copies:
         runtime=240,
     params:
         config=SNAPSHOT,
-        version=audit_version,
+        version=versions.audit,
     message:
         "Copies within and across the splits and datasets of {wildcards.experiment}"
     shell:

@@ -13,8 +13,8 @@ rule synthesize_archive:
         runtime=60,
     params:
         # Not the experiment's snapshot: experiments that draw the same archive share it.
-        values=drawn_values,
-        version=archive_version,
+        values=inputs.synthetic_values,
+        version=versions.synthesize,
     message:
         "Drawing faces in the layout of a real dataset: {wildcards.archive}"
     shell:
@@ -23,8 +23,8 @@ rule synthesize_archive:
 
 rule index_dataset:
     input:
-        archive=archive,
-        lists=lists,
+        archive=inputs.archive_of,
+        lists=inputs.lists_of,
     output:
         index="results/{experiment}/data/{dataset}/index.parquet",
         summary="results/{experiment}/data/{dataset}/index.json",
@@ -37,7 +37,7 @@ rule index_dataset:
         runtime=60,
     params:
         config=SNAPSHOT,
-        version=index_version,
+        version=versions.index,
     message:
         "Reading labels and splits of {wildcards.dataset}"
     shell:
@@ -47,7 +47,7 @@ rule index_dataset:
 rule find_subsets:
     input:
         index=rules.index_dataset.output.index,
-        lists=subset_lists,
+        lists=inputs.subset_lists_of,
     output:
         subsets="results/{experiment}/data/{dataset}/subsets.parquet",
         report="results/{experiment}/data/{dataset}/subsets.json",
@@ -60,7 +60,7 @@ rule find_subsets:
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=subsets_version,
+        version=versions.subsets,
     message:
         "Occluded and turned faces of {wildcards.dataset}"
     shell:

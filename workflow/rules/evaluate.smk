@@ -4,7 +4,7 @@
 rule evaluate_run:
     input:
         predictions=rules.train_model.output.predictions,
-        subsets=subsets_of_dataset,
+        subsets=inputs.subsets_of,
     output:
         metrics="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/metrics.json",
     log:
@@ -16,7 +16,7 @@ rule evaluate_run:
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=evaluate_version,
+        version=versions.evaluate,
     message:
         "Metrics of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     # That this job runs shows that Snakemake has noted the training as complete.
@@ -41,14 +41,14 @@ rule evaluate_robustness:
         "results/{experiment}/logs/evaluate_robustness/{dataset}/{recipe}/seed{seed}.log",
     conda:
         "../envs/transfer.yaml"
-    threads: prediction_threads
+    threads: needs.threads
     resources:
-        mem_mb=store_mb,
+        mem_mb=needs.store_mb,
         runtime=240,
-        gpu=prediction_gpus,
+        gpu=needs.gpus,
     params:
         config=SNAPSHOT,
-        version=robustness_version,
+        version=versions.robustness,
     message:
         "Corrupted faces of {wildcards.dataset} by {wildcards.recipe}, seed {wildcards.seed}"
     shell:
@@ -72,14 +72,14 @@ rule evaluate_cross:
         "results/{experiment}/logs/evaluate_cross/{dataset}/{recipe}/seed{seed}/{test_dataset}.log",
     conda:
         "../envs/transfer.yaml"
-    threads: prediction_threads
+    threads: needs.threads
     resources:
-        mem_mb=store_mb,
+        mem_mb=needs.store_mb,
         runtime=60,
-        gpu=prediction_gpus,
+        gpu=needs.gpus,
     params:
         config=SNAPSHOT,
-        version=cross_version,
+        version=versions.cross,
     message:
         "{wildcards.recipe} of {wildcards.dataset} on {wildcards.test_dataset}, seed {wildcards.seed}"
     shell:
@@ -101,14 +101,14 @@ rule measure_diversity:
         "results/{experiment}/logs/measure_diversity/{dataset}/{recipe}/seed{seed}.log",
     conda:
         "../envs/transfer.yaml"
-    threads: prediction_threads
+    threads: needs.threads
     resources:
-        mem_mb=store_mb,
+        mem_mb=needs.store_mb,
         runtime=60,
-        gpu=prediction_gpus,
+        gpu=needs.gpus,
     params:
         config=SNAPSHOT,
-        version=diversity_version,
+        version=versions.diversity,
     message:
         "How alike maps and heads are: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:

@@ -3,13 +3,13 @@
 
 rule draw_figure:
     input:
-        figure_inputs,
+        inputs.figure_inputs,
     output:
         png=report(
             "results/{experiment}/figures/{table}_{dataset}.png",
             caption="../report/figure.rst",
             category="Figures",
-            labels=figure_labels,
+            labels=captions.figure_labels,
         ),
         svg="results/{experiment}/figures/{table}_{dataset}.svg",
         caption="results/{experiment}/figures/{table}_{dataset}.json",
@@ -22,8 +22,8 @@ rule draw_figure:
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=figure_version,
-        about=about_figure,
+        version=versions.figure,
+        about=captions.figure,
     message:
         "Figure of {wildcards.table} on {wildcards.dataset}"
     shell:
@@ -33,7 +33,7 @@ rule draw_figure:
 
 rule draw_attention:
     input:
-        attention_inputs,
+        inputs.attention_inputs,
     output:
         report(
             expand("results/{{experiment}}/figures/{name}_{{dataset}}.png", name=["attention", "lanets"]),
@@ -51,12 +51,12 @@ rule draw_attention:
     conda:
         "../envs/transfer.yaml"
     resources:
-        mem_mb=store_mb,
+        mem_mb=needs.store_mb,
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=attention_version,
-        about=about_attention,
+        version=versions.attention,
+        about=captions.attention,
     message:
         "What the networks look at in the faces of {wildcards.dataset}"
     shell:

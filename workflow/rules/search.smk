@@ -15,13 +15,13 @@ rule search_worker:
         "results/{experiment}/logs/search_worker/{search}/{dataset}/worker{worker}.log",
     conda:
         "../envs/transfer.yaml"
-    threads: search_threads
+    threads: needs.search_threads
     resources:
-        mem_mb=store_mb,
+        mem_mb=needs.store_mb,
         runtime=2880,
     params:
         config=SNAPSHOT,
-        version=search_version,
+        version=versions.search,
     message:
         "Search {wildcards.search} on {wildcards.dataset}, worker {wildcards.worker}"
     # exec: a cluster's SIGTERM then reaches the training, which saves; a shell in between would die and end the job.
@@ -32,7 +32,7 @@ rule search_worker:
 
 rule report_search:
     input:
-        workers=search_workers,
+        workers=inputs.search_workers_of,
     output:
         best="results/{experiment}/search/{search}/best.yaml",
         tables=expand(
@@ -54,7 +54,7 @@ rule report_search:
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=search_report_version,
+        version=versions.search_report,
     message:
         "What the search {wildcards.search} found"
     shell:

@@ -8,7 +8,7 @@ localrules:
 
 rule make_table:
     input:
-        unpack(table_inputs),
+        unpack(inputs.table_inputs),
     output:
         csv="results/{experiment}/{table}.csv",
         md="results/{experiment}/{table}.md",
@@ -17,7 +17,7 @@ rule make_table:
             "results/{experiment}/report/{table}.html",
             caption="../report/table.rst",
             category="Tables",
-            labels=table_labels,
+            labels=captions.table_labels,
         ),
     log:
         "results/{experiment}/logs/make_table/{table}.log",
@@ -28,8 +28,8 @@ rule make_table:
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=table_version,
-        about=about_table,
+        version=versions.table,
+        about=captions.table,
     message:
         "Table {wildcards.table} of {wildcards.experiment}"
     shell:
@@ -39,7 +39,7 @@ rule make_table:
 rule summarize_runs:
     input:
         table="results/{experiment}/table1.csv",
-        histories=of_all_runs("history.csv"),
+        histories=inputs.all_runs("history.csv"),
     output:
         metrics=expand(
             "results/{{experiment}}/metrics/{dataset}/{recipe}.json", dataset=PARAMS.datasets, recipe=PARAMS.recipes
@@ -54,7 +54,7 @@ rule summarize_runs:
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=overview_version,
+        version=versions.overview,
     message:
         "Accuracies and learning curves of {wildcards.experiment}"
     shell:
@@ -76,8 +76,7 @@ rule publish_table:
         mem_mb=1000,
         runtime=5,
     params:
-        # The table of another experiment may be newer: what lies here must be that of this one.
-        version=lambda wildcards: f"{EXPERIMENT} {table_version(wildcards)}",
+        version=versions.published_table,
     message:
         "{output.csv} is now that of {input.csv}"
     shell:

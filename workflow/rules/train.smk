@@ -7,8 +7,8 @@ rule train_model:
         images=rules.align_faces.output.images,
         manifest=rules.align_faces.output.manifest,
         split=rules.sample_faces.output.split,
-        plan=plan,
-        pretrained=pretrained,
+        plan=inputs.plan_of,
+        pretrained=inputs.pretrained_of,
     output:
         weights="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/model.safetensors",
         history="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/history.csv",
@@ -20,15 +20,15 @@ rule train_model:
         "results/{experiment}/benchmarks/train_model/{dataset}/{recipe}/seed{seed}.tsv"
     conda:
         "../envs/transfer.yaml"
-    threads: train_threads
+    threads: needs.train_threads
     resources:
-        mem_mb=train_mb,
+        mem_mb=needs.train_mb,
         runtime=2880,
-        gpu=train_gpus,
+        gpu=needs.train_gpus,
     params:
         config=SNAPSHOT,
-        version=train_version,
-        threads_each=lambda wildcards, threads: max(1, threads // train_processes(wildcards)),
+        version=versions.train,
+        threads_each=needs.threads_each,
     message:
         "Training {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     # --keep-state: Snakemake deletes the outputs of a job if a kill comes before it has noted the job's end; evaluate_run

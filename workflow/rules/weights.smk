@@ -3,7 +3,7 @@
 
 rule import_weights:
     input:
-        weights_file,
+        inputs.weights_file_of,
     output:
         weights="results/{experiment}/weights/{weights}.safetensors",
         report="results/{experiment}/weights/{weights}.json",
@@ -16,7 +16,7 @@ rule import_weights:
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=weights_version,
+        version=versions.weights,
     message:
         "Importing the weights {wildcards.weights}"
     shell:

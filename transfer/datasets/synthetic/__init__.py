@@ -1,1 +1,1 @@
-"""synthetic."""
+"""Procedurally generated faces, for a workflow without licensed data."""

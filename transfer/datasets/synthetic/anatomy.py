@@ -5,46 +5,13 @@ The origin lies between the eyes, x runs to the right of the picture, y down; th
 
 from dataclasses import dataclass
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What stays the same in a person, in face units and RGB."""
-
-    skin: np.ndarray
-    gloss: float  # of the skin, grey levels
-    hair: np.ndarray
-    lips: np.ndarray
-    iris: np.ndarray
-    gender: int
-    race: int
-    age: int
-    width: float
-    jaw: float
-    chin: float
-    forehead: float
-    eye_x: float
-    eye_w: float
-    eye_h: float
-    eye_tilt: float
-    iris_r: float
-    brow_y: float
-    brow_arch: float
-    brow_thick: float
-    nose_y: float
-    nose_w: float
-    mouth_y: float
-    mouth_w: float
-    mouth_rest: float
-    lip_up: float
-    lip_low: float
-    hair_style: str
-    beard: float
-    glasses: bool
-    freckles: bool
-    wrinkles: float
+class Identity(SimpleNamespace):
+    """What stays the same in a person, in face units and RGB: the attributes that `sample_identity` sets."""
 
 
 _TONES = np.array(
@@ -52,6 +19,24 @@ _TONES = np.array(
 )
 _HAIRS = np.array([[28, 22, 20], [52, 36, 26], [92, 62, 40], [134, 92, 54], [196, 160, 104], [142, 68, 36]])
 _IRISES = np.array([[58, 36, 22], [84, 54, 30], [110, 84, 48], [74, 104, 72], [86, 120, 150], [110, 124, 132]])
+
+
+# What has a normal distribution: mean of men and of women, standard deviation, in face units.
+_PROPORTIONS = {
+    "width": (0.90, 0.90, 0.04), "jaw": (0.70, 0.65, 0.04), "chin": (1.47, 1.41, 0.05), "forehead": (-0.88, -0.88, 0.06),
+    "eye_x": (0.40, 0.40, 0.015), "eye_w": (0.185, 0.185, 0.013), "eye_h": (0.088, 0.088, 0.011),
+    "eye_tilt": (0.012, 0.012, 0.014), "iris_r": (0.085, 0.085, 0.005), "brow_y": (-0.27, -0.27, 0.016),
+    "brow_arch": (0.045, 0.045, 0.015), "brow_thick": (0.066, 0.052, 0.010), "nose_y": (0.50, 0.50, 0.03),
+    "nose_w": (0.175, 0.175, 0.02), "mouth_y": (0.92, 0.92, 0.03), "mouth_w": (0.325, 0.325, 0.022),
+    "mouth_rest": (0.0, 0.0, 0.012), "lip_up": (0.062, 0.062, 0.012), "lip_low": (0.084, 0.084, 0.014),
+}  # fmt: skip
+
+
+def _proportions(rng: np.random.Generator, gender: int) -> dict[str, float]:
+    """A value of each of `_PROPORTIONS`; nobody is far from the mean."""
+    return {
+        name: row[gender] + row[2] * min(max(rng.standard_normal(), -2.5), 2.5) for name, row in _PROPORTIONS.items()
+    }
 
 
 def sample_identity(rng: np.random.Generator) -> Identity:
@@ -64,9 +49,6 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     hair = _HAIRS[rng.integers(len(_HAIRS) if tone < 3 else 3)] * rng.uniform(0.75, 1.2)
     if age >= 3 and rng.random() < 0.25 * (age - 1):
         hair = np.array([150.0, 148, 146]) * rng.uniform(0.8, 1.3)
-
-    def n(mean: float, deviation: float) -> float:  # nobody is far from the mean
-        return mean + deviation * min(max(rng.standard_normal(), -2.5), 2.5)
 
     lips = skin * np.array([0.86, 0.64, 0.64]) + rng.uniform(-10, 10, 3)
     if gender == 1 and rng.random() < 0.45:
@@ -81,25 +63,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         gender=gender,
         race=0 if tone < 2 else (2 if tone < 4 else 1),
         age=age,
-        width=n(0.90, 0.04),
-        jaw=n(0.70 if gender == 0 else 0.65, 0.04),
-        chin=n(1.47 if gender == 0 else 1.41, 0.05),
-        forehead=n(-0.88, 0.06),
-        eye_x=n(0.40, 0.015),
-        eye_w=n(0.185, 0.013),
-        eye_h=n(0.088, 0.011),
-        eye_tilt=n(0.012, 0.014),
-        iris_r=n(0.085, 0.005),
-        brow_y=n(-0.27, 0.016),
-        brow_arch=n(0.045, 0.015),
-        brow_thick=n(0.066 if gender == 0 else 0.052, 0.010),
-        nose_y=n(0.50, 0.03),
-        nose_w=n(0.175, 0.02),
-        mouth_y=n(0.92, 0.03),
-        mouth_w=n(0.325, 0.022),
-        mouth_rest=n(0.0, 0.012),
-        lip_up=n(0.062, 0.012),
-        lip_low=n(0.084, 0.014),
+        **_proportions(rng, gender),
         hair_style=styles[rng.choice(4, p=[0.4, 0.25, 0.2, 0.15])],
         beard=float(rng.random() < 0.45) * rng.uniform(0.2, 1) if gender == 0 and age >= 2 else 0.0,
         glasses=bool(rng.random() < 0.12),
@@ -242,7 +206,7 @@ def points68(g: Geometry) -> np.ndarray:
     wanted = np.linspace(angle[order[0]], angle[order[-1]], 17)
     jaw = np.stack([np.interp(wanted, angle[order], below[order, c]) for c in range(2)], 1)
     brow_left, brow_right = g.brows[0][::-2], g.brows[1][::2]
-    nose_x, nose_y = g.nose
+    nose_y = g.nose[1]
     bridge = np.stack([np.zeros(4), np.linspace(-0.02, nose_y, 4)], 1)
     base = np.array([(u * g.nose_w, nose_y + 0.11 + 0.025 * (1 - abs(u))) for u in (-0.9, -0.45, 0, 0.45, 0.9)])
     eyes = []
@@ -254,91 +218,47 @@ def points68(g: Geometry) -> np.ndarray:
     return np.vstack([jaw, brow_left, brow_right, bridge, base, eyes, outer, inner])
 
 
-# Facial actions, each about 0 (absent) to 1 (full). The numbers are those of the Facial Action Coding System.
+# Facial actions, each about 0 (absent) to 1 (full), in the order of the Facial Action Coding System: its numbers 1, 2, 4,
+# 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 24, 25, 26 and 27, 43.
 ACTIONS = (
-    "inner_raise",  # 1
-    "outer_raise",  # 2
-    "brow_lower",  # 4
-    "lid_raise",  # 5
-    "cheek_raise",  # 6
-    "lid_tighten",  # 7
-    "nose_wrinkle",  # 9
-    "lip_raise",  # 10
-    "corner_pull",  # 12
-    "dimple",  # 14
-    "corner_depress",  # 15
-    "chin_raise",  # 17
-    "lip_stretch",  # 20
-    "lip_press",  # 24
-    "lips_part",  # 25
-    "jaw_drop",  # 26 and 27
-    "lid_droop",  # 43
-)
+    "inner_raise", "outer_raise", "brow_lower", "lid_raise", "cheek_raise", "lid_tighten", "nose_wrinkle", "lip_raise",
+    "corner_pull", "dimple", "corner_depress", "chin_raise", "lip_stretch", "lip_press", "lips_part", "jaw_drop",
+    "lid_droop",
+)  # fmt: skip
 
 # expression -> action -> (strength at full intensity, probability that this face shows it)
 EXPRESSIONS: dict[str, dict[str, tuple[float, float]]] = {
     "neutral": {},
     "happiness": {
-        "corner_pull": (1.0, 1.0),
-        "cheek_raise": (0.8, 0.85),
-        "lips_part": (0.9, 0.75),
-        "jaw_drop": (0.25, 0.3),
+        "corner_pull": (1.0, 1.0), "cheek_raise": (0.8, 0.85), "lips_part": (0.9, 0.75), "jaw_drop": (0.25, 0.3),
         "lid_tighten": (0.3, 0.3),
     },
     "sadness": {
-        "inner_raise": (1.0, 0.9),
-        "brow_lower": (0.3, 0.4),
-        "corner_depress": (1.0, 0.9),
-        "chin_raise": (0.7, 0.5),
-        "lid_droop": (0.6, 0.75),
-        "lips_part": (0.2, 0.1),
+        "inner_raise": (1.0, 0.9), "brow_lower": (0.3, 0.4), "corner_depress": (1.0, 0.9), "chin_raise": (0.7, 0.5),
+        "lid_droop": (0.6, 0.75), "lips_part": (0.2, 0.1),
     },
     "surprise": {
-        "inner_raise": (0.9, 0.95),
-        "outer_raise": (1.0, 0.95),
-        "lid_raise": (0.9, 0.9),
-        "lips_part": (0.5, 0.9),
+        "inner_raise": (0.9, 0.95), "outer_raise": (1.0, 0.95), "lid_raise": (0.9, 0.9), "lips_part": (0.5, 0.9),
         "jaw_drop": (1.0, 0.9),
     },
     "fear": {
-        "inner_raise": (1.0, 0.9),
-        "outer_raise": (0.4, 0.5),
-        "brow_lower": (0.5, 0.8),
-        "lid_raise": (1.0, 0.95),
-        "lid_tighten": (0.2, 0.3),
-        "lip_stretch": (1.0, 0.9),
-        "lips_part": (0.9, 0.85),
-        "jaw_drop": (0.3, 0.4),
+        "inner_raise": (1.0, 0.9), "outer_raise": (0.4, 0.5), "brow_lower": (0.5, 0.8), "lid_raise": (1.0, 0.95),
+        "lid_tighten": (0.2, 0.3), "lip_stretch": (1.0, 0.9), "lips_part": (0.9, 0.85), "jaw_drop": (0.3, 0.4),
     },
     "disgust": {
-        "nose_wrinkle": (1.0, 0.95),
-        "lip_raise": (1.0, 0.9),
-        "brow_lower": (0.45, 0.7),
-        "lid_tighten": (0.6, 0.8),
-        "corner_depress": (0.4, 0.5),
-        "chin_raise": (0.4, 0.25),
-        "lips_part": (0.5, 0.5),
-        "cheek_raise": (0.3, 0.4),
+        "nose_wrinkle": (1.0, 0.95), "lip_raise": (1.0, 0.9), "brow_lower": (0.45, 0.7), "lid_tighten": (0.6, 0.8),
+        "corner_depress": (0.4, 0.5), "chin_raise": (0.4, 0.25), "lips_part": (0.5, 0.5), "cheek_raise": (0.3, 0.4),
     },
     "anger": {
-        "brow_lower": (1.1, 0.97),
-        "lid_raise": (0.6, 0.7),
-        "lid_tighten": (0.5, 0.6),
-        "lip_press": (1.0, 0.65),
-        "corner_depress": (0.3, 0.4),
-        "chin_raise": (0.3, 0.4),
-        "nose_wrinkle": (0.3, 0.2),
-        "lips_part": (0.7, 0.25),
+        "brow_lower": (1.1, 0.97), "lid_raise": (0.6, 0.7), "lid_tighten": (0.5, 0.6), "lip_press": (1.0, 0.65),
+        "corner_depress": (0.3, 0.4), "chin_raise": (0.3, 0.4), "nose_wrinkle": (0.3, 0.2), "lips_part": (0.7, 0.25),
         "jaw_drop": (0.35, 0.2),
     },
     "contempt": {
-        "corner_pull": (0.7, 0.97),
-        "dimple": (1.0, 0.95),
-        "lid_droop": (0.35, 0.5),
-        "outer_raise": (0.45, 0.5),
+        "corner_pull": (0.7, 0.97), "dimple": (1.0, 0.95), "lid_droop": (0.35, 0.5), "outer_raise": (0.45, 0.5),
         "chin_raise": (0.25, 0.3),
     },
-}
+}  # fmt: skip
 
 
 def sample_actions(rng: np.random.Generator, expression: str, intensity: float) -> dict[str, float]:

@@ -6,6 +6,7 @@ from transfer.models.weights.face_evolve import IR50
 from transfer.models.weights.importer import Importer
 from transfer.models.weights.timm_vit import VIT_SMALL
 from transfer.models.weights.transfer_paddle import TRANSFER_PADDLE
+from transfer.utils.errors import choices
 
 IMPORTERS: dict[str, Importer] = {
     "face_evolve_ir50": IR50,
@@ -24,7 +25,7 @@ def problem(model: str, pretrained: Sequence[str]) -> str | None:
     """What is wrong with weights for ``model``, as far as it can be said without the files; None where nothing is."""
     for position, name in enumerate(pretrained):
         if name not in OF_SOURCE:
-            return f"unknown weights {name!r}; allowed: {', '.join(OF_SOURCE)}"
+            return f"unknown weights {name!r}; {choices(name, OF_SOURCE)}"
         importer = IMPORTERS[OF_SOURCE[name]]
         if model not in importer.models:
             return f"{name} fits {', '.join(importer.models)}, and model.name is {model}; change one of them"

@@ -1,66 +1,71 @@
-"""Whether the probabilities hold what they promise: calibration error, likelihood, Brier score."""
+"""Calibration: ECE, negative log-likelihood and Brier score; reliability diagrams."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+from transfer.tables.cells import COUNTS, ROW, accuracy_cells
+from transfer.tables.kinds import Context, Kind
+from transfer.tables.text import Format, Table, by_dataset, code, interval, mean
+from transfer.utils.plots import About, recipe_name, styled
 
-from transfer.evaluation.calibration import bootstrap_intervals, calibration
-from transfer.runs.predictions import probabilities_of
-from transfer.runs.read import Result
-from transfer.tables.cells import accuracy_cells
-from transfer.tables.context import Context
-from transfer.tables.text import Format, Section, Table, code, grid, interval, mean, protocols_paragraph, rounded
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
-PERCENT = ("ece", "adaptive_ece")
-NUMBERS = ("nll", "brier")
+    from transfer.runs.read import Result
+
+METRICS: dict[str, Format] = {"ece": "percent", "adaptive_ece": "percent", "nll": "number", "brier": "number"}
 INTERVALS = ("ece", "nll", "brier")
 FORMATS: dict[str, Format] = {
-    "experiment": "text",
-    "dataset": "text",
-    "recipe": "text",
-    "protocol": "text",
-    "n_seeds": "count",
-    "n_faces": "count",
-    "accuracy": "percent",
-    "accuracy_std": "percent",
+    **ROW,
+    **COUNTS,
+    **dict.fromkeys(["accuracy", "accuracy_std"], "percent"),
     **{
-        f"{name}{end}": "percent" if name in PERCENT else "number"
-        for name in (*PERCENT, *NUMBERS)
+        f"{name}{end}": kind
+        for name, kind in METRICS.items()
         for end in ("", "_std", *(("_ci95_low", "_ci95_high") if name in INTERVALS else ()))
     },
 }
 
 
 def table(context: Context) -> Table:
-    """ECE (in percent), negative log-likelihood and Brier score of each recipe, as means over seeds."""
-    rows = []
-    for (dataset, recipe), seeds in context.runs.items():
-        for protocol in context.protocols:
-            results = {seed: run.results[protocol] for seed, run in seeds.items()}
-            names = {"experiment": context.params.experiment, "dataset": dataset, "recipe": recipe}
-            rows.append(names | {"protocol": protocol} | accuracy_cells(results) | _cells(list(results.values())))
-    frame = rounded(pd.DataFrame(rows), FORMATS)
-    header = [
-        "Calibration of the test faces' probabilities, as mean ± standard deviation over seeds. ECE: how far "
-        "confidence and accuracy of the most probable expression lie apart, over 15 bins of equal width, in percent "
-        "(adaptive: 15 bins of as many faces each); NLL: mean of -log p(label) in nats; Brier: squared distance "
-        "from the label, 0 to 2; smaller is better. Intervals: 95 % bootstrap over the test faces of the mean "
-        "over seeds (docs/statistics.md); they do not cover another seed.",
-        protocols_paragraph(context.protocols),
-    ]
-    sections = [_section(str(dataset), part) for dataset, part in frame.groupby("dataset", sort=False)]
-    return Table(context.title, frame, FORMATS, header, sections)
+    """ECE in percent, negative log-likelihood and Brier score of each recipe, as means over seeds."""
+    rows = [names | accuracy_cells(seeds) | _cells(list(seeds.values())) for names, seeds in context.rows()]
+    frame = context.frame(rows, FORMATS)
+    header = (
+        "Calibration of the probabilities of the test faces, as mean ± standard deviation over seeds; smaller is "
+        "better. ECE: expected difference between confidence and accuracy, over 15 bins of equal width, in percent "
+        "(adaptive: 15 bins with equal numbers of faces). NLL: mean of -log p(label) in nats. Brier: squared distance "
+        "to the label, 0 to 2. Intervals: 95 % bootstrap over the test faces of the mean over seeds "
+        "(docs/statistics.md); they do not cover the choice of seeds."
+    )
+    cells = {
+        "ECE": mean("ece"),
+        "95 %": interval("ece_ci95_low", "ece_ci95_high"),
+        "NLL": mean("nll", "{:.3f}"),
+        "Brier": mean("brier", "{:.3f}"),
+    }
+    sections = by_dataset(frame, {"recipe": code("recipe")}, cells, across="protocol")
+    return context.table(frame, FORMATS, header, sections)
 
 
 def _cells(results: Sequence[Result]) -> dict[str, float | None]:
+    import numpy as np
+    import pandas as pd
+
+    from transfer.evaluation.calibration import bootstrap_intervals, calibration
+    from transfer.runs.predictions import probabilities_of
+
     values = pd.DataFrame(
         [calibration(probabilities_of(result.test), result.test["label"].to_numpy()) for result in results]
     )
     intervals = bootstrap_intervals([result.test for result in results], INTERVALS)
     cells: dict[str, float | None] = {}
-    for name in values:
-        factor = 100 if name in PERCENT else 1
+    for name, kind in METRICS.items():
+        factor = 100 if kind == "percent" else 1
         cells[name] = factor * float(values[name].mean())
         cells[f"{name}_std"] = factor * float(np.std(values[name], ddof=1)) if len(results) > 1 else None
         if name in intervals:
@@ -68,12 +73,75 @@ def _cells(results: Sequence[Result]) -> dict[str, float | None]:
     return cells
 
 
-def _section(name: str, rows: pd.DataFrame) -> Section:
-    cells = {
-        "ECE": mean("ece"),
-        "95 %": interval("ece_ci95_low", "ece_ci95_high"),
-        "NLL": mean("nll", "{:.3f}"),
-        "Brier": mean("brier", "{:.3f}"),
-    }
-    head, lines = grid(rows, {"recipe": code("recipe")}, cells, across="protocol")
-    return Section(name, "", head, lines)
+def figure(context: Context) -> tuple[Figure, str]:
+    """Reliability diagrams."""
+    import pandas as pd
+
+    from transfer.evaluation.calibration import reliability_curve
+    from transfer.runs.predictions import probabilities_of
+
+    frames = []
+    for recipe, seed, run in context.each_run():
+        test = run.results[context.protocol].test
+        curve = reliability_curve(probabilities_of(test), test["label"].to_numpy())
+        frames.append(curve.assign(recipe=recipe, seed=seed))
+    caption = f"Accuracy against the confidence of the most probable expression ({context.of}); ECE with 15 bins."
+    return reliability_figure(pd.concat(frames), context.about), caption
+
+
+@styled
+def reliability_figure(curves: pd.DataFrame, about: About) -> Figure:
+    """Draw per recipe the accuracy of each confidence bin, its gap to the mean confidence, and its number of faces.
+
+    ``curves``: recipe, seed and the columns of ``reliability_curve``. Bins are summed over the seeds; the ECE is each
+    seed's, as mean and standard deviation.
+    """
+    from matplotlib.figure import Figure
+
+    recipes = list(curves["recipe"].unique())
+    across = min(len(recipes), 3)
+    down = math.ceil(len(recipes) / across)
+    figure = Figure(figsize=(max(2.7 * across, 4.5), 3.1 * down + 0.8), layout="constrained")
+    panels = figure.subplots(2 * down, across, squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1] * down)
+    above, below = panels[::2].ravel(), panels[1::2].ravel()
+    for recipe, axes, counts in zip(recipes, above, below, strict=False):
+        rows = curves[curves["recipe"] == recipe]
+        bins = _pooled(rows)
+        width = bins["high"] - bins["low"]
+        edges = {"align": "edge", "edgecolor": "black", "linewidth": 0.5}
+        axes.bar(bins["low"], bins["accuracy"], width, label="accuracy", color="0.75", **edges)
+        gap = bins["confidence"] - bins["accuracy"]
+        axes.bar(bins["low"], gap, width, bins["accuracy"], label="gap", fill=False, hatch="////", **edges)
+        mark = {"color": "black", "markersize": 7, "markeredgewidth": 2}
+        axes.plot(bins["confidence"], bins["confidence"], "_", label="mean confidence", **mark)
+        axes.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=0.8)
+        axes.set(title=f"{recipe_name(recipe)}: ECE {_ece(rows)}", xlim=(0, 1), ylim=(0, 1))
+        counts.bar(bins["low"], bins["n"], width, align="edge", color="0.4")
+        counts.set_xlabel("confidence")
+    for axes, counts in panels[:, 0].reshape(-1, 2):
+        axes.set_ylabel("accuracy")
+        counts.set_ylabel("faces")
+    for axes in below[: len(recipes)][-across:]:
+        axes.tick_params(labelbottom=True)  # also where the row below is not full
+    for axes in (*above[len(recipes) :], *below[len(recipes) :]):
+        axes.remove()
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    about.put_on(figure, "Reliability, bins summed over the seeds", curves["seed"].nunique())
+    return figure
+
+
+def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one recipe's bins over all of its seeds, without empty ones."""
+    rows = rows[rows["n"] > 0]
+    sums = rows.assign(accuracy=rows["n"] * rows["accuracy"], confidence=rows["n"] * rows["confidence"])
+    bins = sums.groupby(["low", "high"], as_index=False)[["n", "confidence", "accuracy"]].sum()
+    return bins.assign(confidence=bins["confidence"] / bins["n"], accuracy=bins["accuracy"] / bins["n"])
+
+
+def _ece(rows: pd.DataFrame) -> str:
+    gaps = (rows["n"] * (rows["accuracy"] - rows["confidence"]).abs()).groupby(rows["seed"]).sum()
+    values = gaps / rows["n"].groupby(rows["seed"]).sum()
+    return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
+
+
+KIND = Kind(table, figure)

@@ -1,74 +1,108 @@
-"""How alike the LANets' maps and the heads of a block are: the paper's claim about MAD and MSAD, measured."""
+"""Diversity of attention: similarity of the LANets' maps and of a block's heads, which MAD and MSAD should lower."""
 
-import pandas as pd
+from __future__ import annotations
 
-from transfer.explain.diversity import MEASURES, over_seeds, read_diversity
-from transfer.tables.context import Context
-from transfer.tables.text import Format, Section, Table, code, grid, interval, mean, plain, protocols_paragraph, rounded
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transfer.layout import Layout
+from transfer.tables.cells import COUNTS
+from transfer.tables.kinds import Context, Kind
+from transfer.tables.text import Format, Table, by_dataset, code, interval, mean, plain
+from transfer.utils.plots import recipe_name, styled
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 FORMATS: dict[str, Format] = {
-    "experiment": "text",
-    "dataset": "text",
-    "recipe": "text",
+    **dict.fromkeys(["experiment", "dataset", "recipe"], "text"),
     "local_cnns": "count",
-    "mad": "text",
-    "msad": "text",
-    "protocol": "text",
-    "measure": "text",
-    "n_seeds": "count",
-    "n_faces": "count",
-    "value": "number",
-    "value_std": "number",
-    "ci95_low": "number",
-    "ci95_high": "number",
+    **dict.fromkeys(["mad", "msad", "protocol", "measure"], "text"),
+    **COUNTS,
+    **dict.fromkeys(["value", "value_std", "ci95_low", "ci95_high"], "number"),
 }
-SHOWN = ("lanets_overlap", "lanets_correlation", "heads_class_cosine", "heads_class_correlation")
+SHOWN = {
+    "lanets_overlap": "LANet maps:\noverlap (soft IoU)",
+    "lanets_correlation": "LANet maps:\ncorrelation",
+    "heads_class_cosine": "heads, class-token row:\ncosine",
+    "heads_class_correlation": "heads, class-token row:\ncorrelation",
+}
+
+
+def evaluation(layout: Layout, run: tuple[str, str, int], datasets: Sequence[str]) -> list[Path]:
+    """The measures of a run's attention."""
+    return [layout.evaluation("attention", *run) / "diversity.json"]
 
 
 def table(context: Context) -> Table:
     """Each measure of each recipe, as the mean over seeds."""
-    (protocol,) = context.protocols
-    rows = []
-    for (dataset, recipe), seeds in context.runs.items():
-        parts = context.params.run(dataset, recipe).model
-        found = read_diversity(context.layout, dataset, [recipe], list(seeds))
+    frame = context.frame(_rows(context), FORMATS)
+    faces = " and ".join(f"{n:,}" for n in dict.fromkeys(frame["n_faces"]))
+    header = (
+        "Similarity of the LANets' maps (overlap: soft intersection over union; correlation of their cells) and of "
+        "the heads of a block (cosine and correlation of the class token's attention, averaged over the blocks): mean "
+        f"over all pairs and the test faces ({faces}), as mean ± standard deviation over seeds; low is diverse. The "
+        "interval is Student's t 95 % over seeds, undefined for a single seed. Further measures are in the csv, the "
+        "formulas in docs/attention.md. The overlap is undefined with fewer than two LANets."
+    )
+    keys = {"recipe": code("recipe"), "p1 (MAD)": plain("mad", "{:g}"), "p2 (MSAD)": plain("msad", "{:g}")}
+    cells = {"value": mean("value", "{:.3f}"), "95 %": interval(template="{:.3f}")}
+    sections = by_dataset(frame[frame["measure"].isin(SHOWN)], keys, cells, across="measure")
+    return context.table(frame, FORMATS, header, sections)
+
+
+def _rows(context: Context) -> Iterator[dict[str, Any]]:
+    from transfer.explain.diversity import MEASURES, over_seeds, read_diversity
+
+    for names, seeds in context.rows():
+        model = context.params.run(names["dataset"], names["recipe"]).model
+        parts = {"local_cnns": model.num_lanets, "mad": model.mad, "msad": model.msad}
+        found = read_diversity(context.layout, names["dataset"], [names["recipe"]], list(seeds))
         for measure, values in found.groupby("measure", sort=False):
             over = over_seeds(values["value"].to_numpy(), *MEASURES[str(measure)])
-            rows.append(
-                {
-                    "experiment": context.params.experiment,
-                    "dataset": dataset,
-                    "recipe": recipe,
-                    "local_cnns": parts.num_lanets,
-                    "mad": parts.mad,
-                    "msad": parts.msad,
-                    "protocol": protocol,
-                    "measure": measure,
-                    "n_seeds": len(values),
-                    "n_faces": int(values["faces"].iloc[0]),
-                    "value": over["mean"],
-                    "value_std": over["std"],
-                    "ci95_low": over["ci95_low"],
-                    "ci95_high": over["ci95_high"],
-                }
-            )
-    frame = rounded(pd.DataFrame(rows), FORMATS)
-    faces = " and ".join(f"{n:,}" for n in dict.fromkeys(frame["n_faces"]))
-    header = [
-        "How alike the LANets' maps are (overlap: soft intersection over union; correlation of their cells) and how "
-        "alike the heads of a block (cosine and correlation of the class token's attention, over the blocks): mean "
-        f"over all pairs and the test faces ({faces}), as mean ± standard deviation over seeds: low is diverse. The "
-        "interval is Student's t 95 % over seeds; one seed has none. Further measures are in the csv, the formulas in "
-        "docs/attention.md. A recipe without two LANets has no overlap.",
-        protocols_paragraph(context.protocols),
-    ]
-    shown = frame[frame["measure"].isin(SHOWN)]
-    sections = [_section(str(dataset), part) for dataset, part in shown.groupby("dataset", sort=False)]
-    return Table(context.title, frame, FORMATS, header, sections)
+            cells = {"value": over.pop("mean"), "value_std": over.pop("std")} | over
+            counts = {"n_seeds": len(values), "n_faces": int(values["faces"].iloc[0])}
+            yield names | parts | {"measure": measure} | counts | cells
 
 
-def _section(name: str, rows: pd.DataFrame) -> Section:
-    keys = {"recipe": code("recipe"), "p1 (MAD)": plain("mad", "{:g}"), "p2 (MSAD)": plain("msad", "{:g}")}
-    cells = {"value": mean("value", "{:.3f}"), "95 %": interval("ci95_low", "ci95_high", "{:.3f}")}
-    head, lines = grid(rows, keys, cells, across="measure")
-    return Section(name, "", head, lines)
+def figure(context: Context) -> tuple[Figure, str]:
+    """Similarity of maps and heads."""
+    from transfer.explain.diversity import read_diversity
+
+    recipes = [recipe for _, recipe in context.runs]
+    found = read_diversity(context.layout, context.dataset, recipes, context.params.table_seeds(context.name))
+    caption = (
+        f"Similarity of the LANets' maps and of the heads of a block, mean over pairs and test faces ({context.of}); "
+        "low is diverse. Circles are seeds, lines their mean, bars its 95 % interval (Student's t). The overlap is "
+        "undefined with fewer than two LANets. docs/attention.md has the formulas."
+    )
+    return diversity_figure(found, context.of), caption
+
+
+@styled
+def diversity_figure(found: pd.DataFrame, what: str) -> Figure:
+    """Draw a panel per measure in ``SHOWN``, a line per recipe; ``found`` is that of `read_diversity`."""
+    from matplotlib.figure import Figure
+
+    from transfer.explain.diversity import MEASURES, over_seeds
+
+    recipes = list(found["recipe"].unique())
+    figure = Figure(figsize=(9, 1.3 + 0.32 * len(recipes)), layout="constrained")
+    panels = figure.subplots(1, len(SHOWN), sharey=True)
+    for axes, (measure, name) in zip(panels, SHOWN.items(), strict=True):
+        for place, recipe in enumerate(recipes):
+            values = found[(found["recipe"] == recipe) & (found["measure"] == measure)]["value"].to_numpy()
+            over = over_seeds(values, *MEASURES[measure])
+            axes.plot(values, [place] * len(values), "o", color="black", mfc="none", ms=5)
+            axes.plot([over["mean"]] * 2, [place - 0.3, place + 0.3], color="black", lw=1.5)
+            axes.plot([over["ci95_low"], over["ci95_high"]], [place] * 2, color="0.65", lw=5, zorder=0)
+        axes.set_xlabel(name)
+    panels[0].set_yticks(range(len(recipes)), [recipe_name(recipe) for recipe in recipes])
+    panels[0].set_ylim(len(recipes) - 0.5, -0.5)
+    figure.suptitle(f"Similarity of maps and heads: {what}")
+    return figure
+
+
+KIND = Kind(table, figure, evaluation=evaluation)

@@ -1,101 +1,78 @@
-"""What the choice of the epoch flatters: the same trainings under each protocol, and the differences between them."""
+"""Optimism from selecting the epoch on the test set: the same runs under each protocol, and the differences."""
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from transfer.evaluation.statistics import paired_difference
-from transfer.runs.read import Run
-from transfer.tables.cells import ACCURACY, accuracy_cells, percent
-from transfer.tables.context import Context
+from transfer.tables.cells import ACCURACY, ROW, accuracy_cells, percent
+from transfer.tables.kinds import Context, Kind
 from transfer.tables.text import (
+    ACCURACY_CELLS,
     UNDEFINED,
+    Cell,
     Format,
     Section,
     Table,
     code,
     grid,
-    interval,
-    mean,
     plain,
-    protocols_paragraph,
-    rounded,
     statistics_paragraph,
 )
 
 HONEST = ("last", "val_selected")
+ENDS = ("", "_ci95_low", "_ci95_high")
 FORMATS: dict[str, Format] = {
-    "experiment": "text",
-    "dataset": "text",
-    "recipe": "text",
-    "protocol": "text",
+    **ROW,
     **dict.fromkeys(["n_seeds", "n_faces"], "count"),
     "epoch": "text",
     **ACCURACY,
-    **{
-        f"{what}_over_{protocol}{end}": "percent"
-        for protocol in HONEST
-        for what, end in (("gain", ""), ("gain", "_ci95_low"), ("gain", "_ci95_high"))
-    },
+    **{f"gain_over_{protocol}{end}": "percent" for protocol in HONEST for end in ENDS},
 }
 
 
 def table(context: Context) -> Table:
-    """Accuracy under each protocol, and how far it lies above ``last`` and ``val_selected`` on the same trainings."""
-    rows = []
-    for (dataset, recipe), seeds in context.runs.items():
-        for protocol in context.protocols:
-            ours = {seed: run.results[protocol] for seed, run in seeds.items()}
-            epochs = [result.epoch for result in ours.values()]
-            rows.append(
-                {
-                    "experiment": context.params.experiment,
-                    "dataset": dataset,
-                    "recipe": recipe,
-                    "protocol": protocol,
-                    "epoch": f"{np.mean(epochs):.4g}",
-                    **accuracy_cells(ours),
-                    **_gains(seeds, protocol, [name for name in HONEST if name in context.protocols]),
-                }
-            )
-    frame = rounded(pd.DataFrame(rows), FORMATS)
-    header = [
+    """Accuracy under each protocol, and how far it lies above ``last`` and ``val_selected`` of the same runs."""
+    frame = context.frame(_rows(context), FORMATS)
+    header = (
         f"Accuracy on the test split, in percent. {statistics_paragraph(frame)} The epoch is the mean over seeds. The "
-        "columns 'over' are how far a protocol lies above another one on the same trainings and test faces, in points, "
-        "with the 95 % interval of that difference (docs/statistics.md): over seeds, or over the faces where there is "
-        "one. What `test_selected` lies above `last` is what a paper gains by its best epoch on the test set.",
-        protocols_paragraph(context.protocols),
-    ]
-    sections = [_section(str(dataset), part) for dataset, part in frame.groupby("dataset", sort=False)]
-    return Table(context.title, frame, FORMATS, header, sections)
-
-
-def _gains(seeds: Mapping[int, Run], protocol: str, others: list[str]) -> dict[str, float | None]:
-    cells = {}
-    for other in others:
-        if other == protocol:
-            continue
-        ours, theirs = ({seed: run.results[name].correct for seed, run in seeds.items()} for name in (protocol, other))
-        paired = paired_difference(ours, theirs)
-        ends = {"": paired.difference, "_ci95_low": paired.ci95_low, "_ci95_high": paired.ci95_high}
-        cells |= {f"gain_over_{other}{end}": percent(value) for end, value in ends.items()}
-    return cells
-
-
-def _section(name: str, rows: pd.DataFrame) -> Section:
+        "columns 'over' are the gain over another protocol on the same runs and test faces, in points, with the 95 % "
+        "interval of that difference (docs/statistics.md): over seeds, or over the faces for a single seed. The gain "
+        "of `test_selected` over `last` is what a paper gains by reporting the best epoch on the test set."
+    )
     keys = {"recipe": code("recipe"), "protocol": code("protocol"), "epoch": plain("epoch", "{}")}
-    cells = {"accuracy": mean("accuracy"), "95 %": interval("ci95_low", "ci95_high")}
-    cells |= {f"over `{other}`": _gain(other) for other in HONEST if rows[f"gain_over_{other}"].notna().any()}
-    head, lines = grid(rows, keys, cells, by=("recipe", "protocol"))
-    return Section(name, "", head, lines)
+    sections = []
+    for name, part in frame.groupby("dataset", sort=False):
+        gains = {f"over `{other}`": _gain(other) for other in HONEST if part[f"gain_over_{other}"].notna().any()}
+        sections.append(Section(str(name), "", *grid(part, keys, ACCURACY_CELLS | gains, by=("recipe", "protocol"))))
+    return context.table(frame, FORMATS, header, sections)
 
 
-def _gain(other: str):
-    def cell(row: pd.Series) -> str:
-        gain, low, high = (row[f"gain_over_{other}{end}"] for end in ("", "_ci95_low", "_ci95_high"))
-        if pd.isna(gain):
+def _rows(context: Context) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
+    from transfer.evaluation.statistics import paired_difference
+
+    for names, ours in context.rows():
+        row = names | {"epoch": f"{np.mean([result.epoch for result in ours.values()]):.4g}"} | accuracy_cells(ours)
+        for other in HONEST:
+            runs = context.runs[names["dataset"], names["recipe"]]
+            theirs = {seed: run.results[other].correct for seed, run in runs.items() if other in run.results}
+            if other != names["protocol"] and theirs:
+                paired = paired_difference({seed: result.correct for seed, result in ours.items()}, theirs)
+                gain = (paired.difference, paired.ci95_low, paired.ci95_high)
+                row |= {f"gain_over_{other}{end}": percent(value) for end, value in zip(ENDS, gain, strict=True)}
+        yield row
+
+
+def _gain(other: str) -> Cell:
+    def cell(row: Mapping[str, Any]) -> str:
+        gain, low, high = (row[f"gain_over_{other}{end}"] for end in ENDS)
+        if gain is None:
             return UNDEFINED
-        return f"{gain:+.2f}" + ("" if pd.isna(low) else f" ({low:+.2f} to {high:+.2f})")
+        return f"{gain:+.2f}" + ("" if low is None else f" ({low:+.2f} to {high:+.2f})")
 
     return cell
+
+
+KIND = Kind(table)

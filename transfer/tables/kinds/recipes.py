@@ -1,58 +1,77 @@
-"""Tables of recipes (Table 1 to 4): datasets x recipes x protocols, as the mean over seeds (never their maximum)."""
+"""Recipes against a baseline (Tables 1 to 4); learning curves, or accuracy against what was varied."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from transfer.evaluation.statistics import holm, paired_difference
-from transfer.runs.read import Result, Runs
-from transfer.tables.cells import accuracy_cells, percent
-from transfer.tables.context import Context
+from transfer.tables.cells import INTERVAL, accuracy_cells, percent
+from transfer.tables.kinds import Context, Kind
 from transfer.tables.reported import REPORTED, Reported, load_reported
 from transfer.tables.text import (
+    ACCURACY_CELLS,
     UNDEFINED,
     Format,
     Section,
     Table,
     code,
     grid,
-    interval,
-    mean,
     plain,
     protocols_paragraph,
     rounded,
     statistics_paragraph,
 )
+from transfer.utils.plots import About, line_styles, recipe_name, styled
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from transfer.runs.read import Runs
 
 FORMATS: dict[str, Format] = {
-    "experiment": "text",
-    "dataset": "text",
-    "recipe": "text",
+    **dict.fromkeys(["experiment", "dataset", "recipe"], "text"),
     "local_cnns": "count",
-    "mad": "text",
-    "msad": "text",
-    "protocol": "text",
+    **dict.fromkeys(["mad", "msad", "protocol"], "text"),
     "n_seeds": "count",
-    "accuracy": "percent",
-    "accuracy_std": "percent",
-    "ci95_low": "percent",
-    "ci95_high": "percent",
-    "mean_class_accuracy": "percent",
-    "delta_vs_baseline": "percent",
+    **dict.fromkeys(["accuracy", "accuracy_std"], "percent"),
+    **INTERVAL,
+    **dict.fromkeys(["mean_class_accuracy", "delta_vs_baseline"], "percent"),
     "p_value": "p",
     "reported_accuracy": "percent",
     "reported_source": "text",
     "n_faces": "count",
-    "delta_ci95_low": "percent",
-    "delta_ci95_high": "percent",
+    **dict.fromkeys(["delta_ci95_low", "delta_ci95_high"], "percent"),
     "p_holm": "p",
     "effect_size": "number",
     "effect": "text",
 }
 COLUMNS = list(FORMATS)[:17]
-"""Those that every reader of Table 1 may count on; further ones stand behind them."""
+"""The columns that every reader of Table 1 may count on; further ones follow them."""
+
+
+def table(context: Context) -> Table:
+    """The accuracies of the table's recipes on its datasets, against its baseline."""
+    params, sweep = context.params, context.definition.sweep
+    values = sweep.recipes() if sweep else {}
+    parts = {
+        (dataset, recipe): params.run(dataset, recipe).model.model_dump(include={"num_lanets", "mad", "msad"})
+        | {key.rpartition(".")[2]: value for key, value in values.get(recipe, {}).items()}
+        for dataset, recipe in context.runs
+    }
+    families = {dataset: params.dataset_definitions[dataset].reported_as for dataset, _ in context.runs}
+    baseline = params.table_baseline(context.name)
+    frame = recipes_frame(
+        context.runs,
+        parts,
+        families,
+        context.protocols,
+        load_reported(REPORTED),
+        experiment=params.experiment,
+        baseline=baseline,
+    )
+    return recipes_page(frame, context.title, baseline)
 
 
 def recipes_frame(
@@ -65,30 +84,36 @@ def recipes_frame(
     experiment: str,
     baseline: str = "baseline",
 ) -> pd.DataFrame:
-    """The table with the columns of ``FORMATS``; accuracies and differences in percent, NaN where undefined.
+    """Return the table with the columns of ``FORMATS``; accuracies and differences in percent, NaN where undefined.
 
     ``parts`` maps (dataset, recipe) to num_lanets, mad and msad there, and to further values that become columns;
     ``families`` maps each dataset to the leaderboard its published numbers belong to (rafdb, ferplus, affectnet7,
     affectnet8), None for one that has no published counterpart. Holm's correction is over all comparisons of the table
     under one protocol. Rows follow the order of the runs and protocols.
     """
+    import numpy as np
+    import pandas as pd
+
+    from transfer.evaluation.statistics import holm, paired_difference
+
     rows = []
     for (dataset, recipe), seeds in runs.items():
-        own = parts[dataset, recipe]
-        names = {"num_lanets": "local_cnns"}
+        own = dict(parts[dataset, recipe])
+        names = {"experiment": experiment, "dataset": dataset, "recipe": recipe, "local_cnns": own.pop("num_lanets")}
         for protocol in protocols:
             ours = {seed: run.results[protocol] for seed, run in seeds.items()}
-            row = {
-                "experiment": experiment,
-                "dataset": dataset,
-                "recipe": recipe,
-                **{names.get(key, key): value for key, value in own.items()},
-                "protocol": protocol,
-                **accuracy_cells(ours),
-            }
             theirs = {seed: run.results[protocol] for seed, run in runs.get((dataset, baseline), {}).items()}
+            row = names | own | {"protocol": protocol} | accuracy_cells(ours)
             if recipe != baseline and (both := sorted(ours.keys() & theirs.keys())):
-                row |= comparison_cells({seed: ours[seed] for seed in both}, {seed: theirs[seed] for seed in both})
+                paired = paired_difference(*({seed: side[seed].correct for seed in both} for side in (ours, theirs)))
+                row |= {
+                    "delta_vs_baseline": 100 * paired.difference,
+                    "delta_ci95_low": percent(paired.ci95_low),
+                    "delta_ci95_high": percent(paired.ci95_high),
+                    "p_value": paired.p_value,
+                    "effect_size": paired.effect_size,
+                    "effect": paired.effect_name,
+                }
             if protocol == "test_selected":
                 row |= published(reported, families[dataset], recipe)
             rows.append(row)
@@ -99,30 +124,12 @@ def recipes_frame(
 
 
 def formats(frame: pd.DataFrame) -> dict[str, Format]:
-    """``FORMATS``, and as text the values of a sweep."""
+    """Return ``FORMATS``, and as text the values of a sweep."""
     return FORMATS | {column: "text" for column in frame if column not in FORMATS}
 
 
-def comparison_cells(ours: Mapping[int, Result], theirs: Mapping[int, Result]) -> dict[str, Any]:
-    """Difference of two recipes with the same seeds in points, its interval and test, and the size of the effect."""
-    paired = paired_difference(
-        {seed: result.correct for seed, result in ours.items()},
-        {seed: result.correct for seed, result in theirs.items()},
-    )
-    return {
-        "delta_vs_baseline": 100 * paired.difference,
-        "delta_ci95_low": percent(paired.ci95_low),
-        "delta_ci95_high": percent(paired.ci95_high),
-        "p_value": paired.p_value,
-        "effect_size": paired.effect_size,
-        "effect": paired.effect_name,
-    }
-
-
 def published(reported: Sequence[Reported], family: str | None, recipe: str) -> dict[str, float | str | None]:
-    """The cells of a row for the published number of a recipe; none where there is no such number."""
-    if family is None:
-        return {}
+    """Return the cells of a recipe's published number; none where there is no such number."""
     for entry in reported:
         if (entry.dataset, entry.recipe, entry.protocol) == (family, recipe, "test_selected"):
             remark = f" ({entry.remark})" if entry.remark else ""
@@ -130,30 +137,8 @@ def published(reported: Sequence[Reported], family: str | None, recipe: str) -> 
     return {}
 
 
-def table(context: Context) -> Table:
-    """The accuracies of the table's recipes on its datasets, against its baseline."""
-    params = context.params
-    sweep = context.definition.sweep
-    values = sweep.recipes() if sweep else {}
-    parts = {
-        (dataset, recipe): params.run(dataset, recipe).model.model_dump(include={"num_lanets", "mad", "msad"})
-        | {key.rpartition(".")[2]: value for key, value in values.get(recipe, {}).items()}
-        for dataset, recipe in context.runs
-    }
-    frame = recipes_frame(
-        context.runs,
-        parts,
-        {dataset: params.dataset_definitions[dataset].reported_as for dataset, _ in context.runs},
-        context.protocols,
-        load_reported(REPORTED),
-        experiment=params.experiment,
-        baseline=context.baseline,
-    )
-    return recipes_page(frame, context.title, context.baseline)
-
-
 def recipes_page(frame: pd.DataFrame, title: str, baseline: str) -> Table:
-    """``frame`` for readers: per dataset a line per recipe."""
+    """Return ``frame`` for readers: per dataset a line per recipe."""
     header = [
         f"Accuracy on the test split, in percent. {statistics_paragraph(frame)} Δ is the difference to the recipe "
         f"`{baseline}` in points, d its effect size, p two-sided; p(Holm) is corrected for all comparisons of "
@@ -169,31 +154,172 @@ def _section(name: str, rows: pd.DataFrame) -> Section:
     keys = {"recipe": code("recipe"), "LANets": plain("local_cnns", "{}"), "p1 (MAD)": plain("mad", "{:g}")}
     keys |= {"p2 (MSAD)": plain("msad", "{:g}")}
     keys |= {column: plain(column, "{}") for column in rows if column not in FORMATS}
-    cells = {"accuracy": mean("accuracy"), "95 %": interval("ci95_low", "ci95_high"), "Δ (p, p(Holm), d)": _difference}
-    with_published = rows[rows["reported_accuracy"].notna()]
-    head, lines = grid(rows, keys, cells, across="protocol")
-    notes = []
-    if len(with_published):
-        sources = list(with_published["reported_source"].unique())
-        numbers = with_published.groupby("recipe", sort=False).first()
+    head, lines = grid(rows, keys, ACCURACY_CELLS | {"Δ (p, p(Holm), d)": _difference}, across="protocol")
+    numbers = rows.dropna(subset="reported_accuracy").set_index("recipe")
+    sources = list(numbers["reported_source"].unique())
+    if sources:
         head.append("published (`test_selected`)")
         for line, recipe in zip(lines, dict.fromkeys(rows["recipe"]), strict=True):
+            cell = UNDEFINED
             if recipe in numbers.index:
                 number = numbers.loc[recipe]
-                mark = sources.index(number["reported_source"]) + 1
-                line.append(f"{number['reported_accuracy']:.2f} [{mark}]")
-            else:
-                line.append(UNDEFINED)
-        notes = [f"[{i}] {source}" for i, source in enumerate(sources, 1)]
-    return Section(name, "", head, lines, notes)
+                cell = f"{number['reported_accuracy']:.2f} [{sources.index(number['reported_source']) + 1}]"
+            line.append(cell)
+    return Section(name, "", head, lines, [f"[{i}] {source}" for i, source in enumerate(sources, 1)])
 
 
-def _difference(row: pd.Series) -> str:
-    if pd.isna(row["delta_vs_baseline"]):
+def _difference(row: Mapping[str, Any]) -> str:
+    delta, p, corrected = row["delta_vs_baseline"], row["p_value"], row["p_holm"]
+    if delta is None:
         return UNDEFINED
-    if pd.isna(row["p_value"]):
-        return f"{row['delta_vs_baseline']:+.2f} (p undefined)"
-    corrected = row["p_holm"]
+    if p is None:
+        return f"{delta:+.2f} (p undefined)"
     mark = "\\*\\*" if corrected < 0.01 else "\\*" if corrected < 0.05 else ""
-    size = "" if pd.isna(row["effect_size"]) else f", {row['effect_size']:.2f}"
-    return f"{row['delta_vs_baseline']:+.2f} ({row['p_value']:.2g}, {corrected:.2g}{size}){mark}"
+    size = "" if row["effect_size"] is None else f", {row['effect_size']:.2f}"
+    return f"{delta:+.2f} ({p:.2g}, {corrected:.2g}{size}){mark}"
+
+
+def figure(context: Context) -> tuple[Figure, str]:
+    """Learning curves; of a sweep over one or two values the test accuracy against them."""
+    import pandas as pd
+
+    sweep = context.definition.sweep
+    if sweep is None or len(sweep.over) > 2:
+        from transfer.tables.overview import read_history
+
+        histories = [
+            read_history(context.layout, context.dataset, recipe, seed).assign(recipe=recipe, seed=seed)
+            for recipe, seed, _ in context.each_run()
+        ]
+        caption = (
+            f"Training loss and validation accuracy by epoch ({context.of}): mean over seeds, and a band from the "
+            "lowest to the highest."
+        )
+        return curves_figure(pd.concat(histories), context.about), caption
+    values, names = sweep.recipes(), [key.rpartition(".")[2] for key in sweep.over]
+    rows = [
+        (*values[recipe].values(), seed, run.results[context.protocol].metrics["accuracy"])
+        for recipe, seed, run in context.each_run()
+    ]
+    frame = pd.DataFrame(rows, columns=[*["first", "second"][: len(names)], "seed", "accuracy"])
+    draw = sweep_figure if len(names) == 1 else grid_figure
+    caption = f"Test accuracy against {' and '.join(names)} ({context.of}), with Student's t 95 % interval."
+    return draw(frame, names, context.about), caption
+
+
+_CURVES = {"train_loss": "training loss", "val_accuracy": "validation accuracy (%)"}
+
+
+@styled
+def curves_figure(history: pd.DataFrame, about: About) -> Figure:
+    """Draw a column per recipe: its mean over seeds, a band from lowest to highest seed, and the other recipes' means.
+
+    ``history``: recipe, seed, epoch, train_loss, val_accuracy in percent, of one dataset; recipes in order of first
+    appearance.
+    """
+    from matplotlib.figure import Figure
+
+    means = history.groupby(["recipe", "epoch"])[list(_CURVES)].mean()
+    recipes = list(history["recipe"].unique())
+    figure = Figure(figsize=(max(1.7 * len(recipes), 3.4) + 0.6, 4), layout="constrained")
+    panels = figure.subplots(len(_CURVES), len(recipes), sharex=True, sharey="row", squeeze=False)
+    for row, (column, label) in zip(panels, _CURVES.items(), strict=True):
+        row[0].set_ylabel(label)
+        for axes, recipe in zip(row, recipes, strict=True):
+            for other in recipes:
+                if other != recipe:
+                    axes.plot(means.loc[other, column], color="0.6", linewidth=0.6)
+            seeds = history[history["recipe"] == recipe].groupby("epoch")[column]
+            axes.fill_between(seeds.min().index, seeds.min(), seeds.max(), color="0.85", linewidth=0, zorder=0)
+            axes.plot(means.loc[recipe, column], color="black")
+    for top, bottom, recipe in zip(panels[0], panels[-1], recipes, strict=True):
+        top.set_title(recipe_name(recipe))
+        bottom.set_xlabel("epoch")
+        bottom.xaxis.get_major_locator().set_params(integer=True)
+    seeds = history["seed"].nunique()
+    explained = ["mean, band from lowest to highest seed"] if seeds > 1 else []
+    explained += ["thin lines are the other recipes"] if len(recipes) > 1 else []
+    about.without_protocol().put_on(figure, ": ".join(filter(None, ["Learning curves", "; ".join(explained)])), seeds)
+    return figure
+
+
+@styled
+def sweep_figure(frame: pd.DataFrame, names: Sequence[str], about: About) -> Figure:
+    """Draw accuracy against the one of ``names``: a point per seed, a line through the means, their 95 % interval.
+
+    ``frame``: first (the value), seed, accuracy in [0, 1]. The interval is Student's, for two seeds or more.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(frame["first"], 100 * frame["accuracy"], "o", color="0.45", markerfacecolor="none", label="one seed")
+    _means(axes, frame, {"color": "black"}, "mean, 95 % interval")
+    axes.set(xlabel=names[0], ylabel="accuracy (%)")
+    seeds = frame["seed"].nunique()
+    if seeds > 1:
+        axes.legend()
+    about.put_on(figure, f"Accuracy by {names[0]}", seeds)
+    return figure
+
+
+@styled
+def grid_figure(frame: pd.DataFrame, names: Sequence[str], about: About) -> Figure:
+    """Draw accuracy against the two ``names``: a heat map of the means, and a line per value of the second.
+
+    ``frame``: first, second (the values), seed, accuracy in [0, 1]. A pair without runs stays empty.
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    cells = 100 * frame.groupby(["second", "first"])["accuracy"].agg(["mean", "std"])
+    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+    heat, lines = figure.subplots(1, 2)
+    _heat_map(heat, cells["mean"].unstack(), cells["std"].unstack())
+    values = sorted(frame["second"].unique())
+    seeds = frame["seed"].nunique()
+    # shifted slightly, so that the intervals can be told apart
+    step = 0.015 * float(np.ptp(frame["first"])) if seeds > 1 else 0.0
+    for i, (value, style) in enumerate(line_styles(values).items()):
+        _means(lines, frame[frame["second"] == value], style, f"{value:g}", shift=step * (i - (len(values) - 1) / 2))
+    heat.set(xlabel=names[0], ylabel=names[1])
+    heat.set_title("mean ± standard deviation (%)" if seeds > 1 else "accuracy (%)")
+    lines.set(xlabel=names[0], ylabel="accuracy (%)")
+    lines.set_title("mean, 95 % interval" if seeds > 1 else "one run each")
+    lines.legend(title=names[1], loc="center left", bbox_to_anchor=(1, 0.5), handlelength=3.5)
+    about.put_on(figure, f"Accuracy by {names[0]} and {names[1]}", seeds)
+    return figure
+
+
+def _heat_map(axes: Axes, means: pd.DataFrame, deviations: pd.DataFrame) -> None:
+    import numpy as np
+
+    low, high = np.nanmin(means), np.nanmax(means)
+    # neither white nor darker than black letters can be read on
+    axes.imshow(means, cmap="Greys", origin="lower", aspect="auto", vmin=1.1 * low - 0.1 * high, vmax=2 * high - low)
+    for row, column in np.ndindex(means.shape):
+        mean, deviation = means.iloc[row, column], deviations.iloc[row, column]
+        spread = "" if np.isnan(deviation) else f"\n± {deviation:.2f}"
+        text = UNDEFINED if np.isnan(mean) else f"{mean:.2f}{spread}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7)
+    axes.set_xticks(range(means.shape[1]), [f"{value:g}" for value in means.columns])
+    axes.set_yticks(range(means.shape[0]), [f"{value:g}" for value in means.index])
+    axes.grid(False)
+
+
+def _means(axes: Axes, frame: pd.DataFrame, style: Mapping[str, Any], label: str, shift: float = 0.0) -> None:
+    """Draw a line through the means, with their intervals where there are any, and a tick at each of few values."""
+    from transfer.evaluation.statistics import summary
+
+    values = {value: summary(list(part)) for value, part in frame.groupby("first")["accuracy"]}
+    axes.plot([x + shift for x in values], [100 * value.mean for value in values.values()], label=label, **style)
+    for x, value in values.items():
+        if value.ci95_low is not None:
+            bar = [[100 * (value.mean - value.ci95_low)], [100 * (value.ci95_high - value.mean)]]
+            line = {"fmt": "none", "ecolor": style["color"], "capsize": 2, "elinewidth": 0.8}
+            axes.errorbar([x + shift], [100 * value.mean], bar, **line)
+    if len(values) <= 10:
+        axes.set_xticks(list(values), [f"{value:g}" for value in values])
+
+
+KIND = Kind(table, figure, inputs=(REPORTED.as_posix(),))

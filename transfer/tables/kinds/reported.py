@@ -1,95 +1,75 @@
-"""Published accuracies (params/reported.yaml) with ours beside them: measured | reported."""
+"""Published accuracies (params/reported.yaml) next to ours: measured | reported."""
 
-import pandas as pd
+from __future__ import annotations
 
-from transfer.tables.cells import accuracy_cells
-from transfer.tables.context import Context
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from transfer.tables.cells import COUNTS, INTERVAL, accuracy_cells
+from transfer.tables.kinds import Context, Kind
 from transfer.tables.reported import REPORTED, load_reported
-from transfer.tables.text import (
-    UNDEFINED,
-    Format,
-    Section,
-    Table,
-    grid,
-    interval,
-    mean,
-    plain,
-    protocols_paragraph,
-    rounded,
-)
+from transfer.tables.text import UNDEFINED, Format, Section, Table, grid, interval, mean, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS: dict[str, Format] = {
-    "experiment": "text",
-    "dataset": "text",
-    "method": "text",
+    **dict.fromkeys(["experiment", "dataset", "method"], "text"),
     "year": "count",
     "protocol": "text",
-    "n_seeds": "count",
-    "n_faces": "count",
-    "measured": "percent",
-    "measured_std": "percent",
-    "ci95_low": "percent",
-    "ci95_high": "percent",
+    **COUNTS,
+    **dict.fromkeys(["measured", "measured_std"], "percent"),
+    **INTERVAL,
     "reported": "percent",
-    "status": "text",
-    "source": "text",
-    "remark": "text",
+    **dict.fromkeys(["status", "source", "remark"], "text"),
 }
 _FAMILIES = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet7": "AffectNet, 7 classes"}
 _FAMILIES |= {"affectnet8": "AffectNet, 8 classes"}
 
 
 def table(context: Context) -> Table:
-    """Per leaderboard the published numbers by accuracy, after ours on the datasets that compare with it.
+    """Per leaderboard our accuracies on the datasets that are comparable with it, then the published ones, sorted.
 
-    Ours on other datasets (drawn faces, development splits) stand alone: nothing published compares with them.
+    Datasets without a published counterpart (synthetic faces, development splits) have sections of their own.
     """
-    experiment, definitions = context.params.experiment, context.params.dataset_definitions
-    rows = []
-    for (dataset, recipe), seeds in context.runs.items():
-        for protocol in context.protocols:
-            cells = accuracy_cells({seed: run.results[protocol] for seed, run in seeds.items()})
-            cells |= {"measured": cells["accuracy"], "measured_std": cells["accuracy_std"]}
-            names = {"experiment": experiment, "dataset": dataset, "method": f"ours: {recipe}", "protocol": protocol}
-            rows.append(names | cells | {"status": "measured", "family": definitions[dataset].reported_as or dataset})
+    rows, families = [], []
+    for names, seeds in context.rows():
+        cells = accuracy_cells(seeds)
+        cells |= {"measured": cells["accuracy"], "measured_std": cells["accuracy_std"], "status": "measured"}
+        rows.append(names | cells | {"method": f"ours: {names['recipe']}"})
+        families.append(context.params.dataset_definitions[names["dataset"]].reported_as or names["dataset"])
     for entry in sorted(load_reported(REPORTED), key=lambda entry: -entry.accuracy):
-        row = entry.model_dump(include={"method", "year", "protocol", "status", "source", "remark"})
-        rows.append(row | {"dataset": entry.dataset, "family": entry.dataset, "reported": entry.accuracy})
-    everything = pd.DataFrame(rows)
-    frame = rounded(everything, FORMATS)
-    header = [
-        "Test accuracy in percent: measured here (mean ± standard deviation over seeds; the interval is Student's t "
-        "95 % over seeds, or Wilson's over the faces where there is one seed), or reported by the authors of a "
-        "method. A reported number is one run as a rule; `confirmed` was read in the method's own paper, code or log, "
-        "`second-hand` in others' notes or tables. How its epoch was chosen is mostly unknown; the field's custom is "
-        "the best one on the test set.",
-        protocols_paragraph(context.protocols),
-    ]
+        rows.append(entry.model_dump(exclude={"recipe", "accuracy"}) | {"reported": entry.accuracy})
+        families.append(entry.dataset)
+    frame = context.frame(rows, FORMATS)
+    header = (
+        "Test accuracy in percent. Measured: mean ± standard deviation over seeds; the interval is Student's t 95 % "
+        "over seeds, or Wilson's over the faces for a single seed. Reported: published by the authors of a method, as "
+        "a rule a single run; `confirmed` was read in the method's own paper, code or log, `second-hand` in others' "
+        "notes or tables. How its epoch was selected is mostly unknown; the best epoch on the test set is customary."
+    )
     sections = []
-    for family in [*_FAMILIES, *(name for name in dict.fromkeys(everything["family"]) if name not in _FAMILIES)]:
-        part = frame[everything["family"] == family]
-        title, text = _FAMILIES.get(family, family), ""
-        if family not in _FAMILIES:
-            text = "No published number compares with this dataset."
+    for family in dict.fromkeys([*_FAMILIES, *families]):
+        part = frame[[name == family for name in families]]
+        text = "" if family in _FAMILIES else "No published number is comparable with this dataset."
         if len(part):
-            sections.append(_section(title, text, part))
-    return Table(context.title, frame, FORMATS, header, sections)
+            sections.append(_section(_FAMILIES.get(family, family), text, part))
+    return context.table(frame, FORMATS, header, sections)
 
 
 def _section(title: str, text: str, rows: pd.DataFrame) -> Section:
     sources = list(dict.fromkeys(rows["source"].dropna()))
-    rows = rows.assign(accuracy=rows["measured"], accuracy_std=rows["measured_std"], line=range(len(rows)))
+
+    def source(row: Mapping[str, Any]) -> str:
+        if row["source"] is None:
+            return UNDEFINED
+        remark = f"; {row['remark']}" if row["remark"] else ""
+        return f"{row['status']} [{sources.index(row['source']) + 1}]{remark}"
+
     keys = {"method": plain("method", "{}"), "year": plain("year", "{}"), "protocol": plain("protocol", "`{}`")}
-
-    def source(row: pd.Series) -> str:
-        remark = "" if pd.isna(row["remark"]) else f"; {row['remark']}"
-        return UNDEFINED if pd.isna(row["source"]) else f"{row['status']} [{sources.index(row['source']) + 1}]{remark}"
-
-    cells = {
-        "measured": mean("accuracy"),
-        "95 %": interval("ci95_low", "ci95_high"),
-        "reported": plain("reported"),
-        "source": source,
-    }
-    head, lines = grid(rows, keys, cells, by=("line",))
+    cells = {"measured": mean("measured"), "95 %": interval(), "reported": plain("reported"), "source": source}
+    head, lines = grid(rows.assign(line=range(len(rows))), keys, cells, by=("line",))
     return Section(title, text, head, lines, [f"[{i}] {name}" for i, name in enumerate(sources, 1)])
+
+
+KIND = Kind(table, inputs=(REPORTED.as_posix(),))

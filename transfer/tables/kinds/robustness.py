@@ -1,97 +1,136 @@
-"""How accuracy falls with corruptions of the test faces, and on the challenge subsets."""
+"""Robustness: accuracy on corrupted test faces and on the challenge subsets."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from transfer.runs.evaluations import UNTOUCHED, accuracies, read_evaluation
-from transfer.runs.read import Run
-from transfer.tables.cells import ACCURACY, mean_cells
-from transfer.tables.context import Context
-from transfer.tables.text import (
-    UNDEFINED,
-    Format,
-    Section,
-    Table,
-    code,
-    count,
-    grid,
-    interval,
-    mean,
-    plain,
-    protocols_paragraph,
-    rounded,
-)
+from transfer.layout import Layout
+from transfer.tables.cells import ACCURACY, ROW, mean_cells
+from transfer.tables.kinds import Context, Kind
+from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Format, Table, by_dataset, code, count, plain
+from transfer.utils.plots import About, line_styles, panels, recipe_name, styled
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from transfer.runs.read import Run
 
 FORMATS: dict[str, Format] = {
-    "experiment": "text",
-    "dataset": "text",
-    "recipe": "text",
-    "protocol": "text",
-    "corruption": "text",
-    "severity": "text",
+    **ROW,
+    **dict.fromkeys(["corruption", "severity"], "text"),
     **ACCURACY,
-    "mean_class_accuracy": "percent",
-    "untouched_accuracy": "percent",
-    "drop": "percent",
+    **dict.fromkeys(["mean_class_accuracy", "untouched_accuracy", "drop"], "percent"),
 }
-SUBSET = "subset "
-"""Before the name of a challenge subset, in the column of the corruptions."""
+
+
+def evaluation(layout: Layout, run: tuple[str, str, int], datasets: Sequence[str]) -> list[Path]:
+    """The predictions of a run on its corrupted test faces."""
+    return [layout.evaluation("robustness", *run) / "robustness.parquet"]
 
 
 def table(context: Context) -> Table:
-    """Accuracy under each corruption and severity, and on each subset of hard faces, as means over seeds."""
-    (protocol,) = context.protocols
-    rows = []
-    for (dataset, recipe), seeds in context.runs.items():
-        names = {"experiment": context.params.experiment, "dataset": dataset, "recipe": recipe, "protocol": protocol}
-        frames = []
-        for seed, run in seeds.items():
-            path = context.layout.evaluation("robustness", dataset, recipe, seed) / "robustness.parquet"
-            found = accuracies(read_evaluation(path, run.directory))
-            frames.append(pd.concat([found, *_subsets(run, protocol)], ignore_index=True))
-        for (corruption, severity), part in pd.concat(frames).groupby(
-            ["corruption", "severity"], sort=False, dropna=False
-        ):
-            rows.append(names | {"corruption": corruption, "severity": severity} | _cells(part))
-    frame = rounded(pd.DataFrame(rows), FORMATS)
-    header = [
-        "Accuracy on corrupted test faces and on subsets of hard ones, in percent, as mean ± standard deviation over "
-        "seeds. `drop` is what the same faces lose against themselves untouched, in points; a subset's is against the "
-        "whole test part. The interval is Student's t 95 % over seeds, or Wilson's over the faces where there is one "
-        "seed. The same face has the same corruption for all recipes and seeds; what each does, and its severities, "
-        "stands in docs/robustness.md. The weights are those that a training keeps.",
-        protocols_paragraph(context.protocols),
-    ]
-    sections = [_section(str(dataset), part) for dataset, part in frame.groupby("dataset", sort=False)]
-    return Table(context.title, frame, FORMATS, header, sections)
+    """Accuracy under each corruption and severity, and on each challenge subset, as means over seeds."""
+    frame = context.frame(_rows(context), FORMATS)
+    header = (
+        "Accuracy on corrupted test faces and on challenge subsets, in percent, as mean ± standard deviation over "
+        "seeds. `drop` is the loss against the same faces without corruption, in points; for a subset, against all "
+        "test faces. The interval is Student's t 95 % over seeds, or Wilson's over the faces for a single seed. Each "
+        "face has the same corruption for all recipes and seeds; the corruptions and their severities are described "
+        "in docs/robustness.md. All predictions are made with the checkpoint of each run."
+    )
 
-
-def _subsets(run: Run, protocol: str) -> Iterator[pd.DataFrame]:
-    result = run.results[protocol]
-    for name, found in result.subsets.items():
-        values = {key: found[key] for key in ("n", "accuracy", "mean_class_accuracy")}
-        untouched = {"untouched_accuracy": result.metrics["accuracy"]}
-        yield pd.DataFrame([{"corruption": f"{SUBSET}{name}", "severity": np.nan} | values | untouched])
-
-
-def _cells(part: pd.DataFrame) -> Mapping[str, Any]:
-    """The numbers of one condition: a row per seed."""
-    return {
-        **mean_cells(list(part["accuracy"]), int(part["n"].iloc[0])),
-        "mean_class_accuracy": 100 * float(part["mean_class_accuracy"].mean()),
-        "untouched_accuracy": 100 * float(part["untouched_accuracy"].mean()),
-        "drop": 100 * float((part["untouched_accuracy"] - part["accuracy"]).mean()),
-    }
-
-
-def _section(name: str, rows: pd.DataFrame) -> Section:
-    def drop(row: pd.Series) -> str:
-        return UNDEFINED if row["corruption"] == UNTOUCHED else f"{row['drop']:.2f}"
+    def drop(row: Mapping[str, Any]) -> str:
+        return UNDEFINED if row["corruption"] == "none" else f"{row['drop']:.2f}"
 
     keys = {"condition": code("corruption"), "severity": plain("severity", "{:g}"), "faces": count("n_faces")}
-    cells = {"accuracy": mean("accuracy"), "95 %": interval("ci95_low", "ci95_high"), "drop": drop}
-    head, lines = grid(rows, keys, cells, across="recipe", by=("corruption", "severity"))
-    return Section(name, "", head, lines)
+    cells = ACCURACY_CELLS | {"drop": drop}
+    sections = by_dataset(frame, keys, cells, across="recipe", by=("corruption", "severity"))
+    return context.table(frame, FORMATS, header, sections)
+
+
+def _rows(context: Context) -> Iterator[dict[str, Any]]:
+    import pandas as pd
+
+    for names, seeds in context.rows():
+        dataset, recipe = names["dataset"], names["recipe"]
+        frames = []
+        for seed, result in seeds.items():
+            frames.append(_accuracies(context, recipe, seed, context.runs[dataset, recipe][seed], dataset))
+            for name, found in result.subsets.items():
+                values = {key: found[key] for key in ("n", "accuracy", "mean_class_accuracy")}
+                values |= {"corruption": f"subset {name}", "untouched_accuracy": result.metrics["accuracy"]}
+                frames.append(pd.DataFrame([values | {"severity": float("nan")}]))
+        conditions = pd.concat(frames).groupby(["corruption", "severity"], sort=False, dropna=False)
+        for (corruption, severity), part in conditions:
+            yield {
+                **names,
+                "corruption": corruption,
+                "severity": severity,
+                **mean_cells(list(part["accuracy"]), int(part["n"].iloc[0])),
+                "mean_class_accuracy": 100 * float(part["mean_class_accuracy"].mean()),
+                "untouched_accuracy": 100 * float(part["untouched_accuracy"].mean()),
+                "drop": 100 * float((part["untouched_accuracy"] - part["accuracy"]).mean()),
+            }
+
+
+def _accuracies(context: Context, recipe: str, seed: int, run: Run, dataset: str) -> pd.DataFrame:
+    from transfer.runs.evaluations import accuracies, read_evaluation
+
+    (path,) = evaluation(context.layout, (dataset, recipe, seed), [])
+    return accuracies(read_evaluation(path, run.directory))
+
+
+def figure(context: Context) -> tuple[Figure, str]:
+    """Accuracy against severity."""
+    import pandas as pd
+
+    frames = [
+        _accuracies(context, recipe, seed, run, context.dataset).assign(recipe=recipe, seed=seed)
+        for recipe, seed, run in context.each_run()
+    ]
+    frame = pd.concat(frames)
+    caption = (
+        f"Accuracy on corrupted test faces against the severity ({context.of}): mean over seeds, bars from the lowest "
+        "to the highest. The corruptions are described in docs/robustness.md."
+    )
+    return robustness_figure(frame[frame["corruption"] != "none"], context.about), caption
+
+
+@styled
+def robustness_figure(frame: pd.DataFrame, about: About) -> Figure:
+    """Draw a panel per corruption and in it a line per recipe: the mean over seeds, its bars from lowest to highest.
+
+    ``frame``: corruption, severity, recipe, seed, accuracy and untouched_accuracy (that of the same faces without
+    corruption) in [0, 1]. Each line begins with the clean faces, at the corruption's least severity.
+    """
+    import pandas as pd
+
+    from transfer.params.train import SEVERITIES
+
+    corruptions, recipes = list(frame["corruption"].unique()), list(frame["recipe"].unique())
+    figure, every = panels(len(corruptions), (2.9, 2.4), (0, 1), 4.5, sharey=True)
+    styles = line_styles(recipes)
+    for axes, corruption in zip(every, corruptions, strict=True):
+        rows = frame[frame["corruption"] == corruption]
+        start = rows.drop_duplicates(["recipe", "seed"]).assign(severity=SEVERITIES[corruption].least)
+        start["accuracy"] = start["untouched_accuracy"]
+        for recipe, part in pd.concat([start, rows]).groupby("recipe", sort=False):
+            over = 100 * part.groupby("severity")["accuracy"].agg(["mean", "min", "max"])
+            bars = [over["mean"] - over["min"], over["max"] - over["mean"]]
+            line = {"label": recipe_name(recipe), "elinewidth": 0.7, "capsize": 2, **styles[recipe]}
+            axes.errorbar(over.index, over["mean"], bars, **line)
+        axes.set(title=corruption.replace("_", " "), xlabel=SEVERITIES[corruption].unit)
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel("accuracy (%)")
+    legend = {"loc": "outside lower center", "ncols": min(len(recipes), 6), "handlelength": 4}
+    figure.legend(*every[0].get_legend_handles_labels(), **legend)
+    seeds = frame["seed"].nunique()
+    bars = ": mean, bars from lowest to highest seed" if seeds > 1 else ""
+    about.put_on(figure, f"Accuracy on corrupted test faces{bars}", seeds)
+    return figure
+
+
+KIND = Kind(table, figure, evaluation=evaluation)

@@ -1,92 +1,130 @@
-"""Accuracy by the annotated gender, race and age of the faces, and the largest gap between groups."""
+"""Accuracy per annotated gender, race and age group (RAF-DB), and the largest gap; see docs/robustness.md."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from transfer.datasets.rafdb import ATTRIBUTES
-from transfer.evaluation.subgroups import LEAST, largest_gaps, subgroups
-from transfer.tables.cells import ACCURACY, mean_cells
-from transfer.tables.context import Context
-from transfer.tables.text import Format, Section, Table, code, count, grid, interval, mean, protocols_paragraph, rounded
+from transfer.tables.cells import ACCURACY, ROW, mean_cells
+from transfer.tables.kinds import Context, Kind
+from transfer.tables.text import ACCURACY_CELLS, Format, Table, by_dataset, code, count
+from transfer.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS: dict[str, Format] = {
-    "experiment": "text",
-    "dataset": "text",
-    "recipe": "text",
-    "protocol": "text",
-    "attribute": "text",
-    "group": "text",
+    **ROW,
+    **dict.fromkeys(["attribute", "group"], "text"),
     **ACCURACY,
     "mean_class_accuracy": "percent",
 }
+LEAST = 30
+"""Faces that a group needs to count in the largest gap: in a smaller one a single face is more than three points."""
+UNSURE = "unsure"
+"""RAF-DB's code for a gender that the annotators could not tell; it does not count in the largest gap."""
 GAP = "largest gap"
 
 
 def table(context: Context) -> Table:
     """Accuracy of each group on the datasets that annotate it, as means over seeds."""
-    rows, without = [], []
-    for dataset in dict.fromkeys(dataset for dataset, _ in context.runs):
-        index = pd.read_parquet(context.layout.data(dataset) / "index.parquet")
-        if not set(ATTRIBUTES) <= set(index.columns):
-            without.append(dataset)
-            continue
-        for recipe, seeds in ((recipe, seeds) for (name, recipe), seeds in context.runs.items() if name == dataset):
-            for protocol in context.protocols:
-                found = [subgroups(run.results[protocol].test, index, protocol) for run in seeds.values()]
-                names = {"experiment": context.params.experiment, "dataset": dataset, "recipe": recipe}
-                rows += [names | {"protocol": protocol} | cells for cells in _groups(found)]
-                rows += [names | {"protocol": protocol} | cells for cells in _gaps(found)]
-    frame = rounded(pd.DataFrame(rows, columns=list(FORMATS)), FORMATS)
-    header = [
+    import pandas as pd
+
+    from transfer.datasets.rafdb import ATTRIBUTES
+
+    datasets = dict.fromkeys(dataset for dataset, _ in context.runs)
+    indexes = {name: pd.read_parquet(context.layout.data(name) / "index.parquet") for name in datasets}
+    annotated = {name: index for name, index in indexes.items() if set(ATTRIBUTES) <= set(index.columns)}
+    rows = []
+    for names, seeds in context.rows():
+        if names["dataset"] in annotated:
+            index = annotated[names["dataset"]]
+            found = [subgroups(result.test, index, names["protocol"]) for result in seeds.values()]
+            rows += [names | cells for cells in [*_groups(found), *_gaps(found)]]
+    frame = context.frame(pd.DataFrame(rows, columns=list(FORMATS)), FORMATS)
+    header = (
         "Accuracy by annotated group, in percent, as mean ± standard deviation over seeds. The interval is Student's t "
-        "95 % over seeds, or Wilson's over the group's faces where there is one seed: small groups have wide ones. "
-        f"`{GAP}`: the difference between the best and the worst group of at least {LEAST} faces, each seed for "
-        "itself; it is never negative, and so not 0 on average where all groups are equal (docs/robustness.md).",
-        protocols_paragraph(context.protocols),
-    ]
-    if without:
-        header.append(f"Without annotations of groups: {', '.join(without)}.")
-    sections = [_section(str(dataset), part) for dataset, part in frame.groupby("dataset", sort=False)]
-    return Table(context.title, frame, FORMATS, header, sections)
-
-
-def _groups(found: list[pd.DataFrame]) -> list[Mapping[str, Any]]:
-    cells = []
-    for (attribute, group), part in pd.concat(found).groupby(["attribute", "group"], sort=False):
-        cells.append(
-            {
-                "attribute": attribute.removeprefix("attribute_"),
-                "group": group,
-                **mean_cells(list(part["accuracy"]), int(part["n"].iloc[0])),
-                "mean_class_accuracy": 100 * float(part["mean_class_accuracy"].mean()),
-            }
-        )
-    return cells
-
-
-def _gaps(found: list[pd.DataFrame]) -> list[Mapping[str, Any]]:
-    """The largest gap of each attribute, as mean over seeds; no interval, since the groups change."""
-    cells = []
-    for attribute, part in pd.concat([largest_gaps(groups) for groups in found]).groupby("attribute", sort=False):
-        gaps = 100 * part["gap"]
-        cells.append(
-            {
-                "attribute": attribute.removeprefix("attribute_"),
-                "group": GAP,
-                "n_seeds": len(gaps),
-                "n_faces": int(found[0].loc[found[0]["attribute"] == attribute, "n"].sum()),
-                "accuracy": float(gaps.mean()),
-                "accuracy_std": float(np.std(gaps, ddof=1)) if len(gaps) > 1 else None,
-            }
-        )
-    return cells
-
-
-def _section(name: str, rows: pd.DataFrame) -> Section:
+        "95 % over seeds, or Wilson's over the group's faces for a single seed: wide for small groups. "
+        f"`{GAP}`: difference between the best and the worst group of at least {LEAST} faces, per seed; it is "
+        "never negative, and therefore positive on average even if all groups are equal (docs/robustness.md)."
+    )
+    if without := [name for name in datasets if name not in annotated]:
+        header += f" Without annotated groups: {', '.join(without)}."
     keys = {"recipe": code("recipe"), "attribute": code("attribute"), "group": code("group"), "faces": count("n_faces")}
-    cells = {"accuracy": mean("accuracy"), "95 %": interval("ci95_low", "ci95_high")}
-    head, lines = grid(rows, keys, cells, across="protocol", by=("recipe", "attribute", "group"))
-    return Section(name, "", head, lines)
+    sections = by_dataset(frame, keys, ACCURACY_CELLS, across="protocol", by=("recipe", "attribute", "group"))
+    return context.table(frame, FORMATS, header, sections)
+
+
+def _groups(found: Sequence[pd.DataFrame]) -> Iterator[dict[str, Any]]:
+    import pandas as pd
+
+    for (attribute, group), part in pd.concat(found).groupby(["attribute", "group"], sort=False):
+        cells = mean_cells(list(part["accuracy"]), int(part["n"].iloc[0]))
+        by_class = 100 * float(part["mean_class_accuracy"].mean())
+        yield {"attribute": attribute, "group": group, **cells, "mean_class_accuracy": by_class}
+
+
+def _gaps(found: Sequence[pd.DataFrame]) -> Iterator[dict[str, Any]]:
+    """Yield the largest gap of each attribute, as mean over seeds; no interval, since the groups change."""
+    import pandas as pd
+
+    for attribute, part in pd.concat([largest_gaps(groups) for groups in found]).groupby("attribute", sort=False):
+        gaps, faces = 100 * part["gap"], found[0].loc[found[0]["attribute"] == attribute, "n"].sum()
+        cells = {"attribute": attribute, "group": GAP, "n_seeds": len(gaps), "n_faces": int(faces)}
+        yield cells | {"accuracy": float(gaps.mean()), "accuracy_std": float(gaps.std())}
+
+
+def subgroups(predictions: pd.DataFrame, index: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """Return the accuracy of one run on the test faces of each group, under ``protocol``; fractions in [0, 1].
+
+    ``predictions`` are those of predictions.parquet, ``index`` is the dataset's index. One row per attribute and group
+    in the order of `rafdb.ATTRIBUTES`, without empty groups: attribute, group, n, accuracy, mean_class_accuracy (over
+    the classes that occur in the group). Faces without annotation are in no group. Raises UserError for a dataset
+    without attributes, a test face that the index does not have, a protocol without rows.
+    """
+    import pandas as pd
+
+    from transfer.datasets.rafdb import ATTRIBUTES
+    from transfer.runs.metrics import metrics
+    from transfer.runs.predictions import class_names, probabilities_of
+
+    missing = [attribute for attribute in ATTRIBUTES if attribute not in index.columns]
+    if missing:
+        raise UserError(f"subgroups: no column {missing[0]} in the dataset's index; only RAF-DB is annotated with it")
+    test = predictions.query("split == 'test' and protocol == @protocol")
+    if test.empty:
+        raise UserError(
+            f"subgroups: no test predictions under protocol {protocol}; add it to protocols and train again"
+        )
+    annotated = index.set_index("sample")[list(ATTRIBUTES)]
+    absent = test.loc[~test["sample"].isin(annotated.index), "sample"]
+    if len(absent):
+        raise UserError(f"subgroups: test face {absent.iloc[0]} is not in the dataset's index; train again")
+    annotated, classes, rows = annotated.loc[test["sample"]], class_names(test), []
+    for attribute, meanings in ATTRIBUTES.items():
+        for number, group in enumerate(meanings):
+            part = test[(annotated[attribute] == number).fillna(False).to_numpy(bool)]
+            if len(part):
+                found = metrics(probabilities_of(part), part["label"].to_numpy(), classes)
+                rows.append((attribute, group, found["n"], found["accuracy"], found["mean_class_accuracy"]))
+    return pd.DataFrame(rows, columns=["attribute", "group", "n", "accuracy", "mean_class_accuracy"])
+
+
+def largest_gaps(groups: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
+    """Return the largest gap of ``metric`` between two groups of each attribute of `subgroups`.
+
+    Columns: attribute, gap (a fraction), best, worst (groups). Groups of fewer than `LEAST` faces and `UNSURE` do not
+    count; an attribute with fewer than two others has no row.
+    """
+    import pandas as pd
+
+    rows = []
+    counted = groups[(groups["n"] >= LEAST) & (groups["group"] != UNSURE)]
+    for attribute, part in counted.groupby("attribute", sort=False):
+        values = part.set_index("group")[metric]
+        if len(values) > 1:
+            rows.append((attribute, float(values.max() - values.min()), values.idxmax(), values.idxmin()))
+    return pd.DataFrame(rows, columns=["attribute", "gap", "best", "worst"])
+
+
+KIND = Kind(table, dataset_inputs=("index.parquet",))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from archives import FORMS, encrypted_zip_bytes, pack, tar_gz_bytes, zip_bytes
 
-from transfer.datasets.source import bounds, csv_rows, locate, open_source, split_path, text_lines
+from transfer.datasets import archives
+from transfer.datasets.archives import locate, open_source
+from transfer.datasets.text import csv_rows, split_path, text_lines
 from transfer.utils.errors import UserError
 
 FILES = {
@@ -60,8 +62,9 @@ def test_tar_gz_is_streamed_in_stored_order_and_read_once(tmp_path, monkeypatch)
         offsets.append(offset)
         return seek(self, offset, whence)
 
+    monkeypatch.setattr(gzip.GzipFile, "seek", watched)
     with open_source(pack(files, "tar.gz", tmp_path / "data")) as source:
-        monkeypatch.setattr(gzip.GzipFile, "seek", watched)
+        offsets.clear()
         assert [name for name, _ in source.stream(sorted(files))] == ["03", "01", "02", "00", "04"]
     assert offsets == sorted(offsets) and len(offsets) >= len(files)  # never back: that would unpack it all again
 
@@ -200,8 +203,8 @@ KINDS = {
 @pytest.mark.parametrize(
     ("content", "name", "remedy"),
     [
-        ("html", "zip", "the download gave a web page"),
-        ("html", "tar.gz", "the download gave a web page"),
+        ("html", "zip", "the download returned a login or error page"),
+        ("html", "tar.gz", "the download returned a login or error page"),
         ("rar", "zip", "unpack it into the folder data/"),
         ("zip", "tar.gz", r"rename it to data\.zip"),
         ("tar", "tar.gz", r"rename it to data\.tar"),
@@ -254,7 +257,7 @@ def test_every_wrong_password_is_noticed_on_opening(encrypted):
     """One of 256 passes the check that the format has: a thousand would show it."""
     for number in range(1000):
         encrypted.with_name("data.zip.password").write_text(f"guess{number}")
-        with pytest.raises(UserError, match=r"the password in .*data\.zip\.password is wrong"):
+        with pytest.raises(UserError, match=r"wrong password \(.*data\.zip\.password\)"):
             open_source(encrypted)
 
 
@@ -342,7 +345,7 @@ ZEROS = bytes(80 << 20)
 @pytest.mark.parametrize("form", ["zip", "tar.gz"])
 def test_bomb_is_refused_before_it_is_unpacked(form, tmp_path, monkeypatch):
     path = pack({"zeros.jpg": ZEROS}, form, tmp_path / "data")
-    limit = bounds.MAX_RATIO * path.stat().st_size + bounds.FREE
+    limit = archives.MAX_RATIO * path.stat().st_size + archives.FREE
     assert limit < len(ZEROS)
     unpacked = []
     read = gzip.GzipFile.read
@@ -352,25 +355,11 @@ def test_bomb_is_refused_before_it_is_unpacked(form, tmp_path, monkeypatch):
     assert sum(unpacked) < 10_000
 
 
-def test_many_members_are_a_bomb_too(tmp_path, monkeypatch):
-    path = pack(FILES, "zip", tmp_path / "data")
-    monkeypatch.setattr(bounds, "MAX_FILES", 3)
-    with pytest.raises(UserError, match="more than 3 members; refused"):
-        open_source(path)
-
-
-def test_total_is_bounded(tmp_path, monkeypatch):
-    path = pack(FILES, "tar", tmp_path / "data")
-    monkeypatch.setattr(bounds, "MAX_TOTAL", 1 << 16)
-    with pytest.raises(UserError, match="unpacks to more than 0 GiB; refused"):
-        open_source(path)
-
-
 def test_files_that_are_read_into_memory_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(bounds, "MAX_FILE", 1 << 16)
+    monkeypatch.setattr(archives, "MAX_FILE", 1 << 16)
     with open_source(pack(FILES, "folder", tmp_path / "data")) as source:
         assert source.read("top/a.txt") == b"ay"
-        with pytest.raises(UserError, match=r"data: 'top/deep/noise\.bin' has 70,000 bytes; at most"):
+        with pytest.raises(UserError, match=r"data: 'top/deep/noise\.bin' has 70,000 bytes; the limit is"):
             source.read("top/deep/noise.bin")
 
 

@@ -1,0 +1,195 @@
+"""Input files of jobs: the raw files of the datasets, and what the rules make of them."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from transfer.datasets.registry import get as parser
+from transfer.datasets.subsets import list_files
+from transfer.layout import Layout
+from transfer.params import Params
+from transfer.sources.table import archive_path, weights_path
+from transfer.sources.table import load as load_sources
+from transfer.tables import kinds
+from transfer.utils.errors import UserError
+from workflow.session import errors_in_lines
+from workflow.versions import Wildcards
+
+RUN_FILES = ("model.safetensors", "history.csv", "predictions.parquet", "env.json", "metrics.json")
+
+
+class Inputs:
+    """The files that the jobs of an experiment read.
+
+    Public attributes are looked up once, when the workflow starts: ``archives`` and ``subset_lists`` by dataset,
+    ``weights`` by source, ``synthetic`` (archives that a rule makes, with the dataset each is made for),
+    ``downloads`` (files that a rule downloads). Raises UserError that lists all missing archives and weights.
+    """
+
+    def __init__(self, params: Params) -> None:
+        self.params, self.layout = params, Layout(params.experiment)
+        self.raw_dir = Path(params.raw_dir).as_posix()
+        self.selected_runs = params.chosen_runs()
+        missing: list[str] = []
+        self.archives: dict[str, str] = {}
+        for dataset in params.every_dataset():
+            try:
+                self.archives[dataset] = archive_path(params, dataset).as_posix()
+            except UserError as error:  # of a table that was not selected: reported when it is asked for
+                missing += [str(error)] if dataset in params.chosen_datasets() else []
+        self.weights: dict[str, str] = {}
+        for name in dict.fromkeys(name for run in self.selected_runs for name in params.run(*run[:2]).model.pretrained):
+            try:
+                self.weights[name] = weights_path(params, name).as_posix()
+            except UserError as error:
+                missing.append(str(error))
+        if missing:
+            raise UserError("\n".join(missing))
+        definitions = params.dataset_definitions
+        self.subset_lists = {
+            dataset: _posix(list_files(params.raw_dir, definitions[dataset]).values())
+            for dataset in params.every_dataset()
+        }
+        # Several datasets may share an archive: one that is selected comes last.
+        self.synthetic = {
+            definitions[dataset].archive: dataset
+            for dataset in [*params.every_dataset(), *params.chosen_datasets()]
+            if definitions[dataset].synthetic is not None
+        }
+        self.downloads = [file.path for entry in load_sources().values() for file in entry.files if file.url]
+
+    # ---- Raw files
+
+    @errors_in_lines()
+    def archive_of(self, wildcards: Wildcards) -> str:
+        """Folder or archive of a dataset; exits with one line where it is missing."""
+        return self.archives.get(wildcards.dataset) or archive_path(self.params, wildcards.dataset).as_posix()
+
+    def synthetic_values(self, wildcards: Wildcards) -> list[str]:
+        """What a synthetic archive depends on, as command-line options, without the name of a dataset that uses it."""
+        keys = {"parser", "archive", "synthetic", "synthetic_scale"}
+        definition = self.params.dataset_definitions[self.synthetic[wildcards.archive]].model_dump_json(include=keys)
+        values = (f"raw_dir={self.raw_dir}", "datasets=[drawn]", f"dataset_definitions.drawn={definition}")
+        return [f"--set={value}" for value in values]
+
+    def lists_of(self, wildcards: Wildcards) -> list[str]:
+        """Files besides the archive that the index of a dataset needs."""
+        data = self.params.dataset_definitions[wildcards.dataset]
+        return _posix(parser(data.parser).lists(self.raw_dir, **data.options).values())
+
+    def subset_lists_of(self, wildcards: Wildcards) -> list[str]:
+        """Lists of a dataset's challenge subsets."""
+        return self.subset_lists[wildcards.dataset]
+
+    def weights_file_of(self, wildcards: Wildcards) -> str:
+        """Third-party file from which weights are imported."""
+        return self.weights[wildcards.weights]
+
+    # ---- Data and runs
+
+    def subsets_of(self, wildcards: Wildcards) -> list[str]:
+        """Challenge subsets of a run's dataset, if it has any."""
+        return self._data(wildcards.dataset, "subsets.parquet") if self.subset_lists[wildcards.dataset] else []
+
+    def copies_of(self, wildcards: Wildcards) -> list[str]:
+        """Duplicates within a dataset, if its training set leaves them out."""
+        keep = self.params.sampling_params(wildcards.dataset).duplicates == "keep"
+        return [] if keep else self._data(wildcards.dataset, "duplicates.parquet")
+
+    def plan_of(self, wildcards: Wildcards) -> str:
+        """Upsampling plan of a run."""
+        upsample = self.params.run(wildcards.dataset, wildcards.recipe).sampling.upsample
+        return self.layout.plan(wildcards.dataset, upsample).as_posix()
+
+    def pretrained_of(self, wildcards: Wildcards) -> list[str]:
+        """Imported weights that a run starts from."""
+        names = self.params.run(wildcards.dataset, wildcards.recipe).model.pretrained
+        return _posix(map(self.layout.weights, names))
+
+    def all_datasets(self, name: str) -> list[str]:
+        """A file of every dataset of the experiment."""
+        return _posix(self.layout.data(dataset) / name for dataset in self.params.datasets)
+
+    def all_runs(self, name: str) -> list[str]:
+        """A file of every run of the experiment's own recipes."""
+        return _posix(self.layout.run(*run) / name for run in self.params.runs())
+
+    def all_selected_runs(self, name: str) -> list[str]:
+        """A file of every run of the experiment and of the selected tables."""
+        return _posix(self.layout.run(*run) / name for run in self.selected_runs)
+
+    # ---- Tables, figures, searches
+
+    def table_inputs(self, wildcards: Wildcards) -> dict[str, list[str]]:
+        """What a table is made from."""
+        layout, name, kind = self.layout, wildcards.table, self._kind(wildcards.table)
+        runs, datasets = self.params.table_runs(name), self.params.table_datasets(name)
+        needed: dict[str, list[Path]] = {
+            "metrics": [layout.run(*run) / "metrics.json" for run in runs],
+            "environments": [layout.run(*run) / "env.json" for run in runs],
+            "reports": [layout.data(dataset) / "faces.json" for dataset in datasets],
+            "splits": [layout.data(dataset) / "split.parquet" for dataset in datasets],
+            "others": [layout.data(dataset) / file for dataset in datasets for file in kind.dataset_inputs],
+            "repository": [Path(file) for file in kind.inputs],
+            "evaluations": self._evaluations(name),
+        }
+        return {key: _posix(files) for key, files in needed.items()}
+
+    def _kind(self, table: str) -> kinds.Kind:
+        return kinds.get(self.params.table_definitions[table].kind)
+
+    def _evaluations(self, name: str, dataset: str | None = None) -> list[Path]:
+        """Evaluations of checkpoints that a table reads, on one dataset or on all."""
+        files, datasets = self._kind(name).evaluation, self.params.table_datasets(name)
+        runs = self.params.table_runs(name, dataset) if files else []
+        return [file for run in runs for file in files(self.layout, run, datasets)] if files else []
+
+    def figure_inputs(self, wildcards: Wildcards) -> list[str]:
+        """What the figure of a table on one dataset is made from."""
+        files = ["metrics.json", "env.json", "history.csv", "predictions.parquet"]
+        runs = self.params.table_runs(wildcards.table, wildcards.dataset)
+        needed = [self.layout.run(*run) / file for run in runs for file in files]
+        return _posix([*needed, *self._evaluations(wildcards.table, wildcards.dataset)])
+
+    def attention_inputs(self, wildcards: Wildcards) -> list[str]:
+        """What the attention figure is made from: a run per recipe, with the first seed."""
+        dataset = wildcards.dataset
+        files = ["model.safetensors", "env.json", "predictions.parquet"]
+        runs = [self.layout.run(dataset, recipe, self.params.seeds[0]) for recipe in self.params.recipes]
+        data = self._data(dataset, "aligned.npy", "aligned.parquet", "split.parquet")
+        return [*_posix(run / name for run in runs for name in files), *data]
+
+    def figures_of(self, tables: Sequence[str]) -> list[str]:
+        """The figures of some tables as png, one per dataset."""
+        return _posix(
+            self.layout.figures / f"{table}_{dataset}.png"
+            for table in tables
+            if self._kind(table).figure
+            for dataset in self.params.table_datasets(table)
+        )
+
+    def search_workers_of(self, wildcards: Wildcards) -> list[str]:
+        """What the workers of a search leave, on every dataset."""
+        search = self.layout.search(wildcards.search)
+        workers = range(self.params.search_definitions[wildcards.search].workers)
+        return _posix(
+            search / dataset / f"worker{worker}.json" for dataset in self.params.datasets for worker in workers
+        )
+
+    def targets(self) -> list[str]:
+        """Files that one may ask for by name: tables, figures and the files of runs."""
+        root, tables = self.layout.root, self.params.table_definitions
+        files = [
+            folder / f"{table}.{suffix}"
+            for folder in (root.parent, root)
+            for table in tables
+            for suffix in ("csv", "md")
+        ]
+        runs = [self.layout.run(*run) / name for run in self.selected_runs for name in RUN_FILES]
+        return [*_posix([*files, *runs]), *self.figures_of(list(tables))]
+
+    def _data(self, dataset: str, *names: str) -> list[str]:
+        return _posix(self.layout.data(dataset) / name for name in names)
+
+
+def _posix(paths: Iterable[Path | str]) -> list[str]:
+    return [Path(path).as_posix() for path in paths]

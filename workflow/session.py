@@ -1,0 +1,151 @@
+"""A workflow from its start to its end: parameters, conda, locks, and mistakes that are reported before any job.
+
+Objects of Snakemake come in as arguments; nothing of it is imported here.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from transfer.layout import Layout
+from transfer.models.registry import check_models
+from transfer.params import Params
+from transfer.params import read as config_files
+from transfer.utils.errors import UserError, did_you_mean
+from transfer.utils.locks import RUNNING, share
+
+_LISTED = 3  # of the parameters that differ
+
+
+@contextmanager
+def errors_in_lines() -> Iterator[None]:
+    """Print a UserError as one line per mistake, and exit with code 1."""
+    try:
+        yield
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+class Session:
+    """One start of Snakemake: ``workflow`` is its Workflow, ``config`` the merged configuration.
+
+    A job on another node parses the Snakefile again. ``config`` then names the snapshot that was written when the
+    workflow started, so that the job reads the same parameters, even if the files were edited since.
+    Raises UserError for a wrong parameter.
+    """
+
+    def __init__(self, workflow: Any, config: Mapping[str, Any]) -> None:
+        self._workflow = workflow
+        self.params = self._load(config)
+        self.snapshot = Layout(self.params.experiment).params.as_posix()
+        self._locks: list[IO[str]] = []
+        if workflow.exec_mode.name != "DEFAULT":
+            return
+        if not workflow.output_settings.dryrun:
+            self._locks.append(share(RUNNING, _remove_stale_locks))
+        if "SOURCES" in {usage.name for usage in workflow.storage_settings.shared_fs_usage}:
+            workflow.config_settings.configfiles = []
+            workflow.config_settings.config_args = [f"snapshot={self.snapshot}"]
+
+    def _load(self, config: Mapping[str, Any]) -> Params:
+        if "snapshot" in config:
+            return config_files.load([config["snapshot"]], checks=[check_models])
+        files = [config_files.DEFAULT, *map(os.path.relpath, self._workflow.overwrite_configfiles)]
+        return config_files.validate(config, files, self._workflow.config_settings.config, [check_models])
+
+    def shell_prefix(self) -> str | None:
+        """Prefix of shell commands where jobs run in the current environment; None where they run in conda's.
+
+        Without conda on PATH the deployment method is removed, since Snakemake would stop.
+        """
+        settings = self._workflow.deployment_settings
+        conda = {method for method in settings.deployment_method if method.name == "CONDA"}
+        if conda and shutil.which("conda"):
+            return None
+        if conda:
+            settings.deployment_method = set(settings.deployment_method) - conda
+            print("conda is not on PATH: the jobs run in the current environment", file=sys.stderr)
+        # `python` is the one that runs Snakemake, even if its environment is not activated.
+        return f"set -euo pipefail; export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+
+    def start(self) -> None:
+        """Before the first job: check the cluster, and write the parameters that the jobs read."""
+        with errors_in_lines():
+            if self._workflow.executor_plugin.name == "slurm":
+                check_slurm(self._workflow.resource_settings)
+            self._locks.append(begin(self.params))
+
+    def check_targets(
+        self, arguments: Sequence[str], parsed: Callable[[], Iterable[str]], known: Callable[[], Iterable[str]]
+    ) -> None:
+        """Raise UserError for a requested target that no rule makes, with the nearest of the ``known`` files and rules.
+
+        Snakemake knows the targets only after the Snakefile: they are looked for in its command line, ``arguments``,
+        and only where a word of it could be a wrong one, ``parsed`` reads it with Snakemake's own parser.
+        """
+        rules = {rule.name: rule for rule in self._workflow.rules}
+
+        def is_made(target: str) -> bool:
+            path = os.path.relpath(target)
+            return target in rules or any(rule.is_producer(name) for rule in rules.values() for name in (target, path))
+
+        def is_wrong(word: str) -> bool:
+            return not (word.startswith("-") or word.isdigit() or "=" in word or Path(word).exists() or is_made(word))
+
+        if self._workflow.exec_mode.name != "DEFAULT" or not any(map(is_wrong, arguments)):
+            return
+        for target in filter(is_wrong, parsed()):
+            hint = did_you_mean(os.path.relpath(target), [*rules, *known()])
+            raise UserError(f"target {target}: no rule makes it{hint or '; snakemake --list shows the rules'}")
+
+
+def _remove_stale_locks() -> None:
+    """Remove Snakemake's locks of a killed run, so that it continues without --unlock: nobody else runs here."""
+    shutil.rmtree(".snakemake/locks", ignore_errors=True)
+
+
+def begin(params: Params) -> IO[str]:
+    """Write the snapshot that the jobs read; return the open file whose lock protects it until it is closed.
+
+    Raises UserError while a workflow of the same experiment runs with other parameters.
+    """
+    snapshot = Layout(params.experiment).params
+    lock = share(RUNNING.with_name(f"running-{params.experiment}"), lambda: config_files.snapshot(params, snapshot))
+    changes = config_files.differences(config_files.load([snapshot]), params)
+    if changes:
+        lock.close()
+        listed = "; ".join(f"{key} {theirs}, here {ours}" for key, theirs, ours in changes[:_LISTED])
+        more = f" and {len(changes) - _LISTED} more" if len(changes) > _LISTED else ""
+        raise UserError(
+            f"experiment {params.experiment}: a workflow is running with other parameters ({listed}{more}); "
+            "wait until it ends, or give this one another name: --config experiment=NAME"
+        )
+    return lock
+
+
+def check_slurm(settings: Any) -> None:
+    """Raise UserError without SLURM, or for an unknown partition; Snakemake would say so once per job."""
+    try:
+        answer = subprocess.run(["sinfo", "--all", "--noheader", "--format=%R"], capture_output=True, text=True)
+    except FileNotFoundError:
+        advice = "run this where sbatch works, or without --profile profiles/slurm"
+        raise UserError(f"executor slurm: SLURM's commands are not on PATH; {advice}") from None
+    if answer.returncode != 0:
+        raise UserError(f"executor slurm: {answer.stderr.strip().partition(chr(10))[0]}; nothing was submitted")
+    partitions = answer.stdout.split()
+    for resources in (settings.default_resources or {}, *settings.overwrite_resources.values()):
+        value = resources["slurm_partition"] if "slurm_partition" in resources else ""  # noqa: SIM401  it has no get
+        asked = str(getattr(value, "raw", value)).strip("'\"")
+        unknown = set(asked.split(",")) - {"", *partitions}
+        if unknown and re.fullmatch(r"[\w.,-]+", asked):  # otherwise it is an expression
+            listed = ", ".join(partitions) or "none"
+            raise UserError(f"slurm_partition: unknown name '{min(unknown)}'; this cluster has: {listed}")
