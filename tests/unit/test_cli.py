@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -120,7 +119,7 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
         assert "Writes:" in out
         assert "Reads:" in out or verb == "synthesize"
     assert list(typer.main.get_command(cli.app).commands["track"].commands) == ["sync", "check"]
-    for verb in ("sync", "check", "disk"):
+    for verb in ("sync", "check"):
         assert "Reads:" in transfer("track", verb, "--help")[1]
 
 
@@ -128,7 +127,7 @@ def test_track_says_all_differences_and_ends_with_one_line(transfer, monkeypatch
     monkeypatch.setattr("transfer.tracking.check.check", lambda params, layout: (34, ["one line", "another"]))
     code, out, err = transfer("track", "check")
     assert (code, out) == (1, "one line\nanother\n")
-    assert err == "error: results/demo/table1.csv and MLflow differ in 2 places: see the lines above\n"
+    assert err == "error: results/demo/table1.csv and MLflow differ in 2 places; see the lines above\n"
     monkeypatch.setattr("transfer.tracking.check.check", lambda params, layout: (34, []))
     assert transfer("track", "check") == (0, "results/demo/table1.csv: 34 cells, all as in MLflow\n", "")
 
