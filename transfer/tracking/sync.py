@@ -97,7 +97,8 @@ class _Sync:
                     count += 1
                     report(count)
                 asked = {seed for *names, seed in self.params.chosen_runs() if names == [dataset, recipe]}
-                self._mark(experiment, recipe, seeds, asked)
+                used = {run.info.run_id for seed, run in seeds.items() if seed in asked}
+                self._mark(experiment, recipe, used)
                 shown = {seed: run for seed, run in seeds.items() if seed in asked or not asked}
                 if shown:
                     self._average(parent, shown)
@@ -140,19 +141,13 @@ class _Sync:
         there = {file.path for file in self.client.list_artifacts(run.info.run_id)}
         return run.info.status == "FINISHED" and there.issuperset(_ARTIFACTS)
 
-    def _mark(self, experiment: str, recipe: str, seeds: "dict[int, Run]", asked: set[int]) -> None:
-        """Tag each run with whether the tables use it: named by the parameters, and the one of the present files."""
-        used = {run.info.run_id for seed, run in seeds.items() if seed in asked}
-        ended = {run.data.tags[RUN]: run.info.run_id for run in seeds.values()}
-        query = f"tags.recipe = '{recipe}'"
-        for run in list(store.every_page(self.client.search_runs, [experiment], query, max_results=1000)):
-            identity, run_id = run.data.tags.get(RUN), run.info.run_id
-            mark = "true" if run_id in used else "false"
-            if identity and run.data.tags.get(IN_TABLE) != mark:
-                self.client.set_tag(run_id, IN_TABLE, mark)
-            # A second run of a finished one was left by a writer that was killed.
-            if run.info.status == "RUNNING" and ended.get(identity, run_id) != run_id:
-                self.client.set_terminated(run_id, "KILLED")
+    def _mark(self, experiment: str, recipe: str, used: set[str]) -> None:
+        """Tag every run of a recipe with whether the tables use it: the run of the present files and parameters."""
+        query = f"tags.recipe = '{recipe}' and tags.seed != ''"
+        for run in list(store.every_page(self.client.search_runs, [experiment], query)):
+            mark = "true" if run.info.run_id in used else "false"
+            if run.data.tags.get(IN_TABLE) != mark:
+                self.client.set_tag(run.info.run_id, IN_TABLE, mark)
 
     def _average(self, parent: str, seeds: "dict[int, Run]") -> None:
         """The means over the seeds, and their standard deviations, in the recipe's own run."""
