@@ -50,7 +50,7 @@ rule prepare_data:
         expand(
             "results/{experiment}/data/{dataset}/{name}",
             experiment=EXPERIMENT,
-            dataset=PARAMS.chosen_datasets(),
+            dataset=PARAMS.selected_datasets(),
             name=["split.parquet", "faces.html"],
         ),
 

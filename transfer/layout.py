@@ -1,4 +1,4 @@
-"""Where the files of an experiment lie; the same names stand in workflow/rules."""
+"""Paths of an experiment's files; workflow/rules uses the same names."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,12 @@ class Layout:
 
     @property
     def metrics(self) -> Path:
-        """Folder of the accuracies that DVC shows: a small file per dataset and recipe."""
+        """Folder of the accuracies for `dvc metrics`: a small file per dataset and recipe."""
         return self.root / "metrics"
 
     @property
     def figures(self) -> Path:
-        """Folder of the figures, each with its caption in a .json."""
+        """Folder of the figures, each with a caption in a .json."""
         return self.root / "figures"
 
     def table(self, name: str, suffix: str) -> Path:
@@ -45,19 +45,19 @@ class Layout:
         return self.root / "data" / dataset
 
     def run(self, dataset: str, recipe: str, seed: int) -> Path:
-        """Folder of one training."""
+        """Folder of a run."""
         return self.root / "runs" / dataset / recipe / f"seed{seed}"
 
     def plan(self, dataset: str, upsample: str) -> Path:
-        """Row numbers of the training part after upsampling."""
+        """Row numbers of the training set after upsampling."""
         return self.data(dataset) / f"plan_{upsample}.npy"
 
     def weights(self, name: str) -> Path:
-        """Weights of others with our names, as ``transfer weights`` writes them."""
+        """Third-party weights under this project's parameter names, written by ``transfer weights``."""
         return self.root / "weights" / f"{name}.safetensors"
 
     def evaluated(self, weights: Path, sha256: str, dataset: str) -> Path:
-        """Folder of what a weight file predicts on a dataset; many files are named model.safetensors."""
+        """Folder of a weight file's predictions on a dataset; the digest tells files of the same name apart."""
         return self.root / "weights" / f"{weights.stem}-{sha256[:8]}" / dataset
 
     def report(self, table: str) -> Path:
@@ -65,26 +65,26 @@ class Layout:
         return self.root / "report" / f"{table}.html"
 
     def evaluation(self, kind: str, dataset: str, recipe: str, seed: int) -> Path:
-        """Folder of what a finished training is asked besides its own test faces: robustness, cross and so on."""
+        """Folder of an additional evaluation of a run: robustness, cross, attention."""
         return self.root / "evaluations" / kind / dataset / recipe / f"seed{seed}"
 
     def state(self, dataset: str, recipe: str, seed: int) -> Path:
-        """Folder of a training's resume state, which no rule declares: Snakemake deletes declared files."""
+        """Folder of a run's resume state; no rule declares it, since Snakemake deletes declared files."""
         return self.root / "state" / dataset / recipe / f"seed{seed}"
 
     def detection_state(self, dataset: str) -> Path:
-        """Folder of a detection's resume state, which no rule declares."""
+        """Folder of a detection's resume state; no rule declares it."""
         return self.root / "state" / dataset / "detect"
 
     @property
     def journal(self) -> Path:
-        """All studies of the experiment, where no other storage is named; no rule declares it."""
+        """All studies of the experiment in the default storage; no rule declares it."""
         return self.root / "search" / "journal.log"
 
     def search(self, search: str) -> Path:
-        """Folder of a search: its best.yaml, and a folder per dataset."""
+        """Folder of a search: best.yaml and a folder per dataset."""
         return self.root / "search" / search
 
     def search_state(self, search: str, dataset: str) -> Path:
-        """Folder of the locks and unfinished trials of a study, which no rule declares."""
+        """Folder of the unfinished trials of a study; no rule declares it."""
         return self.root / "state" / "search" / search / dataset

@@ -78,7 +78,7 @@ def _unnamed(needed: Sequence[Params], dataset: str, recipe: str, seed: str) -> 
     """Why no parameters name a run; None if some do."""
     missing = []
     for params in needed:
-        runs = params.chosen_runs()
+        runs = params.selected_runs()
         named = {"datasets": {run[0] for run in runs}, "recipes": {run[1] for run in runs}}
         named["seeds"] = {f"seed{run[2]}" for run in runs}
         values = dict(zip(named, (dataset, recipe, seed), strict=True))
@@ -102,7 +102,7 @@ def _states(layout: Layout, needed: Sequence[Params]) -> Iterator[Item]:
         if path.parts[-3] != "search" and (why := _unnamed(needed, *path.parts[-3:])):
             yield Item(path, why)
     for path in sorted((layout.root / "state").glob("*/detect")):
-        if not any(path.parent.name in params.chosen_datasets() for params in needed):
+        if not any(path.parent.name in params.selected_datasets() for params in needed):
             yield Item(path, f"{path.parent.name} is not in datasets")
     for path in sorted((layout.root / "state" / "search").glob("*/*")):
         search, dataset = path.parts[-2:]
@@ -113,7 +113,7 @@ def _states(layout: Layout, needed: Sequence[Params]) -> Iterator[Item]:
 def _weights(layout: Layout, needed: Sequence[Params]) -> Iterator[Item]:
     from transfer.models.weights.catalogue import OF_SOURCE
 
-    runs = [params.run(dataset, recipe) for params in needed for dataset, recipe, _ in params.chosen_runs()]
+    runs = [params.run(dataset, recipe) for params in needed for dataset, recipe, _ in params.selected_runs()]
     used = {name for run in runs for name in run.model.pretrained}
     for name in sorted(set(OF_SOURCE) - used):
         if layout.weights(name).is_file():

@@ -25,7 +25,7 @@ class Captions:
     def attention(self, wildcards: Wildcards) -> str:
         return (
             "What the networks attend to: relevance on the transformer, one test face per expression. Protocol: "
-            f"{self.params.kept_protocol}. n: seed {self.params.seeds[0]} only. "
+            f"{self.params.checkpoint_protocol}. n: seed {self.params.seeds[0]} only. "
             f"Dataset: {self._dataset(wildcards.dataset)}."
         )
 

@@ -28,14 +28,14 @@ class Inputs:
     def __init__(self, params: Params) -> None:
         self.params, self.layout = params, Layout(params.experiment)
         self.raw_dir = Path(params.raw_dir).as_posix()
-        self.selected_runs = params.chosen_runs()
+        self.selected_runs = params.selected_runs()
         missing: list[str] = []
         self.archives: dict[str, str] = {}
-        for dataset in params.every_dataset():
+        for dataset in params.all_datasets():
             try:
                 self.archives[dataset] = archive_path(params, dataset).as_posix()
             except UserError as error:  # of a table that was not selected: reported when it is asked for
-                missing += [str(error)] if dataset in params.chosen_datasets() else []
+                missing += [str(error)] if dataset in params.selected_datasets() else []
         self.weights: dict[str, str] = {}
         for name in dict.fromkeys(name for run in self.selected_runs for name in params.run(*run[:2]).model.pretrained):
             try:
@@ -47,12 +47,12 @@ class Inputs:
         definitions = params.dataset_definitions
         self.subset_lists = {
             dataset: _posix(list_files(params.raw_dir, definitions[dataset]).values())
-            for dataset in params.every_dataset()
+            for dataset in params.all_datasets()
         }
         # Several datasets may share an archive: one that is selected comes last.
         self.synthetic = {
             definitions[dataset].archive: dataset
-            for dataset in [*params.every_dataset(), *params.chosen_datasets()]
+            for dataset in [*params.all_datasets(), *params.selected_datasets()]
             if definitions[dataset].synthetic is not None
         }
         self.downloads = [file.path for entry in load_sources().values() for file in entry.files if file.url]

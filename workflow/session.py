@@ -59,7 +59,7 @@ class Session:
     def _load(self, config: Mapping[str, Any]) -> Params:
         if "snapshot" in config:
             return config_files.load([config["snapshot"]], checks=[check_models])
-        files = [config_files.DEFAULT, *map(os.path.relpath, self._workflow.overwrite_configfiles)]
+        files: list[str | Path] = [config_files.DEFAULT, *map(os.path.relpath, self._workflow.overwrite_configfiles)]
         return config_files.validate(config, files, self._workflow.config_settings.config, [check_models])
 
     def shell_prefix(self) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transfer.models.registry import modules as models
-from transfer.params import WHERE, Params, RunParams, digest
+from transfer.params import RUNTIME_KEYS, Params, RunParams, digest
 from transfer.tables import kinds
 from transfer.utils.code_digest import step_digest
 
@@ -74,7 +74,7 @@ class Versions:
 
     def train(self, wildcards: Wildcards) -> str:
         run = self._run(wildcards)
-        train = run.train.model_dump(mode="json", exclude=WHERE)
+        train = run.train.model_dump(mode="json", exclude=RUNTIME_KEYS)
         return digest(run.model, train, sorted(self.params.protocols), self._model_code("train", wildcards))
 
     def evaluate(self, wildcards: Wildcards) -> str:
@@ -82,7 +82,7 @@ class Versions:
 
     def robustness(self, wildcards: Wildcards) -> str:
         robustness = self.params.robustness
-        return digest(robustness.chosen(), robustness.seed, self._model_code("robustness", wildcards))
+        return digest(robustness.selected(), robustness.seed, self._model_code("robustness", wildcards))
 
     def cross(self, wildcards: Wildcards) -> str:
         # Datasets made from the same archive are not evaluated on each other.
@@ -96,7 +96,7 @@ class Versions:
     def search(self, wildcards: Wildcards) -> str:
         search = self.params.search_definitions[wildcards.search]
         run = self.params.run(wildcards.dataset, search.recipe)
-        train = run.train.model_dump(mode="json", exclude=WHERE)
+        train = run.train.model_dump(mode="json", exclude=RUNTIME_KEYS)
         definition = search.model_dump(mode="json", exclude={"workers"})
         code = self._code("search", models()[run.model.name])
         return digest(definition, run.model, run.sampling.upsample, train, code)

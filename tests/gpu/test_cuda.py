@@ -156,7 +156,7 @@ from transfer.training import run
 from transfer.training.signals import Stopped
 params = tiny_params(
     model={"img_size": 32},
-    train={"device": sys.argv[2], "precision": sys.argv[3], "epochs": 2, "deterministic": True, "flip_views": True},
+    train={"device": sys.argv[2], "precision": sys.argv[3], "epochs": 2, "deterministic": True, "hflip_tta": True},
 )
 layout = tiny_dataset(Path(sys.argv[1]))
 found = []

@@ -22,7 +22,7 @@ def params_of_two(**changes) -> Params:
         "faces": {"parser": "rafdb", "archive": "one"},
         "others": {"parser": "affectnet", "archive": "two.zip"},
     }
-    changes = {"faces": {"size": 32}, "train": {"epochs": 1, "lr": 0.1, "flip_views": True}} | changes
+    changes = {"faces": {"size": 32}, "train": {"epochs": 1, "lr": 0.1, "hflip_tta": True}} | changes
     return tiny_params(**{"datasets": ["faces", "others"], "dataset_definitions": definitions} | changes)
 
 

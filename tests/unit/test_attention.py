@@ -41,7 +41,7 @@ RECIPES = ["baseline", "full"]
 def finished(tmp_path_factory):
     """A layout with a short training of each recipe."""
     layout = tiny_dataset(tmp_path_factory.mktemp("results"))
-    params = tiny_params(train={"epochs": 2, "lr": 0.1, "flip_views": True}, faces={"size": 48})
+    params = tiny_params(train={"epochs": 2, "lr": 0.1, "hflip_tta": True}, faces={"size": 48})
     for recipe in RECIPES:
         train(params, "faces", recipe, 0, layout)
     return params, layout

@@ -108,10 +108,10 @@ def test_the_audit_of_an_experiment(transfer, archive):
     assert row[["copied_a", "copied_b", "exact_copied_a", "exact_copied_b"]].tolist() == [2, 1, 1, 1]
 
     text = (folder / "audit.md").read_text()
-    assert "39 images compared; 1 more cannot be decoded. 3 pictures are there more than once" in text
-    assert "2 of them under different labels" in text
+    assert "39 images compared; 1 more cannot be decoded. 3 pictures occur more than once" in text
+    assert "2 of them with different labels" in text
     assert "`sampling.duplicates: drop_exact` leaves out 1 training images, `drop_near` 2." in text
-    assert "- 8 test images: 1 (12.5%) have a copy in train, 1 of them (12.5%) pixel for pixel." in text
+    assert "- 8 test images: 1 (12.5%) have a copy in train, 1 (12.5%) pixel for pixel." in text
     assert f"| {NAMES[0]} train – {NAMES[1]} train |" in text
     with Image.open(folder / "pairs.png") as picture:
         assert picture.height > 200
@@ -156,11 +156,11 @@ def test_sample_leaves_training_copies_out(transfer, archive, way, dropped):
     (data / "faces.json").write_text(json.dumps(report))
     params = config.load([], ["datasets=[ferplus_majority]", f"sampling.duplicates={way}"])
     described = describe(params, Layout("small"), NAMES[0])
-    assert f"{24 - len(dropped)} to train on, 8 to validate on, 8 to test on" in described
-    assert "Drawn faces" not in described
+    assert f"{24 - len(dropped)} training, 8 validation, 8 test" in described
+    assert "Synthetic faces" not in described
     drawn = config.load([], ["dataset_definitions.ferplus_majority.synthetic=1", f"sampling.duplicates={way}"])
-    assert describe(drawn, Layout("small"), NAMES[0]) == f"**Drawn faces: not a result on FERPlus.**\n\n{described}"
-    said = f"; {len(dropped)} more left out of training as copies of held-out faces ({way})" in described
+    assert describe(drawn, Layout("small"), NAMES[0]) == f"**Synthetic faces: not a result on FERPlus.**\n\n{described}"
+    said = f"; {len(dropped)} training faces left out as copies of held-out ones ({way})" in described
     assert said == bool(dropped)
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from transfer.audit.copies import KINDS, copy_groups
-from transfer.audit.report import audit_table, contradictions, removed
+from transfer.audit.report import audit_table, dataset_facts
 from transfer.datasets.sampling import split_rows, training_copies
 
 
@@ -129,11 +129,13 @@ def test_the_table_by_hand():
 
 def test_what_the_option_would_remove():
     own = IMAGES[IMAGES["dataset"] == "d"]
-    assert removed(own, PAIRS[PAIRS["dataset_b"] == "d"]) == {"drop_exact": 2, "drop_near": 3}
+    facts = dataset_facts(own, PAIRS[PAIRS["dataset_b"] == "d"])
+    assert (facts["images"], facts["drop_exact"], facts["drop_near"]) == (5, 2, 3)
 
 
 def test_the_same_pixels_under_several_labels():
-    images = pd.DataFrame({"sample": list("abcdef"), "class_name": ["x", "y", "x", "x", "x", "y"]})
+    images = pd.DataFrame({"sample": list("abcdef"), "split": "train", "class_name": ["x", "y", "x", "x", "x", "y"]})
     pairs = pairs_of(("a", "b", "exact"), ("b", "c", "exact"), ("d", "e", "exact"), ("e", "f", "near"))
-    assert contradictions(images, pairs) == (2, 1)
-    assert contradictions(images, pairs[:0]) == (0, 0)
+    for found, expected in ((pairs, (2, 1)), (pairs[:0], (0, 0))):
+        facts = dataset_facts(images, found)
+        assert (facts["repeated"], facts["contradictory"]) == expected

@@ -4,12 +4,12 @@ import pytest
 import torch
 from tiny_training import contents, tiny_dataset, tiny_params
 from torch import nn
+from transfer.training.average import make_average
 
 from transfer.evaluation.predict import load_model
 from transfer.params import TrainParams
 from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.training import run
-from transfer.training.average import make_average
 from transfer.training.batches import FaceStore, evaluation_batches
 from transfer.training.epoch import RunningEpoch
 from transfer.training.loop import make_optimizer, predict, train_epoch

@@ -31,7 +31,7 @@ def test_the_papers_grid_from_the_official_numbers(paper, tmp_path):
 
 
 def test_fewer_images_without_balance_and_without_a_choice_on_the_test_set(tmp_path):
-    values = ["sampling.upsample=none", "protocols=[val_selected]", "train.flip_views=true", "train.epochs=10"]
+    values = ["sampling.upsample=none", "protocols=[val_selected]", "train.hflip_tta=true", "train.epochs=10"]
     params = config.load(["params/paper.yaml"], ["datasets=[ferplus_majority]", *values])
     images = grid(params, Layout("paper", tmp_path))
     assert images["ferplus_majority", "full"] == Images(10 * (25060 // 128) * 128, 2 * (10 * 3199 + 3153))

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transfer.training.compiled import compiled
 
 from transfer.models.dropping import MSAD
 from transfer.models.ir50 import PReLU
 from transfer.models.lanet import LocalCNNs
 from transfer.models.vit import attend
 from transfer.params import TrainParams
-from transfer.training.compiled import compiled
 from transfer.training.epoch import RunningEpoch
 from transfer.training.loop import make_optimizer, predict, train_epoch
 from transfer.utils.errors import UserError

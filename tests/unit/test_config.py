@@ -44,12 +44,12 @@ def test_parameters_travel_to_other_processes():
 
 
 def test_corruptions_that_are_chosen():
-    short = config.load().robustness.chosen()
+    short = config.load().robustness.selected()
     assert set(short) == set(SEVERITIES) and short["blur"] == [0.02, 0.04]
-    every = config.load(values=["robustness.corruptions=all"]).robustness.chosen()
+    every = config.load(values=["robustness.corruptions=all"]).robustness.selected()
     assert every == {name: list(scale.severities) for name, scale in SEVERITIES.items()}
-    assert config.load([ROOT / "params/paper.yaml"]).robustness.chosen() == every
-    own = config.load(values=["robustness.corruptions={blur: [], noise: [0.3, 0.1]}"]).robustness.chosen()
+    assert config.load([ROOT / "params/paper.yaml"]).robustness.selected() == every
+    own = config.load(values=["robustness.corruptions={blur: [], noise: [0.3, 0.1]}"]).robustness.selected()
     assert "blur" not in own and own["noise"] == [0.1, 0.3]
 
 
@@ -69,6 +69,8 @@ def test_paper_is_the_papers_grid():
         ("train.epoch=3", "command line: train.epoch: unknown key; allowed: augment, batch_size, "),
         ("train.epoch=3", "; did you mean epochs?"),
         ("train.processes=2", "command line: train.processes: renamed; write train.gpus"),
+        ("train.hflip_tta=true", "command line: train.hflip_tta: renamed; write train.hflip_tta"),
+        ("train.targets=votes", "command line: train.targets: renamed; write train.targets: soft_labels"),
         ("recipe_definitions.full.train.processes=2", "full.train.processes: renamed; write train.gpus"),
         ("datasets=[rafdc]", "; did you mean rafdb?"),
         ("tables=[tabel1]", "; did you mean table1?"),
@@ -101,23 +103,23 @@ def test_paper_is_the_papers_grid():
         ("faces.margin=0.5", "command line: faces.margin: should be less than or equal to 0.4, found 0.5"),
         (
             "faces={template: box, landmarks: supplied}",
-            "command line: faces.template: box is the box that MTCNN found, and landmarks: supplied has none",
+            "command line: faces.template: box needs the box that MTCNN found, and landmarks: supplied has none",
         ),
         (
             "dataset_definitions.demo_rafdb.faces={template: none, landmarks: supplied}",
-            "command line: dataset_definitions.demo_rafdb.faces.template: none takes the image as it is",
+            "command line: dataset_definitions.demo_rafdb.faces.template: none keeps the image as it is",
         ),
         (
             "dataset_definitions.demo_rafdb.faces={template: none, margin: 0.1}",
-            "dataset_definitions.demo_rafdb.faces.margin: template: none takes the image as it is, without context",
+            "dataset_definitions.demo_rafdb.faces.margin: template: none keeps the image as it is, without context",
         ),
         (
             "dataset_definitions.demo_ferplus={reported_as: ferplus}",
-            "dataset_definitions.demo_ferplus.reported_as: drawn faces do not compare with published numbers; leave it",
+            "dataset_definitions.demo_ferplus.reported_as: synthetic faces are not comparable with published numbers; leave it",
         ),
         (
             "dataset_definitions.demo_ferplus={archive: demo_rafdb.zip}",
-            "dataset_definitions.demo_ferplus.archive: demo_rafdb.zip is drawn for demo_rafdb in another way",
+            "dataset_definitions.demo_ferplus.archive: demo_rafdb.zip is already made for demo_rafdb in another way",
         ),
         (
             "robustness.corruptions={blurr: [1]}",

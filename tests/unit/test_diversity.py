@@ -116,7 +116,7 @@ def test_intervals_over_seeds_by_hand():
 def test_the_figure_draws_every_seed(finished):
     params, layout = finished
     found = read_diversity(layout, "faces", params.recipes, params.seeds)
-    panels = diversity_figure(found, "faces").axes
+    panels = diversity_figure(found).axes
     assert len(panels) == 4
     assert [text.get_text() for text in panels[0].get_yticklabels()][0] == "baseline"
     overlap = panels[0].lines[3 * params.recipes.index("full")].get_xdata()  # circles, mean, interval of each recipe

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import shutil
@@ -24,10 +25,10 @@ from transfer.training.signals import Stopped
 from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-KILLS = 12
-EPOCHS = 6
+KILLS = 6
+EPOCHS = 3
 STEPS = 3
-PARAMS = {"train": {"epochs": EPOCHS, "flip_views": True, "ema": 0.7}}
+PARAMS = {"train": {"epochs": EPOCHS, "hflip_tta": True, "ema": 0.7}}
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +264,7 @@ def test_kills_at_random_moments_end_with_the_same_bits(own, reference):
         with started(own) as (process, heard):
             begin = time.perf_counter()
             if rng.random() < 0.8:
-                heard.poll(120)
+                multiprocessing.connection.wait([heard, process.sentinel], 120)
             if not seconds:
                 begin = time.perf_counter()
             elif len(kills) < KILLS:

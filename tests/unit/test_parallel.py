@@ -17,21 +17,21 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from tiny_training import OUTPUTS, tiny_dataset, tiny_params
 from torch import nn
+from transfer.training.launch import RENDEZVOUS, launch
+from transfer.training.norm import BatchNormOfAll, synchronise
+from transfer.training.parallel import Ranks, joined
 
 from transfer.models.dropping import MSAD, TokenDrop, keep_all_but_one
 from transfer.params import Augmentation
 from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.training.augment import Augment
 from transfer.training.batches import FaceStore, training_batches
-from transfer.training.launch import RENDEZVOUS, launch
-from transfer.training.norm import BatchNormOfAll, synchronise
-from transfer.training.parallel import Ranks, joined
 from transfer.training.run import Training, train
 from transfer.utils.errors import UserError
 
 EPOCHS = 4
 # At a larger rate the rounding grows from step to step.
-PARAMS = {"train": {"epochs": EPOCHS, "flip_views": True, "lr": 0.002}}
+PARAMS = {"train": {"epochs": EPOCHS, "hflip_tta": True, "lr": 0.002}}
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +98,14 @@ def test_two_processes_train_as_one(alone, tmp_path):
 
 
 def test_three_processes_and_soft_targets(tmp_path):
-    changes = {"epochs": 1, "batch_size": 6, "targets": "votes", "label_smoothing": 0.1, "clip_norm": 0.5, "ema": 0.5}
+    changes = {
+        "epochs": 1,
+        "batch_size": 6,
+        "targets": "soft_labels",
+        "label_smoothing": 0.1,
+        "clip_norm": 0.5,
+        "ema": 0.5,
+    }
     params = tiny_params(train=changes)
     one, three = (tiny_dataset(tmp_path / name, votes=True) for name in ("one", "three"))
     train(params, "faces", "baseline", 0, one)

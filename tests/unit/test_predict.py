@@ -21,7 +21,7 @@ COLUMNS = ["image", "status", "expression", *(f"p_{name}" for name in CLASSES)]
 def trained(tmp_path_factory):
     """The layout of a training of one epoch, and its weights."""
     layout = tiny_dataset(tmp_path_factory.mktemp("results"))
-    params = tiny_params(train={"epochs": 1, "lr": 0.1, "flip_views": True}, faces={"size": 48})
+    params = tiny_params(train={"epochs": 1, "lr": 0.1, "hflip_tta": True}, faces={"size": 48})
     train(params, "faces", "full", 0, layout)
     return layout, layout.run("faces", "full", 0) / "model.safetensors"
 

@@ -165,7 +165,7 @@ def test_the_authors_logits_on_a_dataset(authors):
 
 
 def test_a_run_s_own_weights(layout):
-    params = tiny_params(train={"epochs": 1, "lr": 0.1, "flip_views": True})
+    params = tiny_params(train={"epochs": 1, "lr": 0.1, "hflip_tta": True})
     train(params, "faces", "full", 0, layout)
     weights = layout.run("faces", "full", 0) / "model.safetensors"
     evaluate_weights(weights, layout, "faces", ["happy", "sad", "neutral"], params.train)

@@ -218,7 +218,7 @@ def test_the_folder_of_another_run(layout):
 
 def test_other_parameters_than_those_of_the_training(layout):
     assert "trained with train.lr 0.1, but the parameters say 0.2" in refused(layout, train={"lr": 0.2, "epochs": 1})
-    table = evaluated(layout, train={"epochs": 1, "lr": 0.1, "flip_views": True, "threads": 2})
+    table = evaluated(layout, train={"epochs": 1, "lr": 0.1, "hflip_tta": True, "threads": 2})
     assert len(table) == 48, "where a training runs is no part of it"
 
 

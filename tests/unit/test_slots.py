@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transfer.training.slots import claim_device, claim_devices, slot_folder, take
 
 from transfer.params import TrainParams
 from transfer.training import parallel, slots
-from transfer.training.slots import claim_device, claim_devices, slot_folder, take
 from transfer.utils.errors import UserError
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from tiny_training import CLASSES, tiny_dataset, tiny_params
 
 from transfer.evaluation.robustness import evaluate_robustness
 from transfer.explain.diversity import write_diversity
+from transfer.params.tables import KINDS as KINDS_OF_PARAMS
 from transfer.runs.metrics import evaluate
 from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.tables import build, kinds
@@ -94,7 +97,6 @@ def test_what_the_choice_of_the_epoch_flatters(tables):
         at = {name: found.loc[(recipe, name)] for name in ("last", "val_selected", "test_selected")}
         gain = np.mean(of_runs(tables, recipe, "test_selected", hits)) - np.mean(of_runs(tables, recipe, "last", hits))
         assert at["test_selected"]["gain_over_last"] == pytest.approx(10 * gain, abs=0.006)
-        assert at["test_selected"]["gain_over_last"] >= 0
         assert np.isnan(at["last"]["gain_over_last"])
 
 
@@ -162,7 +164,7 @@ def test_a_partial_table_says_so_everywhere(tables):
     build.write_table(params, layout, "recipes", partial=True)
     text = layout.table("recipes", "md").read_text()
     assert "(partial)\n" in text.splitlines(keepends=True)[0]
-    assert "**Partial: 1 of 4 trainings are missing** (faces full seed1)." in text
+    assert "**Partial: 1 of 4 runs are missing** (faces full seed1)." in text
     found = pd.read_csv(layout.table("recipes", "csv"))
     assert set(found["missing_runs"]) == {1} and list(found["n_seeds"]) == [2, 2, 2, 1, 1, 1]
 
@@ -170,10 +172,22 @@ def test_a_partial_table_says_so_everywhere(tables):
 def test_cross_needs_a_second_dataset(tables):
     _, layout = tables
     crossed = of_tables("cross")
-    with pytest.raises(UserError, match="table cross: needs two datasets, has faces alone"):
+    with pytest.raises(UserError, match="table cross: needs two datasets, found only faces"):
         build.write_table(crossed, layout, "cross")
 
 
 def test_a_kind_without_a_figure(tables):
     with pytest.raises(UserError, match="tables of kind protocols have no figure"):
         write_figure(*tables, "protocols", "faces")
+
+
+def test_the_workflow_learns_inputs_without_large_packages():
+    code = "import sys; from transfer.tables import kinds; list(map(kinds.get, kinds.names())); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "transfer.tables.kinds.recipes" in loaded
+    assert not {"pandas", "numpy", "scipy", "matplotlib", "torch", "pyarrow"} & set(loaded)
+
+
+def test_kinds_are_those_that_the_parameters_allow():
+    assert sorted(KINDS_OF_PARAMS) == kinds.names()
+    assert all(isinstance(kinds.get(name), kinds.Kind) for name in kinds.names())

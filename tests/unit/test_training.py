@@ -27,7 +27,7 @@ from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
 
 EPOCHS = 5
-PARAMS = {"train": {"epochs": EPOCHS, "flip_views": True}}
+PARAMS = {"train": {"epochs": EPOCHS, "hflip_tta": True}}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_the_weights_give_the_predictions_of_the_validation_epoch(layout, refere
     model, about = load_model(reference / "model.safetensors")
     predictions = read_predictions(reference / "predictions.parquet").query("protocol == 'val_selected'")
     assert about["epoch"] == predictions["epoch"].iloc[0]
-    assert (about["classes"], about["protocol"], about["flip_views"]) == (CLASSES, "val_selected", True)
+    assert (about["classes"], about["protocol"], about["hflip_tta"]) == (CLASSES, "val_selected", True)
     assert about["run"] == "tiny/faces/full/seed0" and not model.training
     split = pd.read_parquet(layout.data("faces") / "split.parquet")
     for part in ("val", "test"):
@@ -156,7 +156,7 @@ def test_the_selection_on_the_test_part_alone_keeps_the_last_weights(copy):
 def test_ties_go_to_the_first_epoch(copy, monkeypatch):
     accuracies = iter([1, 3, 3, 2, 3])
 
-    def scripted(model, batches, precision, flip_views):
+    def scripted(model, batches, precision, hflip_tta):
         labels = training.labels[training.rows["val" if next(parts) else "test"]]
         right = np.arange(len(labels)) < (next(accuracies) if len(labels) == sum(COUNTS["val"]) else 1)
         return np.eye(3, dtype=np.float32)[np.where(right, labels, (labels + 1) % 3)]
@@ -411,7 +411,7 @@ def test_weights_that_break_in_the_last_step_are_no_good_epoch(copy, monkeypatch
 
 def test_votes_become_soft_targets(tmp_path):
     layout = tiny_dataset(tmp_path, votes=True)
-    params = tiny_params(train={"epochs": 1, "targets": "votes"})
+    params = tiny_params(train={"epochs": 1, "targets": "soft_labels"})
     training = Training(params, "faces", "baseline", 0, layout)
     index = pd.read_parquet(layout.data("faces") / "index.parquet").set_index("sample")
     for row in (0, 7, 30):
@@ -426,7 +426,7 @@ def test_votes_become_soft_targets(tmp_path):
 def test_other_votes_are_other_data(tmp_path):
     layout = tiny_dataset(tmp_path, votes=True)
     by_target = {}
-    for targets in ("label", "votes"):
+    for targets in ("label", "soft_labels"):
         params = tiny_params(train={"targets": targets})
         by_target[targets] = [Training(params, "faces", "baseline", 0, layout).digest]
     index = pd.read_parquet(layout.data("faces") / "index.parquet")
@@ -436,7 +436,7 @@ def test_other_votes_are_other_data(tmp_path):
         params = tiny_params(train={"targets": targets})
         digests.append(Training(params, "faces", "baseline", 0, layout).digest)
     assert by_target["label"][0] == by_target["label"][1]
-    assert by_target["votes"][0] != by_target["votes"][1]
+    assert by_target["soft_labels"][0] != by_target["soft_labels"][1]
 
 
 @pytest.mark.parametrize("rule", ["argmax", "majority"])
@@ -451,7 +451,7 @@ def test_a_labelled_face_has_votes_for_its_class(rule):
 
 def test_votes_asked_for_where_there_are_none(layout):
     with pytest.raises(UserError, match="votes asked for, but faces has none; use label"):
-        Training(tiny_params(train={"targets": "votes"}), "faces", "baseline", 0, layout)
+        Training(tiny_params(train={"targets": "soft_labels"}), "faces", "baseline", 0, layout)
 
 
 # --- what is refused before time is spent ---

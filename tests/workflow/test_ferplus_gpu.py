@@ -30,7 +30,7 @@ def test_the_configuration_for_a_gpu_trains(sources, tmp_path):
     assert list(table["protocol"]) == ["last", "val_selected", "test_selected"] and (table["n_faces"] == 33).all()
     env = json.loads((root / "results/ferplus-gpu/runs/demo_ferplus/full/seed0/env.json").read_text())
     assert (env["params"]["model"]["name"], env["params"]["model"]["img_size"]) == ("transfer_base", 112)
-    assert (env["params"]["train"]["ema"], env["params"]["train"]["targets"]) == (0.999, "votes")
+    assert (env["params"]["train"]["ema"], env["params"]["train"]["targets"]) == (0.999, "soft_labels")
 
 
 def test_the_whole_of_it_is_planned(sources, tmp_path):

@@ -1,4 +1,4 @@
-"""All pairs of copies: exact ones by digest, near and mirrored ones by hash and then by similarity."""
+"""Copies of a picture: exact ones by digest, near and mirrored ones by perceptual hash and then by similarity."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy import fft
+from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -17,17 +18,31 @@ from transfer.utils.files import atomic
 SIDE = 96
 """Every image is compared at this size, squeezed to a square."""
 THUMBNAIL = 32
+# Hashed are the whole image and its four corners, each without a rim on two sides. Two crops of one photograph that lie
+# up to two rims apart show the same in opposite corners. Each window is its columns and its rows.
 _RIM = SIDE // 24
-_LOW = 8
-# Hashed are the whole image and its four corners, without a rim on the two other sides. Two cuts of one photograph that
-# lie up to two rims apart show the same in opposite corners. Each window is its columns and its rows.
 _WHOLE, _NEAR, _FAR = (0, SIDE), (0, SIDE - _RIM), (_RIM, SIDE)
 _WINDOWS = [(_WHOLE, _WHOLE), (_NEAR, _NEAR), (_FAR, _NEAR), (_NEAR, _FAR), (_FAR, _FAR)]
 _MIRROR = [0, 2, 1, 4, 3]
 OPPOSITE = [0, 4, 3, 2, 1]
-"""For each window of an image the window of its copy that is compared with it."""
+"""For each window of an image the window of its copy that it is compared with."""
 HASHES = [f"hash_{window}" for window in range(len(_WINDOWS))]
 MIRRORED = [f"mirrored_{window}" for window in range(len(_WINDOWS))]
+_LOW = 8  # cosine coefficients per side of a hash
+
+MAX_DISTANCE = 12
+"""Pairs whose hashes differ in more of the 64 bits are not compared further."""
+SIMILARITY = {"near": 0.75, "mirrored": 0.80}
+"""Least similarity of a copy; higher for mirrored pairs, of which fewer are true."""
+SIGMA = 2.0
+"""Width of the blur that is subtracted, in pixels of the thumbnail: light, hair and skin make all faces alike."""
+SHIFT = 3
+"""Largest shift of a thumbnail against the other, in pixels."""
+COLUMNS = ["sample_a", "split_a", "label_a", "sample_b", "split_b", "label_b"]
+COLUMNS += ["kind", "distance", "similarity", "same_label"]
+KINDS = {"drop_exact": ["exact"], "drop_near": ["exact", "near", "mirrored"]}
+"""The kinds of copies that each value of `sampling.duplicates` removes."""
+_ROWS, _OTHERS, _PAIRS = 128, 4096, 512  # sizes of the blocks in memory
 
 
 def hash_images(
@@ -36,12 +51,12 @@ def hash_images(
     thumbnails: str | Path,
     progress: Callable[[int], None] = lambda done: None,
 ) -> pd.DataFrame:
-    """Hash every image; one row per row of ``index``, and its thumbnail in the array file ``thumbnails``.
+    """Hash every image; return a row per row of ``index``, and write its thumbnail to the array file ``thumbnails``.
 
     ``images`` yields (row of ``index``, RGB uint8 (H, W, 3) or None, error text) in any order. Returns the columns
     sample, split, class_name; sha256 of the decoded pixels, empty for a broken image, with the reason in error;
     and ``HASHES`` and ``MIRRORED``, 64-bit perceptual hashes (uint64, 0 for a broken image) of the windows of the
-    image and of its mirror image. Writes (N, 32, 32) uint8 row by row, so that memory stays small.
+    image and of its mirror image. Thumbnails, (N, 32, 32) uint8, are written one by one, to keep memory small.
     """
     table = index[["sample", "split", "class_name"]].reset_index(drop=True)
     digests, errors = [""] * len(table), [""] * len(table)
@@ -65,11 +80,11 @@ def hash_images(
 
 
 def perceptual_hashes(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 64-bit hashes of the five windows of a picture, and of its mirror image; (5,) uint64 each.
+    """Return the 64-bit hashes of the five windows of a picture, and of its mirror image; (5,) uint64 each.
 
     ``grey`` is (96, 96). A bit says whether one of the 8 x 8 lowest coefficients of the window's cosine transform is
-    above their median, as in the hash that is known as pHash; there the window is first reduced to 32 x 32, which is
-    left out here, since the lowest coefficients hardly see it and it takes most of the time.
+    above their median, as in pHash; the reduction to 32 x 32 that pHash starts with is left out, since it hardly
+    changes these coefficients and takes most of the time.
     """
     coefficients = _ROW_BASIS @ grey.astype(np.float32) @ _COLUMN_BASIS
     # In a mirror image the cosines of odd frequency change their sign, and left and right windows change places.
@@ -84,7 +99,7 @@ def _bits(coefficients: np.ndarray) -> np.ndarray:
 
 
 def _cosines(start: int, stop: int) -> np.ndarray:
-    """The cosines of the lowest frequencies between two places of a side, as (8, 96); 0 outside."""
+    """Return the cosines of the lowest frequencies between two places of a side, as (8, 96); 0 outside."""
     place = np.arange(SIDE)
     phase = np.pi * (place - start + 0.5) / (stop - start)
     return np.where((place >= start) & (place < stop), np.cos(phase * np.arange(_LOW)[:, None]), 0).astype(np.float32)
@@ -94,55 +109,6 @@ _ROW_BASIS = np.stack([_cosines(*rows) for _, rows in _WINDOWS])
 _COLUMN_BASIS = np.stack([_cosines(*columns).T for columns, _ in _WINDOWS])
 
 
-SIGMA = 2.0
-"""Width of the blur that is taken away, in pixels of the thumbnail: light, hair and skin make all faces alike."""
-SHIFT = 3
-"""How far one thumbnail may be shifted, in pixels."""
-
-
-def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Normalised cross-correlation of pairs of thumbnails, the best over small shifts; 1 for the same picture.
-
-    ``first`` and ``second`` are (N, 32, 32) uint8, row by row the pairs; returns (N,) float32. What a Gaussian blur
-    leaves over is compared, under a window that fades towards the edge. 0 where a thumbnail is of one grey.
-    """
-    spectrum = _spectrum(first) * _spectrum(second).conj()
-    correlation = fft.irfft2(spectrum, s=(THUMBNAIL, THUMBNAIL))
-    near = np.r_[0 : SHIFT + 1, -SHIFT:0]
-    return correlation[:, near[:, None], near].max(axis=(1, 2), initial=0)
-
-
-def _blur() -> np.ndarray:
-    """The matrix of a Gaussian blur along one side; outside, the edge goes on."""
-    pixels = np.arange(THUMBNAIL)
-    reach = np.arange(-4 * THUMBNAIL, 5 * THUMBNAIL)
-    weights = np.exp(-0.5 * ((reach - pixels[:, None]) / SIGMA) ** 2)
-    weights /= weights.sum(axis=1, keepdims=True)
-    inside = np.clip(reach, 0, THUMBNAIL - 1)[:, None] == pixels
-    return (weights @ inside).astype(np.float32)
-
-
-_BLUR = _blur()
-_FADE = np.sqrt(np.hanning(THUMBNAIL + 2)[1:-1]).astype(np.float32)
-
-
-def _spectrum(thumbnails: np.ndarray) -> np.ndarray:
-    pictures = thumbnails.astype(np.float32)
-    fine = (pictures - _BLUR @ pictures @ _BLUR.T) * np.outer(_FADE, _FADE)
-    fine -= fine.mean(axis=(1, 2), keepdims=True)
-    norm = np.linalg.norm(fine, axis=(1, 2), keepdims=True)
-    return fft.rfft2(np.divide(fine, norm, out=np.zeros_like(fine), where=norm > 1))
-
-
-MAX_DISTANCE = 12
-"""Pairs whose hashes differ in more of the 64 bits are not looked at."""
-SIMILARITY = {"near": 0.75, "mirrored": 0.80}
-"""What the similarity has to reach. Mirrored copies are rare, so that chance has the larger part in what is alike."""
-COLUMNS = ["sample_a", "split_a", "label_a", "sample_b", "split_b", "label_b"]
-COLUMNS += ["kind", "distance", "similarity", "same_label"]
-_ROWS, _OTHERS, _PAIRS = 128, 4096, 512
-
-
 def duplicates(
     hashes: pd.DataFrame,
     thumbnails: np.ndarray,
@@ -150,12 +116,12 @@ def duplicates(
     other_thumbnails: np.ndarray | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> pd.DataFrame:
-    """The pairs of copies within one dataset, or between two; one row per pair, with the columns ``COLUMNS``.
+    """Return the pairs of copies within one dataset, or between two; one row per pair, with the columns ``COLUMNS``.
 
     ``hashes`` and ``thumbnails`` are those of `hash_images`. kind is exact (the same pixels), near or mirrored;
-    distance is the number of differing bits (0 for exact), similarity that of `transfer.audit.copies` (1 for
-    exact); labels are class names. Within a dataset the pair's first part is the one that comes first in train, val,
-    test, and then in the index. Broken images have no copies.
+    distance is the number of differing bits (0 for exact), similarity that of `similarity` (1 for exact); labels are
+    class names. Within a dataset the first image of a pair is the one that comes first in train, val, test, and then
+    in the index. Broken images have no copies.
     """
     within = others is None
     if within:
@@ -165,28 +131,46 @@ def duplicates(
     first_code, second_code = codes[: len(hashes)][usable], codes[len(hashes) :][other_usable]
 
     found = [_exact(first_code, second_code, within)]
+    own = hashes[HASHES].to_numpy(np.uint64)[usable]
     for kind, columns in (("near", HASHES), ("mirrored", MIRRORED)):
-        own = hashes[HASHES].to_numpy(np.uint64)[usable]
-        their = others[[columns[window] for window in OPPOSITE]].to_numpy(np.uint64)[other_usable]
+        theirs = others[[columns[window] for window in OPPOSITE]].to_numpy(np.uint64)[other_usable]
         offset = len(own) * (kind == "mirrored")
-        for done, a, b, distance in close_pairs(own, their, MAX_DISTANCE, within):
+        for done, a, b, distance in close_pairs(own, theirs, MAX_DISTANCE, within):
             different = first_code[a] != second_code[b]
             a, b, distance = a[different], b[different], distance[different]
             second = other_thumbnails[other_usable[b]]
             alike = similarity(thumbnails[usable[a]], second[:, :, ::-1] if kind == "mirrored" else second)
             copies = alike >= SIMILARITY[kind]
-            found.append(_frame(a[copies], b[copies], kind, distance[copies], alike[copies]))
+            found.append(_pairs(a[copies], b[copies], kind, distance[copies], alike[copies]))
             progress(offset + done)
-    pairs = pd.concat(found, ignore_index=True)
-    # A symmetric face is alike both ways: the better way counts.
-    pairs = pairs.sort_values(["a", "b", "similarity"], ascending=[True, True, False], kind="stable")
-    pairs = pairs.drop_duplicates(["a", "b"], ignore_index=True)
+    # A symmetric face is alike both ways: the better one counts.
+    order = {"by": ["a", "b", "similarity"], "ascending": [True, True, False], "kind": "stable"}
+    pairs = pd.concat(found).sort_values(**order).drop_duplicates(["a", "b"], ignore_index=True)
     a, b = usable[pairs["a"]], other_usable[pairs["b"]]
     if within:
         rank = hashes["split"].map(SPLITS.index).to_numpy()
         swap = rank[a] > rank[b]
         a, b = np.where(swap, b, a), np.where(swap, a, b)
-    return _named(pairs, hashes.iloc[a], others.iloc[b])
+    for end, rows in (("a", hashes.iloc[a]), ("b", others.iloc[b])):
+        names = [f"sample_{end}", f"split_{end}", f"label_{end}"]
+        pairs[names] = rows[["sample", "split", "class_name"]].to_numpy(dtype=object)
+    pairs["similarity"] = pairs["similarity"].round(3)
+    pairs["same_label"] = pairs["label_a"] == pairs["label_b"]
+    return pairs[COLUMNS]
+
+
+def _exact(first: np.ndarray, second: np.ndarray, within: bool) -> pd.DataFrame:
+    left = pd.DataFrame({"code": first, "a": np.arange(len(first))})
+    right = pd.DataFrame({"code": second, "b": np.arange(len(second))})
+    pairs = left.merge(right, on="code")
+    if within:
+        pairs = pairs[pairs["a"] < pairs["b"]]
+    return _pairs(pairs["a"].to_numpy(), pairs["b"].to_numpy(), "exact", np.zeros(len(pairs)), np.ones(len(pairs)))
+
+
+def _pairs(a: np.ndarray, b: np.ndarray, kind: str, distance: np.ndarray, alike: np.ndarray) -> pd.DataFrame:
+    numbers = {"distance": distance.astype(np.int64), "similarity": alike.astype(np.float64)}
+    return pd.DataFrame({"a": a.astype(np.int64), "b": b.astype(np.int64), "kind": kind, **numbers})
 
 
 def close_pairs(
@@ -216,45 +200,33 @@ def close_pairs(
     yield len(first), *np.empty((3, 0), np.int64)
 
 
-def _exact(first: np.ndarray, second: np.ndarray, within: bool) -> pd.DataFrame:
-    left = pd.DataFrame({"code": first, "a": np.arange(len(first))})
-    right = pd.DataFrame({"code": second, "b": np.arange(len(second))})
-    pairs = left.merge(right, on="code")
-    if within:
-        pairs = pairs[pairs["a"] < pairs["b"]]
-    return _frame(pairs["a"].to_numpy(), pairs["b"].to_numpy(), "exact", 0, 1.0)
+def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the normalised cross-correlation of pairs of thumbnails, the best over small shifts; 1 if the same.
+
+    ``first`` and ``second`` are (N, 32, 32) uint8, row by row the pairs; returns (N,) float32. Compared is what remains
+    after subtracting a Gaussian blur, under a window that fades towards the edge. 0 for a thumbnail of a single grey.
+    """
+    spectrum = _spectrum(first) * _spectrum(second).conj()
+    correlation = fft.irfft2(spectrum, s=(THUMBNAIL, THUMBNAIL))
+    near = np.r_[0 : SHIFT + 1, -SHIFT:0]
+    return correlation[:, near[:, None], near].max(axis=(1, 2), initial=0)
 
 
-def _frame(a: np.ndarray, b: np.ndarray, kind: str, distance: np.ndarray | int, alike: np.ndarray | float):
-    return pd.DataFrame(
-        {
-            "a": a.astype(np.int64),
-            "b": b.astype(np.int64),
-            "kind": kind,
-            "distance": np.broadcast_to(distance, a.shape).astype(np.int64),
-            "similarity": np.broadcast_to(alike, a.shape).astype(np.float64),
-        }
-    )
+_BLUR = gaussian_filter1d(np.eye(THUMBNAIL), SIGMA, axis=0, mode="nearest", truncate=16).astype(np.float32)
+"""The Gaussian blur along one side as a matrix; outside, the edge continues."""
+_FADE = np.sqrt(np.hanning(THUMBNAIL + 2)[1:-1]).astype(np.float32)
 
 
-def _named(pairs: pd.DataFrame, first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """``pairs`` with the names, splits and labels of the two images instead of their row numbers."""
-    ends = {
-        f"{name}_{end}": table[column].to_numpy()
-        for end, table in (("a", first), ("b", second))
-        for name, column in (("sample", "sample"), ("split", "split"), ("label", "class_name"))
-    }
-    named = pairs.assign(**ends, similarity=pairs["similarity"].round(3))
-    named["same_label"] = named["label_a"] == named["label_b"]
-    return named[COLUMNS]
-
-
-KINDS = {"drop_exact": ["exact"], "drop_near": ["exact", "near", "mirrored"]}
-"""The kinds of copies that each way of `sampling.duplicates` removes."""
+def _spectrum(thumbnails: np.ndarray) -> np.ndarray:
+    pictures = thumbnails.astype(np.float32)
+    fine = (pictures - _BLUR @ pictures @ _BLUR.T) * np.outer(_FADE, _FADE)
+    fine -= fine.mean(axis=(1, 2), keepdims=True)
+    norm = np.linalg.norm(fine, axis=(1, 2), keepdims=True)
+    return fft.rfft2(np.divide(fine, norm, out=np.zeros_like(fine), where=norm > 1))
 
 
 def copy_groups(samples: Sequence[str], pairs: pd.DataFrame, kinds: Sequence[str]) -> np.ndarray:
-    """A group number for every sample (N,), int64: the same one for all that are copies of each other.
+    """Return a group number for every sample (N,), int64: the same one for all that are copies of each other.
 
     ``pairs`` has the columns sample_a, sample_b and kind; pairs of other ``kinds`` do not count. A chain may lead
     through images that are not in ``samples``.

@@ -1,6 +1,6 @@
-"""The audit of a whole experiment: its datasets, each in itself and every two against each other."""
+"""The leak audit of an experiment: copies within each dataset and between every two, as tables, text and picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -17,137 +17,152 @@ from transfer.utils.environment import environment
 from transfer.utils.files import atomic, write_text
 from transfer.utils.progress import progress
 
-_KEY = ["dataset_a", "split_a", "dataset_b", "split_b"]
+_OF_KIND = ["exact", "near", "mirrored"]
+_HEAD = ["splits", *_OF_KIND, "different labels", "copied images of the first", "of the second"]
+_EACH = 16  # pairs of a kind in the picture
+_ACROSS, _TEXT, _GAP = 6, 38, 12  # its columns, and pixels below and beside a pair
+
+
+def write_audit(params: Params, layout: Layout) -> pd.DataFrame:
+    """Write duplicates.csv, audit.csv, audit.md and pairs.png into the experiment's audit folder; returns the table.
+
+    Reads hashes.parquet, thumbnails.npy and duplicates.parquet of every dataset.
+    """
+    data = {name: layout.data(name) for name in params.datasets}
+    hashes = {name: pd.read_parquet(folder / "hashes.parquet") for name, folder in data.items()}
+    thumbnails = {name: np.load(folder / "thumbnails.npy", mmap_mode="r") for name, folder in data.items()}
+    own = {name: pd.read_parquet(folder / "duplicates.parquet") for name, folder in data.items()}
+    pairs = [frame.assign(dataset_a=name, dataset_b=name) for name, frame in own.items()]
+    for a, b in combinations(params.datasets, 2):
+        with progress(f"comparing {a} with {b}", 2 * len(hashes[a])) as report:
+            found = duplicates(hashes[a], thumbnails[a], hashes[b], thumbnails[b], report)
+        pairs.append(found.assign(dataset_a=a, dataset_b=b))
+    every = pd.concat(pairs, ignore_index=True)
+    front = [f"{column}_{end}" for end in "ab" for column in ("dataset", "sample", "split", "label")]
+    every = every[[*front, *every.columns.difference(front, sort=False)]]
+
+    usable = {name: table[table["sha256"] != ""] for name, table in hashes.items()}
+    table = audit_table(pd.concat([images.assign(dataset=name) for name, images in usable.items()]), every)
+    facts = {
+        name: {
+            "about": params.dataset_definitions[name].about,
+            "broken": len(hashes[name]) - len(images),
+            **dataset_facts(images, own[name]),
+        }
+        for name, images in usable.items()
+    }
+    rows = {name: pd.Series(range(len(frame)), frame["sample"]) for name, frame in hashes.items()}
+    shown = chosen_pairs(every)
+    ends = [
+        [thumbnails[name][rows[name][sample]] for name, sample in shown[[f"dataset_{end}", f"sample_{end}"]].to_numpy()]
+        for end in "ab"
+    ]
+    write_text(layout.audit / "duplicates.csv", every.to_csv(index=False))
+    write_text(layout.audit / "audit.csv", table.to_csv(index=False))
+    write_text(layout.audit / "audit.md", to_markdown(params.experiment, table, facts, environment()))
+    draw_pairs(shown, *ends, layout.audit / "pairs.png")
+    return table
 
 
 def audit_table(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """One row per pair of splits, within and across datasets; all of them, also where there are no copies.
+    """Return one row per pair of splits, within and across datasets, also where there are no copies.
 
-    ``images`` has a row per compared image: dataset, sample, split; ``pairs`` the columns of `transfer.audit.copies`
-    and dataset_a, dataset_b. Columns: dataset_a, split_a, images_a, dataset_b, split_b, images_b; exact, near,
+    ``images`` has a row per compared image: dataset, sample, split; ``pairs`` the columns of `duplicates` and
+    dataset_a, dataset_b. Columns: dataset_a, split_a, images_a, dataset_b, split_b, images_b; exact, near,
     mirrored (pairs by kind); exact_other_label, other_label (pairs whose labels differ: exact ones, all); and
     exact_copied_a, copied_a, exact_copied_b, copied_b: images of a that have an exact copy, or any, in b; of b in a.
     """
     rows = []
-    by_parts = dict(iter(pairs.groupby(_KEY)))
+    by_splits = dict(iter(pairs.groupby(["dataset_a", "split_a", "dataset_b", "split_b"])))
     sizes = images.groupby(["dataset", "split"], sort=False).size()
     datasets = list(images["dataset"].unique())
-    parts = {name: [split for split in SPLITS if (name, split) in sizes.index] for name in datasets}
+    splits = {name: [split for split in SPLITS if (name, split) in sizes.index] for name in datasets}
     for a, b in [(name, name) for name in datasets] + list(combinations(datasets, 2)):
-        for split_a, split_b in product(parts[a], parts[b]):
+        for split_a, split_b in product(splits[a], splits[b]):
             if a == b and SPLITS.index(split_a) > SPLITS.index(split_b):
                 continue
-            found = by_parts.get((a, split_a, b, split_b), pairs.iloc[:0])
+            found = by_splits.get((a, split_a, b, split_b), pairs.iloc[:0])
             exact = found[found["kind"] == "exact"]
             row = {"dataset_a": a, "split_a": split_a, "images_a": sizes[a, split_a]}
             row |= {"dataset_b": b, "split_b": split_b, "images_b": sizes[b, split_b]}
-            row |= {kind: int((found["kind"] == kind).sum()) for kind in ("exact", "near", "mirrored")}
+            row |= {kind: int((found["kind"] == kind).sum()) for kind in _OF_KIND}
             row |= {"exact_other_label": int((~exact["same_label"]).sum())}
             row |= {"other_label": int((~found["same_label"]).sum())}
             for end in "ab":
-                row |= {f"exact_copied_{end}": _copied(exact, row, end), f"copied_{end}": _copied(found, row, end)}
+                # In a pair of a split with itself both ends count.
+                ends = [f"sample_{name}" for name in ("ab" if (a, split_a) == (b, split_b) else end)]
+                row |= {
+                    f"exact_copied_{end}": exact[ends].stack().nunique(),
+                    f"copied_{end}": found[ends].stack().nunique(),
+                }
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def removed(images: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, int]:
-    """How many training images each way of `sampling.duplicates` leaves out, by the dataset's own splits.
+def dataset_facts(images: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, int]:
+    """Return counts of one dataset: ``images`` (sample, split, class_name) and ``pairs`` of copies.
 
-    ``images`` (sample, split) and ``pairs`` are those of one dataset.
+    images; repeated, the pictures that occur more than once, pixel for pixel, and contradictory, those of them with
+    several labels; drop_exact and drop_near, the training images that each value of `sampling.duplicates` leaves out.
     """
     split = images["split"].to_numpy(dtype=object)
-    return {
-        way: int(training_copies(split, copy_groups(images["sample"], pairs, kinds)).sum())
-        for way, kinds in KINDS.items()
-    }
-
-
-def contradictions(images: pd.DataFrame, pairs: pd.DataFrame) -> tuple[int, int]:
-    """Pictures that one dataset holds more than once, pixel for pixel, and those of them with more than one label.
-
-    ``images`` has the columns sample and class_name.
-    """
-    groups = images.assign(group=copy_groups(images["sample"], pairs, ["exact"])).groupby("group")["class_name"]
-    repeated = groups.size() > 1
-    return int(repeated.sum()), int((groups.nunique()[repeated] > 1).sum())
-
-
-def _copied(pairs: pd.DataFrame, row: dict, end: str) -> int:
-    """Images of one end that have a copy in the other; in a pair of a split with itself both ends count."""
-    same = (row["dataset_a"], row["split_a"]) == (row["dataset_b"], row["split_b"])
-    ends = ["a", "b"] if same else [end]
-    return len(np.unique(np.concatenate([pairs[f"sample_{name}"].to_numpy(dtype=str) for name in ends])))
-
-
-_HEAD = ["parts", "exact", "near", "mirrored", "other label", "concerned in the first", "in the second"]
-_ENVIRONMENT = ("commit", "python", "system")
+    groups = {way: copy_groups(images["sample"], pairs, kinds) for way, kinds in KINDS.items()}
+    labels = images["class_name"].groupby(groups["drop_exact"])
+    repeated = labels.size() > 1
+    counts = {"repeated": repeated.sum(), "contradictory": (labels.nunique()[repeated] > 1).sum()}
+    counts |= {way: training_copies(split, numbers).sum() for way, numbers in groups.items()}
+    return {"images": len(images)} | {name: int(number) for name, number in counts.items()}
 
 
 def to_markdown(
     experiment: str, table: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]], environment: Mapping[str, Any]
 ) -> str:
-    """Return the audit as markdown: ``table`` is that of `audit_table`.
-
-    ``facts`` holds for each dataset about (a sentence, or ""), images, broken, repeated, contradictory, drop_exact and
-    drop_near.
-    """
-    lines = [
+    """Return the audit as Markdown: ``table`` of `audit_table`; ``facts`` by dataset: those of `dataset_facts`, about
+    (a sentence, or "") and broken."""
+    paragraphs = [
         f"# Copies in the data: {experiment}",
-        "",
         "Pairs of images that show the same picture. Exact: the same pixels. Near: perceptual hashes that differ in at "
-        f"most {MAX_DISTANCE} of 64 bits, and fine structures that agree (similarity at least "
-        f"{SIMILARITY['near']:.2f}). Mirrored: the same of one image and the other's mirror image (at least "
-        f"{SIMILARITY['mirrored']:.2f}). How sure that is: docs/leaks.md. All pairs: duplicates.csv.",
-        "",
-        "; ".join(f"{name} {environment[name]}" for name in _ENVIRONMENT) + ".",
+        f"most {MAX_DISTANCE} of 64 bits, and similar fine structure (similarity at least "
+        f"{SIMILARITY['near']:.2f}). Mirrored: the same for one image and the mirror image of the other (at least "
+        f"{SIMILARITY['mirrored']:.2f}). Error rates: docs/leaks.md. All pairs: duplicates.csv.",
+        "; ".join(f"{name} {environment[name]}" for name in ("commit", "python", "system")) + ".",
     ]
     for dataset, fact in facts.items():
         rows = table[(table["dataset_a"] == dataset) & (table["dataset_b"] == dataset)]
-        lines += ["", f"## {dataset}", "", *_facts_lines(fact), "", *_leaks(rows), "", *_rows(rows, with_names=False)]
+        about = f"{fact['about'].rstrip('.')}. " if fact["about"] else ""
+        broken = f"; {fact['broken']:,} more cannot be decoded" if fact["broken"] else ""
+        text = (
+            f"{about}{fact['images']:,} images compared{broken}. {fact['repeated']:,} pictures occur more than once, "
+            f"pixel for pixel; {fact['contradictory']:,} of them with different labels. `sampling.duplicates: "
+            f"drop_exact` leaves out {fact['drop_exact']:,} training images, `drop_near` {fact['drop_near']:,}."
+        )
+        paragraphs += [f"## {dataset}", text, "\n".join(_leaks(rows)), _grid(rows, with_names=False)]
     across = table[table["dataset_a"] != table["dataset_b"]]
     if len(across):
-        found = across[across[["exact", "near", "mirrored"]].sum(axis=1) > 0]
-        lines += ["", "## Across datasets", ""]
-        lines += _rows(found, with_names=True) if len(found) else ["No copies."]
-    return "\n".join(lines) + "\n"
+        found = across[across[_OF_KIND].sum(axis=1) > 0]
+        paragraphs += ["## Across datasets", _grid(found, with_names=True) if len(found) else "No copies."]
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
-def _facts_lines(fact: Mapping[str, Any]) -> list[str]:
-    about = f"{fact['about'].rstrip('.')}. " if fact["about"] else ""
-    broken = f"; {fact['broken']:,} more cannot be decoded" if fact["broken"] else ""
-    return [
-        f"{about}{fact['images']:,} images compared{broken}. {fact['repeated']:,} pictures are there more than once, "
-        f"pixel for pixel; {fact['contradictory']:,} of them under different labels. `sampling.duplicates: drop_exact` "
-        f"leaves out {fact['drop_exact']:,} training images, `drop_near` {fact['drop_near']:,}."
-    ]
+def _leaks(rows: pd.DataFrame) -> Iterator[str]:
+    """Yield how many images of a split have a copy in an earlier one."""
+    for row in rows[rows["split_a"] != rows["split_b"]].itertuples():
+        copied, exact = (f"{n:,} ({n / row.images_b:.1%})" for n in (row.copied_b, row.exact_copied_b))
+        images = f"{row.images_b:,} {row.split_b} images"
+        yield f"- {images}: {copied} have a copy in {row.split_a}, {exact} pixel for pixel."
 
 
-def _leaks(rows: pd.DataFrame) -> list[str]:
-    """Held-out images that the training part shows."""
-    return [
-        f"- {row.images_b:,} {row.split_b} images: {row.copied_b:,} ({row.copied_b / row.images_b:.1%}) have a copy in "
-        f"{row.split_a}, {row.exact_copied_b:,} of them ({row.exact_copied_b / row.images_b:.1%}) pixel for pixel."
-        for row in rows.itertuples()
-        if row.split_a != row.split_b
-    ]
-
-
-def _rows(rows: pd.DataFrame, with_names: bool) -> list[str]:
+def _grid(rows: pd.DataFrame, with_names: bool) -> str:
     lines: list[Sequence[str]] = [_HEAD, ["---", *["---:"] * (len(_HEAD) - 1)]]
-    for row in rows.itertuples():
-        ends = [(row.dataset_a, row.split_a), (row.dataset_b, row.split_b)]
-        parts = [f"{dataset} {split}" if with_names else split for dataset, split in ends]
-        numbers = [row.exact, row.near, row.mirrored, row.other_label, row.copied_a, row.copied_b]
-        lines.append([" – ".join(dict.fromkeys(parts)), *(f"{number:,}" for number in numbers)])
-    return ["| " + " | ".join(cells) + " |" for cells in lines]
-
-
-_COLUMNS, _TEXT, _GAP = 6, 38, 12
-_EACH = 16
+    for row in rows.to_dict("records"):
+        ends = [f"{row[f'dataset_{end}']} {row[f'split_{end}']}" if with_names else row[f"split_{end}"] for end in "ab"]
+        numbers = [f"{row[column]:,}" for column in (*_OF_KIND, "other_label", "copied_a", "copied_b")]
+        lines.append([" – ".join(dict.fromkeys(ends)), *numbers])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def chosen_pairs(pairs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """The pairs to show: of near and mirrored ones the 16 least alike and 16 by chance; of exact ones 16 by chance."""
+    """Return the pairs to show: of near and mirrored ones the 16 least alike and 16 at random; of exact ones 16."""
     parts = []
     for kind in ("near", "mirrored", "exact"):
         of_kind = pairs[pairs["kind"] == kind].sort_values("similarity", kind="stable")
@@ -157,18 +172,17 @@ def chosen_pairs(pairs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def draw_pairs(pairs: pd.DataFrame, first: np.ndarray, second: np.ndarray, path: str | Path) -> None:
+def draw_pairs(pairs: pd.DataFrame, first: Sequence[np.ndarray], second: Sequence[np.ndarray], path: Path) -> None:
     """Write a PNG of pairs side by side with their kind, similarity, splits, labels and names.
 
-    ``pairs`` has the columns of `transfer.audit.copies`; ``first`` and ``second``, (N, side, side) uint8, are the
-    thumbnails of its images. A mirrored pair is shown as it is.
+    ``pairs`` has the columns of `duplicates`; ``first`` and ``second`` are the thumbnails (32, 32) uint8 of their
+    images. The second image of a mirrored pair is not mirrored back.
     """
     width, height = 2 * SIDE + _GAP, SIDE + _TEXT
-    lines = -(-len(pairs) // _COLUMNS)
-    sheet = Image.new("L", (_COLUMNS * width, max(1, lines) * height), 255)
+    sheet = Image.new("L", (_ACROSS * width, max(1, -(-len(pairs) // _ACROSS)) * height), 255)
     draw = ImageDraw.Draw(sheet)
     for i, row in enumerate(pairs.itertuples()):
-        x, y = i % _COLUMNS * width, i // _COLUMNS * height
+        x, y = i % _ACROSS * width, i // _ACROSS * height
         for end, thumbnail in enumerate((first[i], second[i])):
             large = Image.fromarray(np.asarray(thumbnail)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             sheet.paste(large, (x + end * SIDE, y))
@@ -177,58 +191,3 @@ def draw_pairs(pairs: pd.DataFrame, first: np.ndarray, second: np.ndarray, path:
         draw.multiline_text((x + 1, y + SIDE), "\n".join(text), fill=0, font_size=10, spacing=1)
     with atomic(path) as part:
         sheet.save(part)
-
-
-def write_audit(params: Params, layout: Layout) -> pd.DataFrame:
-    """Write duplicates.csv, audit.csv, audit.md and pairs.png into the experiment's audit folder; returns the table.
-
-    Reads hashes.parquet, thumbnails.npy and duplicates.parquet of every dataset.
-    """
-    hashes = {name: pd.read_parquet(layout.data(name) / "hashes.parquet") for name in params.datasets}
-    thumbnails = {name: np.load(layout.data(name) / "thumbnails.npy", mmap_mode="r") for name in params.datasets}
-    pairs = [
-        pd.read_parquet(layout.data(name) / "duplicates.parquet").assign(dataset_a=name, dataset_b=name)
-        for name in params.datasets
-    ]
-    for a, b in combinations(params.datasets, 2):
-        with progress(f"comparing {a} with {b}", 2 * len(hashes[a])) as report:
-            found = duplicates(hashes[a], thumbnails[a], hashes[b], thumbnails[b], report)
-        pairs.append(found.assign(dataset_a=a, dataset_b=b))
-    every = pd.concat(pairs, ignore_index=True)
-
-    whole = {name: table[table["sha256"] != ""] for name, table in hashes.items()}
-    table = audit_table(pd.concat([images.assign(dataset=name) for name, images in whole.items()]), every)
-    facts = {name: _facts(params, name, hashes[name], own) for name, own in zip(params.datasets, pairs, strict=False)}
-    shown = chosen_pairs(every)
-    ends = [_thumbnails(shown, end, hashes, thumbnails) for end in "ab"]
-
-    front = [f"{column}_{end}" for end in "ab" for column in ("dataset", "sample", "split", "label")]
-    with atomic(layout.audit / "duplicates.csv") as part:
-        every[[*front, *(column for column in every if column not in front)]].to_csv(part, index=False)
-    with atomic(layout.audit / "audit.csv") as part:
-        table.to_csv(part, index=False)
-    write_text(layout.audit / "audit.md", to_markdown(params.experiment, table, facts, environment()))
-    draw_pairs(shown, *ends, layout.audit / "pairs.png")
-    return table
-
-
-def _facts(params: Params, name: str, hashes: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
-    images = hashes[hashes["sha256"] != ""]
-    repeated, contradictory = contradictions(images, pairs)
-    return {
-        "about": params.dataset_definitions[name].about,
-        "images": len(images),
-        "broken": len(hashes) - len(images),
-        "repeated": repeated,
-        "contradictory": contradictory,
-        **removed(images, pairs),
-    }
-
-
-def _thumbnails(
-    pairs: pd.DataFrame, end: str, hashes: dict[str, pd.DataFrame], thumbnails: dict[str, np.ndarray]
-) -> list[np.ndarray]:
-    """The thumbnails of one end of the pairs."""
-    rows = {name: dict(zip(table["sample"], range(len(table)), strict=True)) for name, table in hashes.items()}
-    ends = zip(pairs[f"dataset_{end}"], pairs[f"sample_{end}"], strict=True)
-    return [thumbnails[name][rows[name][sample]] for name, sample in ends]

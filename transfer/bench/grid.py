@@ -45,7 +45,7 @@ def grid(params: Params, layout: Layout) -> dict[tuple[str, str], Images]:
             if upsample not in sizes:
                 sizes[upsample] = _sizes(params, layout, dataset, upsample)
             epoch, val, test = sizes[upsample]
-            epochs, views = run.train.epochs, 2 if run.train.flip_views else 1
+            epochs, views = run.train.epochs, 2 if run.train.hflip_tta else 1
             batch = min(run.train.batch_size, epoch)
             # As transfer.training.run: the validation part after every epoch, and the test part too where an epoch is
             # chosen on it; else only after the best and the last epoch, which counts as once.

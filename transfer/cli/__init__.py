@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from transfer.cli import bench, data, explain, figures, runs, search, tables, track
+from transfer.cli import bench, data, explain, runs, search, tables, track
 from transfer.utils.errors import UserError
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ for panel, apps in _PANELS.items():
         for command in part.registered_commands:
             command.rich_help_panel = panel
         app.add_typer(part)
-app.add_typer(figures.app, name="figure", rich_help_panel="Tables")
+app.add_typer(tables.figure_app, name="figure", rich_help_panel="Tables")
 app.add_typer(track.app, name="track", rich_help_panel="Tracking")
 app.add_typer(bench.app, name="bench", rich_help_panel="Tools")
 

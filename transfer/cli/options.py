@@ -34,7 +34,7 @@ def load(
     from transfer.params import read
 
     params = read.load(files or (), values or (), checks=[check_models])
-    for what, name, known in (("dataset", dataset, params.every_dataset()), ("recipe", recipe, params.every_recipe())):
+    for what, name, known in (("dataset", dataset, params.all_datasets()), ("recipe", recipe, params.all_recipes())):
         if name is not None and name not in known:
             raise UserError(f"--{what} {name}: not in experiment {params.experiment}; {choices(name, known)}")
     return params, Layout(params.experiment)

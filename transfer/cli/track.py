@@ -43,7 +43,9 @@ def check(files: ParamFiles = None, values: Values = None) -> None:
     for problem in problems:
         print(problem)
     if problems:
-        raise UserError(f"{layout.root / 'table1.csv'} and MLflow differ in {len(problems)} places; see the lines above")
+        raise UserError(
+            f"{layout.root / 'table1.csv'} and MLflow differ in {len(problems)} places; see the lines above"
+        )
     print(f"{layout.root / 'table1.csv'}: {cells} cells, all as in MLflow")
 
 

@@ -56,7 +56,7 @@ class Finished:
                 shown = np.ascontiguousarray(faces if faces.shape[1] == side else resized(faces, side))
                 yield normalize(torch.from_numpy(shown).to(device).permute(0, 3, 1, 2).float().div_(255))
 
-        return predict(self.model, images(), self.precision, self.about["flip_views"])
+        return predict(self.model, images(), self.precision, self.about["hflip_tta"])
 
 
 def batches_of(faces: int) -> list[slice]:

@@ -53,6 +53,7 @@ def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, about
     try:
         tensors, about = contents(weights)
+        about = {"hflip_tta": about.get("hflip_tta", False)} | about  # its name in files of version 0.1.0
         if "fills" in about and "model" not in about:
             raise UserError(f"{weights}: only a part of a model, to begin a training with (model.pretrained)")
         ModelParams(**about["model"])
@@ -93,7 +94,7 @@ def classify(model: nn.Module, about: Mapping[str, Any], images: Sequence[Path])
         rows = np.arange(len(table))
         batches = evaluation_batches(FaceStore(store, about["model"]["img_size"], rows), rows, device)
         precision = choose_precision(TrainParams(), device)
-        probabilities = predict(model, batches, precision, about["flip_views"])
+        probabilities = predict(model, batches, precision, about["hflip_tta"])
     table["expression"] = np.array(about["classes"])[probabilities.argmax(axis=1)]
     for column, name in enumerate(about["classes"]):
         table[f"p_{name}"] = probabilities[:, column]
@@ -164,7 +165,7 @@ def evaluate_weights(
         raise UserError(f"{data / 'split.parquet'}: no test images")
     torch.set_num_threads(train.threads)
     store = FaceStore(data / "aligned.npy", about["model"]["img_size"], rows)
-    logits, probabilities = _outputs(model, store, rows, train, about["flip_views"])
+    logits, probabilities = _outputs(model, store, rows, train, about["hflip_tta"])
     frame = predictions_frame(
         aligned["sample"].to_numpy()[rows],
         aligned["label"].to_numpy()[rows],
@@ -192,16 +193,16 @@ def evaluate_weights(
 
 
 def _outputs(
-    model: nn.Module, store: FaceStore, rows: np.ndarray, train: TrainParams, flip_views: bool
+    model: nn.Module, store: FaceStore, rows: np.ndarray, train: TrainParams, hflip_tta: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and probabilities (N, C) float32; with ``flip_views`` the latter are averaged with the mirror image's."""
+    """Logits and probabilities (N, C) float32; with ``hflip_tta`` the latter are averaged with the mirror image's."""
     device = choose_device(train.device)
     model.to(device, memory_format=torch.channels_last)
     batches = evaluation_batches(store, rows, device, batch_size=64)
     precision = "bf16" if train.precision == "bf16" else "fp32"
     logits, probabilities = [], []
     with progress("evaluating", len(rows)) as report:
-        for of_images, of_classes in outputs(model, batches, precision, flip_views):
+        for of_images, of_classes in outputs(model, batches, precision, hflip_tta):
             logits.append(of_images)
             probabilities.append(of_classes)
             report(sum(map(len, logits)))

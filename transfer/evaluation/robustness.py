@@ -150,7 +150,7 @@ def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: st
     placed = on_template(manifest, data, faces)
     points = landmark_points(faces)
     parts = [(UNTOUCHED, 0.0, np.arange(len(pixels)))]
-    for name, severities in params.robustness.chosen().items():
+    for name, severities in params.robustness.selected().items():
         taken = np.flatnonzero(placed) if needs_landmarks(name) else np.arange(len(pixels))
         parts += [(name, severity, taken) for severity in severities if len(taken)]
     frames, done = [], 0

@@ -113,7 +113,7 @@ def explain_photo(image: Path, weights: Path, aligned: bool = False) -> Photo:
                 "or clearer face, or --aligned if the image is one already"
             )
         store = FaceStore(path, about["model"]["img_size"], rows)
-        probabilities = predict(model, evaluation_batches(store, rows, device), "fp32", about["flip_views"])[0]
+        probabilities = predict(model, evaluation_batches(store, rows, device), "fp32", about["hflip_tta"])[0]
         found = explain(model, store, rows, [int(probabilities.argmax())])
     return Photo(n_faces, about["classes"], probabilities, found, about.get("run", weights.name))
 

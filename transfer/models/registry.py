@@ -66,7 +66,7 @@ def check_models(params: "Params") -> None:
     from transfer.params import ParamsError
     from transfer.params.read import holds
 
-    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.every_run()):
+    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.all_runs()):
         model = params.run(dataset, recipe).model
         if model.name not in modules():
             key, wrong = "name", f"unknown model {model.name!r}; {choices(model.name, modules())}"

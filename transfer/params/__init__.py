@@ -1,4 +1,4 @@
-"""The configuration's typed models: what ``params/*.yaml`` may say, and what each key means.
+"""Typed models of the configuration: the keys of ``params/*.yaml`` and what they mean.
 
 ``transfer.params.read`` reads the files; the JSON schema ``params/schema.json`` is generated from these models.
 """
@@ -10,7 +10,7 @@ from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams
 from transfer.params.search import CountRange, PrunerParams, RateRange, SearchDefinition, SearchSpace
 from transfer.params.tables import TableDefinition
 from transfer.params.train import (
-    WHERE,
+    RUNTIME_KEYS,
     Augmentation,
     ModelOverride,
     ModelParams,
@@ -44,7 +44,7 @@ __all__ = [
     "TableDefinition",
     "TrainOverride",
     "TrainParams",
-    "WHERE",
+    "RUNTIME_KEYS",
     "digest",
     "merge",
 ]

@@ -1,4 +1,4 @@
-"""The datasets: where they lie, how they are read, aligned, split and balanced."""
+"""Datasets: where they are, and how they are read, aligned, split and balanced."""
 
 from typing import Annotated, Any, Literal
 
@@ -28,31 +28,31 @@ class FaceParams(Strict):
     landmarks: Literal["mtcnn", "supplied"] = "mtcnn"
     """Where the five landmarks come from."""
     template: Template = "arcface"
-    """Where the landmarks go. arcface: ArcFace's five points; box: no rotation, the square around MTCNN's box; none:
-    the centre square of the image as it is; or five points [x, y] as fractions of the side."""
+    """Target of the landmarks. arcface: ArcFace's five points; box: no rotation, the square around MTCNN's box; none:
+    the centre square of the image; or five points [x, y] as fractions of the side."""
     size: Annotated[int, Field(ge=32, le=448)] = 112
     """Side of the aligned face in pixels."""
     margin: Annotated[float, Field(ge=0, le=0.4)] = 0.0
     """Context on each side, as a fraction of the side: the face becomes smaller by twice that."""
     no_face: Literal["whole", "drop"] = "whole"
-    """What happens to an image in which no face is found: used as a whole, or left out."""
+    """Images without a detected face: use the whole image, or leave it out."""
     broken: Literal["drop", "stop"] = "stop"
-    """What happens to an image that cannot be decoded."""
+    """Images that cannot be decoded: leave them out, or stop."""
     min_side: Annotated[int, Field(ge=48, le=320)] = 96
-    """Images whose short side is smaller are enlarged to it before detection; larger ones are reduced to 320."""
+    """Shortest side of an image in detection: smaller images are enlarged to it, larger ones reduced to 320."""
     border: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """Border around the image in detection, as a fraction of its short side: MTCNN misses faces that fill the frame."""
+    """Border added in detection, as a fraction of the short side: MTCNN misses faces that fill the frame."""
     min_face: Annotated[float, Field(ge=0.05, le=1)] = 0.25
-    """The smallest face that is looked for, as a fraction of the image's short side."""
+    """Smallest face to detect, as a fraction of the short side."""
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Cores of one detection; null: all that there are."""
+    """CPU threads of a detection; null: all cores."""
 
     def search(self) -> dict[str, Any]:
-        """What decides which faces are found."""
+        """The keys that detection depends on."""
         return self.model_dump(include={"min_side", "border", "min_face"})
 
     def alignment(self) -> dict[str, Any]:
-        """What the aligned store depends on besides the faces that are found."""
+        """The keys that alignment depends on."""
         return self.model_dump(mode="json", include={"landmarks", "template", "size", "margin", "no_face", "broken"})
 
 
@@ -64,14 +64,14 @@ class SamplingParams(Strict):
     """Split and class balance."""
 
     val_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    """Part of the training images that becomes the validation part where the dataset has none; stratified by class."""
+    """Fraction of the training images used for validation if the dataset has no validation split; stratified."""
     split_seed: int = 0
-    """Seed of that split and of the upsampling's remainder; the same for all training seeds."""
+    """Seed of that split and of the upsampling's remainder; shared by all runs."""
     upsample: Upsample = "full"
-    """full: every class as large as the largest; sqrt: as in the authors' later code; the training part only."""
+    """Balance of the training set. full: every class as large as the largest; sqrt: as in the authors' later code."""
     duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
-    """Training images that are copies of validation or test images: kept, as the field does, or left out: those with
-    the same pixels, or near and mirrored copies too (docs/leaks.md)."""
+    """Training images that duplicate validation or test images: keep them, as is common practice, or drop those with
+    equal pixels, or near and mirrored duplicates too (docs/leaks.md)."""
 
 
 class SamplingOverride(Override, SamplingParams):
@@ -79,26 +79,26 @@ class SamplingOverride(Override, SamplingParams):
 
 
 class DatasetDefinition(Strict):
-    """A dataset: where it lies, how it is read, and what it changes in the blocks below."""
+    """A dataset: where it is, how it is read, and its overrides of the experiment's blocks."""
 
     about: str = ""
-    """A sentence that stands above the dataset's results, such as what its parts are."""
+    """A sentence shown with the dataset's results, such as how it is split."""
     parser: Name
-    """The parser's name: a module of transfer/datasets."""
+    """Name of the parser, a module of transfer/datasets."""
     archive: str
     """Folder or archive below raw_dir, with or without .zip, .tar, .tar.gz, .tgz."""
     options: dict[str, str | int | bool] = {}
-    """The parser's own options, such as rule or classes."""
+    """Options of the parser, such as rule or classes."""
     expect: Literal["any", "official"] | dict[Split, int | list[int]] = "any"
-    """Counts to insist on: the official ones, or per split a total or a list by class."""
+    """Required counts: the official ones, or per split a total or a list by class."""
     missing: Literal["stop", "drop"] = "stop"
-    """What happens to listed images that are not there."""
+    """Listed images that are missing: stop, or leave them out."""
     synthetic: Annotated[int, Field(ge=0)] | None = None
-    """Seed of the renderer that draws this dataset where it is not a real one."""
+    """Seed of the renderer, for a synthetic dataset; null: a real one."""
     synthetic_scale: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Multiplies the number of drawn faces."""
+    """Factor on the number of synthetic faces."""
     reported_as: Literal["rafdb", "ferplus", "affectnet7", "affectnet8"] | None = None
-    """The leaderboard on which published numbers compare with this dataset; null: none does."""
+    """The benchmark whose published numbers are comparable; null: none."""
     faces: FaceOverride = FaceOverride()
     sampling: SamplingOverride = SamplingOverride()
     model: ModelOverride = ModelOverride()
@@ -106,5 +106,5 @@ class DatasetDefinition(Strict):
 
     @property
     def layout(self) -> str:
-        """How its labels are read: the parser and its options, for readers."""
+        """The parser and its options, for captions."""
         return "".join([self.parser, *(f", {key} {value}" for key, value in self.options.items())])

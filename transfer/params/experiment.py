@@ -22,9 +22,9 @@ class Params(Strict):
     """The whole configuration of an experiment."""
 
     experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-    """Name of the experiment: its files lie in results/<experiment>/."""
+    """Name of the experiment; its files are in results/<experiment>/."""
     raw_dir: str = "data/raw"
-    """Where the datasets' archives lie."""
+    """Folder of the datasets' archives."""
     datasets: Annotated[list[Name], Field(min_length=1)]
     """The datasets of this experiment, by name."""
     recipes: Annotated[list[Name], Field(min_length=1)]
@@ -32,23 +32,23 @@ class Params(Strict):
     baseline: Name = "baseline"
     """The recipe that the others are compared with."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    """Seeds of the trainings."""
+    """Seeds of the runs."""
     protocols: Annotated[list[Protocol], Field(min_length=1)] = ["last", "val_selected", "test_selected"]
-    """How the reported epoch is chosen: one row of the table each."""
+    """How the reported epoch is selected: one row of the table each."""
     faces: FaceParams = FaceParams()
     sampling: SamplingParams = SamplingParams()
     model: ModelParams = ModelParams()
     train: TrainParams = TrainParams()
     robustness: RobustnessParams = RobustnessParams()
     tracking: bool = True
-    """Show the trainings in MLflow."""
+    """Log the runs to MLflow while they train."""
     searches: list[Name] = []
     """The searches of `snakemake search`, by name."""
     tables: list[Name] = ["table1"]
-    """The tables of `snakemake tables`, by name; any defined one is made by its file's name."""
+    """The tables of `snakemake tables`, by name; other defined tables are made by their file names."""
     search_storage: str = "journal"
-    """Where the studies are kept: journal (a file of the experiment), sqlite:///FILE, postgresql://USER@HOST/DATABASE.
-    ${NAME} stands for an environment variable, which is where a password belongs."""
+    """Storage of the studies: journal (a file of the experiment), sqlite:///FILE or postgresql://USER@HOST/DATABASE.
+    ${NAME} is replaced by an environment variable; use it for passwords."""
     dataset_definitions: dict[Name, DatasetDefinition]
     recipe_definitions: dict[Name, RecipeDefinition]
     search_definitions: dict[Name, SearchDefinition] = {}
@@ -60,8 +60,8 @@ class Params(Strict):
         return self
 
     @property
-    def kept_protocol(self) -> Protocol:
-        """The protocol whose weights become model.safetensors."""
+    def checkpoint_protocol(self) -> Protocol:
+        """The protocol whose epoch is saved as model.safetensors."""
         return "val_selected" if "val_selected" in self.protocols else "last"
 
     @cached_property
@@ -102,38 +102,38 @@ class Params(Strict):
         return self.table_definitions[name].baseline or self.baseline
 
     def table_runs(self, name: str, dataset: str | None = None) -> list[tuple[str, str, int]]:
-        """The trainings of a table, on all its datasets or on one: dataset, recipe, seed."""
+        """The runs of a table, on all its datasets or on one: dataset, recipe, seed."""
         datasets = self.table_datasets(name) if dataset is None else [dataset]
         return list(itertools.product(datasets, self.table_recipes(name), self.table_seeds(name)))
 
     def runs(self) -> list[tuple[str, str, int]]:
-        """The experiment's own trainings: dataset, recipe, seed."""
+        """The experiment's own runs: dataset, recipe, seed."""
         return list(itertools.product(self.datasets, self.recipes, self.seeds))
 
-    def chosen_runs(self) -> list[tuple[str, str, int]]:
-        """The trainings of the experiment and of the tables that are chosen."""
+    def selected_runs(self) -> list[tuple[str, str, int]]:
+        """The runs of the experiment and of the selected tables."""
         return list(dict.fromkeys([*self.runs(), *(run for name in self.tables for run in self.table_runs(name))]))
 
-    def chosen_datasets(self) -> list[str]:
-        """The datasets of the experiment and of the tables that are chosen."""
-        return list(dict.fromkeys(dataset for dataset, _, _ in self.chosen_runs()))
+    def selected_datasets(self) -> list[str]:
+        """The datasets of the experiment and of the selected tables."""
+        return list(dict.fromkeys(dataset for dataset, _, _ in self.selected_runs()))
 
-    def every_run(self) -> list[tuple[str, str, int]]:
-        """The trainings of the experiment and of all tables that are defined, chosen or not."""
+    def all_runs(self) -> list[tuple[str, str, int]]:
+        """The runs of the experiment and of all defined tables."""
         return list(
             dict.fromkeys([*self.runs(), *(run for name in self.table_definitions for run in self.table_runs(name))])
         )
 
-    def every_dataset(self) -> list[str]:
-        """The datasets of the experiment and of all tables that are defined."""
+    def all_datasets(self) -> list[str]:
+        """The datasets of the experiment and of all defined tables."""
         return list(
             dict.fromkeys(
                 [*self.datasets, *(name for table in self.table_definitions for name in self.table_datasets(table))]
             )
         )
 
-    def every_recipe(self) -> list[str]:
-        """The recipes of the experiment and of all tables that are defined."""
+    def all_recipes(self) -> list[str]:
+        """The recipes of the experiment and of all defined tables."""
         return list(
             dict.fromkeys(
                 [*self.recipes, *(name for table in self.table_definitions for name in self.table_recipes(table))]
@@ -145,7 +145,7 @@ class Params(Strict):
         return merged(self.faces, self.dataset_definitions[dataset].faces)
 
     def sampling_params(self, dataset: str) -> SamplingParams:
-        """Split and class balance of ``dataset``, before a recipe's own balance."""
+        """Split and class balancing of ``dataset``, before a recipe's override."""
         return merged(self.sampling, self.dataset_definitions[dataset].sampling)
 
     def run(self, dataset: str, recipe: str) -> RunParams:
@@ -162,7 +162,7 @@ class Params(Strict):
         data, rec = self.dataset_definitions[dataset], self.recipe(recipe)
         here = rec.datasets.get(dataset, RecipeOnDataset())
         upsample = here.upsample or rec.upsample
-        off = {} if rec.local_cnns else {"num_lanets": 0}
+        off: dict[str, Any] = {} if rec.local_cnns else {"num_lanets": 0}
         off |= {part: 0.0 for part in ("mad", "msad") if not getattr(rec, part)}
         return RunParams(
             model=merged(self.model, data.model, off, rec.model, here.model),
@@ -193,17 +193,17 @@ def check(params: Params) -> None:
         raise ParamsError(("seeds",), "a seed appears twice")
     for table in params.table_definitions:
         _check_table(params, table)
-    _check_drawn_archives(params)
-    for dataset in params.every_dataset():
+    _check_synthetic_archives(params)
+    for dataset in params.all_datasets():
         _check_faces(params, dataset)
-    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.every_run()):
+    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.all_runs()):
         _check_run(params, dataset, recipe)
     for search in params.searches:
         _check_search(params, search)
     if not _STORAGE.fullmatch(params.search_storage):
         raise ParamsError(("search_storage",), "expected journal, sqlite:///FILE, postgresql://... or ${NAME}")
     if _PASSWORD.search(params.search_storage):
-        message = "a password would be written to results/; put ${NAME} in its place and set the variable NAME"
+        message = "a password would be written to results/; replace it by ${NAME} and set the variable NAME"
         raise ParamsError(("search_storage",), message)
 
 
@@ -246,17 +246,17 @@ def _check_faces(params: Params, dataset: str) -> None:
         (
             "template",
             faces.template == "box" and faces.landmarks == "supplied",
-            "box is the box that MTCNN found, and landmarks: supplied has none; use landmarks: mtcnn",
+            "box needs the box that MTCNN found, and landmarks: supplied has none; use landmarks: mtcnn",
         ),
         (
             "template",
             faces.template == "none" and faces.landmarks == "supplied",
-            "none takes the image as it is, without landmarks; use landmarks: mtcnn, which then only describe it",
+            "none keeps the image as it is, without landmarks; use landmarks: mtcnn, which then only describe it",
         ),
         (
             "margin",
             faces.template == "none" and faces.margin > 0,
-            "template: none takes the image as it is, without context around it; use margin: 0",
+            "template: none keeps the image as it is, without context; use margin: 0",
         ),
     ):
         if wrong:
@@ -264,23 +264,23 @@ def _check_faces(params: Params, dataset: str) -> None:
             raise ParamsError((*loc, "faces", key), message)
 
 
-def _check_drawn_archives(params: Params) -> None:
-    """Datasets may share a drawn archive, such as two alignments of it, if they agree on what is drawn."""
+def _check_synthetic_archives(params: Params) -> None:
+    """Datasets may share a synthetic archive, such as two alignments of it, if they agree on how it is made."""
     drawn: dict[str, tuple[str, Any]] = {}
-    for dataset in params.chosen_datasets():
+    for dataset in params.selected_datasets():
         definition = params.dataset_definitions[dataset]
         if definition.synthetic is not None:
             if definition.reported_as is not None:
                 raise ParamsError(
                     ("dataset_definitions", dataset, "reported_as"),
-                    "drawn faces do not compare with published numbers; leave it out",
+                    "synthetic faces are not comparable with published numbers; leave it out",
                 )
             how = (definition.parser, definition.synthetic, definition.synthetic_scale)
             first, expected = drawn.setdefault(definition.archive, (dataset, how))
             if how != expected:
                 raise ParamsError(
                     ("dataset_definitions", dataset, "archive"),
-                    f"{definition.archive} is drawn for {first} in another way; use another name, or the same "
+                    f"{definition.archive} is already made for {first} in another way; use another name, or the same "
                     "parser, synthetic and synthetic_scale",
                 )
 
@@ -291,7 +291,7 @@ def _check_search(params: Params, name: str) -> None:
         message = f"unknown name '{search.recipe}'; {choices(search.recipe, params.recipe_definitions)}"
         raise ParamsError(("search_definitions", name, "recipe"), message)
     if search.recipe == name:
-        message = "a search gives its name to the recipe that it finds, and cannot start from it"
+        message = "a search gives its name to the resulting recipe, and cannot start from it; choose another recipe"
         raise ParamsError(("search_definitions", name, "recipe"), message)
     for dataset in params.datasets:
         lanets = params.run(dataset, search.recipe).model.num_lanets

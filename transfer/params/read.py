@@ -21,7 +21,11 @@ from transfer.utils.files import write_text
 
 DEFAULT = Path("params/default.yaml")
 SCHEMA = Path("params/schema.json")
-RENAMED = {"train.processes": "train.gpus"}
+RENAMED = {
+    "train.processes": "train.gpus",
+    "train.hflip_tta": "train.hflip_tta",
+    "train.targets: soft_labels": "train.targets: soft_labels",
+}
 """Keys of earlier versions, or keys with a value, and what they are called now."""
 
 # The first line of a snapshot, before the digest of the rest.

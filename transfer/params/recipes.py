@@ -1,4 +1,4 @@
-"""The recipes: which parts of TransFER are on, and what else differs; and what one training sees in the end."""
+"""Recipes: which parts of TransFER are on and what else differs; and the resolved parameters of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,12 @@ from transfer.params.train import ModelOverride, ModelParams, TrainOverride, Tra
 
 
 class RecipeOnDataset(Strict):
-    """What a recipe changes on one dataset alone, such as the values that a search found there."""
+    """What a recipe changes on one dataset, such as the values that a search found there."""
 
     model: ModelOverride = ModelOverride()
     train: TrainOverride = TrainOverride()
     upsample: Upsample | None = None
-    """Balance of the training part on this dataset; null: that of the recipe."""
+    """Class balancing on this dataset; null: that of the recipe."""
 
 
 class RecipeDefinition(Strict):
@@ -29,13 +29,13 @@ class RecipeDefinition(Strict):
     model: ModelOverride = ModelOverride()
     train: TrainOverride = TrainOverride()
     upsample: Upsample | None = None
-    """Balance of this recipe's training part; null: that of the dataset. The split is the same for all recipes."""
+    """Class balancing; null: that of the dataset. The split is the same for all recipes."""
     datasets: dict[Name, RecipeOnDataset] = {}
-    """What differs on single datasets; it wins over the keys above."""
+    """Overrides per dataset; they win over the keys above."""
 
 
 def varied(recipe: RecipeDefinition, values: Mapping[str, Any]) -> RecipeDefinition:
-    """``recipe`` with the values of a sweep by their dotted keys, which win over all else that it says."""
+    """``recipe`` with the values of a sweep by dotted keys, which override everything else in it."""
     content = recipe.model_dump(exclude_unset=True)
     content["datasets"] = {}
     for key, value in values.items():
@@ -49,7 +49,7 @@ def varied(recipe: RecipeDefinition, values: Mapping[str, Any]) -> RecipeDefinit
 
 
 class RunParams(Strict):
-    """The resolved parameters of one training."""
+    """The resolved parameters of a run."""
 
     model: ModelParams
     train: TrainParams

@@ -1,14 +1,16 @@
-"""The searches: what they vary, how they choose, and when they give up."""
+"""Searches: their spaces, samplers and pruners."""
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
 from transfer.params.base import Fraction, Name, ParamsError, Strict, Upsample, different
 
+Number = TypeVar("Number", int, float)
 
-def _stepped(low: float, high: float, step: float) -> list[float]:
+
+def _stepped(low: Number, high: Number, step: Number) -> list[Number]:
     """low, low + step, ... high, without the rounding errors of repeated addition."""
     first, last, width = (Decimal(str(value)) for value in (low, high, step))
     if (last - first) % width:
@@ -22,9 +24,9 @@ class RateRange(Strict):
     low: Fraction
     high: Fraction
     step: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Distance of the values; null: any value of the range."""
+    """Step between values; null: continuous."""
     log: bool = False
-    """Search in the logarithm of the rate."""
+    """Sample on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "RateRange":
@@ -37,7 +39,7 @@ class RateRange(Strict):
         return self
 
     def values(self) -> list[float] | None:
-        """All values, in order; None where they are not countable."""
+        """All values in order; None for a continuous range."""
         return _stepped(self.low, self.high, self.step) if self.step else None
 
 
@@ -66,16 +68,16 @@ Balances = Annotated[list[Upsample], Field(min_length=1), AfterValidator(differe
 
 
 class SearchSpace(Strict):
-    """What a search varies: each a range or a list of choices; null: as the recipe has it."""
+    """Search space: a range or a list of choices per parameter; null: the recipe's value."""
 
     mad: RateRange | Rates | None = None
-    """p1. With fewer than two LANets there is nothing to drop: it is 0 then, and no part of that trial."""
+    """p1; 0 and not sampled in trials with fewer than two LANets."""
     msad: RateRange | Rates | None = None
     """p2."""
     num_lanets: CountRange | Counts | None = None
     """B."""
     upsample: Balances | None = None
-    """Balance of the training part."""
+    """Class balancing of the training set."""
 
     @model_validator(mode="after")
     def _is_not_empty(self) -> "SearchSpace":
@@ -85,39 +87,39 @@ class SearchSpace(Strict):
 
 
 class PrunerParams(Strict):
-    """When a trial is given up for its validation accuracy."""
+    """When a trial is pruned by its validation accuracy."""
 
     kind: Literal["median", "none"] = "median"
-    """median: its best epoch so far is worse than the median of the other trials at that epoch."""
+    """median: prune if the best epoch so far is worse than the median of the other trials at that epoch."""
     startup_trials: Annotated[int, Field(ge=0)] = 5
-    """Completed trials before any is given up."""
+    """Completed trials before any is pruned."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 5
-    """Epochs of a trial before it may be given up."""
+    """Epochs of a trial before it may be pruned."""
     interval_epochs: Annotated[int, Field(ge=1)] = 1
-    """Epochs between two decisions."""
+    """Epochs between two checks."""
     min_trials: Annotated[int, Field(ge=1)] = 1
-    """Trials that must have come to that epoch."""
+    """Trials that must have reached that epoch."""
 
 
 class SearchDefinition(Strict):
-    """A search: a study per dataset; what it finds is a recipe of the same name."""
+    """A search: one study per dataset; its result is a recipe of the same name."""
 
     recipe: Name = "full"
-    """The recipe that it starts from."""
+    """The recipe to vary."""
     space: SearchSpace
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """grid: every combination once."""
     trials: Annotated[int, Field(ge=1, le=100000)] | None = None
-    """Trials to finish, completed or given up, per dataset; a grid has as many as combinations."""
+    """Trials per dataset, completed or pruned; a grid has one per combination."""
     workers: Annotated[int, Field(ge=1, le=1000)] = 2
-    """Processes that work on one study."""
+    """Worker processes per study."""
     epochs: Annotated[int, Field(ge=1, le=10000)] | None = None
-    """Length of its trainings; null: train.epochs. The recipe that is found does not take it over."""
+    """Epochs of a trial; null: train.epochs. The resulting recipe does not inherit it."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(different)] = [0]
-    """Training seeds: a trial's value is the mean over them."""
+    """Seeds of the runs of a trial, whose value is the mean over them."""
     sampler_seed: Annotated[int, Field(ge=0)] = 0
     startup_trials: Annotated[int, Field(ge=1)] = 10
-    """Trials that tpe draws at random first."""
+    """Random trials before tpe starts."""
     pruner: PrunerParams = PrunerParams()
 
     @model_validator(mode="after")

@@ -3,15 +3,24 @@
 import itertools
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
 from transfer.params.base import Name, ParamsError, Protocol, Strict, different
+from transfer.utils.errors import choices
 
 KINDS = tuple(sorted(file.stem for file in (Path(__file__).parents[1] / "tables" / "kinds").glob("[a-z]*.py")))
 """The kinds of tables: the names of the modules in transfer/tables/kinds."""
-TableKind = Literal[KINDS]
+
+
+def _kind(name: str) -> str:
+    if name not in KINDS:
+        raise ValueError(f"unknown kind '{name}'; {choices(name, KINDS)}")
+    return name
+
+
+TableKind = Annotated[str, AfterValidator(_kind), Field(json_schema_extra={"enum": list(KINDS)})]
 
 
 class Sweep(Strict):

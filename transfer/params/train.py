@@ -1,4 +1,4 @@
-"""The block `train`: the training run and its augmentation."""
+"""The blocks `train`, `model` and `robustness`."""
 
 from typing import Annotated, Literal, NamedTuple
 
@@ -9,7 +9,7 @@ from transfer.utils.errors import choices
 
 
 class Augmentation(Strict):
-    """Training augmentation, drawn per sample; the defaults are the authors' (APViT configs/_base_/datasets/RAF.py)."""
+    """Augmentation, sampled per image; the defaults are the authors' (APViT configs/_base_/datasets/RAF.py)."""
 
     rotate: Fraction = 0.5
     """Probability of a rotation."""
@@ -38,13 +38,13 @@ class TrainParams(Strict):
 
     epochs: Annotated[int, Field(ge=1, le=10000)] = 40
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 128
-    """Images of a step; batch norm needs two at least."""
+    """Images per step; batch norm needs at least two."""
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Peak learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
-    """L2 weight decay; position embeddings and the class token have none."""
+    """L2 weight decay, except of position embeddings and class token."""
     schedule: Literal["cosine", "step"] = "cosine"
     milestones: list[Annotated[int, Field(ge=1)]] = [15, 30]
     """Epochs after which the step schedule multiplies the rate by gamma."""
@@ -52,63 +52,63 @@ class TrainParams(Strict):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Length of the linear warm-up."""
     clip_norm: Annotated[float, Field(ge=0)] = 10.0
-    """Largest L2 norm of the gradient; 0 switches clipping off."""
+    """Largest L2 norm of the gradient; 0: no clipping."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay per step of the exponential average of the weights, which is then what is evaluated and kept; 0: none."""
-    targets: Literal["label", "votes"] = "label"
-    """votes: the taggers' votes over the classes as soft labels, where the dataset has them."""
+    """Decay per step of the exponential moving average of the weights, which is evaluated and saved; 0: none."""
+    targets: Literal["label", "soft_labels"] = "label"
+    """soft_labels: the distribution of the annotators' votes over the classes, if the dataset has them."""
     augment: Augmentation = Augmentation()
-    flip_views: bool = False
-    """Average the probabilities of the face and its mirror image in validation and test."""
+    hflip_tta: bool = False
+    """Test-time flip: average the probabilities of a face and its mirror image."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 autocast where the hardware computes in it, else fp32."""
+    """auto: bf16 autocast if the hardware supports it natively, else fp32."""
     deterministic: bool = False
-    """On a GPU: only operations that give the same bits every time, which takes longer. On a CPU they always do."""
+    """On a GPU: only deterministic operations, which are slower. CPU runs are always deterministic."""
     compile: bool = False
-    """Compile the network's training step with torch.compile: a minute or two at the start, faster steps, other
-    roundings. Needs a C++ compiler."""
+    """Use torch.compile for the training step: a minute or two at the start, faster steps, other rounding. Needs a C++
+    compiler."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """CPU threads of one run, or of each of its processes."""
     gpus: Annotated[int, Field(ge=1, le=64)] = 1
     """GPUs that share the batches of one run, each with a process of its own, started by torchrun."""
     jobs_per_device: Annotated[int, Field(ge=1, le=64)] = 1
-    """Jobs on one machine that use the same CUDA device at a time; further ones wait."""
+    """Jobs that may share a CUDA device of this machine; further ones wait."""
 
 
 class TrainOverride(Override, TrainParams):
     """Keys of TrainParams that differ."""
 
 
-WHERE = {"device", "threads", "gpus", "jobs_per_device"}
+RUNTIME_KEYS = {"device", "threads", "gpus", "jobs_per_device"}
 """Keys of TrainParams that say where a run takes place, and change nothing in what it learns but rounding (and, with
 several GPUs, random draws)."""
 
 
 class ModelParams(Strict):
-    """The network, and the rates that a recipe uses when it switches a part on."""
+    """The network, and the drop rates of the recipes that enable them."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "transfer_tiny"
     """Name in timm's registry, such as transfer_base."""
     img_size: Annotated[int, Field(ge=16, le=448)] = 112
-    """Side of the square input in pixels; the aligned faces are resized to it."""
+    """Side of the square input in pixels; aligned faces are resized to it."""
     stem_stages: Annotated[int, Field(ge=1, le=4)] = 3
-    """How many stages of the IR stem are used."""
+    """Number of stages of the IR-50 stem."""
     num_lanets: Annotated[int, Field(ge=0, le=16)] = 2
-    """B, the number of LANets of the recipes with Local CNNs."""
+    """B, the number of LANets in recipes with Local CNNs."""
     mad: Fraction = 0.6
-    """p1, the probability that MAD drops one LANet's map, for the recipes with MAD."""
+    """p1, the probability that MAD drops a LANet map, in recipes with MAD."""
     msad: Fraction = 0.3
-    """p2, the probability that MSAD drops one head of a block, for the recipes with MSAD."""
+    """p2, the probability that MSAD drops a head of a block, in recipes with MSAD."""
     msad_mode: Literal["head", "token"] = "head"
     """head: as in the paper; token: as in the released code."""
     lanet_norm: bool = True
     """Batch norm in the LANets, as released; the paper names none."""
     normalization: Literal["imagenet", "half"] = "imagenet"
-    """What the stem sees: ImageNet's mean and standard deviation, as released, or 0.5, with which IR-50 was trained."""
+    """Input normalization: ImageNet's mean and standard deviation, as released, or 0.5, as IR-50 was pretrained."""
     pretrained: list[Name] = []
-    """Weights to begin with, by their names in params/sources.yaml; the tensors that none of them has start fresh."""
+    """Pretrained weights, by their names in params/sources.yaml; all other tensors are initialised at random."""
 
 
 class ModelOverride(Override, ModelParams):
@@ -116,7 +116,7 @@ class ModelOverride(Override, ModelParams):
 
 
 class Scale(NamedTuple):
-    """A corruption's severities, growing; a face is untouched at ``least``, and none may be above ``most``."""
+    """Severities of a corruption, ascending: more than ``least`` (the clean face), at most ``most``."""
 
     severities: tuple[float, ...]
     least: float
@@ -134,23 +134,23 @@ SEVERITIES: dict[str, Scale] = {
     "blur": Scale((0.01, 0.02, 0.03, 0.04, 0.06), 0, 0.25, "standard deviation / side of the face"),
     "noise": Scale((0.05, 0.1, 0.15, 0.2, 0.3), 0, 1, "standard deviation / range of the pixels"),
     "low_resolution": Scale((2, 3, 4, 6, 8), 1, 32, "side of the face / side of the reduced face"),
-    "darker": Scale((0.2, 0.4, 0.6, 0.8, 0.9), 0, 1, "part of the light that is taken away"),
-    "brighter": Scale((0.25, 0.5, 1, 1.5, 2), 0, 10, "part of the light that is added"),
+    "darker": Scale((0.2, 0.4, 0.6, 0.8, 0.9), 0, 1, "fraction of the light removed"),
+    "brighter": Scale((0.25, 0.5, 1, 1.5, 2), 0, 10, "fraction of light added"),
 }
 """Corruption -> its scale. `transfer.evaluation.robustness` has what each does."""
 
 
 class RobustnessParams(Strict):
-    """What is done to the test faces of a finished training."""
+    """Corruptions of the test faces of a finished run."""
 
     corruptions: Literal["all"] | dict[Name, list[float]] = "all"
-    """Severities of each corruption, in the units of docs/robustness.md; all: every corruption at its own list."""
+    """Severities per corruption, in the units of docs/robustness.md; all: every corruption at its defaults."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the noise and of the random places: the same for all recipes and training seeds."""
+    """Seed of noise and random positions, shared by all runs."""
 
     @model_validator(mode="after")
     def _are_severities(self) -> "RobustnessParams":
-        for name, severities in self.chosen().items():
+        for name, severities in self.selected().items():
             if name not in SEVERITIES:
                 raise ParamsError(("corruptions",), f"unknown name '{name}'; {choices(name, SEVERITIES)}")
             scale = SEVERITIES[name]
@@ -162,8 +162,8 @@ class RobustnessParams(Strict):
                 raise ParamsError(("corruptions", name), f"a value appears twice: {severities}")
         return self
 
-    def chosen(self) -> dict[str, list[float]]:
-        """Corruption -> severities; a corruption without any is left out."""
+    def selected(self) -> dict[str, list[float]]:
+        """Corruption -> severities, without corruptions that have none."""
         if self.corruptions == "all":
             return {name: list(scale.severities) for name, scale in SEVERITIES.items()}
         return {name: sorted(severities) for name, severities in self.corruptions.items() if severities}

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from transfer.evaluation.statistics import same_faces
-from transfer.params import WHERE, RunParams
+from transfer.params import RUNTIME_KEYS, RunParams
 from transfer.params.read import flat
 from transfer.runs.metrics import metrics, read_metrics
 from transfer.runs.predictions import class_names, correct_faces, probabilities_of, read_predictions
@@ -54,7 +54,7 @@ def refuse_other_parameters(directory: Path, environment: dict[str, Any], expect
     except (KeyError, TypeError, ValueError):
         said = "not what a training of this version writes"
         raise UserError(f"{directory / 'env.json'}: {said}; {run_again(directory)}") from None
-    ours, theirs = (flat(run.model_dump(mode="json", exclude={"train": WHERE})) for run in (expected, found))
+    ours, theirs = (flat(run.model_dump(mode="json", exclude={"train": RUNTIME_KEYS})) for run in (expected, found))
     for key in ours:
         if ours[key] != theirs[key]:
             different = f"trained with {key} {theirs[key]}, but the parameters say {ours[key]}"

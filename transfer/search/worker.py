@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from transfer.layout import Layout
 from transfer.models.registry import modules
-from transfer.params import WHERE, Params, digest
+from transfer.params import RUNTIME_KEYS, Params, digest
 from transfer.search.space import trial_params
 from transfer.search.study import SharedStudy, checkpoints
 from transfer.search.trial import validate
@@ -53,7 +53,7 @@ def declaration(params: Params, search: str, dataset: str, layout: Layout) -> di
     start = trial_params(params, dataset, search, {}).run(dataset, search)
     data = layout.data(dataset)
     return plain | {
-        "recipe": start.model_dump(mode="json", exclude={"train": WHERE}),
+        "recipe": start.model_dump(mode="json", exclude={"train": RUNTIME_KEYS}),
         "data": digest([sha256(data / name) for name in ("aligned.parquet", "split.parquet")]),
         "code": step_digest("train", modules()[start.model.name]),
     }

@@ -1,7 +1,6 @@
 """Make a table or figure of an experiment: check its runs, let its kind compute it, and write it."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,20 @@ from transfer.params import Params
 from transfer.runs.read import Runs, read_environment, read_runs
 from transfer.tables import kinds
 from transfer.tables.kinds import Context
-from transfer.tables.text import Section, Table, to_csv, to_html, to_latex, to_markdown
+from transfer.tables.text import (
+    Section,
+    Table,
+    protocols_paragraph,
+    rounded,
+    statistics_paragraph,
+    to_csv,
+    to_html,
+    to_latex,
+    to_markdown,
+)
 from transfer.utils.errors import UserError
 from transfer.utils.files import write_json, write_text
-from transfer.utils.plots import save_pair
+from transfer.utils.plots import put_title, save_pair, style
 
 _REAL = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet": "AffectNet"}
 _ENVIRONMENT = ("commit", "python", "torch", "timm", "cpu", "cores", "device", "precision", "deployment")
@@ -37,8 +46,8 @@ def write_table(params: Params, layout: Layout, name: str, partial: bool = False
 
 def build_table(params: Params, layout: Layout, name: str, partial: bool = False) -> Table:
     """Return the table ``name``. Raises UserError as ``write_table``."""
-    runs, missing = _read_runs(params, layout, name, partial=partial)
-    table = kinds.get(params.table_definitions[name].kind).table(Context(params, layout, name, runs))
+    runs, missing = read_table_runs(params, layout, name, partial=partial)
+    table = table_of(Context(params, layout, name, runs))
     header = [*table.header, f"Environment: {_environment(runs)}."]
     if missing:
         total = len(params.table_runs(name))
@@ -54,6 +63,24 @@ def build_table(params: Params, layout: Layout, name: str, partial: bool = False
     return replace(table, title=title, header=header, sections=list(map(described, table.sections)))
 
 
+def table_of(context: Context) -> Table:
+    """Return the table of runs that were read."""
+    params, name = context.params, context.name
+    definition = params.table_definitions[name]
+    kind = kinds.get(definition.kind)
+    rows = list(kind.rows(context))
+    swept = [key.rpartition(".")[2] for key in definition.sweep.over] if definition.sweep and rows else []
+    formats = dict(kind.formats) | dict.fromkeys((key for key in swept if key in rows[0]), "text")
+    frame = rounded(pd.DataFrame(rows), formats)
+    about = {"baseline": params.table_baseline(name)}
+    about["faces"] = " and ".join(f"{n:,}" for n in dict.fromkeys(frame["n_faces"].dropna()))
+    if "{statistics}" in kind.header:
+        about["statistics"] = statistics_paragraph(frame)
+    header = [kind.header.format(**about), protocols_paragraph(kinds.protocols_of(params, name))]
+    title = f"{definition.title or name}: {params.experiment}"
+    return Table(title, frame, formats, header, kind.sections(context, frame))
+
+
 def write_figure(params: Params, layout: Layout, name: str, dataset: str) -> list[Path]:
     """Write figures/NAME_DATASET.png, .svg and .json (the caption); returns their paths.
 
@@ -66,17 +93,24 @@ def write_figure(params: Params, layout: Layout, name: str, dataset: str) -> lis
     if dataset not in params.table_datasets(name):
         allowed = ", ".join(params.table_datasets(name))
         raise UserError(f"--dataset {dataset}: not in table {name}; allowed: {allowed}")
-    context = Context(params, layout, name, _read_runs(params, layout, name, dataset)[0])
-    figure, caption = draw(context)
-    stem = layout.figures / f"{name}_{dataset}"
+    context = Context(params, layout, name, read_table_runs(params, layout, name, dataset)[0])
     synthetic = params.dataset_definitions[dataset].synthetic is not None
-    content = {"caption": caption, "dataset": dataset, "drawn_faces": synthetic}
+    seeds, faces = len(params.table_seeds(name)), len(next(context.each_run())[2].results[context.protocol].test)
+    of = (
+        f"{params.experiment}, {dataset}{' (synthetic faces)' if synthetic else ''}, protocol {context.protocol}, "
+        f"{seeds} seed{'s' if seeds > 1 else ''}, {faces:,} test faces"
+    )
+    stem = layout.figures / f"{name}_{dataset}"
+    with style():
+        figure, what = draw(context)
+        put_title(figure, what, of)
     paths = save_pair(figure, stem)
-    write_json(stem.with_suffix(".json"), content | {"n_seeds": len(params.table_seeds(name))})
+    content = {"caption": f"{what} ({of}).", "dataset": dataset, "synthetic": synthetic, "n_seeds": seeds}
+    write_json(stem.with_suffix(".json"), content)
     return [*paths, stem.with_suffix(".json")]
 
 
-def _read_runs(
+def read_table_runs(
     params: Params, layout: Layout, name: str, dataset: str | None = None, partial: bool = False
 ) -> tuple[Runs, list[str]]:
     """Return the runs of a table, all or of one dataset, and which are missing."""
@@ -117,11 +151,8 @@ def describe(params: Params, layout: Layout, dataset: str) -> str:
 def _environment(runs: Runs) -> str:
     """Return what the runs ran in; where they differ, all of it."""
     values: dict[str, dict[str, None]] = {name: {} for name in _ENVIRONMENT}
-    for env in _environments(runs):
+    for run in (run for seeds in runs.values() for run in seeds.values()):
+        env = read_environment(run.directory)
         for name in _ENVIRONMENT:
             values[name][str((env | env["packages"]).get(name) or "unknown")] = None
     return "; ".join(f"{name} {' and '.join(found)}" for name, found in values.items())
-
-
-def _environments(runs: Runs) -> Iterator[dict]:
-    return (read_environment(run.directory) for seeds in runs.values() for run in seeds.values())

@@ -1,7 +1,7 @@
-"""An experiment at a glance: an accuracy per recipe and protocol, and all learning curves in one file."""
+"""Summary of an experiment for `dvc metrics` and `dvc plots`: accuracies by recipe, and all learning curves."""
 
 import shutil
-from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 
@@ -10,49 +10,32 @@ from transfer.params import Params
 from transfer.utils.errors import UserError
 from transfer.utils.files import write_json, write_text
 
-_CURVES = ["epoch", "train_loss", "val_accuracy"]
-
 
 def write_overview(params: Params, layout: Layout) -> None:
-    """Write R/metrics/<dataset>/<recipe>.json and R/history.csv from the table and the histories of the runs.
+    """Write R/metrics/<dataset>/<recipe>.json (accuracy in percent by protocol) and R/history.csv (all epochs).
 
-    Metrics of datasets and recipes that the experiment has no more are removed. Raises UserError for a missing file.
+    Metrics of former datasets and recipes are removed. Raises UserError for a missing file.
     """
-    path = layout.root / "table1.csv"
-    if not path.exists():
-        raise UserError(f"{path}: not there; make it with transfer table, or let snakemake do it")
-    metrics = accuracies(pd.read_csv(path))
-    history = histories(params, layout)
+    table = _read(layout.table("table1", "csv"), "table")
+    histories = [
+        read_history(layout, dataset, recipe, seed).assign(dataset=dataset, recipe=recipe, seed=seed)
+        for dataset, recipe, seed in params.runs()
+    ]
     shutil.rmtree(layout.metrics, ignore_errors=True)
-    for (dataset, recipe), values in metrics.items():
-        write_json(layout.metrics / dataset / f"{recipe}.json", values)
-    write_text(layout.root / "history.csv", history.to_csv(index=False))
-
-
-def accuracies(table: pd.DataFrame) -> Mapping[tuple[str, str], dict[str, float]]:
-    """Accuracy in percent by protocol, for each dataset and recipe of Table 1."""
-    cells = table.groupby(["dataset", "recipe"], sort=False)
-    return {key: dict(zip(rows["protocol"], rows["accuracy"], strict=True)) for key, rows in cells}
-
-
-def histories(params: Params, layout: Layout) -> pd.DataFrame:
-    """The epochs of all runs: dataset, recipe, seed, epoch, train_loss, val_accuracy in percent.
-
-    Raises UserError for the first run that has no history.
-    """
-    frames = []
-    for dataset, recipe, seed in params.runs():
-        run = read_history(layout, dataset, recipe, seed)
-        frames.append(run.assign(dataset=dataset, recipe=recipe, seed=seed))
-    return pd.concat(frames)[["dataset", "recipe", "seed", *_CURVES]]
+    for (dataset, recipe), rows in table.groupby(["dataset", "recipe"], sort=False):
+        accuracies = dict(zip(rows["protocol"], rows["accuracy"], strict=True))
+        write_json(layout.metrics / str(dataset) / f"{recipe}.json", accuracies)
+    columns = ["dataset", "recipe", "seed", "epoch", "train_loss", "val_accuracy"]
+    write_text(layout.root / "history.csv", pd.concat(histories)[columns].to_csv(index=False))
 
 
 def read_history(layout: Layout, dataset: str, recipe: str, seed: int) -> pd.DataFrame:
-    """The epochs of one run: epoch, train_loss, val_accuracy in percent. Raises UserError where there are none."""
-    path = layout.run(dataset, recipe, seed) / "history.csv"
+    """Return the epochs of a run: epoch, train_loss, val_accuracy in percent. Raises UserError if there is no file."""
+    run = _read(layout.run(dataset, recipe, seed) / "history.csv", "train")[["epoch", "train_loss", "val_accuracy"]]
+    return run.assign(train_loss=run["train_loss"].round(4), val_accuracy=(100 * run["val_accuracy"]).round(2))
+
+
+def _read(path: Path, verb: str) -> pd.DataFrame:
     if not path.exists():
-        raise UserError(f"{path}: not there; make it with transfer train, or let snakemake do it")
-    run = pd.read_csv(path)[_CURVES]
-    run["train_loss"] = run["train_loss"].round(4)
-    run["val_accuracy"] = (100 * run["val_accuracy"]).round(2)
-    return run
+        raise UserError(f"{path}: missing; make it with transfer {verb}, or let snakemake do it")
+    return pd.read_csv(path)

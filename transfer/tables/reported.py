@@ -14,7 +14,7 @@ _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Reported(BaseModel):
-    """One published accuracy (percent)."""
+    """A published accuracy (percent)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,31 +29,24 @@ class Reported(BaseModel):
     remark: _Text | None = None
 
 
-def load_reported(path: str | os.PathLike) -> list[Reported]:
+def load_reported(path: str | os.PathLike = REPORTED) -> list[Reported]:
     """Read the published numbers. Raises UserError naming the file and the entry (counted from 1)."""
     try:
-        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        rows = TypeAdapter(list[Reported]).validate_python(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected the published numbers; restore it from the repository") from None
+        raise UserError(f"{path}: missing; restore it from the repository") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it") from error
-    if not isinstance(entries, list):
-        raise UserError(f"{path}: expected a list of entries; write each as '- method: ...'")
-    try:
-        rows = TypeAdapter(list[Reported]).validate_python(entries)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            raise UserError(f"{path}: expected a list of entries; write each as '- method: ...'") from None
         number, *key = first["loc"]
         where = ".".join(map(str, key)) or "entry"
         raise UserError(f"{path}: entry {number + 1}: {where}: {first['msg']}; correct this entry") from error
     cells: dict[tuple[str, str], int] = {}
     for number, row in enumerate(rows, start=1):
-        if row.recipe is None:
-            continue
-        other = cells.setdefault((row.dataset, row.recipe), number)
-        if other != number:
-            raise UserError(
-                f"{path}: entry {number}: recipe {row.recipe} on {row.dataset} already has entry {other}; "
-                "keep one of them"
-            )
+        if row.recipe and cells.setdefault((row.dataset, row.recipe), number) != number:
+            other = f"recipe {row.recipe} on {row.dataset} already has entry {cells[row.dataset, row.recipe]}"
+            raise UserError(f"{path}: entry {number}: {other}; keep one of them")
     return rows

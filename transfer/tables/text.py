@@ -105,16 +105,17 @@ def grid(
 
 
 def by_dataset(
-    frame: pd.DataFrame,
     keys: Mapping[str, Cell],
     cells: Mapping[str, Cell],
     across: str | None = None,
     by: Sequence[str] = ("recipe",),
     title: str = "{}",
-) -> list[Section]:
-    """Return a section with the ``grid`` of each dataset."""
-    parts = frame.groupby("dataset", sort=False)
-    return [Section(title.format(name), "", *grid(part, keys, cells, across, by)) for name, part in parts]
+) -> Callable[[Any, pd.DataFrame], list[Section]]:
+    """Return a function that makes a section with the ``grid`` of each dataset."""
+    return lambda context, frame: [
+        Section(title.format(name), "", *grid(part, keys, cells, across, by))
+        for name, part in frame.groupby("dataset", sort=False)
+    ]
 
 
 def plain(column: str, template: str = "{:.2f}") -> Cell:

@@ -96,7 +96,7 @@ class _Sync:
                         self.done.problems.append(str(error))
                     count += 1
                     report(count)
-                asked = {seed for *names, seed in self.params.chosen_runs() if names == [dataset, recipe]}
+                asked = {seed for *names, seed in self.params.selected_runs() if names == [dataset, recipe]}
                 used = {run.info.run_id for seed, run in seeds.items() if seed in asked}
                 self._mark(experiment, recipe, used)
                 shown = {seed: run for seed, run in seeds.items() if seed in asked or not asked}
@@ -169,7 +169,7 @@ class _Sync:
 
     def _register(self, dataset: str, recipe: str, parent: str, seeds: "dict[int, Run]", asked: bool) -> None:
         """The seed with the best validation accuracy becomes the registered model; the test set never chooses."""
-        alias = self.params.kept_protocol
+        alias = self.params.checkpoint_protocol
         last = f"{EPOCH}val_accuracy"
         scores = {
             seed: run.data.metrics.get(f"{alias}/val_accuracy", run.data.metrics[last]) for seed, run in seeds.items()

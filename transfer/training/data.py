@@ -67,7 +67,7 @@ def load_data(settings: RunParams, dataset: str, layout: Layout, splits: Sequenc
     for name in splits:
         if not len(rows[name]):
             raise UserError(f"{data / 'split.parquet'}: no {name} images; every protocol needs some")
-    soft = settings.train.targets == "votes"
+    soft = settings.train.targets == "soft_labels"
     return RunData(
         rows=rows,
         labels=labels,
@@ -85,7 +85,7 @@ def data_digest(settings: RunParams, dataset: str, layout: Layout) -> str:
     """Digest of the files that decide what a run trains on."""
     data = layout.data(dataset)
     files = [data / "aligned.parquet", data / "split.parquet", layout.plan(dataset, settings.sampling.upsample)]
-    files += [data / "index.parquet"] if settings.train.targets == "votes" else []
+    files += [data / "index.parquet"] if settings.train.targets == "soft_labels" else []
     return digest([sha256(file) for file in files])
 
 

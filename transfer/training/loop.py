@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -32,19 +32,66 @@ def learning_rate(params: TrainParams, epoch: float) -> float:
     return params.lr * params.gamma ** sum(epoch > milestone for milestone in params.milestones)
 
 
-def make_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.SGD:
+class SGD:
+    """``torch.optim.SGD`` with momentum: the same fused kernel, without torch's optimizer classes.
+
+    Those import torch.compile's machinery at the first step, which costs each run seconds of processor time. ``groups``
+    are parameters with their weight decay; set ``lr`` before each step.
+    """
+
+    def __init__(
+        self, groups: Sequence[tuple[list[Tensor], float]], lr: float, momentum: float, nesterov: bool
+    ) -> None:
+        self.groups, self.lr, self.momentum, self.nesterov = groups, lr, momentum, nesterov
+        self.velocity: dict[int, Tensor] = {}  # by the parameter's position
+        self.parameters = [parameter for parameters, _ in groups for parameter in parameters]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update all parameters that have a gradient."""
+        position = 0
+        for parameters, weight_decay in self.groups:
+            trained = [(position + i, p) for i, p in enumerate(parameters) if p.grad is not None]
+            position += len(parameters)
+            first = not any(i in self.velocity for i, _ in trained)
+            for i, parameter in trained if self.momentum else ():
+                if i not in self.velocity:
+                    self.velocity[i] = (torch.empty_like if first else torch.zeros_like)(parameter.grad)
+            if trained:
+                torch._fused_sgd_(
+                    [parameter for _, parameter in trained],
+                    [parameter.grad for _, parameter in trained],
+                    [self.velocity[i] for i, _ in trained] if self.momentum else [],
+                    weight_decay=weight_decay,
+                    momentum=self.momentum,
+                    lr=self.lr,
+                    dampening=0.0,
+                    nesterov=self.nesterov,
+                    maximize=False,
+                    is_first_step=first and self.momentum > 0,
+                )
+
+    def state_dict(self) -> dict[int, Tensor]:
+        """The velocities."""
+        return self.velocity
+
+    def load_state_dict(self, state: Mapping[int, Tensor]) -> None:
+        """Continue with the velocities of :meth:`state_dict`."""
+        self.velocity = {i: value.to(self.parameters[i].device) for i, value in state.items()}
+
+
+def make_optimizer(model: nn.Module, params: TrainParams) -> SGD:
     """SGD with momentum; no weight decay on what the model's ``no_weight_decay()`` names, where it has one."""
     without = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        groups[name not in without].append(parameter)
-    return torch.optim.SGD(
-        [{"params": groups[True], "weight_decay": params.weight_decay}, {"params": groups[False], "weight_decay": 0.0}],
-        lr=params.lr,
-        momentum=params.momentum,
-        nesterov=params.nesterov,
-        fused=True,
-    )
+    decayed = [parameter for name, parameter in model.named_parameters() if name not in without]
+    others = [parameter for name, parameter in model.named_parameters() if name in without]
+    groups = [(decayed, params.weight_decay), (others, 0.0)]
+    return SGD(groups, params.lr, params.momentum, params.nesterov)
 
 
 class WeightAverage(AveragedModel):
@@ -87,7 +134,7 @@ def compiled(model: nn.Module) -> nn.Module:
 
 def train_epoch(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: SGD,
     batches: Iterable[tuple[Tensor, Tensor]],
     meter: EpochMeter,
     params: TrainParams,
@@ -108,13 +155,12 @@ def train_epoch(
     forward = compiled(model) if params.compile else model
     for step, (images, targets) in enumerate(batches, meter.step):
         rate = learning_rate(params, meter.epoch + (step + 0.5) / meter.steps)
-        for settings in optimizer.param_groups:
-            settings["lr"] = rate
+        optimizer.lr = rate
         torch.manual_seed(stream(dropping_seed, "step", step))
         with autocast(device, precision):
             logits = forward(images)
         loss = cross_entropy(logits.float(), targets, label_smoothing=params.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()
         norm = clip_gradients(model, params.clip_norm)
         optimizer.step()
@@ -135,20 +181,20 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     return nn.utils.get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
 
 
-def predict(model: nn.Module, batches: Iterator[Tensor], precision: str, flip_views: bool) -> np.ndarray:
-    """Class probabilities (N, C) float32 of normalised images; with ``flip_views`` the mean over image and mirror."""
-    return torch.cat([probabilities for _, probabilities in outputs(model, batches, precision, flip_views)]).numpy()
+def predict(model: nn.Module, batches: Iterator[Tensor], precision: str, hflip_tta: bool) -> np.ndarray:
+    """Class probabilities (N, C) float32 of normalised images; with ``hflip_tta`` the mean over image and mirror."""
+    return torch.cat([probabilities for _, probabilities in outputs(model, batches, precision, hflip_tta)]).numpy()
 
 
 @torch.inference_mode()
 def outputs(
-    model: nn.Module, batches: Iterator[Tensor], precision: str, flip_views: bool
+    model: nn.Module, batches: Iterator[Tensor], precision: str, hflip_tta: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Per batch the logits of the images themselves and the probabilities of `predict`, (n, C) float32 on the CPU."""
     model.eval()
     device = next(model.parameters()).device
     for images in batches:
         with autocast(device, precision):
-            views = [model(images)] + ([model(images.flip(3))] if flip_views else [])
+            views = [model(images)] + ([model(images.flip(3))] if hflip_tta else [])
         logits = torch.stack(views).float()
         yield logits[0].cpu(), logits.softmax(dim=-1).mean(dim=0).cpu()

@@ -28,7 +28,7 @@ def write_run(run: Run) -> None:
         "run": f"{run.params.experiment}/{run.dataset}/{run.recipe}/seed{run.seed}",
         "protocol": protocol,
         "epoch": chosen["epoch"],
-        "flip_views": run.settings.train.flip_views,
+        "hflip_tta": run.settings.train.hflip_tta,
         "pretrained_sha256": run.pretrained,
     }
     with atomic(run.directory / "model.safetensors") as part:

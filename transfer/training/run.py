@@ -13,7 +13,7 @@ import torch
 from transfer.layout import Layout
 from transfer.models.registry import create_model, modules
 from transfer.models.weights.load import load_pretrained
-from transfer.params import WHERE, Params, digest
+from transfer.params import RUNTIME_KEYS, Params, digest
 from transfer.training.batches import evaluation_batches, training_batches
 from transfer.training.data import data_digest, load_data
 from transfer.training.device import choose_precision, claim_device, set_deterministic
@@ -107,7 +107,7 @@ def fit(
         network=group.wrap(model),
         average=WeightAverage(model, hyper.ema) if hyper.ema else None,
         optimizer=make_optimizer(model, hyper),
-        selection=Selection(params.protocols, params.kept_protocol, hyper.epochs),
+        selection=Selection(params.protocols, params.checkpoint_protocol, hyper.epochs),
         pretrained=_pretrained_sha256(params, dataset, recipe, layout),
     )
     if not group.first:
@@ -164,7 +164,7 @@ def run_identity(params: Params, dataset: str, recipe: str, seed: int, layout: L
         "dataset": dataset,
         "recipe": recipe,
         "seed": str(seed),
-        "parameters": digest(settings.model_dump(mode="json", exclude={"train": WHERE})),
+        "parameters": digest(settings.model_dump(mode="json", exclude={"train": RUNTIME_KEYS})),
         "protocols": " ".join(params.protocols),
         "data": data_digest(settings, dataset, layout),
         "pretrained weights": digest(_pretrained_sha256(params, dataset, recipe, layout)),
@@ -227,7 +227,7 @@ def _evaluate(run: Run, row: Row, check_signals: Callable[[], None]) -> None:
         if split not in probabilities:
             rows = data.rows[split]
             batches = _interruptible(evaluation_batches(data.store, run.group.share(rows), run.device), check_signals)
-            own = predict(run.evaluated, batches, run.precision, run.settings.train.flip_views)
+            own = predict(run.evaluated, batches, run.precision, run.settings.train.hflip_tta)
             probabilities[split] = run.group.gather(own, len(rows))
         return probabilities[split]
 

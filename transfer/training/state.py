@@ -18,7 +18,7 @@ from transfer.params import Params, RunParams, digest
 from transfer.training.data import RunData
 from transfer.training.distributed import ProcessGroup
 from transfer.training.epoch import EpochMeter
-from transfer.training.loop import WeightAverage
+from transfer.training.loop import SGD, WeightAverage
 from transfer.training.selection import Selection
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic
@@ -52,7 +52,7 @@ class Run:
     network: nn.Module
     """``model`` as it is trained: wrapped where several GPUs share the batches."""
     average: WeightAverage | None
-    optimizer: torch.optim.Optimizer
+    optimizer: SGD
     selection: Selection
     pretrained: dict[str, str]
     """SHA-256 of each file of pretrained weights."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import wraps
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -51,44 +50,21 @@ def recipe_name(recipe: str) -> str:
     return _NAMES.get(recipe, recipe.replace("_", " "))
 
 
-@dataclass(frozen=True)
-class About:
-    """What a figure's title says of its numbers; ``protocol`` is None where no epoch was selected.
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in this style, regardless of the user's matplotlib settings."""
+    import matplotlib
 
-    ``note`` is what readers must know of the dataset ("synthetic faces").
-    """
-
-    experiment: str
-    dataset: str
-    protocol: str | None
-    note: str = ""
-
-    def without_protocol(self) -> About:
-        """Return the same of a figure that shows all epochs."""
-        return replace(self, protocol=None)
-
-    def put_on(self, figure: Figure, what: str, seeds: int) -> None:
-        """Write the title: what is shown, and of which experiment, dataset, protocol and number of seeds."""
-        dataset = f"{self.dataset} ({self.note})" if self.note else self.dataset
-        number = f"n={seeds}\N{NO-BREAK SPACE}seed{'s' if seeds > 1 else ''}"
-        of = ", ".join(filter(None, [self.experiment, dataset, self.protocol, number]))
-        width = int(figure.get_figwidth() * _LETTERS)
-        figure.suptitle("\n".join([*wrap(what, width), *wrap(of, width)]))
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Make ``draw`` use this style, regardless of the user's matplotlib settings."""
-
-    @wraps(draw)
-    def draw_in_style(*arguments: Any, **named: Any) -> Figure:
-        import matplotlib
-
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(_SETTINGS)
-            return draw(*arguments, **named)
-
-    return draw_in_style
+def put_title(figure: Figure, *parts: str) -> None:
+    """Write the title: what is shown, and of what; each on lines of its own that fit the figure."""
+    width = int(figure.get_figwidth() * _LETTERS)
+    figure.suptitle("\n".join(line for part in parts for line in wrap(part, width)))
 
 
 def panels(

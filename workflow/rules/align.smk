@@ -1,4 +1,4 @@
-# Faces: detection, alignment, and the row numbers of the parts that are trained and tested on.
+# Faces: detection, alignment, quality page, splits and upsampling plans.
 
 
 rule detect_faces:
@@ -21,7 +21,7 @@ rule detect_faces:
         config=SNAPSHOT,
         version=versions.detect,
     message:
-        "Finding faces and landmarks in {wildcards.dataset}"
+        "Detecting faces and landmarks in {wildcards.dataset}"
     shell:
         "python -m transfer detect --params {params.config} --set faces.threads={threads}"
         " --dataset {wildcards.dataset} > {log} 2>&1"
@@ -77,7 +77,7 @@ rule inspect_faces:
         config=SNAPSHOT,
         version=versions.inspect,
     message:
-        "Quality page of the faces of {wildcards.dataset}"
+        "Quality page of {wildcards.dataset}"
     shell:
         "python -m transfer inspect --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 

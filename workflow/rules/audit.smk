@@ -1,4 +1,4 @@
-# The leak audit: copies of a picture within and across splits and datasets.
+# The leak audit: duplicates within and across splits and datasets.
 
 
 rule hash_images:
@@ -41,7 +41,7 @@ rule find_duplicates:
         config=SNAPSHOT,
         version=versions.duplicates,
     message:
-        "Finding copies within {wildcards.dataset}"
+        "Finding duplicates within {wildcards.dataset}"
     shell:
         "python -m transfer duplicates --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
@@ -67,6 +67,6 @@ rule audit_copies:
         config=SNAPSHOT,
         version=versions.audit,
     message:
-        "Copies within and across the splits and datasets of {wildcards.experiment}"
+        "Duplicates within and across splits and datasets of {wildcards.experiment}"
     shell:
         "python -m transfer audit --params {params.config} > {log} 2>&1"

@@ -32,9 +32,9 @@ if prefix := SESSION.shell_prefix():
 
 wildcard_constraints:
     experiment=re.escape(EXPERIMENT),
-    dataset="|".join(PARAMS.every_dataset()),
-    test_dataset="|".join(PARAMS.every_dataset()),
-    recipe="|".join(PARAMS.every_recipe()),
+    dataset="|".join(PARAMS.all_datasets()),
+    test_dataset="|".join(PARAMS.all_datasets()),
+    recipe="|".join(PARAMS.all_recipes()),
     table="|".join(PARAMS.table_definitions),
     seed=r"\d+",
     search="|".join(PARAMS.searches) or "$^",

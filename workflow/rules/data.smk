@@ -1,4 +1,4 @@
-# Raw archives and what they hold.
+# Raw archives and their contents.
 
 
 rule synthesize_archive:
@@ -12,11 +12,11 @@ rule synthesize_archive:
         mem_mb=2000,
         runtime=60,
     params:
-        # Not the experiment's snapshot: experiments that draw the same archive share it.
+        # Not the experiment's snapshot: experiments share an archive that they define alike.
         values=inputs.synthetic_values,
         version=versions.synthesize,
     message:
-        "Drawing faces in the layout of a real dataset: {wildcards.archive}"
+        "Rendering synthetic faces in the layout of a real dataset: {wildcards.archive}"
     shell:
         "python -m transfer synthesize {params.values:q} --dataset drawn > {log} 2>&1"
 
@@ -62,6 +62,6 @@ rule find_subsets:
         config=SNAPSHOT,
         version=versions.subsets,
     message:
-        "Occluded and turned faces of {wildcards.dataset}"
+        "Challenge subsets of {wildcards.dataset}"
     shell:
         "python -m transfer subsets --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"

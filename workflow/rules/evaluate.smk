@@ -110,7 +110,7 @@ rule measure_diversity:
         config=SNAPSHOT,
         version=versions.diversity,
     message:
-        "How alike maps and heads are: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
+        "Attention diversity of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "python -m transfer diversity --params {params.config} --set train.threads={threads}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"

@@ -1,14 +1,14 @@
-# Lists, votes and weights that may be downloaded; the rest is put into raw_dir by hand (transfer fetch NAME).
+# Lists, votes and weights that may be downloaded; all else must be obtained manually (transfer fetch NAME).
 
 
-# Compute nodes often have no way to the Internet.
+# Compute nodes often lack Internet access.
 localrules:
     fetch_source,
 
 
 rule fetch_source:
     output:
-        # update: what lies there, perhaps put there by hand, is not removed before the job or when it fails.
+        # update: a file that was put there by hand is not removed before the job, nor when it fails.
         file=update(f"{RAW_DIR}/{{source_file}}"),
     log:
         f"results/{EXPERIMENT}/logs/fetch_source/{{source_file}}.log",

@@ -1,4 +1,4 @@
-# Figures: of each table on each dataset, and the paper's picture of what the networks look at.
+# Figures: of each table on each dataset, and of the attention.
 
 
 rule draw_figure:
@@ -39,7 +39,7 @@ rule draw_attention:
             expand("results/{{experiment}}/figures/{name}_{{dataset}}.png", name=["attention", "lanets"]),
             caption="../report/figure.rst",
             category="Figures",
-            labels={"figure": "attention", "dataset": "{dataset}", "protocol": PARAMS.kept_protocol},
+            labels={"figure": "attention", "dataset": "{dataset}", "protocol": PARAMS.checkpoint_protocol},
         ),
         expand(
             "results/{{experiment}}/figures/{name}_{{dataset}}.{suffix}",
@@ -58,6 +58,6 @@ rule draw_attention:
         version=versions.attention,
         about=captions.attention,
     message:
-        "What the networks look at in the faces of {wildcards.dataset}"
+        "Attention figures of {wildcards.dataset}"
     shell:
         "python -m transfer figure attention --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"

@@ -1,4 +1,4 @@
-# Searches on the validation part: dataset x worker on one study, then what was found.
+# Searches on the validation set: dataset x worker on one study, then the report.
 
 
 rule search_worker:
@@ -24,7 +24,7 @@ rule search_worker:
         version=versions.search,
     message:
         "Search {wildcards.search} on {wildcards.dataset}, worker {wildcards.worker}"
-    # exec: a cluster's SIGTERM then reaches the training, which saves; a shell in between would die and end the job.
+    # exec: a cluster's SIGTERM reaches the run, which saves its state; a shell in between would end the job.
     shell:
         "exec python -m transfer search --params {params.config} --set train.threads={threads}"
         " --search {wildcards.search} --dataset {wildcards.dataset} --worker {wildcards.worker} > {log} 2>&1"
@@ -56,6 +56,6 @@ rule report_search:
         config=SNAPSHOT,
         version=versions.search_report,
     message:
-        "What the search {wildcards.search} found"
+        "Report of the search {wildcards.search}"
     shell:
         "python -m transfer search-report --params {params.config} --search {wildcards.search} > {log} 2>&1"

@@ -1,7 +1,7 @@
-# The tables: one rule for all that `table_definitions` names; and what DVC shows of the experiment's own trainings.
+# Tables: one rule for every entry of `table_definitions`; and the summary that DVC shows.
 
 
-# A copy of two small files is no job for a cluster's queue.
+# Copying two small files needs no cluster job.
 localrules:
     publish_table,
 

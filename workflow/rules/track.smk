@@ -1,7 +1,7 @@
-# MLflow, brought in line with the files. No outputs: it runs whenever it is asked for.
+# Import the runs into MLflow. No outputs: it runs whenever it is requested.
 
 
-# On a cluster too it runs where Snakemake does: what it finds is printed there.
+# On a cluster it runs where Snakemake does, so that its report is printed there.
 localrules:
     track,
 
@@ -19,7 +19,7 @@ rule track:
     params:
         config=SNAPSHOT,
     message:
-        "Runs of {EXPERIMENT} into MLflow, and Table 1 against it"
+        "Importing the runs of {EXPERIMENT} into MLflow, and comparing Table 1 with it"
     shell:
         "(python -m transfer track sync --params {params.config}"
         " && python -m transfer track check --params {params.config}) 2>&1 | tee {log}"

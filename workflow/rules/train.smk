@@ -1,4 +1,4 @@
-# Trainings: dataset x recipe x seed.
+# Runs: dataset x recipe x seed.
 
 
 rule train_model:
@@ -31,9 +31,8 @@ rule train_model:
         threads_each=needs.threads_each,
     message:
         "Training {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
-    # --keep-state: Snakemake deletes the outputs of a job if a kill comes before it has noted the job's end; evaluate_run
-    # removes the state.
-    # exec: a cluster's SIGTERM then reaches the training, which saves; a shell in between would die and end the job.
+    # --keep-state: after a kill Snakemake deletes outputs whose job it has not recorded; evaluate_run removes the state.
+    # exec: a cluster's SIGTERM reaches the run, which saves its state; a shell in between would end the job.
     shell:
         "exec python -m transfer train --params {params.config}"
         " --set train.threads={params.threads_each}"

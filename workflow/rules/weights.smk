@@ -1,4 +1,4 @@
-# Weights that others trained, under the names of our tensors: once per source in params/sources.yaml.
+# Third-party weights under our parameter names: once per source in params/sources.yaml.
 
 
 rule import_weights:

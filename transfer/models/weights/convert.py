@@ -71,6 +71,6 @@ def _run(importer: Importer, ours: dict[str, Tensor]) -> dict[str, Any]:
         "model": model.model_dump(mode="json"),
         "faces": FaceParams().model_dump(mode="json"),
         "classes": CLASSES if classes == len(CLASSES) else [f"class{label}" for label in range(classes)],
-        "flip_views": False,
+        "hflip_tta": False,
         **importer.run,
     }

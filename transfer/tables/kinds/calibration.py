@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from transfer.tables.cells import COUNTS, ROW, accuracy_cells
 from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import Format, Table, by_dataset, code, interval, mean
-from transfer.utils.plots import About, recipe_name, styled
+from transfer.tables.text import Format, by_dataset, code, interval, mean
+from transfer.utils.plots import panels, recipe_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,25 +30,10 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def table(context: Context) -> Table:
+def rows(context: Context) -> Iterator[dict[str, Any]]:
     """ECE in percent, negative log-likelihood and Brier score of each recipe, as means over seeds."""
-    rows = [names | accuracy_cells(seeds) | _cells(list(seeds.values())) for names, seeds in context.rows()]
-    frame = context.frame(rows, FORMATS)
-    header = (
-        "Calibration of the probabilities of the test faces, as mean ± standard deviation over seeds; smaller is "
-        "better. ECE: expected difference between confidence and accuracy, over 15 bins of equal width, in percent "
-        "(adaptive: 15 bins with equal numbers of faces). NLL: mean of -log p(label) in nats. Brier: squared distance "
-        "to the label, 0 to 2. Intervals: 95 % bootstrap over the test faces of the mean over seeds "
-        "(docs/statistics.md); they do not cover the choice of seeds."
-    )
-    cells = {
-        "ECE": mean("ece"),
-        "95 %": interval("ece_ci95_low", "ece_ci95_high"),
-        "NLL": mean("nll", "{:.3f}"),
-        "Brier": mean("brier", "{:.3f}"),
-    }
-    sections = by_dataset(frame, {"recipe": code("recipe")}, cells, across="protocol")
-    return context.table(frame, FORMATS, header, sections)
+    for names, seeds in context.results():
+        yield names | accuracy_cells(seeds) | _cells(list(seeds.values()))
 
 
 def _cells(results: Sequence[Result]) -> dict[str, float | None]:
@@ -85,48 +69,31 @@ def figure(context: Context) -> tuple[Figure, str]:
         test = run.results[context.protocol].test
         curve = reliability_curve(probabilities_of(test), test["label"].to_numpy())
         frames.append(curve.assign(recipe=recipe, seed=seed))
-    caption = f"Accuracy against the confidence of the most probable expression ({context.of}); ECE with 15 bins."
-    return reliability_figure(pd.concat(frames), context.about), caption
+    what = "Reliability: accuracy by confidence, number of faces per bin, summed over seeds; ECE with 15 bins"
+    return reliability_figure(pd.concat(frames)), what
 
 
-@styled
-def reliability_figure(curves: pd.DataFrame, about: About) -> Figure:
+def reliability_figure(curves: pd.DataFrame) -> Figure:
     """Draw per recipe the accuracy of each confidence bin, its gap to the mean confidence, and its number of faces.
 
     ``curves``: recipe, seed and the columns of ``reliability_curve``. Bins are summed over the seeds; the ECE is each
     seed's, as mean and standard deviation.
     """
-    from matplotlib.figure import Figure
-
-    recipes = list(curves["recipe"].unique())
-    across = min(len(recipes), 3)
-    down = math.ceil(len(recipes) / across)
-    figure = Figure(figsize=(max(2.7 * across, 4.5), 3.1 * down + 0.8), layout="constrained")
-    panels = figure.subplots(2 * down, across, squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1] * down)
-    above, below = panels[::2].ravel(), panels[1::2].ravel()
-    for recipe, axes, counts in zip(recipes, above, below, strict=False):
-        rows = curves[curves["recipe"] == recipe]
+    figure, every = panels(curves["recipe"].nunique(), (2.7, 2.7), (0.2, 0.9), 4.5, sharex=True, sharey=True)
+    for axes, (recipe, rows) in zip(every, curves.groupby("recipe", sort=False), strict=True):
         bins = _pooled(rows)
-        width = bins["high"] - bins["low"]
+        width, gaps = bins["high"] - bins["low"], bins["confidence"] - bins["accuracy"]
         edges = {"align": "edge", "edgecolor": "black", "linewidth": 0.5}
         axes.bar(bins["low"], bins["accuracy"], width, label="accuracy", color="0.75", **edges)
-        gap = bins["confidence"] - bins["accuracy"]
-        axes.bar(bins["low"], gap, width, bins["accuracy"], label="gap", fill=False, hatch="////", **edges)
+        axes.bar(bins["low"], gaps, width, bins["accuracy"], label="gap", fill=False, hatch="////", **edges)
         mark = {"color": "black", "markersize": 7, "markeredgewidth": 2}
         axes.plot(bins["confidence"], bins["confidence"], "_", label="mean confidence", **mark)
         axes.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=0.8)
-        axes.set(title=f"{recipe_name(recipe)}: ECE {_ece(rows)}", xlim=(0, 1), ylim=(0, 1))
-        counts.bar(bins["low"], bins["n"], width, align="edge", color="0.4")
-        counts.set_xlabel("confidence")
-    for axes, counts in panels[:, 0].reshape(-1, 2):
-        axes.set_ylabel("accuracy")
-        counts.set_ylabel("faces")
-    for axes in below[: len(recipes)][-across:]:
-        axes.tick_params(labelbottom=True)  # also where the row below is not full
-    for axes in (*above[len(recipes) :], *below[len(recipes) :]):
-        axes.remove()
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    about.put_on(figure, "Reliability, bins summed over the seeds", curves["seed"].nunique())
+        for middle, faces in zip(bins["low"] + width / 2, bins["n"], strict=True):
+            axes.text(middle, 0.02, f"{faces:,}", rotation=90, fontsize=5, ha="center", va="bottom")
+        axes.set(title=f"{recipe_name(recipe)}: ECE {_ece(rows)}", xlim=(0, 1), ylim=(0, 1), xlabel="confidence")
+    figure.supylabel("accuracy", fontsize=8)
+    figure.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -144,4 +111,23 @@ def _ece(rows: pd.DataFrame) -> str:
     return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
 
 
-KIND = Kind(table, figure)
+KIND = Kind(
+    FORMATS,
+    rows,
+    "Calibration of the probabilities of the test faces, as mean ± standard deviation over seeds; smaller is "
+    "better. ECE: expected difference between confidence and accuracy, over 15 bins of equal width, in percent "
+    "(adaptive: 15 bins with equal numbers of faces). NLL: mean of -log p(label) in nats. Brier: squared distance "
+    "to the label, 0 to 2. Intervals: 95 % bootstrap over the test faces of the mean over seeds "
+    "(docs/statistics.md); they do not cover the choice of seeds.",
+    by_dataset(
+        {"recipe": code("recipe")},
+        {
+            "ECE": mean("ece"),
+            "95 %": interval("ece_ci95_low", "ece_ci95_high"),
+            "NLL": mean("nll", "{:.3f}"),
+            "Brier": mean("brier", "{:.3f}"),
+        },
+        across="protocol",
+    ),
+    figure,
+)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from transfer.layout import Layout
 from transfer.tables.cells import COUNTS
 from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import Format, Table, by_dataset, code, interval, mean, plain
-from transfer.utils.plots import recipe_name, styled
+from transfer.tables.text import Format, by_dataset, code, interval, mean, plain
+from transfer.utils.plots import recipe_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,27 +36,11 @@ def evaluation(layout: Layout, run: tuple[str, str, int], datasets: Sequence[str
     return [layout.evaluation("attention", *run) / "diversity.json"]
 
 
-def table(context: Context) -> Table:
+def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Each measure of each recipe, as the mean over seeds."""
-    frame = context.frame(_rows(context), FORMATS)
-    faces = " and ".join(f"{n:,}" for n in dict.fromkeys(frame["n_faces"]))
-    header = (
-        "Similarity of the LANets' maps (overlap: soft intersection over union; correlation of their cells) and of "
-        "the heads of a block (cosine and correlation of the class token's attention, averaged over the blocks): mean "
-        f"over all pairs and the test faces ({faces}), as mean ± standard deviation over seeds; low is diverse. The "
-        "interval is Student's t 95 % over seeds, undefined for a single seed. Further measures are in the csv, the "
-        "formulas in docs/attention.md. The overlap is undefined with fewer than two LANets."
-    )
-    keys = {"recipe": code("recipe"), "p1 (MAD)": plain("mad", "{:g}"), "p2 (MSAD)": plain("msad", "{:g}")}
-    cells = {"value": mean("value", "{:.3f}"), "95 %": interval(template="{:.3f}")}
-    sections = by_dataset(frame[frame["measure"].isin(SHOWN)], keys, cells, across="measure")
-    return context.table(frame, FORMATS, header, sections)
-
-
-def _rows(context: Context) -> Iterator[dict[str, Any]]:
     from transfer.explain.diversity import MEASURES, over_seeds, read_diversity
 
-    for names, seeds in context.rows():
+    for names, seeds in context.results():
         model = context.params.run(names["dataset"], names["recipe"]).model
         parts = {"local_cnns": model.num_lanets, "mad": model.mad, "msad": model.msad}
         found = read_diversity(context.layout, names["dataset"], [names["recipe"]], list(seeds))
@@ -73,16 +57,14 @@ def figure(context: Context) -> tuple[Figure, str]:
 
     recipes = [recipe for _, recipe in context.runs]
     found = read_diversity(context.layout, context.dataset, recipes, context.params.table_seeds(context.name))
-    caption = (
-        f"Similarity of the LANets' maps and of the heads of a block, mean over pairs and test faces ({context.of}); "
-        "low is diverse. Circles are seeds, lines their mean, bars its 95 % interval (Student's t). The overlap is "
-        "undefined with fewer than two LANets. docs/attention.md has the formulas."
+    what = (
+        "Similarity of the LANets' maps and of the heads of a block, mean over pairs and test faces "
+        "(docs/attention.md); low is diverse. Circles: seeds; lines: mean; bars: its Student's t 95 % interval"
     )
-    return diversity_figure(found, context.of), caption
+    return diversity_figure(found), what
 
 
-@styled
-def diversity_figure(found: pd.DataFrame, what: str) -> Figure:
+def diversity_figure(found: pd.DataFrame) -> Figure:
     """Draw a panel per measure in ``SHOWN``, a line per recipe; ``found`` is that of `read_diversity`."""
     from matplotlib.figure import Figure
 
@@ -97,12 +79,27 @@ def diversity_figure(found: pd.DataFrame, what: str) -> Figure:
             over = over_seeds(values, *MEASURES[measure])
             axes.plot(values, [place] * len(values), "o", color="black", mfc="none", ms=5)
             axes.plot([over["mean"]] * 2, [place - 0.3, place + 0.3], color="black", lw=1.5)
-            axes.plot([over["ci95_low"], over["ci95_high"]], [place] * 2, color="0.65", lw=5, zorder=0)
+            axes.plot([over["ci95_low"], over["ci95_high"]], [place] * 2, color="0.65", lw=5, zorder=1)
         axes.set_xlabel(name)
     panels[0].set_yticks(range(len(recipes)), [recipe_name(recipe) for recipe in recipes])
     panels[0].set_ylim(len(recipes) - 0.5, -0.5)
-    figure.suptitle(f"Similarity of maps and heads: {what}")
     return figure
 
 
-KIND = Kind(table, figure, evaluation=evaluation)
+_grid = by_dataset(
+    {"recipe": code("recipe"), "p1 (MAD)": plain("mad", "{:g}"), "p2 (MSAD)": plain("msad", "{:g}")},
+    {"value": mean("value", "{:.3f}"), "95 %": interval(template="{:.3f}")},
+    across="measure",
+)
+KIND = Kind(
+    FORMATS,
+    rows,
+    "Similarity of the LANets' maps (overlap: soft intersection over union; correlation of their cells) and of "
+    "the heads of a block (cosine and correlation of the class token's attention, averaged over the blocks): mean "
+    "over all pairs and the test faces ({faces}), as mean ± standard deviation over seeds; low is diverse. The "
+    "interval is Student's t 95 % over seeds, undefined for a single seed. Further measures are in the csv, the "
+    "formulas in docs/attention.md. The overlap is undefined with fewer than two LANets.",
+    lambda context, frame: _grid(context, frame[frame["measure"].isin(SHOWN)]),
+    figure,
+    evaluation=evaluation,
+)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from transfer.tables.cells import COUNTS, INTERVAL, ROW, mean_cells, percent
 from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import Format, Table, by_dataset, code, count, interval, mean
-from transfer.utils.plots import About, panels, recipe_name, styled
+from transfer.tables.text import Format, by_dataset, code, count, interval, mean
+from transfer.utils.plots import panels, recipe_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,24 +27,11 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def table(context: Context) -> Table:
+def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Recall (with its interval) and precision of each expression, as means over seeds."""
-    rows = [
-        names | {"expression": expression} | _cells(list(seeds.values()), index)
-        for names, seeds in context.rows()
-        for index, expression in enumerate(_classes(context, names["dataset"]))
-    ]
-    frame = context.frame(rows, FORMATS)
-    header = (
-        "Recall (share of an expression's test faces that are recognised) and precision (share of the faces assigned "
-        "to an expression that belong to it) in percent, as mean ± standard deviation over seeds. The interval is that "
-        "of the recall: Student's t 95 % over seeds, or Wilson's over the faces for a single seed. Rare expressions "
-        "have few faces: see `faces`."
-    )
-    keys = {"recipe": code("recipe"), "expression": code("expression"), "faces": count("n_faces")}
-    cells = {"recall": mean("recall"), "95 %": interval(), "precision": mean("precision")}
-    sections = by_dataset(frame, keys, cells, across="protocol", by=("recipe", "expression"))
-    return context.table(frame, FORMATS, header, sections)
+    for names, seeds in context.results():
+        for index, expression in enumerate(_classes(context, names["dataset"])):
+            yield names | {"expression": expression} | _cells(list(seeds.values()), index)
 
 
 def _classes(context: Context, dataset: str) -> list[str]:
@@ -73,17 +60,11 @@ def figure(context: Context) -> tuple[Figure, str]:
         recipe: [run.results[context.protocol].metrics["confusion"] for run in seeds.values()]
         for (_, recipe), seeds in context.runs.items()
     }
-    caption = (
-        f"Confusion matrices ({context.of}), a row per true expression: percent of its faces, and their number summed "
-        "over the seeds."
-    )
-    return confusion_figure(matrices, _classes(context, context.dataset), context.about), caption
+    what = "Confusion matrices: percent of a true class, and number of faces summed over seeds"
+    return confusion_figure(matrices, _classes(context, context.dataset)), what
 
 
-@styled
-def confusion_figure(
-    matrices: Mapping[str, Sequence[np.ndarray | list[list[int]]]], classes: Sequence[str], about: About
-) -> Figure:
+def confusion_figure(matrices: Mapping[str, Sequence[np.ndarray | list[list[int]]]], classes: Sequence[str]) -> Figure:
     """Draw a panel per recipe: percent of the faces of a true class, and below the number of faces, summed over seeds.
 
     ``matrices``: recipe -> one ``confusion`` (C, C) of metrics.json per seed, rows are the truth. A row without faces
@@ -103,8 +84,6 @@ def confusion_figure(
         axes.set_yticks(range(len(classes)), classes, fontsize=7)
     figure.supxlabel("predicted", fontsize=8)
     figure.supylabel("true", fontsize=8)
-    seeds = len(next(iter(matrices.values())))
-    about.put_on(figure, "Confusion: % of a true class, and number of faces, summed over the seeds", seeds)
     return figure
 
 
@@ -124,4 +103,18 @@ def _matrix(axes: Axes, counts: np.ndarray) -> None:
     axes.grid(False)
 
 
-KIND = Kind(table, figure)
+KIND = Kind(
+    FORMATS,
+    rows,
+    "Recall (share of an expression's test faces that are recognised) and precision (share of the faces assigned "
+    "to an expression that belong to it) in percent, as mean ± standard deviation over seeds. The interval is that "
+    "of the recall: Student's t 95 % over seeds, or Wilson's over the faces for a single seed. Rare expressions "
+    "have few faces: see `faces`.",
+    by_dataset(
+        {"recipe": code("recipe"), "expression": code("expression"), "faces": count("n_faces")},
+        {"recall": mean("recall"), "95 %": interval(), "precision": mean("precision")},
+        across="protocol",
+        by=("recipe", "expression"),
+    ),
+    figure,
+)

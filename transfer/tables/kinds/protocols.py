@@ -7,18 +7,7 @@ from typing import Any
 
 from transfer.tables.cells import ACCURACY, ROW, accuracy_cells, percent
 from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import (
-    ACCURACY_CELLS,
-    UNDEFINED,
-    Cell,
-    Format,
-    Section,
-    Table,
-    code,
-    grid,
-    plain,
-    statistics_paragraph,
-)
+from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Cell, Format, by_dataset, code, plain
 
 HONEST = ("last", "val_selected")
 ENDS = ("", "_ci95_low", "_ci95_high")
@@ -31,29 +20,13 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def table(context: Context) -> Table:
+def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Accuracy under each protocol, and how far it lies above ``last`` and ``val_selected`` of the same runs."""
-    frame = context.frame(_rows(context), FORMATS)
-    header = (
-        f"Accuracy on the test split, in percent. {statistics_paragraph(frame)} The epoch is the mean over seeds. The "
-        "columns 'over' are the gain over another protocol on the same runs and test faces, in points, with the 95 % "
-        "interval of that difference (docs/statistics.md): over seeds, or over the faces for a single seed. The gain "
-        "of `test_selected` over `last` is what a paper gains by reporting the best epoch on the test set."
-    )
-    keys = {"recipe": code("recipe"), "protocol": code("protocol"), "epoch": plain("epoch", "{}")}
-    sections = []
-    for name, part in frame.groupby("dataset", sort=False):
-        gains = {f"over `{other}`": _gain(other) for other in HONEST if part[f"gain_over_{other}"].notna().any()}
-        sections.append(Section(str(name), "", *grid(part, keys, ACCURACY_CELLS | gains, by=("recipe", "protocol"))))
-    return context.table(frame, FORMATS, header, sections)
-
-
-def _rows(context: Context) -> Iterator[dict[str, Any]]:
     import numpy as np
 
     from transfer.evaluation.statistics import paired_difference
 
-    for names, ours in context.rows():
+    for names, ours in context.results():
         row = names | {"epoch": f"{np.mean([result.epoch for result in ours.values()]):.4g}"} | accuracy_cells(ours)
         for other in HONEST:
             runs = context.runs[names["dataset"], names["recipe"]]
@@ -75,4 +48,16 @@ def _gain(other: str) -> Cell:
     return cell
 
 
-KIND = Kind(table)
+KIND = Kind(
+    FORMATS,
+    rows,
+    "Accuracy on the test split, in percent. {statistics} The epoch is the mean over seeds. The columns 'over' are the "
+    "gain over another protocol on the same runs and test faces, in points, with the 95 % interval of that difference "
+    "(docs/statistics.md): over seeds, or over the faces for a single seed. The gain of `test_selected` over `last` is "
+    "what a paper gains by reporting the best epoch on the test set.",
+    by_dataset(
+        {"recipe": code("recipe"), "protocol": code("protocol"), "epoch": plain("epoch", "{}")},
+        ACCURACY_CELLS | {f"over `{other}`": _gain(other) for other in HONEST},
+        by=("recipe", "protocol"),
+    ),
+)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from transfer.tables.cells import COUNTS, INTERVAL, accuracy_cells
 from transfer.tables.kinds import Context, Kind
 from transfer.tables.reported import REPORTED, load_reported
-from transfer.tables.text import UNDEFINED, Format, Section, Table, grid, interval, mean, plain
+from transfer.tables.text import UNDEFINED, Format, Section, grid, interval, mean, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,34 +27,31 @@ _FAMILIES = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet7": "AffectNet, 
 _FAMILIES |= {"affectnet8": "AffectNet, 8 classes"}
 
 
-def table(context: Context) -> Table:
-    """Per leaderboard our accuracies on the datasets that are comparable with it, then the published ones, sorted.
+def rows(context: Context) -> Iterator[dict[str, Any]]:
+    """Our accuracies, then the published ones, the highest first."""
+    for names, seeds in context.results():
+        cells = accuracy_cells(seeds)
+        cells |= {"measured": cells["accuracy"], "measured_std": cells["accuracy_std"], "status": "measured"}
+        yield names | cells | {"method": f"ours: {names['recipe']}"}
+    for entry in sorted(load_reported(), key=lambda entry: -entry.accuracy):
+        yield entry.model_dump(exclude={"recipe", "accuracy"}) | {"reported": entry.accuracy}
+
+
+def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
+    """Per leaderboard our accuracies on the datasets that are comparable with it, and the published ones.
 
     Datasets without a published counterpart (synthetic faces, development splits) have sections of their own.
     """
-    rows, families = [], []
-    for names, seeds in context.rows():
-        cells = accuracy_cells(seeds)
-        cells |= {"measured": cells["accuracy"], "measured_std": cells["accuracy_std"], "status": "measured"}
-        rows.append(names | cells | {"method": f"ours: {names['recipe']}"})
-        families.append(context.params.dataset_definitions[names["dataset"]].reported_as or names["dataset"])
-    for entry in sorted(load_reported(REPORTED), key=lambda entry: -entry.accuracy):
-        rows.append(entry.model_dump(exclude={"recipe", "accuracy"}) | {"reported": entry.accuracy})
-        families.append(entry.dataset)
-    frame = context.frame(rows, FORMATS)
-    header = (
-        "Test accuracy in percent. Measured: mean ± standard deviation over seeds; the interval is Student's t 95 % "
-        "over seeds, or Wilson's over the faces for a single seed. Reported: published by the authors of a method, as "
-        "a rule a single run; `confirmed` was read in the method's own paper, code or log, `second-hand` in others' "
-        "notes or tables. How its epoch was selected is mostly unknown; the best epoch on the test set is customary."
-    )
-    sections = []
+    definitions = context.params.dataset_definitions
+    ours = {name: definitions[name].reported_as or name for name in context.params.table_datasets(context.name)}
+    families = frame["dataset"].where(frame["status"] != "measured", frame["dataset"].map(ours))
+    found = []
     for family in dict.fromkeys([*_FAMILIES, *families]):
-        part = frame[[name == family for name in families]]
+        part = frame[families == family]
         text = "" if family in _FAMILIES else "No published number is comparable with this dataset."
         if len(part):
-            sections.append(_section(_FAMILIES.get(family, family), text, part))
-    return context.table(frame, FORMATS, header, sections)
+            found.append(_section(_FAMILIES.get(family, family), text, part))
+    return found
 
 
 def _section(title: str, text: str, rows: pd.DataFrame) -> Section:
@@ -72,4 +69,13 @@ def _section(title: str, text: str, rows: pd.DataFrame) -> Section:
     return Section(title, text, head, lines, [f"[{i}] {name}" for i, name in enumerate(sources, 1)])
 
 
-KIND = Kind(table, inputs=(REPORTED.as_posix(),))
+KIND = Kind(
+    FORMATS,
+    rows,
+    "Test accuracy in percent. Measured: mean ± standard deviation over seeds; the interval is Student's t 95 % "
+    "over seeds, or Wilson's over the faces for a single seed. Reported: published by the authors of a method, as "
+    "a rule a single run; `confirmed` was read in the method's own paper, code or log, `second-hand` in others' "
+    "notes or tables. How its epoch was selected is mostly unknown; the best epoch on the test set is customary.",
+    sections,
+    inputs=(REPORTED.as_posix(),),
+)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from transfer.layout import Layout
 from transfer.tables.cells import ACCURACY, ROW, mean_cells
 from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Format, Table, by_dataset, code, count, plain
-from transfer.utils.plots import About, line_styles, panels, recipe_name, styled
+from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Format, by_dataset, code, count, plain
+from transfer.utils.plots import line_styles, panels, recipe_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,30 +31,11 @@ def evaluation(layout: Layout, run: tuple[str, str, int], datasets: Sequence[str
     return [layout.evaluation("robustness", *run) / "robustness.parquet"]
 
 
-def table(context: Context) -> Table:
+def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Accuracy under each corruption and severity, and on each challenge subset, as means over seeds."""
-    frame = context.frame(_rows(context), FORMATS)
-    header = (
-        "Accuracy on corrupted test faces and on challenge subsets, in percent, as mean ± standard deviation over "
-        "seeds. `drop` is the loss against the same faces without corruption, in points; for a subset, against all "
-        "test faces. The interval is Student's t 95 % over seeds, or Wilson's over the faces for a single seed. Each "
-        "face has the same corruption for all recipes and seeds; the corruptions and their severities are described "
-        "in docs/robustness.md. All predictions are made with the checkpoint of each run."
-    )
-
-    def drop(row: Mapping[str, Any]) -> str:
-        return UNDEFINED if row["corruption"] == "none" else f"{row['drop']:.2f}"
-
-    keys = {"condition": code("corruption"), "severity": plain("severity", "{:g}"), "faces": count("n_faces")}
-    cells = ACCURACY_CELLS | {"drop": drop}
-    sections = by_dataset(frame, keys, cells, across="recipe", by=("corruption", "severity"))
-    return context.table(frame, FORMATS, header, sections)
-
-
-def _rows(context: Context) -> Iterator[dict[str, Any]]:
     import pandas as pd
 
-    for names, seeds in context.rows():
+    for names, seeds in context.results():
         dataset, recipe = names["dataset"], names["recipe"]
         frames = []
         for seed, result in seeds.items():
@@ -92,15 +73,11 @@ def figure(context: Context) -> tuple[Figure, str]:
         for recipe, seed, run in context.each_run()
     ]
     frame = pd.concat(frames)
-    caption = (
-        f"Accuracy on corrupted test faces against the severity ({context.of}): mean over seeds, bars from the lowest "
-        "to the highest. The corruptions are described in docs/robustness.md."
-    )
-    return robustness_figure(frame[frame["corruption"] != "none"], context.about), caption
+    what = "Accuracy on corrupted test faces (docs/robustness.md): mean over seeds, bars from lowest to highest"
+    return robustness_figure(frame[frame["corruption"] != "none"]), what
 
 
-@styled
-def robustness_figure(frame: pd.DataFrame, about: About) -> Figure:
+def robustness_figure(frame: pd.DataFrame) -> Figure:
     """Draw a panel per corruption and in it a line per recipe: the mean over seeds, its bars from lowest to highest.
 
     ``frame``: corruption, severity, recipe, seed, accuracy and untouched_accuracy (that of the same faces without
@@ -123,14 +100,30 @@ def robustness_figure(frame: pd.DataFrame, about: About) -> Figure:
             line = {"label": recipe_name(recipe), "elinewidth": 0.7, "capsize": 2, **styles[recipe]}
             axes.errorbar(over.index, over["mean"], bars, **line)
         axes.set(title=corruption.replace("_", " "), xlabel=SEVERITIES[corruption].unit)
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel("accuracy (%)")
+    figure.supylabel("accuracy (%)", fontsize=8)
     legend = {"loc": "outside lower center", "ncols": min(len(recipes), 6), "handlelength": 4}
     figure.legend(*every[0].get_legend_handles_labels(), **legend)
-    seeds = frame["seed"].nunique()
-    bars = ": mean, bars from lowest to highest seed" if seeds > 1 else ""
-    about.put_on(figure, f"Accuracy on corrupted test faces{bars}", seeds)
     return figure
 
 
-KIND = Kind(table, figure, evaluation=evaluation)
+def _drop(row: Mapping[str, Any]) -> str:
+    return UNDEFINED if row["corruption"] == "none" else f"{row['drop']:.2f}"
+
+
+KIND = Kind(
+    FORMATS,
+    rows,
+    "Accuracy on corrupted test faces and on challenge subsets, in percent, as mean ± standard deviation over "
+    "seeds. `drop` is the loss against the same faces without corruption, in points; for a subset, against all "
+    "test faces. The interval is Student's t 95 % over seeds, or Wilson's over the faces for a single seed. Each "
+    "face has the same corruption for all recipes and seeds; the corruptions and their severities are described "
+    "in docs/robustness.md. All predictions are made with the checkpoint of each run.",
+    by_dataset(
+        {"condition": code("corruption"), "severity": plain("severity", "{:g}"), "faces": count("n_faces")},
+        ACCURACY_CELLS | {"drop": _drop},
+        across="recipe",
+        by=("corruption", "severity"),
+    ),
+    figure,
+    evaluation=evaluation,
+)
