@@ -3,13 +3,11 @@
 import contextlib
 import io
 import warnings
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow import MlflowClient
 
 _CODE = Path(__file__).with_name("classifier.py")
@@ -54,7 +52,6 @@ def register(client: "MlflowClient", name: str, weights: Path, run_id: str, alia
             artifacts={"weights": str(weights)},
             code_paths=[str(_PACKAGE)],
             signature=_signature(weights),
-            input_example=_example(),
             pip_requirements=[f"{package}=={version(package)}" for package in _PACKAGES],
             registered_model_name=name,
             tags={"weights_sha256": tags["weights_sha256"]},
@@ -63,20 +60,6 @@ def register(client: "MlflowClient", name: str, weights: Path, run_id: str, alia
     for key, value in tags.items():
         client.set_model_version_tag(name, number, key, value)
     client.set_registered_model_alias(name, alias, number)
-
-
-@cache
-def _example() -> "pd.DataFrame":
-    """A synthetic photo, as the bytes of a file: never a face of a dataset."""
-    import numpy as np
-    import pandas as pd
-    from PIL import Image
-
-    from transfer.datasets.synthetic.render import render_face
-
-    content = io.BytesIO()
-    Image.fromarray(render_face(np.random.default_rng(0), "happiness", 0.8, 160).image).save(content, "PNG")
-    return pd.DataFrame({"image": [content.getvalue()]})
 
 
 def _signature(weights: Path) -> Any:
