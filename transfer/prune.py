@@ -139,7 +139,8 @@ def _models(layout: Layout) -> Iterator[Item]:
         # A search says nothing of aliases.
         if not ours or shared or client.get_model_version(version.name, version.version).aliases:
             continue
-        path = Path(unquote(urlparse(client.get_model_version_download_uri(version.name, version.version)).path))
+        logged = client.get_logged_model(version.source.removeprefix("models:/"))
+        path = Path(unquote(urlparse(logged.artifact_location).path)).parent
         if path.resolve().is_relative_to(Path.cwd().resolve()):  # else another machine's, or a server's
             why = f"{version.name} version {version.version}, which no alias names"
             yield Item(path.resolve().relative_to(Path.cwd().resolve()), why, partial(_forget, client, version))
