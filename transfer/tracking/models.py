@@ -65,9 +65,9 @@ def register(client: "MlflowClient", name: str, weights: Path, run_id: str, alia
 def _signature(weights: Path) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, Schema
+    from pyarrow.parquet import read_schema
 
-    from transfer.models.weights.safetensors_file import contents
-
-    columns = [ColSpec("string", name) for name in ("status", "expression")]
-    columns += [ColSpec("float", f"p_{name}") for name in contents(weights)[1]["classes"]]
-    return ModelSignature(Schema([ColSpec(AnyType(), "image")]), Schema(columns))
+    columns = read_schema(weights.with_name("predictions.parquet")).names
+    answer = [ColSpec("string", name) for name in ("status", "expression")]
+    answer += [ColSpec("float", name) for name in columns if name.startswith("p_")]
+    return ModelSignature(Schema([ColSpec(AnyType(), "image")]), Schema(answer))
