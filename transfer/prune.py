@@ -128,8 +128,7 @@ def _cut(layout: Layout) -> Iterator[Item]:
 
 def _models(layout: Layout) -> Iterator[Item]:
     """Versions of the experiment's registered models without an alias, whose files lie below this folder."""
-    database = store.local_database()
-    if database and not database.exists():
+    if (database := store.local_database()) and not database.exists():
         return
     client = store.open_store()
     versions = list(store.every_page(client.search_model_versions))
