@@ -39,7 +39,7 @@ pull: $(VENV)/installed
 	$(RUN) dvc pull
 	@$(RUN) dvc status --quiet || { echo "error: code, parameters or data are not those of dvc.lock, so Snakemake has to" \
 	    "decide: see dvc status, then run snakemake or dvc repro" >&2; exit 1; }
-	$(RUN) snakemake --cores 1 --touch --forceall --quiet all tables search $(ARGS)
+	$(RUN) snakemake tables search --cores 1 --touch --forceall --quiet all $(ARGS)
 
 dashboard: $(VENV)/installed
 	$(RUN) python -m transfer dashboard $(ARGS)
