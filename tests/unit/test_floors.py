@@ -19,7 +19,7 @@ FLOORS = (
     ("explain", "audit"),
     ("tables",),
     ("search",),
-    ("tracking", "cleaning", "prune", "bench"),
+    ("tracking", "prune", "bench"),
     ("cli",),
     ("__main__",),
 )
