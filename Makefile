@@ -74,7 +74,7 @@ lint: $(VENV)/installed
 	$(RUN) snakemake --lint
 
 test: lint
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses auto --dist loadgroup $(ARGS)
 
 clean-env:
 	rm -rf $(VENV)

@@ -18,8 +18,9 @@ FLOORS = (
     ("evaluation",),
     ("explain", "audit"),
     ("tables",),
+    ("tracking",),
     ("search",),
-    ("tracking", "prune", "bench"),
+    ("prune", "bench"),
     ("cli",),
     ("__main__",),
 )
