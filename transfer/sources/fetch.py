@@ -6,7 +6,6 @@ import shutil
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
@@ -16,6 +15,7 @@ from transfer.sources.table import SOURCES, SourceEntry, SourceFile
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, write_json
 from transfer.utils.filetype import HEAD, HTML, looks_like
+from transfer.utils.progress import progress
 
 if TYPE_CHECKING:
     import requests
@@ -74,48 +74,48 @@ def download(url: str, target: Path, check: Callable[[Path], object], size: int 
     those of the environment. Raises UserError, in one line.
     """
     import requests
-    from pooch import HTTPDownloader
 
     _require_https(url)
     for wait in (*WAITS, None):
         try:
-            with atomic(target) as part, ExitStack() as stack:
-                get = HTTPDownloader(
-                    progressbar=_Bar(stack, target.name),
-                    chunk_size=1 << 18,
-                    timeout=TIMEOUT,
-                    headers={"Accept-Encoding": "identity"},  # sizes are those of the file, not of its compression
-                    hooks={"response": lambda answer, **_: _accept(answer, target, size)},
-                )
-                get(url, part, None)
+            with atomic(target) as part:
+                _stream(url, part, target, size)
                 check(part)
             return
         except requests.RequestException as error:
-            reason = _reason(error)
             status = error.response.status_code if isinstance(error, requests.HTTPError) else 0
             if wait is None or 400 <= status < 500 and status not in (408, 429):
-                raise UserError(f"{url}: {reason}") from None
+                raise UserError(f"{url}: {_reason(error)}") from None
             time.sleep(wait)
         except OSError as error:
             raise UserError(f"{target}: {error.strerror or error}; nothing was kept") from None
 
 
-def _accept(answer: "requests.Response", target: Path, size: int | None) -> None:
-    """Refuse an answer, before its content is read, that cannot be the file; redirects pass through here as well."""
-    if answer.is_redirect:
-        _require_https(urljoin(answer.url, answer.headers["Location"]))
-    if answer.status_code != 200:
-        return
-    length = answer.headers.get("Content-Length", "")
-    if answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise UserError(f"{answer.url}: returned a web page instead of the file, perhaps a login, quota or error page")
-    if not length and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
-        raise UserError(f"{answer.url}: the server does not state the length, so a cut would go unnoticed")
-    total, free = int(length or 0), shutil.disk_usage(target.parent).free
-    if total and size not in (None, total):
-        raise UserError(f"{answer.url}: {total:,} bytes on the server; expected {size:,}: another version of the file")
-    if max(total, size or 0) > free:
-        raise UserError(f"{target}: needs {max(total, size or 0):,} bytes, {free:,} are free on the disk; make room")
+def _stream(url: str, part: Path, target: Path, size: int | None) -> None:
+    """One attempt; an answer that cannot be the file is refused before its content is read."""
+    import requests
+
+    def follow(answer: requests.Response, **_: object) -> None:
+        if answer.is_redirect:
+            _require_https(urljoin(answer.url, answer.headers["Location"]))
+
+    identity = {"Accept-Encoding": "identity"}  # sizes are those of the file, not of its compression
+    with requests.get(url, stream=True, timeout=TIMEOUT, headers=identity, hooks={"response": follow}) as answer:
+        answer.raise_for_status()
+        total, need = int(answer.headers.get("Content-Length") or 0), size or 0
+        free = shutil.disk_usage(target.parent).free
+        if answer.headers.get("Content-Type", "").startswith("text/html"):
+            raise UserError(f"{answer.url}: returned a web page instead of the file, perhaps a login or quota page")
+        if not total and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
+            raise UserError(f"{answer.url}: the server does not state the length, so a cut would go unnoticed")
+        if total and size not in (None, total):
+            raise UserError(f"{answer.url}: {total:,} bytes on the server; expected {size:,}: another version")
+        if max(total, need) > free:
+            raise UserError(f"{target}: needs {max(total, need):,} bytes, {free:,} are free on the disk; make room")
+        with open(part, "wb") as file, progress(target.name, total or need, "bytes") as report:
+            for block in answer.iter_content(1 << 18):
+                file.write(block)
+                report(file.tell())
 
 
 def _require_https(url: str) -> None:
@@ -130,7 +130,7 @@ def _reason(error: "requests.RequestException") -> str:
 
     if isinstance(error, requests.HTTPError):
         return f"HTTP {error.response.status_code} {error.response.reason}"
-    host = urlsplit(error.request.url).netloc if error.request else ""
+    host = urlsplit(str(error.request.url)).netloc if error.request else ""
     reasons = {
         requests.exceptions.SSLError: f"no trusted connection to {host}",
         requests.exceptions.ProxyError: f"no connection to {host} through the proxy",
@@ -141,33 +141,12 @@ def _reason(error: "requests.RequestException") -> str:
     return next((text for kind, text in reasons.items() if isinstance(error, kind)), str(error))
 
 
-class _Bar:
-    """What pooch reports its progress to: shown like the other bars of this package."""
-
-    def __init__(self, stack: ExitStack, name: str) -> None:
-        self.total, self._stack, self._name, self._done = 0, stack, name, 0
-        self.reset = self.close = lambda: None  # the bar ends with the stack
-
-    def update(self, more: int) -> None:
-        """Count bytes; the last piece counts as a full one."""
-        from transfer.utils.progress import progress
-
-        if not self._done and self.total:
-            self._report = self._stack.enter_context(progress(self._name, self.total, "bytes"))
-        self._done = min(self._done + more, self.total)
-        if self._done:
-            self._report(self._done)
-
-
 def _by_hand(entry: SourceEntry, raw_dir: Path) -> str:
     return f"missing, must be obtained manually from {entry.page}: {entry.ask.replace('RAW_DIR', str(raw_dir))}"
 
 
 def check(file: SourceFile, path: Path, shown: Path | None = None) -> str:
-    """The sha256 of ``path``, which has to be ``file``; ``shown`` is its name in messages.
-
-    Raises UserError, in one line, if size or checksum are not those of params/sources.yaml or of the lock file.
-    """
+    """The sha256 of ``path``; UserError, in one line, unless it is ``file``; ``shown`` is its name in messages."""
     shown, size = shown or path, path.stat().st_size
     with open(path, "rb") as handle:
         if looks_like(handle.read(HEAD)) == HTML:
@@ -210,9 +189,7 @@ def _compared(file: SourceFile, digest: str) -> str:
 
 def _locked() -> dict[str, str]:
     try:
-        table = json.loads(LOCK.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+        table = json.loads(LOCK.read_text(encoding="utf-8")) if LOCK.exists() else {}
     except ValueError as error:
         raise UserError(f"{LOCK}: not a JSON file: {error}") from None
     if not isinstance(table, dict):
@@ -245,8 +222,8 @@ def instructions(name: str, entry: SourceEntry, raw_dir: Path) -> str:
         "cite": entry.citation,
         "not confirmed": entry.unconfirmed,
     }
-    layout = {"width": 110, "subsequent_indent": " " * 16, "break_long_words": False, "break_on_hyphens": False}
-    wrapped = [textwrap.fill(text, initial_indent=f"  {key:<14}", **layout) for key, text in lines.items() if text]
+    wrap = textwrap.TextWrapper(110, subsequent_indent=" " * 16, break_long_words=False, break_on_hyphens=False)
+    wrapped = [line for key, text in lines.items() if text for line in wrap.wrap(f"  {key:<14}{text}")]
     return "\n".join([f"{name} is missing and must be downloaded manually:", *wrapped])
 
 
