@@ -22,13 +22,9 @@ class CountsError(UserError):
 
 def per_class(index: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, int]]:
     """Images of each split and class, split -> class name -> count; without empty splits."""
-    counts = pd.crosstab(index["split"], index["label"])
-    counts = counts.reindex(index=SPLITS, columns=range(len(classes)), fill_value=0)
-    return {
-        split: dict(zip(classes, map(int, row), strict=True))
-        for split, row in zip(SPLITS, counts.to_numpy(), strict=True)
-        if row.any()
-    }
+    counts = pd.crosstab(index["split"], index["label"]).reindex(columns=range(len(classes)), fill_value=0)
+    counts.columns = pd.Index(classes)
+    return {split: counts.loc[split].to_dict() for split in SPLITS if split in counts.index}
 
 
 def check_counts(
@@ -39,10 +35,9 @@ def check_counts(
 ) -> pd.DataFrame | None:
     """The table of expected and found images, None for "any"; CountsError if it has a difference.
 
-    ``expect`` is "any", "official" (one of ``official``, see `Parser.official`), or a mapping from split to its total
-    or its counts per class in label order. Splits that the expectation does not name are not compared. Rows that the
-    parser left out as repeated (``attrs["repeated"]``) count as found: the archive holds them. Raises UserError if a
-    class has no training or test image, whatever is expected.
+    ``expect`` is "any", "official" (one of ``official``), or a mapping from some splits to their totals or counts per
+    class in label order. Rows that the parser left out as repeated count as found: the archive holds them. Whatever is
+    expected, a class without a training or test image is a UserError.
     """
     found = per_class(index, classes)
     for split, kind in (("train", "training"), ("test", "test")):
@@ -57,7 +52,7 @@ def check_counts(
         raise UserError("expect: official, but the official counts of this dataset are not known; give counts, or any")
     for repeated in index.attrs.get("repeated", []):
         found[repeated["split"]][classes[repeated["label"]]] += 1
-    wanted = official if expect == "official" else [expect]
+    wanted = [expect] if isinstance(expect, Mapping) else official
     tables = [compare(found, counts, classes) for counts in wanted]
     table = min(tables, key=lambda table: (table["difference"] != 0).sum())
     wrong = table[table["difference"] != 0]
@@ -109,11 +104,7 @@ def index_summary(
     options: Mapping[str, Any],
     expect: Any,
 ) -> dict[str, Any]:
-    """The content of index.json, of an index whose counts have been checked.
-
-    layout is the release that the parser recognised (None where there is only one); counts split -> class -> images;
-    left_out reason -> rows; noted what is odd and was kept; repeated the rows that name an image again.
-    """
+    """The content of index.json, of an index whose counts have been checked; docs/data.md describes it."""
     return {
         "dataset": dataset,
         "archive": archive.name,
@@ -132,7 +123,7 @@ def index_summary(
 
 
 def in_words(index: pd.DataFrame) -> str:
-    """The summary in one line."""
+    """What an index holds and left out, in one line."""
     per_split = ", ".join(f"{n:,} {split}" for split, n in index["split"].value_counts().items())
     layout = f" ({index.attrs['layout']})" if "layout" in index.attrs else ""
     line = f"{per_split}{layout}; left out: {', '.join(f'{n:,} {why}' for why, n in _left_out(index).items())}"
@@ -141,6 +132,5 @@ def in_words(index: pd.DataFrame) -> str:
 
 
 def _left_out(index: pd.DataFrame) -> dict[str, int]:
-    """Rows that are not in the index, reason -> count."""
     repeated = Counter(row["why"] for row in index.attrs.get("repeated", []))
     return {**index.attrs.get("dropped", {}), **repeated, "missing": index.attrs.get("missing", 0)}

@@ -16,7 +16,7 @@ LISTS_FOLDER = "challenge_lists"
 
 @dataclass(frozen=True)
 class NameList:
-    """A list with one image a line; ``pattern`` finds its name and label, ``example`` shows a line."""
+    """A list with one image a line; ``pattern`` finds its name and label."""
 
     file: str
     pattern: str

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LOCK = Path("params/sources.lock.json")
-"""The sha256 of files for which params/sources.yaml has none, as first seen. It lies beside the table, and not in
-raw_dir, so that git keeps it: everyone in a team works with the same bytes."""
+"""The sha256 of files for which params/sources.yaml has none, as first seen; kept by git, for a team's equal bytes."""
 WAITS = (1, 2, 4)
 """Seconds before each further attempt."""
 TIMEOUT = 60
@@ -33,8 +32,7 @@ TIMEOUT = 60
 def fetch(name: str, entry: SourceEntry, raw_dir: Path, mirror: str | None = None) -> Iterator[str]:
     """Download the missing files of ``entry`` and check all of them; yields what was done, a line each.
 
-    ``mirror`` is an address below which the files have the same paths as below raw_dir. Raises UserError for a file
-    that cannot be downloaded, that must be obtained by hand, or that is not the expected one.
+    ``mirror`` is an address below which the files have the same paths as below raw_dir.
     """
     packed = packed_archive(entry, raw_dir)
     if packed:
@@ -49,7 +47,7 @@ def fetch(name: str, entry: SourceEntry, raw_dir: Path, mirror: str | None = Non
 
 
 def fetch_file(entry: SourceEntry, file: SourceFile, raw_dir: Path, mirror: str | None = None) -> str:
-    """Download one file unless it is present, and check it; what was done, in one line. Raises UserError as `fetch`."""
+    """Download one file unless it is present, and check it; what was done, in one line."""
     path = raw_dir / file.path
     present = path.exists()
     if not present:
