@@ -44,7 +44,7 @@ def test_another_shape_or_type_is_refused(tmp_path):
 READ = """
 import numpy as np, torch
 from pathlib import Path
-from transfer.bench.memory import resident
+from transfer.bench.train import resident
 from transfer.faces.store import store_writer
 from transfer.training.batches import FaceStore
 torch.set_num_threads(1)
@@ -60,7 +60,7 @@ for start in range(0, rows, 128):
 """
 WRITE = """
 import numpy as np, pandas as pd
-from transfer.bench.memory import resident
+from transfer.bench.train import resident
 from transfer.faces.align import align_dataset
 from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS
 rows = int(sys.argv[2])
