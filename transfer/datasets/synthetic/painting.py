@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from transfer.datasets.synthetic.anatomy import ALONG, Geometry, Identity, Line, smooth
+from transfer.datasets.synthetic.anatomy import ALONG, SIDES, Geometry, Identity, Line, smooth
 
 CANVAS = (256, 304)  # width and height of the canvas in pixels
 UNIT = 80.0  # canvas pixels per face unit
@@ -14,7 +14,6 @@ ORIGIN = np.array([-1.6, -1.72])  # face units at the canvas' upper left corner
 CELL = 4  # canvas pixels per cell of the coarse grid of smooth shading
 
 Colour = tuple[int, ...]
-SIDES = (-1, 1)
 
 
 def rgb(colour: np.ndarray, gain: float = 1.0) -> Colour:
@@ -345,8 +344,8 @@ def _glasses(rng: np.random.Generator, canvas: Image.Image, who: Identity) -> No
     frame, width, radius = rgb(rng.integers(10, 90, 3)), rng.uniform(0.03, 0.06), rng.uniform(0.08, 0.22)
     for side in SIDES:
         x = side * who.eye_x
-        rim, options = [(x - 0.29, -0.19), (x + 0.29, 0.25)], {"radius": radius * UNIT, "width": round(width * UNIT)}
-        pen.shape("rounded_rectangle", rim, None, outline=frame, **options)
+        look = {"radius": radius * UNIT, "width": round(width * UNIT), "outline": frame}
+        pen.shape("rounded_rectangle", [(x - 0.29, -0.19), (x + 0.29, 0.25)], None, **look)
         pen.line([(x + side * 0.29, -0.02), (side * who.width, -0.06)], frame, width)
     pen.line([(-who.eye_x + 0.28, -0.02), (0, -0.05), (who.eye_x - 0.28, -0.02)], frame, width)
 

@@ -20,20 +20,17 @@ __all__ = ["EXPRESSIONS", "Face", "Style", "background", "expose", "render_face"
 class Style:
     """How a population is photographed: size of the face, pose, occlusion and picture quality.
 
-    ``scale`` is the range of the inter-ocular distance as a fraction of the picture's side; ``shift`` the standard
-    deviation of the face's place in the same fraction; ``roll``, ``yaw``, ``pitch`` standard deviations in degrees;
-    ``occlusion`` the probability that something covers a part of the face; ``blur`` and ``noise`` the upper ends of a
-    blur radius (percent of the picture's side) and a noise level (grey levels).
+    ``roll``, ``yaw``, ``pitch`` are standard deviations in degrees, ``blur`` and ``noise`` upper ends.
     """
 
-    scale: tuple[float, float] = (0.27, 0.34)
-    shift: float = 0.02
+    scale: tuple[float, float] = (0.27, 0.34)  # range of the distance between the eyes, in sides of the picture
+    shift: float = 0.02  # standard deviation of the face's place, in sides of the picture
     roll: float = 7.0
     yaw: float = 11.0
     pitch: float = 7.0
-    occlusion: float = 0.15
-    blur: float = 0.7
-    noise: float = 7.0
+    occlusion: float = 0.15  # probability
+    blur: float = 0.7  # radius in percent of the picture's side
+    noise: float = 7.0  # grey levels
 
 
 def _depth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -77,7 +74,6 @@ class Pose:
 
 
 def sample_pose(rng: np.random.Generator, style: Style, size: int) -> Pose:
-    """A pose that puts the middle of the face near the middle of a picture of ``size`` pixels."""
     yaw, pitch, roll = np.deg2rad(np.clip(rng.normal(0, [style.yaw, style.pitch, style.roll]), -28, 28)).tolist()
     unit = rng.uniform(*style.scale) * size / 0.8  # the eyes are 0.8 face units apart
     x, y = rng.normal(0, style.shift, 2) * size + size * np.array([0.5, 0.53])
@@ -141,19 +137,8 @@ def expose(rng: np.random.Generator, image: Image.Image, style: Style) -> np.nda
     cast = (rng.normal(1, [0.03, 0.015, 0.04]) * gain * contrast).astype(np.float32)
     noise = rng.standard_normal((size, size), dtype=np.float32) * np.float32(rng.uniform(1, style.noise))
     noise += np.float32(115 * (1 - contrast) * gain)
-    value = np.multiply(image, cast, dtype=np.float32)
-    value *= vignette[..., None]
-    value += noise[..., None]
-    return np.clip(value, 0, 255, out=value).astype(np.uint8)
-
-
-def take_picture(rng: np.random.Generator, head: Image.Image, pose: Pose, size: int, style: Style) -> np.ndarray:
-    """Picture of a painted head before a background, (size, size, 3) uint8 RGB."""
-    over = 2 if size >= 96 else 3
-    picture = background(rng, size).resize((size * over, size * over), Image.Resampling.NEAREST)
-    view = _view(head, pose, size, over)
-    picture.paste(view, (0, 0), view)
-    return expose(rng, picture.reduce(over), style)
+    value = np.asarray(image, np.float32) * cast * vignette[..., None] + noise[..., None]
+    return np.clip(value, 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -190,7 +175,11 @@ def render_face(rng: np.random.Generator, expression: str, intensity: float, siz
     pose = sample_pose(rng, style, size)
     light = rng.normal([0, -0.3, 1.25], [0.4, 0.3, 0.2])
     head = paint(rng, who, actions, geometry, light / np.linalg.norm(light), bool(rng.random() < style.occlusion))
-    image = take_picture(rng, head, pose, size, style)
+    over = 2 if size >= 96 else 3
+    picture = background(rng, size).resize((size * over, size * over), Image.Resampling.NEAREST)
+    view = _view(head, pose, size, over)
+    picture.paste(view, (0, 0), view)
+    image = expose(rng, picture.reduce(over), style)
 
     points = np.clip(pose.forward(points68(geometry)), 0, size - 1)
     outline = np.clip(pose.forward(geometry.outline[geometry.outline[:, 1] > -0.8]), 0, size - 1)
