@@ -18,7 +18,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from operator import attrgetter
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any
@@ -102,7 +101,7 @@ def _folder(path: Path) -> Storage:
                     folders.append(name + "/")
                 elif entry.is_file():
                     files[name] = entry.path
-    return Storage(path, _members(path, files, links), str, os.path.getsize, partial(open, mode="rb"))
+    return Storage(path, _members(path, files, links), str, os.path.getsize, lambda file: open(file, "rb"))
 
 
 def _zip(path: Path, file: IO[bytes], password_file: Path) -> Storage:
@@ -175,7 +174,7 @@ def _beside(link: str, target: str) -> str:
 class _SmallReads:
     """A file whose reads are small while headers are listed: a header may announce a name of any length."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Any) -> None:
         self._file, self.bounded = file, True
         self.seek, self.tell = file.seek, file.tell
 

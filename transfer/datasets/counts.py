@@ -23,8 +23,7 @@ class CountsError(UserError):
 def per_class(index: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, int]]:
     """Images of each split and class, split -> class name -> count; without empty splits."""
     counts = pd.crosstab(index["split"], index["label"]).reindex(columns=range(len(classes)), fill_value=0)
-    counts.columns = pd.Index(classes)
-    return {split: counts.loc[split].to_dict() for split in SPLITS if split in counts.index}
+    return {s: dict(zip(classes, counts.loc[s].tolist(), strict=True)) for s in SPLITS if s in counts.index}
 
 
 def check_counts(

@@ -3,7 +3,8 @@
 import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -61,25 +62,27 @@ def stream_images(source: Source, paths: Sequence[str]) -> Iterator[tuple[int, n
         wanted[name][-1 if row is None else row].append(position)
     for name, content in source.stream(wanted):
         rows = wanted[name]
-        images = [(-1, decode, content)] if -1 in rows else _pixel_rows(f"{source.path}: {name}", content, max(rows))
-        for row, decoder, encoded in images:
+        images: Iterable[tuple[int, Any]] = [(-1, content)]
+        if -1 not in rows:
+            images = _pixel_rows(f"{source.path}: {name}", content, max(rows))
+        for row, encoded in images:
             if row in rows:
                 image, error = None, ""
                 try:
-                    image = decoder(encoded)
+                    image = decode(encoded) if row < 0 else decode_pixels(encoded)
                 except BrokenImage as broken:
                     error = str(broken)
                 yield from ((position, image, error) for position in rows[row])
 
 
-def _pixel_rows(where: str, content: bytes, last: int) -> Iterator[tuple[int, Callable, str]]:
+def _pixel_rows(where: str, content: bytes, last: int) -> Iterator[tuple[int, str]]:
     lines = csv_rows(where, content)
     header = next(lines, (0, []))[1]
     if "pixels" not in header:
         raise UserError(f"{where}, line 1: expected a header with the column pixels")
     column, row = header.index("pixels"), -1
     for row, (_, fields) in enumerate(lines):
-        yield row, decode_pixels, fields[column] if column < len(fields) else ""
+        yield row, fields[column] if column < len(fields) else ""
     if last > row:
         raise UserError(f"{where}: has {row + 1} rows, row {last} is required; index the archive again if it changed")
 
