@@ -252,11 +252,10 @@ class Source:
 def open_source(path: Path) -> Source:
     """Open a folder, .zip, .tar, .tar.gz or .tgz for reading; use as a context manager.
 
-    Archives inside it are read as if they had been unpacked where they lie, into a folder of their name; one level, and
-    not those that have been unpacked there already. RAF-DB, for one, comes with Image/original.zip. Raises UserError
-    for an archive that is truncated, corrupt, of another kind than its name says, encrypted without the right password
-    in ``<path>.password``, or implausibly large once unpacked, and for members that are absolute, contain ``..``, or
-    are links that leave the dataset's folder.
+    Archives inside it, such as RAF-DB's Image/original.zip, are read as if they had been unpacked where they lie, if
+    they have not been. Raises UserError for an archive that is truncated, corrupt, of another kind than its name says,
+    encrypted without the right password in ``<path>.password``, or implausibly large once unpacked, and for members
+    that are absolute, contain ``..``, or are links that leave the dataset's folder.
     """
     path = Path(path)
     password_file = path.with_name(f"{path.name}.password")

@@ -5,7 +5,6 @@ their folders and names. Their labels are those of our indices: RAF-DB from surp
 columns, AffectNet by its codes. The files are read unchanged; oddities are counted.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,13 +82,13 @@ def find_subsets(
         missing = [name for name, label in absent.items() if label < classes]
         differs = matched.loc[matched["label"] != matched["listed"], "sample"].unique().tolist()
         samples = matched["sample"].drop_duplicates()
-        tables.append(pd.DataFrame({"sample": samples, "subset": subset}))
+        tables.append(samples.to_frame().assign(subset=subset))
         report[subset] = {
             "file": file.name,
             "sha256": sha256(file),
             "rows": len(rows),
             "unique": len(names),
-            "listed_twice": [name for name, count in Counter(name for name, _ in rows).items() if count > 1],
+            "listed_twice": listed["name"][listed["name"].duplicated()].unique().tolist(),
             "other_class": len(foreign),
             "absent": len(missing),
             "absent_first": missing[:_SHOWN],

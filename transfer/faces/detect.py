@@ -69,7 +69,8 @@ def detect(images: Images, samples: Sequence[str], **options: Any) -> pd.DataFra
 
 
 def _assemble(parts: Iterable[pd.DataFrame], samples: Sequence[str]) -> pd.DataFrame:
-    table = pd.concat([_frame([]), *parts], ignore_index=True).sort_values("row", ignore_index=True)
+    none = pd.DataFrame([], columns=list(_COLUMNS)).astype(_COLUMNS)
+    table = pd.concat([none, *parts], ignore_index=True).sort_values("row", ignore_index=True)
     table.insert(0, "sample", [samples[row] for row in table.pop("row")])
     return table
 
@@ -107,7 +108,7 @@ def detect_parts(
                 done += len(batch)
                 if progress:
                     progress(done)
-            yield _frame(rows)
+            yield pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
 def _parts(images: Images, min_side: int, border: float) -> Iterator[tuple[list["Canvas"], list[Row]]]:
@@ -140,10 +141,6 @@ def _row(canvas: "Canvas", faces: Faces) -> Row:
     row |= zip(BOX_COLUMNS, corners[k].ravel().tolist(), strict=True)
     row |= zip(LANDMARK_COLUMNS, canvas.to_image(faces.points[k]).ravel().tolist(), strict=True)
     return row
-
-
-def _frame(rows: list[Row]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
 def choose(boxes: np.ndarray, width: float, height: float) -> int:
@@ -192,18 +189,16 @@ def place(row: int, image: np.ndarray, min_side: int, border: float) -> Canvas:
 
 
 class Detection(NamedTuple):
-    """What was found on a canvas."""
+    """The faces of a canvas; ``mirrored``: found only in its mirror image."""
 
     faces: Faces
     mirrored: bool
-    """Whether it was found only in the mirror image; ``faces`` are those of the canvas all the same."""
 
 
 class DetectorPool:
     """Workers that search batches of canvases: one thread per core with one torch thread each, or a CUDA device.
 
-    Independent batches keep all cores busy, where the threads of one small convolution mostly wait for each other; and
-    the result of a batch does not depend on the number of cores.
+    The threads of one small convolution would mostly wait for each other.
     """
 
     def __init__(self, threads: int | None = None, device: str = "cpu") -> None:
@@ -228,13 +223,14 @@ class DetectorPool:
         for (height, width, _), group in groups.items():
             size = max(1, BATCH_BYTES[self.cascade.device.type] // _PIXEL_BYTES // (height * width))
             smallest = smallest_face(group[0].pixels, min_face, border)
-            for batch in (group[start : start + size] for start in range(0, len(group), size)):
+            for start in range(0, len(group), size):
+                batch = group[start : start + size]
                 batches.append((batch, self._executor.submit(search, self.cascade, batch, smallest)))
         return batches
 
 
 def smallest_face(pixels: np.ndarray, min_face: float, border: float) -> float:
-    """The smallest face to look for in canvas pixels, from its fraction of the image's short side."""
+    """``min_face``, a fraction of the image's short side, in pixels of the canvas."""
     return min_face * min(pixels.shape[:2]) / (1 + 2 * border)
 
 

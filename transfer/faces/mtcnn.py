@@ -36,10 +36,7 @@ class Faces(NamedTuple):
 
 
 class Cascade:
-    """P-Net proposes, R-Net refines, O-Net decides and finds the landmarks.
-
-    Source: Zhang et al., Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks (2016).
-    """
+    """P-Net proposes, R-Net refines, O-Net decides and finds the landmarks (Zhang et al. 2016, arXiv:1604.02878)."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
@@ -95,7 +92,7 @@ class Cascade:
 class Network:
     """One stage of the cascade: convolutions, each with a PReLU and perhaps a pooling, then the heads side by side.
 
-    Source: Zhang et al. (2016), Figure 2; facenet-pytorch, models/mtcnn.py.
+    Source of the weights: facenet-pytorch.
     """
 
     def __init__(
@@ -183,10 +180,7 @@ class Areas:
         return total * (1 / ((bottom - top)[:, None] * (right - left)))[..., None]
 
     def crops(self, owner: torch.Tensor, cut: torch.Tensor, side: int) -> torch.Tensor:
-        """Rectangles as squares: (M, side, side, 4) float32 from 0 to 255.
-
-        ``owner`` (M,) numbers the images, ``cut`` (M, 4) holds x0, y0, x1, y1, whole numbers: x0 <= x < x1.
-        """
+        """Rectangles ``cut`` (M, 4) of the images ``owner`` (M,) as squares: (M, side, side, 4) float32."""
         x0, y0, x1, y1 = cut[:, :, None].unbind(1)
         left, right = _cells(x0, x1 - x0, side, cut.device)
         top, bottom = _cells(y0, y1 - y0, side, cut.device)
@@ -199,7 +193,6 @@ class Areas:
         return total * (1 / size)[..., None]
 
     def _at(self, index: torch.Tensor) -> torch.Tensor:
-        """Sums up to the pixels of these numbers."""
         return _unpack(self._sums.view(-1).index_select(0, index.flatten())).view(*index.shape, CHANNELS)
 
 
@@ -231,10 +224,9 @@ def _cells_above(outputs: torch.Tensor, scale: float) -> tuple[torch.Tensor, tor
 def _confirmed(
     network: Network, areas: Areas, boxes: torch.Tensor, owner: torch.Tensor, side: int, threshold: float
 ) -> tuple[torch.Tensor, ...]:
-    """The boxes that ``network`` accepts in crops of ``side`` pixels, ordered by image.
+    """The boxes (M, 5) that ``network`` accepts in crops of ``side`` pixels, ordered by image.
 
-    Returns the boxes with their new probability (M, 5), their owners, what was cut out (M, 4: x0 <= x < x1, from 0),
-    and the other outputs of the network.
+    Also their owners, the pixels of the crops (M, 4: x0 <= x < x1, from 0), and the other outputs of the network.
     """
     # Beyond its border an image has no pixels; the clamp also keeps boxes that went astray within whole numbers.
     size = boxes.new_tensor([areas.width, areas.height])

@@ -32,8 +32,6 @@ RANDOM, WORST, REJECTED, BROKEN = 64, 16, 48, 20
 _SIDE = 224  # pixels of a picture on the page, at most
 _SEED = 0
 
-Originals = Callable[[list[int]], dict[int, np.ndarray]]
-
 
 class Tile(NamedTuple):
     """A picture (H, W, 3) uint8 of the page with its caption."""
@@ -51,13 +49,12 @@ def write_quality_page(
     store: np.ndarray,
     policies: dict[str, Any],
     about: dict[str, Any],
-    originals: Originals,
+    originals: Callable[[list[int]], dict[int, np.ndarray]],
 ) -> dict[str, Any]:
     """Write faces.json and faces.html, which needs no other file; return the report.
 
-    ``store`` (rows of ``aligned``, size, size, 3) may be a memory map: only the faces shown are read. ``about`` (what
-    was aligned and by what: dataset, archive, code digests) comes first in the report. ``originals`` gives the source
-    images of some rows of ``index``: those that were dropped, which are not in the store.
+    ``store`` (rows of ``aligned``, size, size, 3) may be a memory map. ``about`` (dataset, archive, code digests) comes
+    first in the report. ``originals`` gives the source images of rows of ``index`` that are not in the store.
     """
     report = about | face_report(index, faces, aligned, policies)
     measures = face_measures(index, faces, policies)
@@ -109,13 +106,9 @@ def face_report(
     """Counts per split and class and the distributions of the measures, as a JSON-ready dictionary.
 
     ``index`` and ``faces`` have the same rows; ``aligned`` is the manifest of the rows that were kept; ``policies``
-    holds landmarks, template, size, margin, no_face and broken, and is copied into the report.
-
-    The counts: images; of MTCNN: found, none, several (more than one face; part of found), broken; no_landmarks (whole
-    images without landmarks of the chosen source); dropped (not in ``aligned``); whole (kept without landmarks).
-    Quantiles of the ``MEASURES``, null where no face was found. agreement: quantiles of MTCNN's distance from the
-    supplied landmarks and the share of faces above 0.2 eye distances; null where none are supplied. evaluation: number
-    and digests of the test faces.
+    holds landmarks, template, size, margin, no_face and broken. The counts are explained on the page; quantiles are
+    null where no face was found. agreement: quantiles of MTCNN's distance from the supplied landmarks and the share of
+    faces above 0.2 eye distances, null where none are supplied. evaluation: number and digests of the test faces.
     """
     lacking = ~np.isfinite(landmarks_of(index, faces, policies["landmarks"])).all(axis=(1, 2))
     kept = index["sample"].isin(aligned["sample"]).to_numpy()
@@ -163,16 +156,9 @@ def _quantiles(values: np.ndarray) -> dict[str, float | None]:
 def face_measures(index: pd.DataFrame, faces: pd.DataFrame, policies: dict[str, Any]) -> pd.DataFrame:
     """The ``MEASURES`` of each image, NaN where they do not apply; rows as in ``index`` and ``faces``.
 
-    ``policies`` holds landmarks, template, size and margin, as in the parameters.
-
-    - probability: MTCNN's, whichever landmarks are used.
-    - eye_distance: between the eyes, in pixels of the source image.
-    - roll: angle of the line through the eyes, degrees, clockwise positive.
-    - yaw_proxy: how far the nose is from the middle of the eyes, along their line, in eye distances; 0 in a frontal
-      face, positive where the nose is towards the right side of the picture. No angle: it depends on the face too.
-    - residual: root mean square distance of the landmarks from the template after the least-squares fit, in eye
-      distances of the template; ArcFace's where the template is a box or none.
-    - scale: pixels of the aligned face per pixel of the source, above 1 where it is enlarged.
+    probability is MTCNN's, whichever landmarks are used. yaw_proxy is how far the nose is from the middle of the eyes
+    along their line, positive to the right; no angle, since it depends on the face too. residual is the root mean
+    square distance of the landmarks from the fitted template (ArcFace's where the template is a box or none).
     """
     kind, size = policies["template"], policies["size"]
     points = landmarks_of(index, faces, policies["landmarks"])

@@ -70,11 +70,7 @@ def check_store(path: Path, aligned: pd.DataFrame, faces: int | None = None) -> 
 
 
 def evaluation_faces(aligned: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the manifest that are never trained on, sorted by split and sample.
-
-    Columns ``EVALUATION_COLUMNS``: ``sha256`` is of the aligned pixels (size * size * 3 bytes, RGB, row by row),
-    ``source_sha256`` of the file that holds the image.
-    """
+    """The rows of the manifest that are never trained on, ``EVALUATION_COLUMNS``, sorted by split and sample."""
     rows = aligned.loc[aligned["split"] != "train", EVALUATION_COLUMNS]
     return rows.sort_values(["split", "sample"], ignore_index=True)
 

@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 from transfer.datasets.archives import find
 from transfer.sources.table import SOURCES, SourceEntry, SourceFile
 from transfer.utils.errors import UserError
-from transfer.utils.files import atomic, write_json
+from transfer.utils.files import atomic, sha256, write_json
 from transfer.utils.filetype import HEAD, HTML, looks_like
 from transfer.utils.progress import progress
 
@@ -51,11 +51,9 @@ def fetch_file(entry: SourceEntry, file: SourceFile, raw_dir: Path, mirror: str 
     path = raw_dir / file.path
     present = path.exists()
     if not present:
-        packed = packed_archive(entry, raw_dir)
-        if packed:
-            raise UserError(
-                f"{path}: not downloaded, since its folder would be read instead of {packed}; unpack or move that file"
-            )
+        if packed := packed_archive(entry, raw_dir):
+            instead = f"its folder would be read instead of {packed}; unpack or move that file"
+            raise UserError(f"{path}: not downloaded, since {instead}")
         if file.url is None:
             raise UserError(f"{path}: {_by_hand(entry, raw_dir)}")
         _locked()  # a broken file is an error before the download, not after it
@@ -149,25 +147,19 @@ def check(file: SourceFile, path: Path, shown: Path | None = None) -> str:
     with open(path, "rb") as handle:
         if looks_like(handle.read(HEAD)) == HTML:
             raise UserError(f"{shown}: a web page instead of the file, perhaps of a login or quota; get the file again")
+        md5 = hashlib.file_digest(handle, "md5").hexdigest() if file.md5 and not handle.seek(0) else ""
     if file.size not in (None, size):
         raise UserError(f"{shown}: {size:,} bytes; expected {file.size:,} ({SOURCES}): cut off, or another version")
-    sha256 = _digest(path, "sha256")
-    for kind, expected in (("sha256", file.sha256), ("sha256", file.sha256_prefix), ("md5", file.md5)):
-        found = sha256 if kind == "sha256" or not expected else _digest(path, kind)
+    digest = sha256(path)
+    known = (("sha256", digest, file.sha256), ("sha256", digest, file.sha256_prefix), ("md5", md5, file.md5))
+    for kind, found, expected in known:
         if expected and not found.startswith(expected):
             raise UserError(f"{shown}: {kind} is {found}; expected {expected} ({SOURCES}): damaged, or another file")
     earlier = _locked().get(file.path)
-    if earlier not in (None, sha256):
-        raise UserError(
-            f"{shown}: sha256 is {sha256}; first seen as {earlier} ({LOCK}): damaged, or changed at its source; "
-            f"if the change is wanted, remove its entry from {LOCK}"
-        )
-    return sha256
-
-
-def _digest(path: Path, kind: str) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+    if earlier not in (None, digest):
+        changed = f"first seen as {earlier} ({LOCK}): damaged, or changed at its source"
+        raise UserError(f"{shown}: sha256 is {digest}; {changed}; if it should change, remove its entry from {LOCK}")
+    return digest
 
 
 def _compared(file: SourceFile, digest: str) -> str:

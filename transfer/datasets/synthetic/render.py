@@ -146,8 +146,7 @@ class Face:
     """A synthetic face: ``image`` (size, size, 3) uint8 RGB, ``points`` (68, 2) x, y in pixels, ``box`` x0, y0, x1, y1.
 
     The points are in the order of the 68-point annotation: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, mouth 48-67.
-    ``gender`` (0 or 1), ``race`` (0 to 2) and ``age`` (0 to 4) are codes of what is visible: hair and beard, skin tone,
-    wrinkles and grey hair.
+    ``gender``, ``race`` and ``age`` are RAF-DB's codes for hair and beard, skin tone, wrinkles and grey hair.
     """
 
     image: np.ndarray
@@ -165,10 +164,7 @@ class Face:
 
 
 def render_face(rng: np.random.Generator, expression: str, intensity: float, size: int, style: Style = Style()) -> Face:
-    """Render one face of a new person who shows ``expression``, a key of EXPRESSIONS, at ``intensity`` in [0, 1].
-
-    Returns a Face with a background; its points and box are in pixels of the image and inside it.
-    """
+    """One face of a new person who shows ``expression``, a key of EXPRESSIONS, at ``intensity`` in [0, 1]."""
     who = sample_identity(rng)
     actions = sample_actions(rng, expression, intensity)
     geometry = build_geometry(rng, who, actions)
