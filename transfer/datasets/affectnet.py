@@ -136,19 +136,14 @@ def _from_arrays(source: Source) -> "pd.DataFrame":
 
     faces: dict[tuple[str, int], dict] = {}
     names = {name: match for name in source.names() if (match := _ANNOTATION.fullmatch(name))}
+    parse = {"lnd": _five_of, "exp": lambda array, where: _code(str(array.item()), where)}
     for name, content in source.stream(names):
         top, folder, number, kind = names[name].groups()
-        face = faces.setdefault((folder, int(number)), {"top": top, "number": number})
-        where = f"{source.path}: {name}"
+        face, where = faces.setdefault((folder, int(number)), {"top": top, "number": number}), f"{source.path}: {name}"
         array = _array(content, where)
-        if kind == "lnd":
-            face[kind] = _five_of(array, where)
-        elif array.size != 1:
+        if kind != "lnd" and array.size != 1:
             raise UserError(f"{where}: {array.size} values; expected one {'expression' if kind == 'exp' else 'number'}")
-        elif kind == "exp":
-            face[kind] = _code(str(array.item()), where)
-        else:
-            face[kind] = _number(array.item(), where)
+        face[kind] = parse[kind](array, where) if kind in parse else _number(array.item(), where)
     none = np.full(len(LANDMARKS), np.nan)
     table = []
     for (folder, _), face in sorted(faces.items(), key=lambda item: item[0]):

@@ -29,10 +29,8 @@ _KINDS = {".zip": ZIP, ".tar": TAR, ".tar.gz": GZIP, ".tgz": GZIP}
 SUFFIXES = tuple(_KINDS)
 MAX_RATIO = 100
 """Unpacked to packed bytes. Images do not shrink, csv files shrink to a third, bombs a thousandfold and more."""
-FREE = 64 << 20
-"""Unpacked bytes that are always accepted: the ratio of a small text says nothing."""
-MAX_FILE = 4 << 30
-"""Bytes of one file that is read into memory; fer2013.csv has 0.3 GB."""
+FREE = 64 << 20  # unpacked bytes that are always accepted: the ratio of a small text says nothing
+MAX_FILE = 4 << 30  # bytes of one file that is read into memory; fer2013.csv has 0.3 GB
 _STEP = 1 << 20
 _MAX_LINKS = 40  # as Linux follows
 _ENCRYPTED, _STRONGLY, _AES = 0x1, 0x40, 99
@@ -45,12 +43,9 @@ class Storage:
     """A folder or an archive, read one member at a time."""
 
     path: Path
-    members: dict[str, Any]
-    """By name: relative, with forward slashes, sorted."""
-    place: Callable[[Any], int | str]
-    """Sort key of a member: where it lies."""
-    size: Callable[[Any], int]
-    """Bytes of a member, as declared."""
+    members: dict[str, Any]  # by name: relative, with forward slashes, sorted
+    place: Callable[[Any], int | str]  # sort key of a member: where it lies
+    size: Callable[[Any], int]  # bytes of a member, as declared
     open: Callable[[Any], IO[bytes]]
 
 

@@ -15,8 +15,7 @@ from transfer.utils.errors import UserError, choices
 if TYPE_CHECKING:
     import pandas as pd
 
-Counts = dict[str, int | list[int]]
-"""Per split either the total or the number of images per class, in label order."""
+Counts = dict[str, int | list[int]]  # per split either the total or the number of images per class, in label order
 
 LANDMARKS = [f"landmark_{i}_{axis}" for i in range(5) for axis in "xy"]
 """Left eye, right eye, nose tip, left and right mouth corner; pixels of the original image; left = smaller x."""

@@ -9,8 +9,7 @@ from transfer.utils.errors import UserError
 
 _SQRT_THRESHOLD = 0.15  # oversample_thr of the authors' later configuration, configs/_base_/datasets/RAF.py
 
-DROPPED = "dropped"
-"""The split of training images that are excluded as copies of validation or test images."""
+DROPPED = "dropped"  # the split of training images that are excluded as copies of validation or test images
 
 
 def split_rows(table: pd.DataFrame, val_fraction: float, seed: int, groups: np.ndarray | None = None) -> pd.DataFrame:

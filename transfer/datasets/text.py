@@ -10,8 +10,7 @@ from pathlib import Path
 from transfer.utils.errors import UserError
 from transfer.utils.filetype import HEAD, looks_like
 
-LISTS_FOLDER = "challenge_lists"
-"""Where the RAN authors' lists lie below raw_dir, under the names of their repository."""
+LISTS_FOLDER = "challenge_lists"  # where the RAN authors' lists lie below raw_dir, under the names of their repository
 
 
 @dataclass(frozen=True)

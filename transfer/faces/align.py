@@ -55,15 +55,16 @@ def align_dataset(
     """
     is_broken = (faces["status"] == "broken").to_numpy()
     if broken == "stop" and is_broken.any():
-        raise UserError(_broken_message(index, faces, is_broken))
+        lost = list(zip(index["path"][is_broken], faces["error"][is_broken], strict=True))
+        named = "; ".join(f"{path}: {error}" for path, error in lost[:3])
+        more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise UserError(f"{len(lost)} broken images ({named}{more}); replace them or set broken: drop")
     points = landmarks_of(index, faces, landmarks)
     has_points = np.isfinite(points).all(axis=(1, 2)) & ~is_broken
     kept = has_points if no_face == "drop" else ~is_broken
     if not kept.any():
-        raise UserError(
-            f"no image can be aligned ({len(index)} images, {is_broken.sum()} broken, the others without a face); "
-            "check the archive, or set no_face: whole"
-        )
+        found = f"{len(index)} images, {is_broken.sum()} broken, the others without a face"
+        raise UserError(f"no image can be aligned ({found}); check the archive, or set no_face: whole")
     matrices = placements(points, faces, template, size, margin)
     placed = np.isfinite(matrices).all(axis=(1, 2))
     degenerate = has_points & ~placed & (template != "none")
@@ -99,13 +100,6 @@ def align_dataset(
     rows = {"aligned": has_points, "whole": kept & ~has_points, "dropped_no_face": ~kept & ~is_broken}
     counts = {name: int(mask.sum()) for name, mask in (rows | {"dropped_broken": is_broken}).items()}
     return {"images": len(index), "rows": len(manifest)} | counts
-
-
-def _broken_message(index: pd.DataFrame, faces: pd.DataFrame, is_broken: np.ndarray) -> str:
-    first = np.flatnonzero(is_broken)[:3]
-    named = "; ".join(f"{index['path'].iloc[i]}: {faces['error'].iloc[i]}" for i in first)
-    more = f"; and {is_broken.sum() - len(first)} more" if is_broken.sum() > len(first) else ""
-    return f"{is_broken.sum()} broken images ({named}{more}); replace them or set broken: drop"
 
 
 def landmarks_of(index: pd.DataFrame, faces: pd.DataFrame, landmarks: str) -> np.ndarray:

@@ -158,14 +158,10 @@ class Canvas(NamedTuple):
     """A scaled image, surrounded by its mean colour."""
 
     row: int
-    pixels: np.ndarray
-    """(H, W, 3) uint8."""
-    offset: np.ndarray
-    """x and y of the scaled image inside the canvas."""
-    scale: np.ndarray
-    """Canvas pixels per image pixel, in x and in y."""
-    size: np.ndarray
-    """Width and height of the image."""
+    pixels: np.ndarray  # (H, W, 3) uint8
+    offset: np.ndarray  # x and y of the scaled image inside the canvas
+    scale: np.ndarray  # canvas pixels per image pixel, in x and in y
+    size: np.ndarray  # width and height of the image
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
         """``points`` (..., 2) from the canvas's outer corner, as pixels of the image with centres at integers."""

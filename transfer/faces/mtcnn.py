@@ -13,14 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import conv2d, linear, pad, prelu
+from torch.nn.functional import conv2d, linear, max_pool2d, pad, prelu
 
-SCALE_FACTOR = 0.709
-"""From one level of the image pyramid to the next, as in facenet-pytorch."""
-THRESHOLDS = (0.6, 0.7, 0.7)
-"""Probabilities that a face must reach in the three networks, as in facenet-pytorch."""
-CHANNELS = 4
-"""Three colours and a zero: a pixel's four sums are then moved as one value of 16 bytes."""
+SCALE_FACTOR = 0.709  # from one level of the image pyramid to the next, as in facenet-pytorch
+THRESHOLDS = (0.6, 0.7, 0.7)  # probabilities that a face must reach in the three networks, as in facenet-pytorch
+CHANNELS = 4  # three colours and a zero: a pixel's four sums are then moved as one value of 16 bytes
 
 _CELL, _STRIDE = 12, 2  # side of the smallest face that P-Net sees, and the distance of its cells
 _MAP_BYTES = {"cpu": 4_000_000, "cuda": 400_000_000}  # of a network's largest map: on a CPU it then stays in the cache
@@ -31,8 +28,7 @@ class Faces(NamedTuple):
 
     boxes: np.ndarray
     """(k, 5) float64: x0, y0, x1, y1, probability; pixels are counted from 1, and x1, y1 are the last ones inside."""
-    points: np.ndarray
-    """(k, 5, 2) float64: x and y of the landmarks, in pixels from the outer corner of the image."""
+    points: np.ndarray  # (k, 5, 2) float64: x and y of the landmarks, in pixels from the outer corner of the image
 
 
 class Cascade:
@@ -131,26 +127,11 @@ class Network:
         for weight, bias, slope, pool in self.convolutions:
             x = prelu(conv2d(x, weight, bias), slope)
             if pool > 1:
-                x = max_pool(max_pool(x, 2, pool), 3, pool)
+                x = max_pool2d(x, pool, 2, ceil_mode=True)
         if self.dense is None:
             return conv2d(x, self.heads[0][:, :, None, None], self.heads[1])
         weight, bias, slope = self.dense
         return linear(prelu(linear(x.permute(0, 2, 3, 1).flatten(1), weight, bias), slope), *self.heads)
-
-
-def max_pool(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
-    """Maximum over ``size`` (2 or 3) neighbours along ``dim``, every second window; the last one may be cut.
-
-    Along both dimensions one after the other it is torch's ``max_pool2d(x, size, 2, ceil_mode=True)``.
-    """
-    count = -(-(x.shape[dim] - size) // 2) + 1
-    every_second = (slice(None),) * dim
-    first, *others = (x[(*every_second, slice(k, k + 2 * count - 1, 2))] for k in range(size))
-    out = torch.maximum(first, others.pop(0)) if others[0].shape[dim] == count else first.clone()
-    for other in others:
-        part = out.narrow(dim, 0, other.shape[dim])
-        torch.maximum(part, other, out=part)
-    return out
 
 
 class Areas:

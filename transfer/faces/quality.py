@@ -25,8 +25,7 @@ MEASURES = {
 }
 COUNTS = ["images", "found", "none", "several", "broken", "no_landmarks", "dropped", "whole"]
 QUANTILES = {"q01": 0.01, "q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95, "q99": 0.99}
-DISAGREEMENT = 0.2
-"""Eye distances beyond which MTCNN's landmarks count as far from the supplied ones."""
+DISAGREEMENT = 0.2  # eye distances beyond which MTCNN's landmarks count as far from the supplied ones
 RANDOM, WORST, REJECTED, BROKEN = 64, 16, 48, 20
 """What the page shows at most: random faces, worst faces by each measure, images without landmarks, broken images."""
 _SIDE = 224  # pixels of a picture on the page, at most

@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 LOCK = Path("params/sources.lock.json")
 """The sha256 of files for which params/sources.yaml has none, as first seen; kept by git, for a team's equal bytes."""
-WAITS = (1, 2, 4)
-"""Seconds before each further attempt."""
-TIMEOUT = 60
-"""Seconds without a byte."""
+WAITS = (1, 2, 4)  # seconds before each further attempt
+TIMEOUT = 60  # seconds without a byte
 
 
 def fetch(name: str, entry: SourceEntry, raw_dir: Path, mirror: str | None = None) -> Iterator[str]:

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-Line = np.ndarray | list[tuple[float, float]]
-"""Points x, y in face units."""
+Line = np.ndarray | list[tuple[float, float]]  # points x, y in face units
 
 
 class Identity(SimpleNamespace):
