@@ -40,11 +40,10 @@ def check_counts(
     """
     found = per_class(index, classes)
     for split, kind in (("train", "training"), ("test", "test")):
-        empty = [name for name in classes if not found.get(split, {}).get(name)]
-        if empty:
-            named = ", ".join(repr(name) for name in empty)
+        if empty := [repr(name) for name in classes if not found.get(split, {}).get(name)]:
             verb = "class {} has" if len(empty) == 1 else "classes {} have"
-            raise UserError(f"{verb.format(named)} no {kind} image; check the archive and the dataset's options")
+            wrong = f"{verb.format(', '.join(empty))} no {kind} image"
+            raise UserError(f"{wrong}; check the archive and the dataset's options")
     if expect == "any":
         return None
     if expect == "official" and not official:
@@ -56,13 +55,10 @@ def check_counts(
     table = min(tables, key=lambda table: (table["difference"] != 0).sum())
     wrong = table[table["difference"] != 0]
     if len(wrong):
-        first = wrong.iloc[0]
-        raise CountsError(
-            f"image counts differ in {len(wrong)} of {len(table)} cells, first {first['split']} {first['class']}: "
-            f"expected {first['expected']:,}, found {first['found']:,}; complete the archive, "
-            "or set expect to your counts, or to any",
-            table,
-        )
+        split, name, expected, here, _ = wrong.iloc[0]
+        first = f"first {split} {name}: expected {expected:,}, found {here:,}"
+        remedy = "complete the archive, or set expect to your counts, or to any"
+        raise CountsError(f"image counts differ in {len(wrong)} of {len(table)} cells, {first}; {remedy}", table)
     return table
 
 
@@ -75,10 +71,10 @@ def compare(found: Mapping[str, Mapping[str, int]], wanted: Mapping, classes: Se
         here = [found.get(split, {}).get(name, 0) for name in classes]
         if isinstance(counts, int):
             rows.append((split, "all", counts, sum(here)))
-            continue
-        if len(counts) != len(classes):
+        elif len(counts) == len(classes):
+            rows += [(split, *cells) for cells in zip(classes, counts, here, strict=True)]
+        else:
             raise UserError(f"expected counts: {split} lists {len(counts)} classes; the dataset has {len(classes)}")
-        rows += [(split, *cells) for cells in zip(classes, counts, here, strict=True)]
     table = pd.DataFrame(rows, columns=["split", "class", "expected", "found"])
     table["difference"] = table["found"] - table["expected"]
     return table

@@ -45,10 +45,9 @@ def read(source: Source, images: str) -> "pd.DataFrame":
             continue
         match = re.fullmatch(r"((train|test)_\d+)\.jpg\s+([1-7])", line.strip())
         if not match:
-            raise UserError(
-                f"{source.path}: {list_name}, line {number}: {line.strip()[:60]!r}; expected a name and "
-                "a label from 1 to 7, such as 'train_00001.jpg 5'"
-            )
+            expected = "a name and a label from 1 to 7, such as 'train_00001.jpg 5'"
+            where = f"{source.path}: {list_name}, line {number}"
+            raise UserError(f"{where}: {line.strip()[:60]!r}; expected {expected}")
         sample, split, label = match.groups()
         name = f"{sample}_aligned.jpg" if images == "aligned" else f"{sample}.jpg"
         rows.append((sample, f"{prefix}Image/{images}/{name}", split, int(label) - 1))

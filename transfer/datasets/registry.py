@@ -79,10 +79,9 @@ class Parser:
         if len(absent) and missing == "stop":
             splits = (~present).groupby(index["split"], sort=False)
             per_split = ", ".join(f"{name} {part.sum():,} of {len(part):,}" for name, part in splits)
-            raise UserError(
-                f"{source.path}: {len(absent):,} of {len(index):,} listed images are absent ({per_split}), first "
-                f"{', '.join(absent[:3])}; complete the archive, or set missing: drop for the dataset"
-            )
+            gone = f"{len(absent):,} of {len(index):,} listed images are absent ({per_split})"
+            remedy = "complete the archive, or set missing: drop for the dataset"
+            raise UserError(f"{source.path}: {gone}, first {', '.join(absent[:3])}; {remedy}")
         index = index[present].reset_index(drop=True)
         index.insert(4, "class_name", index["label"].map(dict(enumerate(self.classes(**options)))).astype(str))
         index.attrs["missing"] = len(absent)

@@ -32,8 +32,7 @@ def fetch(name: str, entry: SourceEntry, raw_dir: Path, mirror: str | None = Non
 
     ``mirror`` is an address below which the files have the same paths as below raw_dir.
     """
-    packed = packed_archive(entry, raw_dir)
-    if packed:
+    if packed := packed_archive(entry, raw_dir):
         yield f"{name}: {packed} is present; nothing to fetch"
     elif entry.files:
         for file in entry.files:
@@ -64,8 +63,7 @@ def fetch_file(entry: SourceEntry, file: SourceFile, raw_dir: Path, mirror: str 
 def download(url: str, target: Path, check: Callable[[Path], object], size: int | None = None) -> None:
     """Download ``url`` to ``target`` over HTTPS, under a temporary name until ``check`` has accepted it.
 
-    ``size`` is the expected number of bytes, if known. Cut connections and busy servers are tried again. Proxies are
-    those of the environment. Raises UserError, in one line.
+    ``size`` is the expected number of bytes, if known. Cut connections and busy servers are tried again.
     """
     import requests
 
@@ -193,11 +191,8 @@ def packed_archive(entry: SourceEntry, raw_dir: Path) -> Path | None:
 
 def is_there(entry: SourceEntry, raw_dir: Path) -> bool:
     """Whether all files of ``entry``, or the archive that holds them, are below ``raw_dir``; they are not opened."""
-    if packed_archive(entry, raw_dir):
-        return True
-    if entry.files:
-        return all((raw_dir / file.path).exists() for file in entry.files)
-    return (raw_dir / str(entry.archive)).is_dir()
+    places = [file.path for file in entry.files] or [str(entry.archive)]
+    return bool(packed_archive(entry, raw_dir)) or all((raw_dir / place).exists() for place in places)
 
 
 def instructions(name: str, entry: SourceEntry, raw_dir: Path) -> str:
