@@ -23,7 +23,8 @@ class CountsError(UserError):
 def per_class(index: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, int]]:
     """Images of each split and class, split -> class name -> count; without empty splits."""
     counts = pd.crosstab(index["split"], index["label"]).reindex(columns=range(len(classes)), fill_value=0)
-    return {s: dict(zip(classes, counts.loc[s].tolist(), strict=True)) for s in SPLITS if s in counts.index}
+    rows = dict(zip(counts.index, counts.to_numpy().tolist(), strict=True))
+    return {split: dict(zip(classes, rows[split], strict=True)) for split in SPLITS if split in rows}
 
 
 def check_counts(
@@ -42,8 +43,8 @@ def check_counts(
     for split, kind in (("train", "training"), ("test", "test")):
         if empty := [repr(name) for name in classes if not found.get(split, {}).get(name)]:
             verb = "class {} has" if len(empty) == 1 else "classes {} have"
-            wrong = f"{verb.format(', '.join(empty))} no {kind} image"
-            raise UserError(f"{wrong}; check the archive and the dataset's options")
+            lacking = f"{verb.format(', '.join(empty))} no {kind} image"
+            raise UserError(f"{lacking}; check the archive and the dataset's options")
     if expect == "any":
         return None
     if expect == "official" and not official:

@@ -113,8 +113,6 @@ def detect_parts(
 
 def _parts(images: Images, min_side: int, border: float) -> Iterator[tuple[list["Canvas"], list[Row]]]:
     """Images that end up in one table: their canvases, and the rows of the broken ones."""
-    canvases: list[Canvas]
-    broken: list[Row]
     canvases, broken, pixels = [], [], 0
     for row, image, error in images:
         if image is None:

@@ -134,9 +134,8 @@ def _crop(face: Face, template: np.ndarray, side: int) -> Image.Image:
     a = np.vdot(centred, source) / np.vdot(centred, centred).real
     b = source.mean() - a * target.mean()
     affine = (a.real, -a.imag, b.real, a.imag, a.real, b.imag)
-    return Image.fromarray(face.image).transform(
-        (side, side), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
-    )
+    form, smooth = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return Image.fromarray(face.image).transform((side, side), form, affine, smooth)
 
 
 def _rafdb(seed: int, counts: Counts) -> Members:
@@ -180,10 +179,9 @@ def _ferplus(seed: int, counts: Counts) -> Members:
 
 def _votes(rng: np.random.Generator, name: str, intensity: float) -> list[int]:
     """Ten taggers' votes over the eight classes, unknown and NF; a faint expression is often read as neutral."""
-    chance = np.zeros(10)
-    chance[ferplus.CLASSES.index(name)] = 1.0
-    doubt, others = rng.beta(1.2, 3.2) * (1.25 - 0.6 * intensity), _TAKEN_FOR[name]
-    chance = (1 - doubt) * chance
+    chance, others = np.zeros(10), _TAKEN_FOR[name]
+    doubt = rng.beta(1.2, 3.2) * (1.25 - 0.6 * intensity)
+    chance[ferplus.CLASSES.index(name)] = 1 - doubt
     for other, weight in zip(others, rng.dirichlet(np.full(len(others), 0.6)), strict=True):
         chance[ferplus.CLASSES.index(other)] += doubt * weight * 0.9
     chance[8] += doubt * 0.1

@@ -85,7 +85,11 @@ def paint(
         for x, y in zip(rng.normal(0, 0.42, 50), rng.normal(0.38, 0.14, 50), strict=True):
             pen.disc(x, y, 0.012, 0.012, rgb(who.skin * [0.82, 0.72, 0.66]))
     canvas.paste(rgb(who.skin * [0.60, 0.50, 0.47]), mask=_creases(who, a, g))
-    _nose(pen, who, g)
+    x, y = g.nose
+    for side in SIDES:
+        pen.disc(x + side * 0.44 * g.nose_w, y + 0.098, 0.30 * g.nose_w, 0.026, rgb(who.skin, 0.30))
+        wing = [(x + side * u * g.nose_w, y + v) for u, v in ((0.80, 0.10), (1.00, 0.05), (0.92, -0.03))]
+        pen.curve(wing, rgb(who.skin, 0.62), 0.03, steps=4)
     _mouth(pen, who, a, g)
     for i in range(2):
         _eye(canvas, pen, who, g, i)
@@ -94,7 +98,9 @@ def paint(
     for brow in g.brows:
         _brow(pen, who, brow)
     _hair_in_front(rng, pen, who)
-    canvas = _shade(canvas, _shading(who, a, g, light, ambient=rng.uniform(0.35, 0.6)))
+    # In the shading 128 stands for one.
+    lit = np.asarray(canvas, np.uint16) * np.asarray(_shading(who, a, g, light, ambient=rng.uniform(0.35, 0.6))) >> 7
+    canvas = Image.fromarray(np.minimum(lit, 255).astype(np.uint8))
     if who.glasses:
         _glasses(rng, canvas, who)
     if occluded:
@@ -105,14 +111,6 @@ def paint(
 
 def _muted(rng: np.random.Generator) -> np.ndarray:
     return np.clip(rng.uniform(30, 200) + rng.normal(0, 28, 3), 10, 240)
-
-
-def _shade(canvas: Image.Image, shading: Image.Image) -> Image.Image:
-    """Product of an image and a shading in which 128 stands for one."""
-    product = np.asarray(canvas).astype(np.uint16)
-    product *= np.asarray(shading)
-    product >>= 7
-    return Image.fromarray(np.minimum(product, 255, out=product).astype(np.uint8))
 
 
 _GRID_X, _GRID_Y = (start + (np.arange(n // CELL) + 0.5) * CELL / UNIT for start, n in zip(ORIGIN, CANVAS, strict=True))
@@ -133,7 +131,7 @@ def _both(x: float, *rest: float) -> list[tuple[float, ...]]:
 
 
 def _shading(who: Identity, a: dict[str, float], g: Geometry, light: np.ndarray, ambient: float) -> Image.Image:
-    """What the colours are multiplied with: light on the face's relief, hollows, blush, stubble; 128 is one."""
+    """What the colours are multiplied with: light on the face's relief, hollows, blush, stubble."""
     mouth_y, low_lip, nose_y = g.lips["inner_up"][8, 1], g.lips["outer_low"][8, 1], g.nose[1]
     cheek = 0.07 + 0.07 * min(a["corner_pull"], 1) + 0.05 * a["cheek_raise"] + 0.03 * a["nose_wrinkle"]
     relief = _SKULL + _bumps(
@@ -254,14 +252,6 @@ def _brow(pen: Pen, who: Identity, line: np.ndarray) -> None:
     colour = np.minimum(0.78 * who.hair + 0.22 * who.skin, who.skin * 0.72)
     pen.line(shape, rgb(0.55 * colour + 0.45 * who.skin), 0.03)
     pen.area(shape, rgb(colour))
-
-
-def _nose(pen: Pen, who: Identity, g: Geometry) -> None:
-    x, y = g.nose
-    for side in SIDES:
-        pen.disc(x + side * 0.44 * g.nose_w, y + 0.098, 0.30 * g.nose_w, 0.026, rgb(who.skin, 0.30))
-        wing = [(x + side * u * g.nose_w, y + v) for u, v in ((0.80, 0.10), (1.00, 0.05), (0.92, -0.03))]
-        pen.curve(wing, rgb(who.skin, 0.62), 0.03, steps=4)
 
 
 def _mouth(pen: Pen, who: Identity, a: dict[str, float], g: Geometry) -> None:

@@ -73,7 +73,7 @@ class Pose:
         return u, v
 
 
-def sample_pose(rng: np.random.Generator, style: Style, size: int) -> Pose:
+def _sample_pose(rng: np.random.Generator, style: Style, size: int) -> Pose:
     yaw, pitch, roll = np.deg2rad(np.clip(rng.normal(0, [style.yaw, style.pitch, style.roll]), -28, 28)).tolist()
     unit = rng.uniform(*style.scale) * size / 0.8  # the eyes are 0.8 face units apart
     x, y = rng.normal(0, style.shift, 2) * size + size * np.array([0.5, 0.53])
@@ -103,11 +103,8 @@ def _view(head: Image.Image, pose: Pose, size: int, over: int) -> Image.Image:
         pixels = matrix @ ((units - origin) * UNIT).astype(np.float32) @ matrix.T
         # Beyond the canvas its edge goes on: shoulders, or nothing.
         index.append(np.clip(pixels, 0, length - 1, out=pixels).astype(np.int32))
-    column, row = index
-    row *= CANVAS[0]
-    row += column
     flat = np.asarray(head).view(np.uint32).ravel()
-    return Image.fromarray(flat.take(row).view(np.uint8).reshape(n, n, 4))
+    return Image.fromarray(flat.take(index[1] * CANVAS[0] + index[0]).view(np.uint8).reshape(n, n, 4))
 
 
 def background(rng: np.random.Generator, size: int) -> Image.Image:
@@ -168,7 +165,7 @@ def render_face(rng: np.random.Generator, expression: str, intensity: float, siz
     who = sample_identity(rng)
     actions = sample_actions(rng, expression, intensity)
     geometry = build_geometry(rng, who, actions)
-    pose = sample_pose(rng, style, size)
+    pose = _sample_pose(rng, style, size)
     light = rng.normal([0, -0.3, 1.25], [0.4, 0.3, 0.2])
     head = paint(rng, who, actions, geometry, light / np.linalg.norm(light), bool(rng.random() < style.occlusion))
     over = 2 if size >= 96 else 3
