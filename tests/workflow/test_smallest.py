@@ -35,7 +35,7 @@ def test_table(finished):
     assert full.loc["demo_rafdb"].tolist() == [2, 0.6, 0.3]
     assert full.loc["demo_affectnet"].tolist() == [2, 0.2, 0.6], "the dataset's own rates"
     markdown = (repository.root / "results/smallest/table1.md").read_text()
-    assert markdown.count("Drawn faces: not a result on") == 3
+    assert markdown.count("Synthetic faces: not a result on") == 3
 
 
 def test_every_file_of_the_contract_is_there_and_agrees_with_the_table(finished):

@@ -51,7 +51,7 @@ def test_a_lost_loss_and_a_signal_are_shown(smallest):
     (error,) = {line for line in said.splitlines() if line.startswith("error: ")}
     assert error.startswith("error: stopped by SIGTERM in epoch ") and "the same command continues there" in error
     state = torch.load(smallest.root / STATE, weights_only=True)
-    assert len(state["history"]) >= 1 and state["running"]["step"] > 0
+    assert len(state["history"]) >= 1 and state["epoch"]["step"] > 0
 
 
 def test_killed_between_the_outputs_and_their_noting(smallest):

@@ -29,6 +29,8 @@ for panel, apps in _PANELS.items():
     for part in apps:
         for command in part.registered_commands:
             command.rich_help_panel = panel
+            about = " ".join((command.callback.__doc__ or "").split())
+            command.short_help = about.partition(" Reads:")[0].partition(" Writes:")[0]
         app.add_typer(part)
 app.add_typer(tables.figure_app, name="figure", rich_help_panel="Tables")
 app.add_typer(track.app, name="track", rich_help_panel="Tracking")

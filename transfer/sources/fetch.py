@@ -142,15 +142,19 @@ def check(file: SourceFile, path: Path, shown: Path | None = None) -> str:
     shown, size = shown or path, path.stat().st_size
     with open(path, "rb") as handle:
         if looks_like(handle.read(HEAD)) == HTML:
-            raise UserError(f"{shown}: a web page instead of the file, perhaps of a login or quota; get the file again")
+            raise UserError(f"{shown}: a web page instead of the file, perhaps of a login or quota; fetch it again")
         md5 = hashlib.file_digest(handle, "md5").hexdigest() if file.md5 and not handle.seek(0) else ""
     if file.size not in (None, size):
-        raise UserError(f"{shown}: {size:,} bytes; expected {file.size:,} ({SOURCES}): cut off, or another version")
+        raise UserError(
+            f"{shown}: {size:,} bytes; expected {file.size:,} ({SOURCES}): cut off, or another version; fetch it again"
+        )
     digest = sha256(path)
     known = (("sha256", digest, file.sha256), ("sha256", digest, file.sha256_prefix), ("md5", md5, file.md5))
     for kind, found, expected in known:
         if expected and not found.startswith(expected):
-            raise UserError(f"{shown}: {kind} is {found}; expected {expected} ({SOURCES}): damaged, or another file")
+            raise UserError(
+                f"{shown}: {kind} is {found}; expected {expected} ({SOURCES}): damaged, or another file; fetch it again"
+            )
     earlier = _locked().get(file.path)
     if earlier not in (None, digest):
         changed = f"first seen as {earlier} ({LOCK}): damaged, or changed at its source"
