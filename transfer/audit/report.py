@@ -145,7 +145,6 @@ def to_markdown(
 
 
 def _leaks(rows: pd.DataFrame) -> Iterator[str]:
-    """Yield how many images of a split have a copy in an earlier one."""
     for row in rows[rows["split_a"] != rows["split_b"]].itertuples():
         copied, exact = (f"{n:,} ({n / row.images_b:.1%})" for n in (row.copied_b, row.exact_copied_b))
         images = f"{row.images_b:,} {row.split_b} images"

@@ -57,23 +57,19 @@ def reliability_curve(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataF
 
 
 def _top_label(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The probability of each face's most probable class, and whether it is the label; on a tie the first class."""
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == np.asarray(labels)
 
 
 def _equal_width(confidence: np.ndarray) -> np.ndarray:
-    """Each face's bin, 0 to ``BINS`` - 1; a confidence on an edge belongs to the bin below it."""
     bins: np.ndarray = np.searchsorted(np.arange(1, BINS) / BINS, confidence)
     return bins
 
 
 def _losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """-log p(label) of each face, in nats."""
     return -np.log(np.clip(probabilities[np.arange(len(labels)), labels], _LEAST, None))
 
 
 def _squares(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Squared distance of each face's probabilities from its label's, 0 to 2."""
     return ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
 
 

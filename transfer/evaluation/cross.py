@@ -52,7 +52,6 @@ def evaluate_cross(
 
 
 def _own_split(data: Path) -> pd.Series:
-    """The split of each sample of the run's dataset."""
     path = data / "split.parquet"
     if not path.exists():
         raise UserError(f"{path}: missing; run: snakemake --cores all {path}")
@@ -75,7 +74,6 @@ def _refuse_seen(samples: pd.Series, own: pd.Series, dataset: str, other: str) -
 
 
 def _classes(manifest: pd.DataFrame) -> list[str]:
-    """Names of the classes that have a face, in the dataset's order."""
     return manifest.sort_values("label", kind="stable")["class_name"].unique().tolist()
 
 

@@ -16,8 +16,8 @@ from transfer.faces.align import align_dataset
 from transfer.faces.detect import detect
 from transfer.layout import Layout
 from transfer.params import FaceParams, TrainParams
-from transfer.runs.metrics import read_subsets, run_metrics
-from transfer.runs.predictions import predictions_frame, write_predictions
+from transfer.runs.metrics import run_metrics
+from transfer.runs.predictions import parquet_columns, predictions_frame, write_predictions
 from transfer.training.batches import FaceStore, evaluation_batches
 from transfer.training.device import choose_device, choose_precision
 from transfer.training.loop import outputs, predict
@@ -133,7 +133,7 @@ def evaluate_weights(
         "weights": weights.name,
         "weights_sha256": digest,
         "classes": classes,
-        **run_metrics(frame, classes, read_subsets(subsets if subsets.exists() else None)),
+        **run_metrics(frame, parquet_columns(subsets) if subsets.exists() else None),
         "predictions_sha256": sha256(folder / "predictions.parquet"),
     }
     write_json(folder / "metrics.json", content)
@@ -143,7 +143,6 @@ def evaluate_weights(
 def _outputs(
     model: nn.Module, store: FaceStore, rows: np.ndarray, train: TrainParams, flip: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and probabilities (N, C) float32; with ``flip`` the latter are averaged with the mirror image's."""
     device = choose_device(train.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = evaluation_batches(store, rows, device, batch_size=64)

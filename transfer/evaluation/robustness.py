@@ -68,7 +68,6 @@ def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: st
 
 
 def _check_clean(frame: pd.DataFrame, network: Network) -> None:
-    """Raise UserError where the clean faces do not give what the run predicted of them."""
     run, protocol = network.run, network.about["protocol"]
     path = run.directory / "predictions.parquet"
     rows = run.predictions.query("split == 'test' and protocol == @protocol")
@@ -154,7 +153,6 @@ def occlude_at(images: Tensor, severity: float, centres: np.ndarray) -> Tensor:
 
 
 def _cover(images: Tensor, corners: Tensor, side: int) -> Tensor:
-    """Grey squares whose upper left pixels are ``corners`` (N, K, 2), x and y."""
     (left, top), (height, width) = corners[..., None].unbind(2), images.shape[2:]
     x, y = torch.arange(width), torch.arange(height)
     columns, rows = (x >= left) & (x < left + side), (y >= top) & (y < top + side)  # (N, K, W) and (N, K, H)

@@ -53,7 +53,6 @@ def correlation(maps: Tensor) -> Tensor:
 
 
 def _pairs(items: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, B, K) to the first and the second of each pair, (N, pairs, K) each."""
     first, second = torch.triu_indices(items.shape[1], items.shape[1], offset=1)
     return items[:, first], items[:, second]
 

@@ -133,7 +133,6 @@ def trace(block: Block, x: Tensor) -> Trace:
 
 
 def _from_the_class(model: TransFER, last: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Gradient of the class's logit, and its relevance of 1, at the last block's tokens (N, T, D)."""
     norm, head = deepcopy(model.norm).double(), deepcopy(model.head).double()
     with torch.enable_grad():
         last = last.requires_grad_()
@@ -205,5 +204,4 @@ def _ratio(relevance: Tensor, divisor: Tensor) -> Tensor:
 
 
 def _total(relevance: Tensor) -> Tensor:
-    """The sum over each sample, with as many axes as ``relevance``."""
     return relevance.sum(dim=tuple(range(1, relevance.ndim)), keepdim=True)

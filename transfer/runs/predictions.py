@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("val", "test")
 PROTOCOLS = ("last", "val_selected", "test_selected")
-_FIXED = ("sample", "label", "split", "protocol", "epoch")
+FIXED = ("sample", "label", "split", "protocol", "epoch")
 _PREFIX = "p_"
 # float32 softmax is good to about 1e-6; anything near this bound is not a distribution
 _SUM_TOLERANCE = 1e-4
@@ -36,11 +36,7 @@ def predictions_frame(
     protocol: str,
     epoch: int,
 ) -> "pd.DataFrame":
-    """The rows of one split under one protocol; ``pandas.concat`` joins the frames of a run.
-
-    ``samples`` and ``labels`` have length N, ``probabilities`` is (N, C) with rows of sum 1, ``classes`` are the C
-    names in label order, ``epoch`` counts from 1.
-    """
+    """The rows of one split under one protocol: ``probabilities`` are (N, C), ``epoch`` counts from 1."""
     import pandas as pd
 
     fixed = {
@@ -64,8 +60,8 @@ def write_predictions(path: str | os.PathLike[str], predictions: "pd.DataFrame")
 def read_columns(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read and check predictions.parquet: an array per column.
 
-    Raises UserError, naming the file: missing, damaged, columns of other names or types, labels, splits or protocols
-    that do not exist, probabilities that are no distribution, a sample twice, several epochs under a protocol.
+    Raises UserError: missing, damaged, columns of other names or types, unknown labels, splits or protocols,
+    probabilities that are no distribution, a sample twice, several epochs under a protocol.
     """
     try:
         columns = parquet_columns(path)
@@ -123,21 +119,20 @@ def correct_faces(predictions: "pd.DataFrame", protocol: str, split: str = "test
 
 
 def _check(predictions: "Predictions", path: str | os.PathLike[str]) -> None:
-    problem = _problem({name: np.asarray(predictions[name]) for name in map(str, predictions)})
-    if problem:
+    if problem := _problem({name: np.asarray(predictions[name]) for name in map(str, predictions)}):
         raise UserError(f"{path}: {problem}; run the training again")
 
 
 def _problem(columns: dict[str, np.ndarray]) -> str | None:
     classes = class_names(columns)
-    kinds = dict.fromkeys(_FIXED, "O") | {"label": "i", "epoch": "i"} | {_PREFIX + name: "f" for name in classes}
+    kinds = dict.fromkeys(FIXED, "O") | {"label": "i", "epoch": "i"} | {_PREFIX + name: "f" for name in classes}
     for column, kind in kinds.items():
         if column not in columns:
-            return f"column {column} is missing (expected {', '.join(_FIXED)} and {_PREFIX}<class>)"
+            return f"column {column} is missing (expected {', '.join(FIXED)} and {_PREFIX}<class>)"
         if columns[column].dtype.kind != kind:
             expected = {"O": "text", "i": "integers", "f": "floats"}[kind]
             return f"column {column} holds {columns[column].dtype}, expected {expected} without missing values"
-    sample, label, split, protocol, epoch = (columns[name] for name in _FIXED)
+    sample, label, split, protocol, epoch = (columns[name] for name in FIXED)
     if len(classes) < 2 or not len(sample):
         return f"{len(sample)} rows of {len(classes)} classes, expected faces and at least 2 columns {_PREFIX}<class>"
     probabilities = probabilities_of(columns)

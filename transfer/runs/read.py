@@ -12,8 +12,8 @@ import pandas as pd
 from transfer.layout import Layout
 from transfer.params import RUNTIME_KEYS, Params, RunParams
 from transfer.params.read import flat
-from transfer.runs.metrics import metrics, read_json, read_metrics
-from transfer.runs.predictions import class_names, correct_faces, probabilities_of, read_predictions
+from transfer.runs.metrics import frame_metrics, read_json, read_metrics
+from transfer.runs.predictions import class_names, correct_faces, read_predictions
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
 
@@ -100,11 +100,10 @@ def read_runs(
     parameters: Mapping[tuple[str, str], RunParams] | None = None,
     partial: bool = False,
 ) -> tuple[Runs, list[str]]:
-    """The evaluated runs ``wanted`` (dataset, recipe, seed) below ``folder`` = results/<experiment>/runs.
+    """The evaluated runs ``wanted`` (dataset, recipe, seed) below ``folder``, and the missing ones, with ``partial``.
 
-    Returns them with the names of those that are missing, which only ``partial`` allows. Raises UserError, naming the
-    file and the command: a run is missing, its metrics do not follow from its predictions, it was trained with other
-    ``parameters``, or tested on other faces than the others of its dataset.
+    Raises UserError, naming the file and the command: a run is missing, its metrics do not follow from its predictions,
+    it was trained with other ``parameters``, or tested on other faces than the others of its dataset.
     """
     runs: dict[tuple[str, str], dict[int, Run]] = {}
     missing: list[str] = []
@@ -132,7 +131,6 @@ def read_runs(
 
 
 def _evaluated(directory: Path, identity: dict[str, Any], protocols: Sequence[str]) -> Run:
-    """A run with its results, whose metrics.json must be what its predictions give."""
     content = read_metrics(directory, **identity)
     predictions = read_predictions(directory / "predictions.parquet")
     results = {}
@@ -143,7 +141,7 @@ def _evaluated(directory: Path, identity: dict[str, Any], protocols: Sequence[st
                 f"{directory / 'predictions.parquet'}: no test faces under protocol {protocol}; "
                 "train this run again with the protocol listed in the parameters"
             )
-        expected = metrics(probabilities_of(rows), rows["label"].to_numpy(), class_names(predictions))
+        expected = frame_metrics(rows)
         given = content.get("protocols", {}).get(protocol, {})
         found = given.get("splits", {}).get("test", {})
         checked = ("n", "accuracy", "mean_class_accuracy")
@@ -157,7 +155,6 @@ def _evaluated(directory: Path, identity: dict[str, Any], protocols: Sequence[st
 
 
 def _refuse_other_parameters(directory: Path, expected: RunParams) -> None:
-    """Raise UserError where a run had other parameters than ``expected``; where it ran does not count."""
     try:
         found = RunParams.model_validate(read_environment(directory)["params"])
     except (KeyError, ValueError):

@@ -95,7 +95,6 @@ def _row(params: Params, dataset: str, search: str, trial: FrozenTrial) -> dict[
 
 
 def _grid(completed: pd.DataFrame) -> pd.DataFrame:
-    """One row per combination of values: its mean validation accuracy, over the trials and their seeds."""
     cell = completed.groupby(list(VALUES), as_index=False)
     table = cell.agg(n_trials=("trial", "size"), n_seeds=("n_seeds", "sum"), val_accuracy=("val_accuracy", "mean"))
     spread = cell["val_accuracy_std"].first()["val_accuracy_std"]
@@ -104,10 +103,6 @@ def _grid(completed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw(study: optuna.Study, completed: list[FrozenTrial], folder: Path) -> None:
-    """importances.json (PED-ANOVA), and history.png, slices.png, contour.png and importances.png by Optuna.
-
-    A figure that the trials are too few, or too alike, for says so.
-    """
     values = {(name, value) for trial in completed for name, value in trial.params.items()}
     varied = sorted(name for name, n in Counter(name for name, _ in values).items() if n > 1)
     differ = len({trial.value for trial in completed}) > 1

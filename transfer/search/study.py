@@ -101,7 +101,6 @@ def free_cells(study: optuna.Study, search: SearchDefinition, lanets: int) -> li
 
 
 def _is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial failed, or its worker was killed in the moment before it named itself."""
     return trial.state == TrialState.FAIL or (trial.state == TrialState.RUNNING and WORKER not in trial.user_attrs)
 
 

@@ -108,7 +108,6 @@ def read(source: Path, importer: str) -> tuple[Tensors, dict[str, Any], Report]:
 
 
 def _whole_model(tensors: Tensors) -> dict[str, Any]:
-    """What a run's model.safetensors says too, so that the authors' model is evaluated and used like one of ours."""
     n_classes = len(tensors["head.bias"])
     lanets = {name.split(".")[2] for name in tensors if name.startswith("local_cnns.")}
     # Nothing is dropped in evaluation; the rates stay at 0, since one LANet is too few for MAD.
@@ -181,7 +180,6 @@ def _stages(name: str) -> str:
 
 
 def _paddle_name(name: str) -> str:
-    """Name of a tensor of the authors' TransFER to ours."""
     for pattern, ours in {
         r"^attention\.las\.": "local_cnns.lanets.",
         r"\.LA_conv1\.": ".0.",

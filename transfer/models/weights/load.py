@@ -90,7 +90,6 @@ def load_pretrained(model: nn.Module, files: Sequence[Path]) -> Report:
 
 
 def _reason_left_out(file: Path, name: str, state: dict[str, Tensor]) -> str:
-    """Why the model does without a tensor of the file. Raises UserError for one that it should have."""
     stages = {at[1] for key in state if (at := re.match(r"stem\.stages\.(\d+)\.", key))}
     stage = re.match(r"stem\.stages\.(\d+)\.", name)
     if stage and stage[1] not in stages:

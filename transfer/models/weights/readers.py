@@ -73,8 +73,6 @@ class _Refused(Exception):
 
 
 class _Dtype:
-    """Stands in for numpy.dtype: plain numbers only."""
-
     def __init__(self, code: str, *_: Any) -> None:
         if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"):
             raise _Refused(f"contains an array of type {code!r}")
@@ -122,7 +120,6 @@ def _check_tensors(path: Path, content: Any, expected: str) -> None:
 
 
 def _check_kind(path: Path, expected: str, allowed: tuple[str, ...], max_bytes: int) -> str:
-    """The kind of file that the first bytes of ``path`` show: a failed download keeps the right name."""
     try:
         size = path.stat().st_size
         with path.open("rb") as handle:

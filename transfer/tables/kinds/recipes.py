@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from transfer.tables.cells import INTERVAL, accuracy_cells, percent
-from transfer.tables.kinds import Context, Kind
+from transfer.tables.kinds import INTERVAL, Cells, Context, Formats, Kind, accuracy_cells, percent
 from transfer.tables.reported import REPORTED, Reported, load_reported
-from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Format, Section, code, grid, plain
+from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Section, code, grid, plain, spread
 from transfer.utils.plots import recipe_name
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-FORMATS: dict[str, Format] = {
+FORMATS: Formats = {
     **dict.fromkeys(["experiment", "dataset", "recipe"], "text"),
     "local_cnns": "count",
     **dict.fromkeys(["mad", "msad", "protocol"], "text"),
@@ -36,7 +35,7 @@ COLUMNS = list(FORMATS)[:17]
 """The columns that every reader of Table 1 may count on; further ones follow them."""
 
 
-def rows(context: Context) -> list[dict[str, Any]]:
+def rows(context: Context) -> list[Cells]:
     """The accuracies of the recipes, against the baseline of their dataset; a sweep's values are further columns.
 
     Holm's correction is over all comparisons of the table under one protocol.
@@ -47,11 +46,11 @@ def rows(context: Context) -> list[dict[str, Any]]:
     values, baseline = sweep.recipes() if sweep else {}, params.table_baseline(context.name)
     results = list(context.results())
     baselines = {(names["dataset"], names["protocol"]): ours for names, ours in results if names["recipe"] == baseline}
-    found, families = [], {}
+    found: list[Cells] = []
+    families: dict[str, list[Cells]] = {}
     for names, ours in results:
         dataset, recipe, protocol = names["dataset"], names["recipe"], names["protocol"]
-        model = params.run(dataset, recipe).model
-        row = names | {"local_cnns": model.num_lanets, "mad": model.mad, "msad": model.msad} | accuracy_cells(ours)
+        row = names | context.model_cells(dataset, recipe) | accuracy_cells(ours)
         row |= {key.rpartition(".")[2]: value for key, value in values.get(recipe, {}).items()}
         theirs = baselines.get((dataset, protocol), {})
         if recipe != baseline and (both := sorted(ours.keys() & theirs.keys())):
@@ -74,8 +73,8 @@ def rows(context: Context) -> list[dict[str, Any]]:
     return found
 
 
-def published(reported: Sequence[Reported], family: str | None, recipe: str) -> dict[str, float | str | None]:
-    """Return the cells of a recipe's published number; none where there is no such number."""
+def published(reported: Sequence[Reported], family: str | None, recipe: str) -> Cells:
+    """Return the cells of a recipe's published number, if there is one."""
     for entry in reported:
         if (entry.dataset, entry.recipe, entry.protocol) == (family, recipe, "test_selected"):
             remark = f" ({entry.remark})" if entry.remark else ""
@@ -97,12 +96,12 @@ def _section(name: str, rows: pd.DataFrame) -> Section:
     sources = list(numbers["reported_source"].unique())
     if sources:
         head.append("published (`test_selected`)")
+        cells = {
+            recipe: f"{row['reported_accuracy']:.2f} [{sources.index(row['reported_source']) + 1}]"
+            for recipe, row in numbers.iterrows()
+        }
         for line, recipe in zip(lines, dict.fromkeys(rows["recipe"]), strict=True):
-            cell = UNDEFINED
-            if recipe in numbers.index:
-                number = numbers.loc[recipe]
-                cell = f"{number['reported_accuracy']:.2f} [{sources.index(number['reported_source']) + 1}]"
-            line.append(cell)
+            line.append(cells.get(recipe, UNDEFINED))
     return Section(name, "", head, lines, [f"[{i}] {source}" for i, source in enumerate(sources, 1)])
 
 
@@ -150,8 +149,7 @@ _CURVES = {"train_loss": "training loss", "val_accuracy": "validation accuracy (
 def curves_figure(history: pd.DataFrame) -> Figure:
     """Draw a column per recipe: its mean over seeds, a band from lowest to highest seed, and the other recipes' means.
 
-    ``history``: recipe, seed, epoch, train_loss, val_accuracy in percent, of one dataset; recipes in order of first
-    appearance.
+    ``history``: recipe, seed, epoch, train_loss, val_accuracy in percent.
     """
     from matplotlib.figure import Figure
 
@@ -178,8 +176,9 @@ def curves_figure(history: pd.DataFrame) -> Figure:
 def sweep_figure(frame: pd.DataFrame, name: str) -> Figure:
     """Draw accuracy against ``name``: a point per seed, a line through the means, their 95 % interval.
 
-    ``frame``: first (the value), seed, accuracy in [0, 1]. The interval is Student's, for two seeds or more.
+    ``frame``: first (the value), seed, accuracy in [0, 1].
     """
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from transfer.evaluation.statistics import summary
@@ -188,12 +187,11 @@ def sweep_figure(frame: pd.DataFrame, name: str) -> Figure:
     axes = figure.subplots()
     axes.plot(frame["first"], 100 * frame["accuracy"], "o", color="0.45", markerfacecolor="none", label="one seed")
     found = {value: summary(list(part)) for value, part in frame.groupby("first")["accuracy"]}
-    means = [100 * each.mean for each in found.values()]
-    axes.plot(list(found), means, color="black", label="mean, 95 % interval")
+    table = pd.DataFrame(map(vars, found.values()), dtype=float) * 100
+    axes.plot(list(found), table["mean"], color="black", label="mean, 95 % interval")
     if frame["seed"].nunique() > 1:
-        low = [100 * (each.mean - each.ci95_low) for each in found.values()]
-        high = [100 * (each.ci95_high - each.mean) for each in found.values()]
-        axes.errorbar(list(found), means, [low, high], fmt="none", ecolor="black", capsize=2, elinewidth=0.8)
+        bars = [table["mean"] - table["ci95_low"], table["ci95_high"] - table["mean"]]
+        axes.errorbar(list(found), table["mean"], bars, fmt="none", ecolor="black", capsize=2, elinewidth=0.8)
         axes.legend()
     axes.set(xlabel=name, ylabel="accuracy (%)")
     axes.set_xticks(list(found), list(map(_tick, found)))
@@ -217,8 +215,7 @@ def grid_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
     axes.imshow(means, cmap="Greys", origin="lower", aspect="auto", vmin=1.1 * low - 0.1 * high, vmax=2 * high - low)
     for row, column in np.ndindex(means.shape):
         mean, deviation = means.iloc[row, column], deviations.iloc[row, column]
-        spread = "" if np.isnan(deviation) else f"\n± {deviation:.2f}"
-        text = UNDEFINED if np.isnan(mean) else f"{mean:.2f}{spread}"
+        text = UNDEFINED if np.isnan(mean) else spread(mean, deviation).replace(" ", "\n", 1)
         axes.text(column, row, text, ha="center", va="center", fontsize=7)
     axes.set_xticks(range(means.shape[1]), list(map(_tick, means.columns)))
     axes.set_yticks(range(means.shape[0]), list(map(_tick, means.index)))

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from transfer.tables.cells import COUNTS, INTERVAL, accuracy_cells
-from transfer.tables.kinds import Context, Kind
+from transfer.tables.kinds import COUNTS, INTERVAL, Cells, Context, Formats, Kind, accuracy_cells
 from transfer.tables.reported import REPORTED, load_reported
-from transfer.tables.text import UNDEFINED, Format, Section, grid, interval, mean, plain
+from transfer.tables.text import UNDEFINED, Section, grid, interval, mean, plain
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS: dict[str, Format] = {
+FORMATS: Formats = {
     **dict.fromkeys(["experiment", "dataset", "method"], "text"),
     "year": "count",
     "protocol": "text",
@@ -27,7 +26,7 @@ _FAMILIES = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet7": "AffectNet, 
 _FAMILIES |= {"affectnet8": "AffectNet, 8 classes"}
 
 
-def rows(context: Context) -> Iterator[dict[str, Any]]:
+def rows(context: Context) -> Iterator[Cells]:
     """Our accuracies, then the published ones, the highest first."""
     for names, seeds in context.results():
         cells = accuracy_cells(seeds)
