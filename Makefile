@@ -1,21 +1,20 @@
 # make table1   set up .venv, run the workflow on the embedded default, print results/table1.md
 # make test     set up .venv, check the style, run all tests
-# make pull     fetch what DVC stored of this commit, so that nothing is left to do (docs/dvc.md)
+# make pull     fetch what DVC stores of this commit, so that nothing is left to do (docs/dvc.md)
 # make dashboard  show the searches' studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
 # make mlflow   show the runs: http://127.0.0.1:5000 (there choose "Model training", once)
-# make plots    write the page of dvc plots, which needs no network: dvc_plots/index.html
-# make clean    remove what was made of the experiment demo, but its data; asks first; EXPERIMENT=paper for another one
+# make clean    remove the results of the experiment demo, except its prepared data; asks first; EXPERIMENT=paper for another
 # make prune    remove what no table needs; asks first; ARGS="--params params/paper.yaml" for another experiment
 # Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
 
-.PHONY: table1 pull dashboard dry-run mlflow plots lint test clean prune clean-env
+.PHONY: table1 pull dashboard dry-run mlflow lint test clean prune clean-env
 .DEFAULT_GOAL := table1
 
 VENV := .venv
 ARGS ?=
 EXPERIMENT ?= demo
 # The commands of .venv come first on PATH; whatever environment is active outside stays as it is.
-RUN := env -u PYTHONHOME -u PYTHONPATH VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+RUN := env -u PYTHONHOME -u PYTHONPATH -u PYTHONDONTWRITEBYTECODE VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP := $(RUN) python -m pip install --quiet --disable-pip-version-check
 # Nothing is reported to MLflow's authors, and none of the processes that only its pages for language models need.
 MLFLOW := MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
@@ -37,7 +36,10 @@ table1: $(VENV)/installed
 	@cat results/table1.md
 
 pull: $(VENV)/installed
-	$(RUN) python -m workflow.dvc.pull
+	$(RUN) dvc pull
+	@$(RUN) dvc status --quiet || { echo "error: code, parameters or data are not those of dvc.lock, so Snakemake has to" \
+	    "decide: see dvc status, then run snakemake or dvc repro" >&2; exit 1; }
+	$(RUN) snakemake tables search --cores 1 --touch --forceall --quiet all $(ARGS)
 
 dashboard: $(VENV)/installed
 	$(RUN) optuna-dashboard results/demo/search/journal.log --host 127.0.0.1 $(ARGS)
@@ -49,12 +51,17 @@ mlflow: $(VENV)/installed
 	@echo 'http://127.0.0.1:5000/#/experiments?workflowType=machine_learning'
 	$(RUN) $(MLFLOW) mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" $(ARGS)
 
-plots: $(VENV)/installed
-	$(RUN) python -m workflow.dvc.vega
-	$(RUN) dvc plots show $(ARGS)
-
-clean: $(VENV)/installed
-	$(RUN) python -m transfer clean $(EXPERIMENT) $(ARGS)
+clean:
+	@case "$(EXPERIMENT)" in "" | published | . | .. | */*) false;; *) test -d "results/$(EXPERIMENT)";; esac || \
+	    { echo "error: results/$(EXPERIMENT): no such experiment" >&2; exit 1; }
+	@mkdir -p .snakemake; exec 9<> .snakemake/running; ! command -v flock > /dev/null || flock --nonblock 9 || \
+	    { echo "error: a workflow is running in this folder; wait until it ends, or stop it" >&2; exit 1; }; \
+	set --; for path in results/$(EXPERIMENT)/*; do \
+	    case "$$path" in */data | */params.yaml) ;; *) set -- "$$@" "$$path";; esac; done; \
+	if grep -qs "^$(EXPERIMENT)," results/table1.csv; then set -- "$$@" results/table1.csv results/table1.md; fi; \
+	test $$# -gt 0 || { echo "nothing to remove"; exit 0; }; \
+	du -shc -- "$$@"; printf 'Remove these? [y/N] '; read -r answer; \
+	if [ "$$answer" = y ]; then rm -rf -- "$$@"; else echo "nothing was removed"; fi
 
 prune: $(VENV)/installed
 	$(RUN) python -m transfer prune $(ARGS)
@@ -67,7 +74,7 @@ lint: $(VENV)/installed
 	$(RUN) snakemake --lint
 
 test: lint
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses auto --dist loadgroup $(ARGS)
 
 clean-env:
 	rm -rf $(VENV)

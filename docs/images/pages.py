@@ -1,8 +1,10 @@
-"""Takes the pictures of MLflow, Optuna's dashboard, `dvc plots` and the report in the root, after the embedded default:
+"""Takes the pictures of MLflow, Optuna's dashboard and the report in the root, after the embedded default:
 
 snakemake --cores all --use-conda tables search track
 snakemake --cores all --use-conda tables --report results/report.html
 PYTHONPATH=tests/workflow python docs/images/pages.py
+
+The other pictures of MLflow and of `dvc plots` were taken by hand.
 """
 
 import contextlib
@@ -16,7 +18,6 @@ from browser import chromium
 from PIL import Image
 
 EXPERIMENT, DATASET, RUN, SEARCH = "demo", "demo_rafdb", "full/seed0", "searched"
-RECIPES = ["baseline", "local_cnns", "local_cnns_mad", "msad", "local_cnns_msad", "full"]
 FOLDER = Path("docs/images")
 COLOURS = 128  # enough for pages, and half the bytes
 
@@ -35,20 +36,12 @@ def main() -> None:
     """Start each server, look, end it."""
     with shown.mlflow(Path(), os.environ) as url:
         experiment, runs = shown.mlflow_ids(url, f"{EXPERIMENT}/{DATASET}")
-        with picture("mlflow_runs", 710) as driver:
-            shown.mlflow_settle(driver, url)
-            shown.mlflow_runs(driver, url, experiment, "accuracies", RECIPES, opened=RUN.partition("/")[0])
         with picture("mlflow_run", 760) as driver:
             shown.mlflow_settle(driver, url)
             shown.mlflow_curves(driver, url, experiment, runs[RUN])
-        with picture("mlflow_curves", 760) as driver:
-            shown.mlflow_settle(driver, url)
-            shown.mlflow_mean_curves(driver, url, experiment)
     params = f"results/{EXPERIMENT}/params.yaml"
     with shown.dashboard(Path(), os.environ, params) as url, picture("optuna_study", 650) as driver:
         shown.study(driver, url, shown.study_ids(url)[f"{EXPERIMENT}/{SEARCH}/{DATASET}"])
-    with shown.plots(Path(), os.environ) as url, picture("dvc_plots", 625) as driver:
-        shown.vega_plots(driver, url, 3)
     with picture("report", 760) as driver:
         shown.report(driver, Path("results/report.html").absolute().as_uri(), "Tables", "table1")
 

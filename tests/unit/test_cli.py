@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +110,7 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
     verbs += ["sample", "weights", "train", "predict", "evaluate", "robustness", "cross", "diversity"]
-    verbs += ["table", "overview", "publish", "search", "search-report", "clean", "prune"]
+    verbs += ["table", "overview", "publish", "search", "search-report", "prune"]
     commands = typer.main.get_command(cli.app).commands
     assert list(commands) == [*verbs, "params", "schema", "figure", "track", "bench"]
     assert all(command.rich_help_panel for command in commands.values())
@@ -121,28 +120,18 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
         assert code == 0
         assert "Writes:" in out
         assert "Reads:" in out or verb == "synthesize"
-    assert list(typer.main.get_command(cli.app).commands["track"].commands) == ["sync", "check", "disk"]
-    for verb in ("sync", "check", "disk"):
+    assert list(typer.main.get_command(cli.app).commands["track"].commands) == ["sync", "check"]
+    for verb in ("sync", "check"):
         assert "Reads:" in transfer("track", verb, "--help")[1]
 
 
 def test_track_says_all_differences_and_ends_with_one_line(transfer, monkeypatch):
-    monkeypatch.setattr("transfer.tracking.check.check", lambda layout, baseline: (34, ["one line", "another"]))
+    monkeypatch.setattr("transfer.tracking.check.check", lambda params, layout: (34, ["one line", "another"]))
     code, out, err = transfer("track", "check")
     assert (code, out) == (1, "one line\nanother\n")
-    assert err == "error: results/demo/table1.csv and MLflow differ in 2 places: see the lines above\n"
-    monkeypatch.setattr("transfer.tracking.check.check", lambda layout, baseline: (34, []))
+    assert err == "error: results/demo/table1.csv and MLflow differ in 2 places; see the lines above\n"
+    monkeypatch.setattr("transfer.tracking.check.check", lambda params, layout: (34, []))
     assert transfer("track", "check") == (0, "results/demo/table1.csv: 34 cells, all as in MLflow\n", "")
-
-
-def test_track_disk(transfer, directory):
-    (directory / "results/demo/runs").mkdir(parents=True)
-    (directory / "results/demo/params.yaml").write_text("x" * 2000)
-    code, out, _ = transfer("track", "disk", "--json")
-    assert code == 0
-    row = {"data": 0, "runs": 0, "weights": 0, "state": 0, "other": 2000, "mlflow": 0, "unneeded": None, "total": 2000}
-    assert json.loads(out) == [{"experiment": "demo", **row}]
-    assert "2.0 kB" in transfer("track", "disk")[1]
 
 
 def test_sample_writes_the_split_and_a_plan_for_every_method(transfer):

@@ -79,4 +79,4 @@ def test_several_gpus_need_cuda_and_torchrun(monkeypatch):
 
 def test_the_old_key_is_refused_with_the_new_name(transfer):
     code, _, error = transfer("params", "--set", "train.processes=2")
-    assert code == 1 and "is now called gpus" in error
+    assert code == 1 and "train.processes: renamed; write train.gpus" in error

@@ -18,8 +18,9 @@ FLOORS = (
     ("evaluation",),
     ("explain", "audit"),
     ("tables",),
+    ("tracking",),
     ("search",),
-    ("tracking", "cleaning", "prune", "bench"),
+    ("prune", "bench"),
     ("cli",),
     ("__main__",),
 )

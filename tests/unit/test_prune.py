@@ -1,146 +1,251 @@
-"""Models in MLflow that nothing needs, on a real small experiment; the table and its check stay as they are."""
+"""What no table needs goes, the rest stays; a kill leaves nothing half there."""
 
+import io
+import os
+import pty
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from test_track_sync import EXPERIMENT, PARAMS, changed, synced, trained, write_table  # noqa: F401  fixtures
+from test_track_sync import PARAMS, changed, synced, trained, write_table  # noqa: F401  fixtures
+from tiny_training import tiny_params
 from tracking_store import open_client
 
-from transfer.cleaning.registry import remove_model, unneeded_models
-from transfer.cleaning.removal import remove
-from transfer.cleaning.unneeded import unneeded
 from transfer.layout import Layout
+from transfer.params import read as config
+from transfer.prune import Item, unneeded
 from transfer.tracking.check import check
 from transfer.tracking.sync import sync
+from transfer.utils.errors import UserError
+from transfer.utils.locks import RUNNING, share
 
+ROOT = Path(__file__).parents[2]
 NAME = "tiny.faces.full"
+
+
+def write(path: Path, size: int = 10) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+    return path
+
+
+def why(layout: Layout, chosen=None) -> dict[str, str]:
+    return {item.path.relative_to(layout.root).as_posix(): item.why for item in unneeded(layout, chosen or PARAMS)}
+
+
+@pytest.fixture
+def layout(mlflow_folder) -> Layout:
+    """An empty experiment, without a store."""
+    Path("results/tiny").mkdir(parents=True)
+    shutil.copytree(ROOT / "params", "params")
+    return Layout("tiny")
+
+
+# --- removing ---
+
+
+def test_a_folder_goes_with_the_empty_ones_above_it_and_a_link_without_its_target(tmp_path):
+    write(tmp_path / "a/b/c/file"), write(tmp_path / "a/other"), write(tmp_path / "big/file", 100)
+    Item(tmp_path / "a/b/c", "").remove()
+    assert not (tmp_path / "a/b").exists() and (tmp_path / "a/other").exists()
+    (tmp_path / "link").symlink_to(tmp_path / "big")
+    assert Item(tmp_path / "big", "").size == 100
+    Item(tmp_path / "link", "").remove()
+    assert (tmp_path / "big/file").exists() and not (tmp_path / "link").is_symlink()
+
+
+def test_a_kill_at_any_file_leaves_a_folder_whole_or_gone_and_the_rest_is_found_again(layout):
+    """A process that kills itself at its n-th removal of a file, for every n."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from transfer.prune import Item\n"
+        "left = [int(sys.argv[1])]\n"
+        "def audit(event, arguments):\n"
+        "    if event in ('os.remove', 'os.rmdir'):\n"
+        "        left[0] -= 1\n"
+        "        if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.addaudithook(audit)\n"
+        "Item(Path(sys.argv[2]), '').remove()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for number in range(6):
+        for name in ("state/a/one", "state/a/two", "state/stays"):
+            write(layout.root / name)
+        done = subprocess.run([sys.executable, "-c", code, str(number), "results/tiny/state/a"], env=environment)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+        assert len(list((layout.root / "state/a").glob("*"))) in (0, 2)
+        for item in unneeded(layout, PARAMS):
+            assert item.why == "left by an interrupted removal"
+            item.remove()
+        assert {path.name for path in (layout.root / "state").iterdir()} <= {"stays", "a"}
+    assert number > 2 and done.returncode == 0, "killed at every step, and once at none"
+
+
+# --- what no table needs ---
+
+
+def test_checkpoints_of_runs_that_are_not_named(layout):
+    for name in ("faces/full/seed0", "faces/full/seed7", "faces/msad/seed0", "others/full/seed1"):
+        for file in ("model.safetensors", "metrics.json", "predictions.parquet", "env.json"):
+            write(layout.root / "runs" / name / file)
+    assert why(layout) == {
+        "runs/faces/full/seed7/model.safetensors": "seed7 is not in seeds",
+        "runs/faces/msad/seed0/model.safetensors": "msad is not in recipes",
+        "runs/others/full/seed1/model.safetensors": "others is not in datasets",
+    }
+    for item in unneeded(layout, PARAMS):
+        item.remove()
+    assert len(list(layout.root.rglob("metrics.json"))) == 4, "figures stay"
+    assert len(list(layout.root.rglob("model.safetensors"))) == 1
+
+
+def test_what_the_last_workflow_named_stays(layout):
+    config.snapshot(config.load((), ["experiment=tiny", "seeds=[9]"]), layout.params)
+    weights = write(layout.root / "runs/demo_rafdb/full/seed9/model.safetensors")
+    assert why(layout) == {}
+    layout.params.write_text("seeds: 3")
+    with pytest.raises(UserError):
+        unneeded(layout, PARAMS)
+    layout.params.unlink()
+    assert list(why(layout)) == [weights.relative_to(layout.root).as_posix()]
+
+
+def test_states_of_what_is_not_named(layout):
+    write(layout.state("faces", "full", 0) / "last.pt")
+    write(layout.state("faces", "msad", 0) / "last.pt")
+    write(layout.state("faces", "full", 9) / "last.pt")
+    write(layout.detection_state("faces") / "part.parquet")
+    write(layout.detection_state("others") / "part.parquet")
+    search = {"searched": {"space": {"msad": [0, 0.5]}, "trials": 2}}
+    write(layout.search_state("searched", "faces") / "trial0/seed0/last.pt")
+    write(layout.search_state("rates", "faces") / "trial0/seed0/last.pt")
+    expected = {
+        "state/faces/msad/seed0": "msad is not in recipes",
+        "state/faces/full/seed9": "seed9 is not in seeds",
+        "state/others/detect": "others is not in datasets",
+        "state/search/rates/faces": "search rates on faces is not in searches and datasets",
+    }
+    assert why(layout, tiny_params(searches=["searched"], search_definitions=search)) == expected
+    none = "search searched on faces is not in searches and datasets"
+    assert why(layout, tiny_params()) == expected | {"state/search/searched/faces": none}
+
+
+def test_imported_weights_without_a_recipe(layout):
+    write(layout.weights("ir50_ms1m")), write(layout.weights("my_own"))
+    assert why(layout) == {"weights/ir50_ms1m.safetensors": "no recipe starts from it; it can be imported again"}
+    assert why(layout, tiny_params(model={"pretrained": ["ir50_ms1m"]})) == {}
+
+
+# --- registered models ---
 
 
 def only(seed: int):
     return PARAMS.model_copy(update={"seeds": [seed]})
 
 
-def best() -> int:
-    """The seed whose model is registered."""
-    return int(open_client().get_model_version_by_alias(NAME, "val_selected").tags["seed"])
-
-
-def found(layout: Layout, *needed) -> list:
-    items = unneeded(layout, needed)
-    return items + list(unneeded_models(open_client(), layout, {entry.path for entry in items}))
-
-
-def prune(layout: Layout, *needed) -> None:
-    for entry in found(layout, *needed):
-        remove_model(open_client(), entry) if entry.model else remove(entry.path)
-
-
-def logged() -> set[str]:
-    client = open_client()
-    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    return {model.model_id for model in client.search_logged_models([experiment])}
-
-
-def folders() -> set[str]:
-    return {path.name for path in Path("mlruns").glob("*/models/*")}
-
-
 @pytest.fixture
 def other(changed) -> tuple[Layout, int]:  # noqa: F811
     """The seed that is left after the best one of the recipe full was taken out of the parameters; all is in line."""
-    seed = 1 - best()
+    seed = 1 - int(open_client().get_model_version_by_alias(NAME, "val_selected").tags["seed"])
     write_table(changed, seeds=[seed])
     assert sync(only(seed), changed).registered >= 1
-    assert check(changed, "baseline")[1] == []
     return changed, seed
 
 
-def test_nothing_goes_where_every_training_is_named(changed):  # noqa: F811
-    assert found(changed, PARAMS) == []
-    assert logged() == folders() and len(logged()) == 6
+def test_nothing_goes_where_every_run_is_named(changed):  # noqa: F811
+    assert unneeded(changed, PARAMS) == []
 
 
 def test_what_went_out_of_the_parameters_goes_and_the_table_still_agrees(other):
     layout, seed = other
-    why = {entry.path.as_posix(): entry.why for entry in found(layout, only(seed))}
-    gone = f"results/tiny/runs/faces/full/seed{1 - seed}/model.safetensors"
-    assert why[gone] == f"seed{1 - seed} is not in seeds"
-    assert f"{NAME} version 1, which no alias names" in why.values()
-    assert f"without weights of its own, and those in {gone} are gone" in why.values()
-    assert len([path for path in why if path.startswith("results")]) == 2
-    prune(layout, only(seed))
-    assert found(layout, only(seed)) == [] and logged() == folders()
-    assert [version.version for version in open_client().search_model_versions(f"name = '{NAME}'")] in (["2"], [2])
-    assert check(layout, "baseline")[1] == []
+    items = unneeded(layout, only(seed))
+    reasons = [item.why for item in items]
+    assert f"seed{1 - seed} is not in seeds" in reasons
+    assert f"{NAME} version 1, which no alias names" in reasons
+    for item in items:
+        item.remove()
+    assert unneeded(layout, only(seed)) == []
+    assert [int(version.version) for version in open_client().search_model_versions(f"name = '{NAME}'")] == [2]
+    assert check(only(seed), layout)[1] == []
     assert sync(only(seed), layout).unchanged == 4, "the runs stay, with their figures"
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@val_selected")
     faces = list(np.load(layout.data("faces") / "aligned.npy")[:2])
     assert list(model.predict(pd.DataFrame({"image": faces}))["status"]) == ["aligned", "aligned"]
-
-
-def test_named_again_its_figures_are_there_and_its_weights_are_asked_for(other):
-    layout, seed = other
-    prune(layout, only(seed))
-    write_table(layout)
+    # Named again, the figures are there, and the weights of the better seed are asked for.
     done = sync(PARAMS, layout)
-    assert done.problems == [] and check(layout, "baseline")[1] == []
+    assert done.problems == []
     assert f"{NAME}@val_selected is not renewed, since its weights were removed" in " ".join(done.outdated)
-    assert f"runs/faces/full/seed{1 - seed}/model.safetensors" in " ".join(done.outdated)
 
 
 def test_what_others_registered_or_gave_an_alias_stays(other):
     layout, seed = other
     client = open_client()
-    old = client.get_model_version(NAME, "1")
+
+    def found() -> bool:
+        return any(item.why.startswith(f"{NAME} version 1") for item in unneeded(layout, only(seed)))
+
+    assert found()
     client.set_registered_model_alias(NAME, "shown_in_march", "1")
-    assert old.source.removeprefix("models:/") not in {entry.model for entry in found(layout, only(seed))}
+    assert not found()
     client.delete_registered_model_alias(NAME, "shown_in_march")
     client.create_registered_model("mine")
-    client.create_model_version("mine", old.source)
-    assert old.source.removeprefix("models:/") not in {entry.model for entry in found(layout, only(seed))}
+    client.create_model_version("mine", client.get_model_version(NAME, "1").source)
+    assert not found()
     client.delete_registered_model("mine")
-    assert old.source.removeprefix("models:/") in {entry.model for entry in found(layout, only(seed))}
+    assert found()
 
 
 def test_artifacts_outside_of_this_folder_are_left_alone(other, tmp_path, monkeypatch):
     layout, seed = other
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd()}/mlflow.db")
-    shutil.copytree("results", tmp_path / "elsewhere/results")
+    shutil.copytree(".", tmp_path / "elsewhere", ignore=shutil.ignore_patterns("mlruns", "mlflow.db*"))
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert all(entry.path.parts[0] == "results" for entry in found(layout, only(seed)))
+    assert all(item.path.parts[0] == "results" for item in unneeded(layout, only(seed)))
 
 
-class Killed(BaseException):
-    pass
+# --- the command line ---
 
 
-@pytest.mark.parametrize("step", ["delete_model_version", "delete_logged_model", "rmtree", "first file"])
-def test_a_kill_in_the_middle_is_completed_by_the_next_time(other, step, monkeypatch):
-    """Killed after each step: the version is gone, the model, its folder has another name, that is half empty."""
-    layout, seed = other
-    (entry,) = (entry for entry in found(layout, only(seed)) if entry.why.startswith(NAME))
+@pytest.fixture
+def demo(mlflow_folder) -> Path:
+    """An experiment with one checkpoint too many."""
+    shutil.copytree(ROOT / "params", "params")
+    return write(Path("results/demo/runs/demo_rafdb/full/seed9/model.safetensors"))
 
-    def killed(*arguments):
-        if step == "first file":
-            next(path for path in arguments[0].rglob("*") if path.is_file()).unlink()
-        elif step != "rmtree":
-            real(*arguments)
-        raise Killed
 
-    with monkeypatch.context() as patch:
-        client = open_client()
-        if step.startswith("delete"):
-            real = getattr(client, step)
-            patch.setattr(client, step, killed)
-        else:
-            patch.setattr(shutil, "rmtree", killed)
-        with pytest.raises(Killed):
-            remove_model(client, entry)
-    assert check(layout, "baseline")[1] == []
-    prune(layout, only(seed))
-    assert found(layout, only(seed)) == [] and logged() == folders()
-    assert mlflow.pyfunc.load_model(f"models:/{NAME}@val_selected")
+def test_without_a_terminal_nothing_goes_unless_it_is_told(demo, transfer, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    code, out, err = transfer("prune")
+    assert code == 1 and f"10 B  {demo}: seed9 is not in seeds" in out
+    assert err == "error: 1 files and folders, 10 B: cannot ask, stdin is no terminal; pass --yes to remove them\n"
+    code, out, err = transfer("prune", "--dry-run", "--yes")
+    assert (code, err) == (0, "") and out.endswith("1 files and folders, 10 B would be removed\n") and demo.exists()
+    code, out, _ = transfer("prune", "--yes")
+    assert code == 0 and out.endswith("removed: 1 files and folders, 10 B\n") and not demo.exists()
+    assert "results/demo: no such experiment" in transfer("prune", "--yes")[2]
+
+
+@pytest.mark.parametrize(("answer", "gone"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_on_a_terminal_it_asks(demo, answer, gone):
+    keyboard, terminal = pty.openpty()
+    os.write(keyboard, answer.encode())
+    command, environment = [sys.executable, "-m", "transfer", "prune"], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, stdin=terminal, capture_output=True, text=True, env=environment)
+    os.close(keyboard), os.close(terminal)
+    assert done.returncode == 0, done.stderr
+    assert "Remove 1 files and folders, 10 B? [y/N]" in done.stdout
+    assert demo.exists() != gone
+
+
+def test_not_while_a_workflow_runs(demo, transfer):
+    with share(RUNNING, lambda: None):
+        code, _, err = transfer("prune", "--yes")
+    assert code == 1 and demo.exists()
+    assert err.startswith("error: a workflow is running in this folder (.snakemake/running is locked); wait until it")

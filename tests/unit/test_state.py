@@ -13,7 +13,6 @@ STATE = {
     "model": {"weight": torch.arange(2000.0), "count": torch.tensor(3)},
     "history": [{"epoch": 1, "val_loss": 0.1 + 0.2}],
     "best": {"last": {"epoch": 1, "probabilities": {"val": torch.rand(4, 3)}}},
-    "notes": {},
 }
 
 
@@ -27,7 +26,7 @@ def path(tmp_path) -> Path:
 def test_what_is_saved_is_loaded(path):
     state = load_state(path, IDENTITY)
     assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])
-    assert state["history"] == STATE["history"] and state["notes"] == {}
+    assert state["history"] == STATE["history"]
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 

@@ -29,7 +29,7 @@ def open_client():
 
 
 def runs(experiment: str = "demo/demo_rafdb", parents: bool = False) -> list:
-    """The trainings in an experiment, or the runs of its recipes."""
+    """The runs of the seeds in an experiment, or those of its recipes."""
     client = open_client()
     found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     return [run for run in found if ("transfer.recipe" in run.data.tags) == parents]

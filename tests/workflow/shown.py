@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import subprocess
 import sys
 import time
 import urllib.request
@@ -76,9 +75,9 @@ def mlflow_experiments(driver, url: str, expected: list[str]) -> None:
     wait_for(lambda: all(name in text(driver) for name in expected))
 
 
-def mlflow_runs(driver, url: str, experiment: str, view: str, expected: list[str], opened: str = "") -> None:
-    """The table of an experiment's runs in one of its saved views; below the run ``opened`` its seeds."""
-    _fresh(driver, f"{url}#/experiments/{experiment}/runs?viewStateShareKey={view}")
+def mlflow_runs(driver, url: str, experiment: str, expected: list[str], opened: str = "") -> None:
+    """The table of an experiment's runs; below the run ``opened`` its seeds."""
+    _fresh(driver, f"{url}#/experiments/{experiment}/runs")
     wait_for(lambda: set(expected) <= set(_names(driver)))
     if opened:
         row = next(row for row in driver.find_elements("css selector", ".ag-row") if opened in row.text.split("\n"))
@@ -93,12 +92,6 @@ def _names(driver) -> list[str]:
 def mlflow_curves(driver, url: str, experiment: str, run: str) -> dict[str, int]:
     """The model metrics of a run; the number of points of each curve, by its metric."""
     _fresh(driver, f"{url}#/experiments/{experiment}/runs/{run}/model-metrics")
-    return wait_for(lambda: plotly_lines(driver, "metricKey"))
-
-
-def mlflow_mean_curves(driver, url: str, experiment: str) -> dict[str, int]:
-    """The curves of all recipes, each the mean over its seeds; the number of their points, by the metric."""
-    _fresh(driver, f"{url}#/experiments/{experiment}/runs?viewStateShareKey=curves&compareRunsMode=CHART")
     return wait_for(lambda: plotly_lines(driver, "metricKey"))
 
 
@@ -159,32 +152,6 @@ def trials(driver, url: str, number: int) -> None:
     """A study's list of trials."""
     _fresh(driver, f"{url}dashboard/studies/{number}/trials")
     wait_for(lambda: "Trial 0" in text(driver))
-
-
-# --- DVC ---
-
-
-@contextlib.contextmanager
-def plots(root: Path, environment: Environment) -> Iterator[str]:
-    """What `make plots` writes, behind a server of files; yields the page's address."""
-    for command in (["-m", "workflow.dvc.vega"], ["-m", "dvc", "plots", "show"]):
-        done = subprocess.run([sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    url = f"http://127.0.0.1:{free_port()}/"
-    port = url.strip("/").rpartition(":")[2]
-    command = [sys.executable, "-m", "http.server", port, "--bind", "127.0.0.1", "--directory", "dvc_plots"]
-    with serving(command, url, root, environment):
-        yield f"{url}index.html"
-
-
-def vega_plots(driver, url: str, count: int) -> list[tuple[str, int]]:
-    """The text of each of the ``count`` plots on the page, and the number of its lines, symbols and bars."""
-    _fresh(driver, url)
-    figures = wait_for(
-        lambda: len(found := driver.find_elements("css selector", ".vega-embed svg.marks")) >= count and found
-    )
-    marks = ".mark-line path, .mark-symbol path, .mark-rect path, .mark-rule line"
-    return [(figure.text, len(figure.find_elements("css selector", marks))) for figure in figures]
 
 
 # --- Snakemake's report ---

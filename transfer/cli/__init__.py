@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from transfer.cli import bench, clean, data, runs, search, tables, track
+from transfer.cli import bench, data, runs, search, tables, track
 from transfer.utils.errors import UserError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ _PANELS = {
     "Runs": [runs.app],
     "Tables": [tables.app],
     "Search": [search.app],
-    "Tracking": [clean.app],
+    "Tracking": [track.top],
     "Tools": [data.tools],
 }
 for panel, apps in _PANELS.items():

@@ -121,6 +121,7 @@ def train(
 
 @app.command()
 def startup(
+    context: typer.Context,
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME", help="Also start a run of its full recipe, until the first step.")
     ] = None,
@@ -131,7 +132,6 @@ def startup(
 ) -> None:
     """Processor seconds of commands before they do any work, and the ratio to `import torch`. Reads: D of a dataset.
     Writes: nothing."""
-    from transfer import cli
     from transfer.bench.startup import bench_startup, commands
 
     run = []
@@ -140,7 +140,12 @@ def startup(
         run = ["--dataset", dataset, "--recipe", "full", "--seed", "0", "--set", "tracking=false"]
         run += [word for file in files or () for word in ("--params", str(file))]
         run += [word for value in values or () for word in ("--set", value)]
-    result = bench_startup(commands(cli.verbs(), run), rounds)
+    verbs = [
+        f"{name} {part}".strip()
+        for name, command in getattr(context.find_root().command, "commands", {}).items()
+        for part in getattr(command, "commands", [""])
+    ]
+    result = bench_startup(commands(verbs, run), rounds)
     if as_json:
         print(json.dumps(result, indent=2))
         return

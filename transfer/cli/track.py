@@ -1,80 +1,90 @@
-"""MLflow: bring runs in, compare the tables with it, and what lies on the disk."""
+"""MLflow: import runs from their files, verify the tables; and prune what no table needs."""
 
-import json
+import sys
 from typing import Annotated
 
 import typer
 
 from transfer.cli.options import ParamFiles, Values, load
-from transfer.layout import Layout
 from transfer.utils.errors import UserError
 
-app = typer.Typer(help="MLflow: bring runs in from their files, compare the tables with it, see what needs room.")
+app = typer.Typer(help="MLflow: import runs from their files, verify Table 1.")
+top = typer.Typer()
 
 
 @app.command()
 def sync(files: ParamFiles = None, values: Values = None) -> None:
-    """Bring every run into MLflow. Reads: RUN/env.json, RUN/history.csv, RUN/predictions.parquet, RUN/metrics.json,
-    RUN/model.safetensors, D/split.parquet. Writes: MLflow's store, and nothing else."""
+    """Import every finished run into MLflow. Reads: RUN/env.json, RUN/history.csv, RUN/predictions.parquet,
+    RUN/metrics.json, RUN/model.safetensors. Writes: MLflow's store."""
     chosen, layout = load(files, values)
 
-    from transfer.tracking.sync import sync as bring_in
+    from transfer.tracking.sync import sync as import_runs
 
-    done = bring_in(chosen, layout)
+    done = import_runs(chosen, layout)
     print(
         f"{layout.experiment}: {done.created} runs created, {done.completed} completed, {done.unchanged} unchanged; "
         f"{done.registered} models registered"
     )
-    for line in done.outdated:
+    for line in [*done.outdated, *(f"left out: {problem}" for problem in done.problems)]:
         print(line)
-    for problem in done.problems:
-        print(f"left out: {problem}")
     if done.problems:
-        raise UserError(f"{len(done.problems)} runs of {layout.experiment} are not in MLflow: see the lines above")
+        raise UserError(f"{len(done.problems)} runs of {layout.experiment} are not in MLflow; see the lines above")
 
 
 @app.command()
 def check(files: ParamFiles = None, values: Values = None) -> None:
-    """Compare every cell of Table 1 with MLflow. Reads: R/table1.csv, MLflow's store. Writes: nothing.
-    Exit code 1 on a difference."""
+    """Compare every cell of Table 1 with MLflow; exit code 1 on a difference. Reads: R/table1.csv, MLflow's store.
+    Writes: nothing."""
     chosen, layout = load(files, values)
 
     from transfer.tracking.check import check as compare
 
-    cells, problems = compare(layout, chosen.baseline)
+    cells, problems = compare(chosen, layout)
     for problem in problems:
         print(problem)
     if problems:
         raise UserError(
-            f"{layout.root / 'table1.csv'} and MLflow differ in {len(problems)} places: see the lines above"
+            f"{layout.root / 'table1.csv'} and MLflow differ in {len(problems)} places; see the lines above"
         )
     print(f"{layout.root / 'table1.csv'}: {cells} cells, all as in MLflow")
 
 
-@app.command()
-def disk(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes.")] = False,
+@top.command()
+def prune(
+    files: ParamFiles = None,
+    values: Values = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="List, and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """What every experiment needs on the disk, and what no table needs. Reads: results/, MLflow's store.
-    Writes: nothing."""
-    from transfer.tracking import disk as usage
+    """Remove what no table needs: checkpoints and resume states of runs that neither these parameters nor those of the
+    last workflow name, imported weights without a recipe, registered models without an alias. Reads: R, MLflow's store.
+    Writes: nothing; removes RUN/model.safetensors, R/state/..., R/weights/..., model versions. Predictions stay."""
+    chosen, layout = load(files, values)
 
-    table = usage.disk()
-    if as_json:
-        print(json.dumps(usage.as_json(table), indent=2))
-        return
+    from transfer.prune import unneeded
+    from transfer.utils.locks import nobody_else
 
-    from rich.console import Console
-    from rich.table import Table
+    with nobody_else():
+        items = unneeded(layout, chosen)
+        for item in items:
+            print(f"{_human(item.size):>10}  {item.path}: {item.why}")
+        total = f"{len(items)} files and folders, {_human(sum(item.size for item in items))}"
+        if not items or dry_run:
+            print(f"{total} would be removed" if items else "nothing to remove")
+            return
+        if not yes and not sys.stdin.isatty():
+            raise UserError(f"{total}: cannot ask, stdin is no terminal; pass --yes to remove them")
+        if not yes and not typer.confirm(f"Remove {total}?"):
+            print("nothing was removed")
+            return
+        for item in items:
+            item.remove()
+    print(f"removed: {total}")
 
-    shown = Table("experiment", *(f"{name}" for name in (*usage.COLUMNS, "total")))
-    for column in shown.columns[1:]:
-        column.justify = "right"
-        column.no_wrap = True
-    for row in usage.as_json(table):
-        shown.add_row(row["experiment"], *(usage.human(row[name]) for name in (*usage.COLUMNS, "total")))
-    Console().print(shown)
-    for name, row in table.items():
-        if row["unneeded"]:
-            needless = f"{name}: no table needs {usage.human(row['unneeded'])} of it"
-            print(f"{needless}; to remove it: transfer prune --params {Layout(name).params}")
+
+def _human(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

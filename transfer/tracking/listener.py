@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transfer.tracking.live import Tracking
-from transfer.tracking.shown import environment_tags, epoch_metrics
+from transfer.tracking.names import environment_tags, epoch_metrics
 from transfer.training.listeners import Listener, Status
 from transfer.training.outputs import epoch_times, run_environment
 from transfer.training.state import Run
@@ -29,7 +29,6 @@ class MlflowListener(Listener):
             digest=run.digest,
             params=run.settings.model_dump(mode="json"),
             tags=environment_tags(run_environment(run)) if self.tags is None else self.tags,
-            resume_run_id=run.notes.get("mlflow_run"),
             history=run.history,
             enabled=run.params.tracking,
         )
@@ -40,19 +39,9 @@ class MlflowListener(Listener):
         self.tracking.log_epoch(int(row["epoch"]), metrics | epoch_metrics(epoch_times(self.run))[-1])
 
     def on_end(self, status: Status) -> None:
-        """Show the results of a finished run that has outputs, and end it in MLflow; a stopped run is left open."""
-        run = self.run
+        """End the run in MLflow, with the accuracies of its outputs if it has any; leave a stopped run open."""
+        written = status == "FINISHED" and (self.run.directory / "env.json").exists()
         if status == "STOPPED":
             self.tracking.leave()
-            return
-        if status == "FINISHED" and (run.directory / "env.json").exists():
-            identity = {"dataset": run.dataset, "recipe": run.recipe, "seed": run.seed, "classes": run.data.classes}
-            folder = run.state_file.parent
-            self.tracking.log_results(run.directory, folder, experiment=run.params.experiment, **identity)
-            for name in ("history.csv", "env.json"):
-                self.tracking.log_artifact(run.directory / name)
-        self.tracking.finish(status)
-
-    def notes(self) -> dict[str, str]:
-        """The MLflow run id, once the store has given one."""
-        return {"mlflow_run": self.tracking.run_id} if self.tracking.run_id else {}
+        else:
+            self.tracking.finish(status, self.run.directory if written else None)

@@ -1,40 +1,43 @@
-"""Live view of a training in MLflow; the files of the run directory are the truth, this is a view of them.
+"""The training's end of the live view: messages appended to a spool file, never a word to the store itself.
 
-A training only appends JSON lines to a file of its own in a spool folder (:mod:`transfer.tracking.spool`); one writer
-process (:mod:`transfer.tracking.writer`) for all trainings of the machine reads them and speaks to MLflow:
+Per machine one writer process (:mod:`transfer.tracking.writer`) reads the spool files and talks to MLflow:
 
-- importing MLflow costs seconds of processor time: one writer pays them once, not every training;
-- a training that is killed leaves what it said in its file: the writer shows it and marks the run KILLED;
-- nothing that happens to the store can reach the training, and a store that comes back gets what it missed.
+- importing MLflow costs seconds of processor time, which one writer pays once for all runs;
+- nothing that happens to the store can reach a training;
+- a run that is killed leaves its messages: the writer shows them and marks the run KILLED.
 
-The store is the one that MLflow itself finds: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory with
-the artifacts in ``mlruns/`` beside it, which is also what a plain ``mlflow ui`` typed there shows.
+The store is the one that MLflow finds: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory with the
+artifacts in ``mlruns/`` beside it. Locks are the kernel's (flock): they end with their process, however it ends.
 """
 
+import fcntl
+import hashlib
+import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transfer.tracking.shown import identity_tags, shown_metrics, shown_params, shown_results, shown_tags
-from transfer.tracking.spool import Channel, spool_folder
+from transfer.tracking.names import identity_tags, param_texts, tag_texts
 
-# finish() waits this long for a slow store. A training has seconds to minutes for what a healthy store does in one.
-_FLUSH_SECONDS = 60
+MESSAGES, PROBLEM, LOCK = ".jsonl", "problem.txt", "writer.lock"
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Tracking:
-    """One training in MLflow; made by :meth:`start`. No method waits for the store, except :meth:`finish`.
+    """The live view of one run; made by :meth:`start`. No method raises or waits, whatever happens to the store.
 
-    If the store cannot be used, one line is printed on stderr and the training goes on; ``transfer track sync`` brings
-    the run in from its files later.
+    If the store cannot be used, one line on stderr says so; ``transfer track sync`` shows the run later.
     """
 
-    def __init__(self, channel: Channel | None) -> None:
-        self._channel = channel
-        self._run_id: str | None = None
+    def __init__(self) -> None:
+        self._file: Path | None = None
+        self._handle = -1
         self._complained = False
 
     @classmethod
@@ -48,122 +51,155 @@ class Tracking:
         digest: str,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
-        resume_run_id: str | None = None,
-        history: Sequence[Mapping[str, Any]] = (),
+        history: Sequence[Mapping[str, float]] = (),
         enabled: bool = True,
     ) -> "Tracking":
-        """Begin, or continue, the run ``<recipe>/seed<seed>`` of the MLflow experiment ``<experiment>/<dataset>``.
+        """Begin the run ``<recipe>/seed<seed>`` of the MLflow experiment ``<experiment>/<dataset>``, or continue it.
 
-        It is a child of the run ``<recipe>``. ``digest`` stands for all that decides whether a checkpoint may be
-        continued (data, parameters, code). A training that resumes passes ``history``, the epochs so far (each with
-        ``epoch``, 1-based, and its metrics, all numbers): the run with ``resume_run_id``, or else the latest unfinished
-        one of the same training and digest, is continued, and gets those epochs that it lacks. Nested ``params``
-        become dotted names.
+        It is a child of the run ``<recipe>``. An unfinished run of the same names and ``digest`` (of data, parameters
+        and code) is continued; ``history`` holds the epochs so far, each with its 1-based ``epoch``, and fills gaps.
         """
-        tracking = cls(None)
-        if not enabled:
-            return tracking
-        message = {
-            "experiment": f"{experiment}/{dataset}",
-            "name": f"{recipe}/seed{seed}",
-            "tags": identity_tags(experiment, dataset, recipe, seed, digest) | shown_tags(tags),
-            "params": shown_params(params),
-            "run_id": resume_run_id,
-            "history": [_row(**row) for row in history],
-            "time": _now(),
-        }
-        try:
-            tracking._channel = Channel(spool_folder(), message)
-        except OSError as error:
-            tracking._complain(error)
+        tracking = cls()
+        if enabled:
+            message = {
+                "experiment": f"{experiment}/{dataset}",
+                "name": f"{recipe}/seed{seed}",
+                "tags": identity_tags(experiment, dataset, recipe, seed, digest) | tag_texts(tags),
+                "params": param_texts(params),
+                "history": [{name: float(value) for name, value in row.items()} for row in history],
+                "time": _now(),
+            }
+            try:
+                tracking._open(message)
+            except OSError as error:
+                tracking._give_up(error)
         return tracking
 
-    @property
-    def run_id(self) -> str | None:
-        """The MLflow run id; None until the store has given one, some two seconds after the first :meth:`start`."""
-        if self._channel and not self._run_id:
-            self._run_id = self._channel.answer().get("run_id")
-        return self._run_id
-
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Show the metrics of one epoch (1-based; it is MLflow's step), below ``epoch/`` if they have no group.
+        """Show the metrics of an epoch (1-based). Call it once the epoch's checkpoint is written: what a resumed run
+        logs again is shown once."""
+        values = {name: float(value) for name, value in metrics.items()}
+        self._send({"epoch": epoch, "metrics": values, "time": _now()})
 
-        Call it after the checkpoint of this epoch is written: an epoch that the store has is not logged a second time.
-        """
-        self._send({"epoch": epoch, "metrics": shown_metrics(metrics), "time": _now()})
-
-    def log_artifact(self, path: str | os.PathLike) -> None:
-        """Copy a file to the run's artifacts; it has to stay where it is until :meth:`finish` returns."""
-        self._send({"artifact": os.path.abspath(path)})
-
-    def log_results(self, run_dir: Path, folder: Path, **identity: Any) -> None:
-        """Show what ``transfer evaluate`` says of a finished training: its metrics.json, and accuracies by protocol.
-
-        ``identity`` is that of :func:`transfer.runs.metrics.evaluate`; the copy lies in ``folder``, which has to
-        stay until :meth:`finish` returns.
-        """
-        if self._channel is None:
-            return
-        from transfer.runs.metrics import evaluate
-
-        self.log_epoch(0, shown_results(evaluate(run_dir, folder=folder, **identity)))
-        self.log_artifact(folder / "metrics.json")
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """End the run as "FINISHED", "FAILED" or "KILLED"; wait (at most a minute) for the store."""
-        self._send({"finish": status, "time": _now()})
-        channel = self._channel
-        if channel is None:
-            return
-        end = time.monotonic() + _FLUSH_SECONDS
-        while not (answer := channel.answer()).get("finished"):
-            if answer.get("error"):
-                self._complain(answer["error"])
-                break  # the writer goes on trying for a while
-            if time.monotonic() > end:
-                self._complain(f"the store did not answer within {_FLUSH_SECONDS} s")
-                break
-            channel.ensure_writer()
-            time.sleep(0.05)
-        if answer.get("lost"):
-            self._complain(answer["lost"])
-        self._run_id = self.run_id
-        self._channel = None
-        channel.close()
+    def finish(self, status: str = "FINISHED", run_dir: Path | None = None) -> None:
+        """End the run as "FINISHED", "FAILED" or "KILLED"; show the accuracies in ``run_dir``/predictions.parquet."""
+        directory = None if run_dir is None else os.path.abspath(run_dir)
+        self._send({"finish": status, "run_dir": directory, "time": _now()})
+        self.leave()
 
     def leave(self) -> None:
-        """Let go of a training that will be continued, without waiting: the run is shown as KILLED until then."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        """Let go of a run that will be continued: MLflow shows it as KILLED until then."""
+        if self._file is not None:
+            os.close(self._handle)
+            self._file = None
+
+    def _open(self, first: dict[str, Any]) -> None:
+        file = spool_folder() / f"{uuid.uuid4().hex}{MESSAGES}"
+        # Under another name until it is locked and has its first line: an unlocked file is that of a killed run.
+        hidden = file.with_suffix(".new")
+        self._handle = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._file = file
+        locked(self._handle)
+        self._write(first)
+        hidden.rename(file)
+        ensure_writer(file.parent)
 
     def _send(self, message: dict[str, Any]) -> None:
-        if self._channel is None:
+        if self._file is None:
             return
         try:
-            self._channel.send(message)
-        except OSError as error:  # a full disk; the training's own files say so better
-            self._complain(error)
-            self._channel.close()
-            self._channel = None
-            return
-        if error := self._channel.answer().get("error"):
-            self._complain(error)
+            self._write(message)
+            ensure_writer(self._file.parent)
+            self._complain(read_problem(self._file.parent))
+        except OSError as error:  # a full disk; the run's own files report it better
+            self._give_up(error)
 
-    def _complain(self, reason: object) -> None:
-        if self._complained:
-            return
-        self._complained = True
-        text = " ".join(str(reason).split()) or type(reason).__name__
-        print(
-            f"MLflow does not show this training: {text[:300]} (its files are complete without; once the store is "
-            "there: transfer track sync)",
-            file=sys.stderr,
-        )
+    def _write(self, message: dict[str, Any]) -> None:
+        line = json.dumps(message).encode() + b"\n"
+        while line:
+            line = line[os.write(self._handle, line) :]
+
+    def _give_up(self, error: OSError) -> None:
+        self._complain(str(error))
+        self.leave()
+
+    def _complain(self, reason: str) -> None:
+        if reason and not self._complained:
+            self._complained = True
+            advice = "the run's files are complete without it; show it later: transfer track sync"
+            print(f"MLflow does not show this run: {' '.join(reason.split())[:300]} ({advice})", file=sys.stderr)
 
 
-def _row(epoch: float, **metrics: float) -> dict[str, float]:
-    return {"epoch": float(epoch), **shown_metrics(metrics)}
+def spool_folder() -> Path:
+    """The folder of this user, machine, working directory and store. Raises OSError.
+
+    Not below results/: the machines of a cluster share that, and each has a writer of its own.
+    """
+    key = json.dumps([os.getcwd(), os.environ.get("MLFLOW_TRACKING_URI")])
+    own = Path(tempfile.gettempdir()) / f"transfer-mlflow-{os.getuid()}"
+    folder = own / hashlib.sha256(key.encode()).hexdigest()[:16]
+    for path in (own, folder):
+        path.mkdir(mode=0o700, exist_ok=True)
+    if own.stat().st_uid != os.getuid():
+        raise PermissionError(f"{own} belongs to another user")
+    return folder
+
+
+def locked(handle: int) -> bool:
+    """Take the lock of an open file; False if another process holds it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def read_problem(folder: Path) -> str:
+    """Why the writer cannot use the store at present; empty if it can."""
+    try:
+        return (folder / PROBLEM).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def ensure_writer(folder: Path) -> None:
+    """Start a writer if none is alive. A message is written before, so that a writer about to end still sees it."""
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if locked(handle):  # the writer inherits the lock, so that no second one starts meanwhile
+            # -P: no module of the working directory may shadow one that MLflow imports. A session of its own: a signal
+            # to the training's process group must not reach a writer that other runs use too.
+            path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-W", "ignore", "-m", "transfer.tracking.writer", str(folder), str(handle)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[handle],
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+            )
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(process.pid).encode(), 0)  # for people who want to know which process it is
+    finally:
+        os.close(handle)
+
+
+def settle(seconds: float = 60) -> None:
+    """Wait until the writer has shown all runs that have ended, so that a sync does not race with it."""
+    end = time.monotonic() + seconds
+    folder = spool_folder()
+    while time.monotonic() < end and any(_has_ended(file) for file in folder.glob(f"*{MESSAGES}")):
+        ensure_writer(folder)
+        time.sleep(0.1)
+
+
+def _has_ended(file: Path) -> bool:
+    try:
+        with open(file) as handle:
+            return locked(handle.fileno())
+    except FileNotFoundError:  # done meanwhile
+        return False
 
 
 def _now() -> int:

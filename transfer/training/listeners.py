@@ -27,7 +27,3 @@ class Listener:
     def on_end(self, status: Status) -> None:
         """FINISHED: the outputs are written. STOPPED: by a signal; the same command continues the run. KILLED: by a
         listener. FAILED: by any other exception."""
-
-    def notes(self) -> Mapping[str, str]:
-        """What the run shall remember: kept in the resume state, found in ``run.notes`` and written to env.json."""
-        return {}

@@ -54,8 +54,7 @@ def write_run(run: Run) -> None:
         run.directory / "env.json",
         run_environment(run)
         | {"weights_sha256": sha256(run.directory / "model.safetensors"), **epoch_times(run)}
-        | {"params": run.settings.model_dump(mode="json"), "ended": int(time.time()), "mlflow_run": None}
-        | run.notes,
+        | {"params": run.settings.model_dump(mode="json"), "ended": int(time.time())},
     )
 
 

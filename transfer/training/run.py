@@ -133,10 +133,10 @@ def fit(
                     _evaluate(run, row, check_signals)
                 except Stopped as stop:
                     run.seconds_before = time.perf_counter() - start
-                    raise _save_within_epoch(run, stop, listeners) from None
+                    raise _save_within_epoch(run, stop) from None
                 run.meter, run.seconds_before = None, 0.0
                 run.seconds.append(time.perf_counter() - start)
-                _save(run, listeners)
+                _save(run)
                 status = "KILLED"
                 for listener in listeners:
                     listener.on_epoch(run.history[-1])
@@ -144,7 +144,6 @@ def fit(
 
         # Write
         if outputs:
-            _ask_notes(run, listeners)
             outputs(run)
         status = "FINISHED"
     except Stopped:
@@ -274,24 +273,18 @@ def _progress(run: Run) -> Iterator[Callable[[int], None]]:
         yield on_batch
 
 
-def _save(run: Run, listeners: Sequence[Listener]) -> None:
-    _ask_notes(run, listeners)
+def _save(run: Run) -> None:
     if run.group.first:
         run.save()
     run.group.wait()
 
 
-def _ask_notes(run: Run, listeners: Sequence[Listener]) -> None:
-    for listener in listeners:
-        run.notes |= listener.notes()
-
-
-def _save_within_epoch(run: Run, stop: Stopped, listeners: Sequence[Listener]) -> Stopped:
+def _save_within_epoch(run: Run, stop: Stopped) -> Stopped:
     """Save the epoch in progress between two of its steps; the line that says so."""
     meter = run.meter
     assert meter is not None
     meter.check()
-    _save(run, listeners)
+    _save(run)
     return Stopped(
         stop.number,
         f" in epoch {meter.epoch + 1} after step {meter.step} of {meter.steps}: the state is saved, and the same "

@@ -63,8 +63,6 @@ class Run:
     """The epoch in progress."""
     seconds_before: float = 0.0
     """Time spent on the epoch in progress before the run was interrupted."""
-    notes: dict[str, str] = field(default_factory=dict)
-    """What listeners asked to remember."""
 
     @property
     def name(self) -> str:
@@ -96,7 +94,6 @@ class Run:
             "seconds": self.seconds,
             "epoch": self.meter and self.meter.state(),
             "seconds_before": self.seconds_before,
-            "notes": self.notes,
         }
         save_state(self.state_file, self.identity, state)
 
@@ -110,7 +107,7 @@ class Run:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.history, self.selection.best, self.seconds = state["history"], state["selection"], state["seconds"]
-        self.seconds_before, self.notes = state["seconds_before"], state["notes"]
+        self.seconds_before = state["seconds_before"]
         if state["epoch"]:
             self.meter = EpochMeter(len(self.history), self.data.steps, self.device, state["epoch"])
         return True

@@ -1,1 +1,0 @@
-"""What may go between runs: parts of an experiment, and what no table needs."""
