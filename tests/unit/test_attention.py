@@ -95,7 +95,7 @@ def test_a_grid_has_a_picture_for_every_tile(tmp_path):
     assert all(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
     assert not any(boxes[i].overlaps(boxes[j]) for i in range(4) for j in range(i))
     assert [len(axes.collections) for axes in figure.axes] == [0, 1, 0, 0], "a flat map has no line half way"
-    with pytest.raises(UserError, match=r"x\.gif: expected a name that ends in \.png or \.svg"):
+    with pytest.raises(UserError, match=r"x\.gif: unknown kind of picture; use a name that ends in \.png or \.svg"):
         save(figure, tmp_path / "x.gif")
     assert not list(tmp_path.iterdir())
 
@@ -261,12 +261,12 @@ def test_figure_attention_of_a_photo(transfer, weights, photos):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["attention", "--image", "x.png"], "results/demo/runs/demo_rafdb/full/seed0/model.safetensors: not there"),
-        (["attention", "--image", "x.png", "--weights", "w.safetensors"], "w.safetensors: not there"),
+        (["attention", "--image", "x.png"], "results/demo/runs/demo_rafdb/full/seed0/model.safetensors: missing"),
+        (["attention", "--image", "x.png", "--weights", "w.safetensors"], "w.safetensors: missing"),
         (["attention", "--image", "x.png", "--weights", "params", "--out", "x.pdf"], "x.pdf: expected a name"),
         (["attention", "--image", "x.png", "--weights", "params"], "x.png: no such file"),
-        (["attention", "--weights", "w.safetensors"], "are for a photo; give it with --image"),
-        (["attention", "--aligned"], "are for a photo; give it with --image"),
+        (["attention", "--weights", "w.safetensors"], "are for a photo; add --image"),
+        (["attention", "--aligned"], "are for a photo; add --image"),
         (["attention", "--recipes", "baseline,fuller"], "--recipes fuller: not in experiment demo; allowed: baseline"),
         (["attention", "--dataset", "rafdb"], "--dataset rafdb: not in experiment demo"),
         (["attention"], "results/demo/data/demo_rafdb/aligned.npy: missing; run: snakemake"),

@@ -137,7 +137,7 @@ def test_sample_leaves_training_copies_out(transfer, archive, way, dropped):
     pd.read_parquet(data / "index.parquet")[["sample", "split", "label"]].to_parquet(data / "aligned.parquet")
     sample = ("sample", "--dataset", NAMES[0], f"--set=sampling.duplicates={way}")
     if way != "keep":
-        assert "duplicates.parquet: not there; make it with transfer duplicates" in transfer(*sample, code=1)
+        assert "duplicates.parquet: missing; make it with transfer duplicates" in transfer(*sample, code=1)
         transfer("hash", "--dataset", NAMES[0])
         transfer("duplicates", "--dataset", NAMES[0])
     printed = transfer(*sample)

@@ -1,6 +1,6 @@
 """The paper's claim, measured: how diverse a run's LANet maps are, and how alike the heads of each block.
 
-docs/attention.md says what the measures mean; `transfer.runs.evaluations.read_diversity` reads them.
+docs/attention.md says what the measures mean.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from transfer.evaluation.network import Faces, load_network, read_faces
-from transfer.explain.relevance import features, tokens, trace
+from transfer.explain.relevance import blocks_of, features, tokens, trace
 from transfer.layout import Layout
 from transfer.models.lanet import LocalCNNs
 from transfer.models.transfer import TransFER
@@ -44,10 +44,7 @@ def cosine(vectors: Tensor) -> Tensor:
 
 
 def correlation(maps: Tensor) -> Tensor:
-    """Mean pairwise correlation (N,) over the cells of maps (N, B, h, w), from -1 to 1; 0 where a map is flat.
-
-    Unlike the other two it does not see how high a map is, only where it is higher.
-    """
+    """Mean pairwise correlation (N,) over the cells of maps (N, B, h, w), from -1 to 1; 0 where a map is flat."""
     cells = maps.flatten(2)
     return cosine(cells - cells.mean(dim=-1, keepdim=True))
 
@@ -62,15 +59,12 @@ LANETS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "cosine": lambda maps: cosine(maps.flatten(2)),
     "correlation": correlation,
 }
-"""Measures of the LANets' maps (N, B, h, w)."""
-
-HEADS: Mapping[str, Callable[[Tensor], Tensor]] = {
+HEADS: Mapping[str, Callable[[Tensor], Tensor]] = {  # of attention (N, heads, T, T): the class token's row, or all
     "class_cosine": lambda attention: cosine(attention[:, :, 0]),
     "class_correlation": lambda attention: correlation(attention[:, :, :1]),
     "all_cosine": lambda attention: cosine(attention.flatten(2)),
     "all_correlation": correlation,
 }
-"""Measures of a block's attention (N, heads, T, T): of the class token's row, and of all rows together."""
 
 
 @torch.no_grad()
@@ -125,27 +119,28 @@ def diversity(model: TransFER, faces: Faces, device: torch.device) -> dict[str, 
     store = FaceStore(faces.store, model.default_cfg["input_size"][1], faces.rows)
     maps: dict[str, list[Tensor]] = {name: [] for name in LANETS}
     heads: dict[str, list[Tensor]] = {name: [] for name in HEADS}
+    blocks = blocks_of(model)
     with progress("measuring attention", len(faces.rows)) as report:
         for number, images in enumerate(evaluation_batches(store, faces.rows, device, _BATCH)):
             of_lanets, x = lanet_maps(model, images), tokens(model, images)
             if of_lanets.shape[1] > 1:
                 for name, measure in LANETS.items():
                     maps[name].append(measure(of_lanets))
-            blocks = []
-            for block in model.blocks:
+            attention = []
+            for block in blocks:
                 steps = trace(block, x)
-                blocks.append([measure(steps.attention) for measure in HEADS.values()])
+                attention.append(steps.attention)
                 x = steps.out
-            for name, by_block in zip(HEADS, zip(*blocks, strict=True), strict=True):
-                heads[name].append(torch.stack(by_block, dim=1))
+            for name, measure in HEADS.items():
+                heads[name].append(torch.stack([measure(of_block) for of_block in attention], dim=1))
             report(min((number + 1) * _BATCH, len(faces.rows)))
 
-    def mean(batches: list[Tensor]) -> Any:
-        return torch.cat(batches).double().mean(dim=0).tolist()
+    def means(found: dict[str, list[Tensor]]) -> dict[str, Any]:
+        return {name: torch.cat(batches).double().mean(dim=0).tolist() for name, batches in found.items()}
 
     return {
         "num_lanets": of_lanets.shape[1],
-        "num_heads": model.blocks[0].attn.num_heads,
-        "lanets": {name: mean(values) for name, values in maps.items()} if maps["overlap"] else None,
-        "heads": {name: mean(values) for name, values in heads.items()},
+        "num_heads": blocks[0].attn.num_heads,
+        "lanets": means(maps) if maps["overlap"] else None,
+        "heads": means(heads),
     }

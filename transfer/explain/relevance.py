@@ -18,10 +18,10 @@ from transfer.models.vit import Block
 
 
 def relevance_maps(model: TransFER, images: Tensor, classes: Tensor | None = None, side: int | None = None) -> Tensor:
-    """Heat maps (N, side, side) float32 of normalised images (N, 3, H, W), each from 0 to 1.
+    """Heat maps (N, side, side) float32 of normalised images (N, 3, H, W), each from 0 to 1; a flat one is 0.
 
-    ``classes`` (N,) are the classes to explain, one per image; None: the predicted ones. ``side`` is in pixels; None:
-    that of the input. A flat map is 0. Raises ValueError for a model in training mode.
+    ``classes`` (N,) are the classes to explain; None: the predicted ones. ``side`` in pixels; None: that of the input.
+    Raises ValueError for a model in training mode.
     """
     blocks = [weighted_attention(block) for block in back_through_blocks(model, images, classes)]
     return heat_maps(rollout(blocks[::-1]), side or images.shape[-1])
@@ -38,16 +38,15 @@ class BlockRelevance(NamedTuple):
 def back_through_blocks(model: TransFER, images: Tensor, classes: Tensor | None = None) -> Iterator[BlockRelevance]:
     """From the one-hot class back through head, norm and blocks, the last block first; see `relevance_maps`.
 
-    In float64, on copies of the layers: the sums of skip connections come close to 0, and the quotients make rounding
-    errors large. Between two blocks only their tokens are kept.
+    In float64, on copies of the layers: the sums of skip connections come close to 0, which magnifies rounding errors.
     """
     with torch.no_grad():
         inputs = [tokens(model, images).double()]
-        for block in model.blocks:
+        for block in blocks_of(model):
             inputs.append(trace(deepcopy(block).double(), inputs[-1]).out)
         last = inputs.pop()
     gradient, relevance = _from_the_class(model, last, classes)
-    for block, x in zip(reversed(model.blocks), reversed(inputs), strict=True):
+    for block, x in zip(blocks_of(model)[::-1], inputs[::-1], strict=True):
         block = deepcopy(block).double()
         with torch.enable_grad():
             x = x.requires_grad_()
@@ -107,6 +106,11 @@ def features(model: TransFER, images: Tensor) -> Tensor:
     if model.training:
         raise ValueError("the model is in training: MAD and MSAD drop, and batch norm changes; call model.eval() first")
     return model.stem(model.normalization(images))
+
+
+def blocks_of(model: TransFER) -> list[Block]:
+    """The encoder blocks, in order."""
+    return [block for block in model.blocks if isinstance(block, Block)]
 
 
 def tokens(model: TransFER, images: Tensor) -> Tensor:
@@ -179,8 +183,7 @@ def through_linear(inputs: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
 def through_product(left: Tensor, right: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
     """Relevance of the factors of the matrix product ``left @ right``; each of the two has half of the whole.
 
-    Every term of the product shares by its value, whatever its sign: each factor explains all of the product, so that
-    without halving the relevance would double.
+    Every term of the product shares by its value, whatever its sign; without halving the relevance would double.
     """
     ratio = _ratio(relevance, left @ right)
     return left * (ratio @ right.mT) / 2, right * (left.mT @ ratio) / 2
