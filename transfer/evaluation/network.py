@@ -34,28 +34,22 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
     A run's model.safetensors, the authors' TransFER as ``transfer weights`` wrote it, or their own file (.pdiparams).
     Raises UserError for another file, or one whose tensors do not fit its description.
     """
-    tensors, about = _read(weights)
-    model = create_model(ModelParams(**about["model"]), len(about["classes"]))
+    if weights.suffix in PADDLE:
+        tensors, about, _ = importers.read(weights, "transfer_paddle")
+    else:
+        tensors, about = read_safetensors(weights)
+        about = {"hflip_tta": about.get("flip_views", False)} | about  # its name in files of version 0.1.0
+        if "fills" in about and "model" not in about:
+            raise UserError(f"{weights}: only a part of a model, to begin a run with (model.pretrained)")
+    try:
+        model = create_model(ModelParams(**about["model"]), len(about["classes"]))
+    except (KeyError, ValueError) as error:  # ValueError: other keys than ours
+        raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(f"{weights}: its tensors do not fit the model that it names: {error}") from None
     return model.eval(), about
-
-
-def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if weights.suffix in PADDLE:
-        tensors, about, _ = importers.read(weights, "transfer_paddle")
-        return tensors, about
-    try:
-        tensors, about = read_safetensors(weights)
-        about = {"hflip_tta": about.get("flip_views", False)} | about  # its name in files of version 0.1.0
-        if "fills" in about and "model" not in about:
-            raise UserError(f"{weights}: only a part of a model, to begin a training with (model.pretrained)")
-        ModelParams(**about["model"])
-    except (KeyError, ValueError) as error:  # ValueError: other keys than ours
-        raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
-    return tensors, about
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ class Network:
     def frame(self, samples: np.ndarray, labels: np.ndarray, batches: Iterable[np.ndarray]) -> pd.DataFrame:
         """The predictions of faces (n, side, side, 3) uint8 of any side, as rows of predictions.parquet without split.
 
-        As after an epoch: in the precision of the training, and bit-equal on its machine for the same batches.
+        As after an epoch: in the run's precision, and bit-equal on its machine for the same batches.
         """
         side = self.about["model"]["img_size"]
 

@@ -116,9 +116,9 @@ def write_attention(params: Params, layout: Layout, dataset: str, recipes: Seque
     figures = {
         "attention": (
             attention_figure(what, columns, names),
-            f"Relevance (Chefer, Gur and Wolf, CVPR 2021) of the predicted class in the ViT, laid over the face: {what}. "
-            f"{_COLOURS} Under each map the predicted class and its probability; \N{BALLOT X} marks a wrong one. "
-            f"The face of an expression is {_RULE}.",
+            "Relevance (Chefer, Gur and Wolf, CVPR 2021) of the predicted class in the ViT, laid over the face: "
+            f"{what}. {_COLOURS} Under each map the predicted class and its probability; \N{BALLOT X} marks a wrong "
+            f"one. The face of an expression is {_RULE}.",
         ),
         "lanets": (
             lanets_figure(what, columns, names),
@@ -137,7 +137,7 @@ def write_attention(params: Params, layout: Layout, dataset: str, recipes: Seque
 
 
 def one_per_class(labels: np.ndarray, predicted: Sequence[np.ndarray]) -> pd.Series:
-    """Class in ``labels`` (N,) to the place of its first face that all ``predicted`` (N,) have right, or of its first."""
+    """Class in ``labels`` (N,) to the place of its first face that all ``predicted`` have right, or of its first."""
     right = np.all([classes == labels for classes in predicted], axis=0)
     frame = pd.DataFrame({"label": labels, "wrong": ~right, "place": np.arange(len(labels))})
     return frame.sort_values(["label", "wrong", "place"]).groupby("label")["place"].first()

@@ -11,7 +11,7 @@ import pandas as pd
 from transfer.layout import Layout
 from transfer.runs.metrics import frame_metrics, metrics, read_json
 from transfer.runs.predictions import class_names, probabilities_of
-from transfer.runs.read import read_environment
+from transfer.runs.read import Run, read_environment
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic
 
@@ -20,10 +20,10 @@ CLEAN = "none"
 """The corruption of the faces as they are, at severity 0."""
 
 
-def write_evaluation(path: Path, frame: pd.DataFrame, identity: Mapping[str, Any], weights_sha256: str) -> None:
+def write_evaluation(path: Path, frame: pd.DataFrame, run: Run) -> None:
     """Write predictions of a run, with a note of whose they are; atomically."""
     noted = frame.copy(deep=False)
-    noted.attrs = frame.attrs | dict(identity) | {"weights_sha256": weights_sha256}
+    noted.attrs = frame.attrs | run.identity | {"weights_sha256": run.environment["weights_sha256"]}
     with atomic(path) as part:
         noted.to_parquet(part, index=False)
 
