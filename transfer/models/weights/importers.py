@@ -33,7 +33,7 @@ CLASSES = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neut
 
 
 def face_evolve_ir50(theirs: Tensors) -> Imported:
-    """face.evoLVe's IR-50, trained on MS-Celeb-1M: backbone_ir50_ms1m_epoch120.pth, a torch state dict (model_irse.py)."""
+    """face.evoLVe's IR-50 (model_irse.py), of MS-Celeb-1M: backbone_ir50_ms1m_epoch120.pth, a torch state dict."""
     left = {"output_layer.": "face recognition's own last layers"}
     return _renamed(theirs, lambda name: f"stem.{_stages(name)}", FILLS["face_evolve_ir50"], left, stem_stages=4)
 
