@@ -261,8 +261,8 @@ def test_figure_attention_of_a_photo(transfer, weights, photos):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["attention", "--image", "x.png"], "results/demo/runs/demo_rafdb/full/seed0/model.safetensors: missing"),
-        (["attention", "--image", "x.png", "--weights", "w.safetensors"], "w.safetensors: missing"),
+        (["attention", "--image", "x.png"], "results/demo/runs/demo_rafdb/full/seed0/model.safetensors: missing; give"),
+        (["attention", "--image", "x.png", "--weights", "w.safetensors"], "w.safetensors: missing; give"),
         (["attention", "--image", "x.png", "--weights", "params", "--out", "x.pdf"], "x.pdf: expected a name"),
         (["attention", "--image", "x.png", "--weights", "params"], "x.png: no such file"),
         (["attention", "--weights", "w.safetensors"], "are for a photo; add --image"),

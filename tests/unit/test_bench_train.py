@@ -209,7 +209,7 @@ def test_a_dataset_that_is_not_aligned_is_one_line(monkeypatch, capsys):
         cli.main()
     assert end.value.code == 1
     error = capsys.readouterr().err
-    assert "aligned.npy: not there; make it with transfer align" in error and error.count("\n") == 1
+    assert "aligned.npy: missing; make it with transfer align" in error and error.count("\n") == 1
 
 
 def test_the_bench_runs_the_training_loop_itself():

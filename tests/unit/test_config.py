@@ -168,6 +168,16 @@ def test_overrides_hold_what_was_set_and_nothing_else():
     assert params.run("demo_rafdb", "full") is params.run("demo_rafdb", "full"), "resolved once"
 
 
+def test_a_changed_copy_resolves_its_runs_anew():
+    params = config.load()
+    assert params.run("demo_rafdb", "full").model.mad == 0.6 and params.variants
+    changed = params.model_copy(
+        update={"model": params.model.model_copy(update={"mad": 0.5}), "table_definitions": {}, "tables": []}
+    )
+    assert changed.run("demo_rafdb", "full").model.mad == 0.5 and not changed.variants
+    assert params.run("demo_rafdb", "full").model.mad == 0.6
+
+
 def test_the_file_and_line_of_a_wrong_value_are_named(tmp_path):
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("# a comment\ntrain:\n  lr: 0.1\n  epochs: -1\n")

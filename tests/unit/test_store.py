@@ -41,10 +41,13 @@ def test_another_shape_or_type_is_refused(tmp_path):
 
 
 # What a process of its own runs: the peak of its memory, in MB, before and after.
+PEAK = """
+def peak():
+    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+"""
 READ = """
 import numpy as np, torch
 from pathlib import Path
-from transfer.bench.memory import resident
 from transfer.faces.store import store_writer
 from transfer.training.batches import FaceStore
 torch.set_num_threads(1)
@@ -53,14 +56,13 @@ with store_writer(path, rows, 112):
     pass
 order = np.random.default_rng(0).permutation(rows)
 FaceStore(path, side, order[:256]).faces(order[:256])
-before = resident("VmHWM")["VmHWM"]
+before = peak()
 store = FaceStore(path, side, order)
 for start in range(0, rows, 128):
     store.faces(order[start : start + 128])
 """
 WRITE = """
 import numpy as np, pandas as pd
-from transfer.bench.memory import resident
 from transfer.faces.align import align_dataset
 from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS
 rows = int(sys.argv[2])
@@ -73,7 +75,7 @@ def run(n):
     path = sys.argv[1]
     align_dataset(images, index[:n], faces[:n], path, path + ".parquet", size=224, template="none")
 run(8)
-before = resident("VmHWM")["VmHWM"]
+before = peak()
 run(rows)
 """
 
@@ -88,12 +90,12 @@ run(rows)
     ],
 )
 def test_memory_does_not_grow_with_the_store(tmp_path, script, arguments, megabytes):
-    ending = 'print(before / 1e6, resident("VmHWM")["VmHWM"] / 1e6, Path(sys.argv[1]).stat().st_size / 1e6)'
+    ending = "print(before / 1e6, peak() / 1e6, Path(sys.argv[1]).stat().st_size / 1e6)"
     done = subprocess.run(
         [
             sys.executable,
             "-c",
-            f"import sys\nfrom pathlib import Path\n{script}\n{ending}",
+            f"import sys\nfrom pathlib import Path\n{PEAK}{script}\n{ending}",
             tmp_path / "s.npy",
             *arguments,
         ],

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -154,13 +153,6 @@ class Params(Strict):
         if (dataset, recipe) not in self._resolved:
             self._resolved[dataset, recipe] = self._resolve(dataset, recipe)
         return self._resolved[dataset, recipe]
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with other values; what was derived from the old ones stays behind."""
-        copied = super().model_copy(update=update, deep=deep)
-        for name in ("variants", "_resolved"):
-            copied.__dict__.pop(name, None)
-        return copied
 
     @cached_property
     def _resolved(self) -> dict[tuple[str, str], RunParams]:
