@@ -142,8 +142,8 @@ def duplicates(
             found.append(_pairs(a[copies], b[copies], kind, distance[copies], alike[copies]))
             progress(offset + done)
     # A symmetric face is alike both ways: the better one counts.
-    order = {"by": ["a", "b", "similarity"], "ascending": [True, True, False], "kind": "stable"}
-    pairs = pd.concat(found).sort_values(**order).drop_duplicates(["a", "b"], ignore_index=True)
+    pairs = pd.concat(found).sort_values(["a", "b", "similarity"], ascending=[True, True, False], kind="stable")
+    pairs = pairs.drop_duplicates(["a", "b"], ignore_index=True)
     a, b = usable[pairs["a"]], other_usable[pairs["b"]]
     if within:
         rank = hashes["split"].map(SPLITS.index).to_numpy()
@@ -222,7 +222,7 @@ def _spectrum(thumbnails: np.ndarray) -> np.ndarray:
     return fft.rfft2(np.divide(fine, norm, out=np.zeros_like(fine), where=norm > 1))
 
 
-def copy_groups(samples: Sequence[str], pairs: pd.DataFrame, kinds: Sequence[str]) -> np.ndarray:
+def copy_groups(samples: Sequence[str] | pd.Series, pairs: pd.DataFrame, kinds: Sequence[str]) -> np.ndarray:
     """Return a group number for every sample (N,), int64: the same for all that are copies of each other.
 
     Of ``pairs`` only ``kinds`` count; a chain may lead through images that are not in ``samples``.

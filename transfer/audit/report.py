@@ -181,7 +181,7 @@ def draw_pairs(pairs: pd.DataFrame, first: Sequence[np.ndarray], second: Sequenc
         text = (
             "{kind} {similarity:.2f}, {distance} bits, {split_a} | {split_b}\n"
             "{label_a} | {label_b}\n{sample_a} | {sample_b}"
-        ).format(**row | {name: row[name][-16:] for name in ("sample_a", "sample_b")})
+        ).format_map(row | {name: row[name][-16:] for name in ("sample_a", "sample_b")})
         draw.multiline_text((x + 1, y + SIDE), text, fill=0, font_size=10, spacing=1)
     with atomic(path) as part:
         sheet.save(part)

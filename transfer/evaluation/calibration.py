@@ -44,14 +44,11 @@ def reliability_curve(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataF
     bins = _equal_width(confidence)
     count = np.bincount(bins, minlength=BINS)
     edges = np.arange(BINS + 1) / BINS
-
-    def mean(values: np.ndarray) -> np.ndarray:
+    columns = {"low": edges[:-1], "high": edges[1:], "n": count}
+    for name, values in (("confidence", confidence), ("accuracy", right)):
         total = np.bincount(bins, values, minlength=BINS)
-        return np.divide(total, count, out=np.full(BINS, np.nan), where=count > 0)
-
-    return pd.DataFrame(
-        {"low": edges[:-1], "high": edges[1:], "n": count, "confidence": mean(confidence), "accuracy": mean(right)}
-    )
+        columns[name] = np.divide(total, count, out=np.full(BINS, np.nan), where=count > 0)
+    return pd.DataFrame(columns)
 
 
 def _top_label(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -64,11 +61,13 @@ def _equal_width(confidence: np.ndarray) -> np.ndarray:
 
 
 def _losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return -np.log(np.clip(probabilities[np.arange(len(labels)), labels], _LEAST, None))
+    losses: np.ndarray = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], _LEAST, None))
+    return losses
 
 
 def _squares(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
+    squares: np.ndarray = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
+    return squares
 
 
 def bootstrap_intervals(
@@ -134,7 +133,8 @@ def _right_of_class(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray
 
 def _gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     confidence, right = _top_label(probabilities, labels)
-    return np.eye(BINS)[_equal_width(confidence)] * (confidence - right)[:, None] / len(labels)
+    gaps: np.ndarray = np.eye(BINS)[_equal_width(confidence)] * (confidence - right)[:, None] / len(labels)
+    return gaps
 
 
 METRICS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], float]] = {

@@ -12,7 +12,7 @@ from transfer.layout import Layout
 from transfer.params import Params
 from transfer.runs.evaluations import write_evaluation
 from transfer.runs.read import read_run
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, remake
 from transfer.utils.progress import progress
 
 
@@ -31,7 +31,7 @@ def evaluate_cross(
     run = read_run(params, layout, dataset, recipe, seed)
     path = layout.data(dataset) / "split.parquet"
     if not path.exists():
-        raise UserError(f"{path}: missing; run: snakemake --cores all {path}")
+        raise UserError(f"{path}: missing; {remake(path)}")
     own = pd.read_parquet(path).set_index("sample")["split"]
     same_pictures = [other for other in others if _pictures(params, other) == _pictures(params, dataset)]
     for other, faces in tests.items():
@@ -77,9 +77,9 @@ def _predicted(network: Network, other: str, faces: Faces) -> pd.DataFrame:
         labels = shown["class_name"].map(number).to_numpy()
         frame = network.frame(shown["sample"].to_numpy(), labels, batches)
         report(len(places))
-    columns = {"test_dataset": other, "class_name": shown["class_name"], "test_label": shown["label"]}
-    for place, (name, values) in enumerate(columns.items(), start=4):
-        frame.insert(place, name, values if isinstance(values, str) else values.to_numpy())
+    frame.insert(4, "test_dataset", other)
+    frame.insert(5, "class_name", shown["class_name"].to_numpy())
+    frame.insert(6, "test_label", shown["label"].to_numpy())
     counts = left_out["class_name"].value_counts()
     frame.attrs = {"left_out": {name: int(counts[name]) for name in _classes(left_out)}}
     return frame

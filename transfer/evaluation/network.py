@@ -16,11 +16,11 @@ from transfer.models.weights import importers
 from transfer.models.weights.load import read_safetensors
 from transfer.params import ModelParams, TrainParams
 from transfer.runs.predictions import predictions_frame
-from transfer.runs.read import Run, run_again
+from transfer.runs.read import Run
 from transfer.training.batches import normalize, resized
 from transfer.training.device import claim_device
 from transfer.training.loop import predict
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, remake
 
 PADDLE = (".pdiparams", ".pdparams")
 """Suffixes of PaddlePaddle's weight files."""
@@ -76,7 +76,7 @@ def read_faces(data: Path) -> Faces:
     """The test faces in a dataset's folder. Raises UserError: a file is missing, or the store not the manifest's."""
     for name in ("aligned.npy", "aligned.parquet", "split.parquet"):
         if not (data / name).exists():
-            raise UserError(f"{data / name}: missing; run: snakemake --cores all {data}/split.parquet")
+            raise UserError(f"{data / name}: missing; {remake(data / 'split.parquet')}")
     aligned, split = pd.read_parquet(data / "aligned.parquet"), pd.read_parquet(data / "split.parquet")
     check_store(data / "aligned.npy", aligned)
     rows = split.loc[split["split"] == "test", "row"].sort_values().to_numpy()
@@ -129,10 +129,9 @@ def load_network(run: Run, train: TrainParams, job: str, faces: Faces | None = N
         )
     model, about = load_model(run.weights)
     if about["run"] != run.name:
-        raise UserError(f"{run.weights}: of the run {about['run']}; delete it and {run_again(run.directory)}")
+        raise UserError(f"{run.weights}: of the run {about['run']}; delete it and {run.again}")
     if about["classes"] != run.classes:
-        wrong = "classes are not those of predictions.parquet beside it"
-        raise UserError(f"{run.weights}: {wrong}; delete both and {run_again(run.directory)}")
+        raise UserError(f"{run.weights}: classes are not those of predictions.parquet; delete both and {run.again}")
     torch.set_num_threads(train.threads)
     device = claim_device(train, f"{job} of {run.name}")
     return Network(run, model.to(device, memory_format=torch.channels_last), about, device)  # type: ignore[call-overload]

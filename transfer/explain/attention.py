@@ -254,8 +254,8 @@ def draw_grid(title: str, headings: Sequence[str], rows: Sequence[tuple[str, Seq
     figure = Figure(figsize=(width, height))
 
     def text(x: float, y: float, words: str, **style: Any) -> None:
-        style = {"fontsize": 8, "ha": "center", "va": "center"} | style
-        figure.text(x / width, 1 - y / height, words, **style)
+        options: dict[str, Any] = {"fontsize": 8, "ha": "center", "va": "center"} | style
+        figure.text(x / width, 1 - y / height, words, **options)
 
     text(_EDGE, _EDGE + _LINE / 2, title, ha="left")
     middles = [_LEFT + i * (_SIDE + _GAP) + _SIDE / 2 for i in range(len(headings))]

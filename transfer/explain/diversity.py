@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from transfer.evaluation.network import Faces, load_network, read_faces
+from transfer.evaluation.network import Faces, Network, load_network, read_faces
 from transfer.explain.relevance import blocks_of, features, tokens, trace
 from transfer.layout import Layout
 from transfer.models.lanet import LocalCNNs
@@ -105,7 +105,7 @@ def write_diversity(params: Params, layout: Layout, dataset: str, recipe: str, s
         "n": len(faces.rows),
         "protocol": network.about["protocol"],
         "epoch": network.about["epoch"],
-        **diversity(transfer_only(network.model, run.weights), faces, network.device),
+        **diversity(network, faces),
         "weights_sha256": run.environment["weights_sha256"],
         "code_digest": step_digest("diversity"),
     }
@@ -114,14 +114,15 @@ def write_diversity(params: Params, layout: Layout, dataset: str, recipe: str, s
 
 
 @torch.no_grad()
-def diversity(model: TransFER, faces: Faces, device: torch.device) -> dict[str, Any]:
+def diversity(network: Network, faces: Faces) -> dict[str, Any]:
     """num_lanets, num_heads, and means over the faces: ``lanets`` by measure, ``heads`` by measure a list by block."""
-    store = FaceStore(faces.store, model.default_cfg["input_size"][1], faces.rows)
+    model = transfer_only(network.model, network.run.weights)
+    store = FaceStore(faces.store, network.about["model"]["img_size"], faces.rows)
     maps: dict[str, list[Tensor]] = {name: [] for name in LANETS}
     heads: dict[str, list[Tensor]] = {name: [] for name in HEADS}
     blocks = blocks_of(model)
     with progress("measuring attention", len(faces.rows)) as report:
-        for number, images in enumerate(evaluation_batches(store, faces.rows, device, _BATCH)):
+        for number, images in enumerate(evaluation_batches(store, faces.rows, network.device, _BATCH)):
             of_lanets, x = lanet_maps(model, images), tokens(model, images)
             if of_lanets.shape[1] > 1:
                 for name, measure in LANETS.items():

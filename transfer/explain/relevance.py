@@ -130,8 +130,8 @@ def trace(block: Block, x: Tensor) -> Trace:
     attended = block.attn.proj(heads)
     middle = x + attended
     middle_normed = block.norm2(middle)
-    activated = block.mlp.act(block.mlp.fc1(middle_normed))
-    transformed = block.mlp.fc2(activated)
+    activated = block.mlp[:2](middle_normed)
+    transformed = block.mlp[2](activated)
     mlp = (middle, middle_normed, activated, transformed, middle + transformed)
     return Trace(normed, queries, keys, values, attention, heads, attended, *mlp)
 
@@ -147,7 +147,7 @@ def _from_the_class(model: TransFER, last: Tensor, classes: Tensor | None) -> tu
         (gradient,) = torch.autograd.grad(scores, last, chosen)
     with torch.no_grad():
         relevance = torch.zeros_like(last)
-        relevance[:, 0] = through_linear(seen, head.weight, chosen)  # the norm passes it on as it is
+        relevance[:, 0] = through_linear(seen, head.get_parameter("weight"), chosen)  # the norm passes it on as it is
     return gradient, relevance
 
 
@@ -156,9 +156,10 @@ def _through_block(block: Block, x: Tensor, steps: Trace, relevance: Tensor) -> 
 
     GELU, softmax and layer norm pass relevance on as it is.
     """
+    weights = block.state_dict()
     middle, transformed = through_sum(steps.middle, steps.transformed, relevance)
-    activated = through_linear(steps.activated, block.mlp.fc2.weight, transformed)
-    middle = middle + through_linear(steps.middle_normed, block.mlp.fc1.weight, activated)
+    activated = through_linear(steps.activated, weights["mlp.fc2.weight"], transformed)
+    middle = middle + through_linear(steps.middle_normed, weights["mlp.fc1.weight"], activated)
 
     tokens, attended = through_sum(x, steps.attended, middle)
     heads = through_linear(steps.heads, block.attn.proj.weight, attended)

@@ -12,7 +12,7 @@ from transfer.layout import Layout
 from transfer.runs.metrics import frame_metrics, metrics, read_json
 from transfer.runs.predictions import class_names, probabilities_of
 from transfer.runs.read import Run, read_environment
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, remake
 from transfer.utils.files import atomic
 
 ACCURACIES = ("accuracy", "mean_class_accuracy")
@@ -33,22 +33,20 @@ def read_evaluation(path: Path, run_dir: Path) -> pd.DataFrame:
 
     Raises UserError, naming the file and the command: missing, damaged, of other weights.
     """
-    again = f"run: snakemake --cores all {path}"
     try:
         frame = pd.read_parquet(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; {again}") from None
+        raise UserError(f"{path}: missing; {remake(path)}") from None
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable parquet file ({reason}); delete it and {again}") from None
+        raise UserError(f"{path}: not a readable parquet file ({reason}); delete it and {remake(path)}") from None
     _refuse_other_weights(path, frame.attrs, run_dir)
     return frame
 
 
 def _refuse_other_weights(path: Path, noted: Mapping[Any, Any], run_dir: Path) -> None:
     if noted.get("weights_sha256") != read_environment(run_dir).get("weights_sha256"):
-        again = f"run: snakemake --cores all {path}"
-        raise UserError(f"{path}: of other weights than those of {run_dir}; delete it and {again}")
+        raise UserError(f"{path}: of other weights than those of {run_dir}; delete it and {remake(path)}")
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
@@ -104,7 +102,7 @@ def read_diversity(layout: Layout, dataset: str, recipes: Sequence[str], seeds: 
     rows = []
     for recipe, seed in itertools.product(recipes, seeds):
         path = layout.evaluation("attention", dataset, recipe, seed) / "diversity.json"
-        content = read_json(path, f"snakemake --cores all {path}")
+        content = read_json(path)
         _refuse_other_weights(path, content, layout.run(dataset, recipe, seed))
         for measure in MEASURES:
             part, _, name = measure.partition("_")

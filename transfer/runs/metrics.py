@@ -17,7 +17,7 @@ from transfer.runs.predictions import (
     probabilities_of,
     read_columns,
 )
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, remake
 from transfer.utils.files import sha256, write_json
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def run_metrics(predictions: "Predictions", subsets: "Predictions | None" = None
         return {name: metrics(probabilities[at], label[at], classes) for name, at in parts.items() if at.any()}
 
     members: dict[str, np.ndarray] = {}
-    for name in dict.fromkeys([] if subsets is None else subsets["subset"]):
-        chosen = set(subsets["sample"][subsets["subset"] == name])
-        members[name] = np.array([one in chosen for one in sample])
+    if subsets is not None:
+        for name in dict.fromkeys(subsets["subset"]):
+            members[name] = np.isin(sample, subsets["sample"][subsets["subset"] == name])
     protocols: dict[str, Any] = {}
     for name in PROTOCOLS:
         rows = protocol == name
@@ -122,27 +122,28 @@ def read_metrics(run_dir: str | os.PathLike[str], **identity: str | int) -> dict
     older than the predictions.
     """
     path = Path(run_dir) / "metrics.json"
-    predictions, again = path.with_name("predictions.parquet"), f"snakemake --cores all {path}"
-    content = read_json(path, again)
+    predictions, again = path.with_name("predictions.parquet"), remake(path)
+    content = read_json(path)
     for key, value in identity.items():
         if content.get(key) != value:
-            raise UserError(f"{path}: {key} is {content.get(key)!r}, expected {value!r}; delete it and run: {again}")
+            raise UserError(f"{path}: {key} is {content.get(key)!r}, expected {value!r}; delete it and {again}")
     if not predictions.exists():
-        raise UserError(f"{predictions}: missing; expected those of a finished run; run: {again}")
+        raise UserError(f"{predictions}: missing; expected those of a finished run; {again}")
     if content.get("predictions_sha256") != sha256(predictions):
         wrong = "not computed from the present predictions.parquet"
-        raise UserError(f"{path}: {wrong}; delete it and run: {again}")
+        raise UserError(f"{path}: {wrong}; delete it and {again}")
     return content
 
 
-def read_json(path: Path, command: str) -> dict[str, Any]:
-    """A JSON object of a finished run; UserError with the ``command`` that makes it where it is missing or damaged."""
+def read_json(path: Path, target: Path | None = None) -> dict[str, Any]:
+    """A JSON object of a finished run. UserError with the command that makes it, or ``target``: missing, damaged."""
+    again = remake(target or path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected that of a finished run; run: {command}") from None
+        raise UserError(f"{path}: missing; expected that of a finished run; {again}") from None
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and run: {command}") from None
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and {again}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; delete it and run: {command}")
+        raise UserError(f"{path}: not a JSON object; delete it and {again}")
     return content

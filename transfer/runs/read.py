@@ -14,7 +14,7 @@ from transfer.params import RUNTIME_KEYS, Params, RunParams
 from transfer.params.read import flat
 from transfer.runs.metrics import frame_metrics, read_json, read_metrics
 from transfer.runs.predictions import class_names, correct_faces, read_predictions
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, remake
 from transfer.utils.files import sha256
 
 
@@ -49,6 +49,11 @@ class Run:
         """experiment/dataset/recipe/seed0, as the weights name their run."""
         return "{experiment}/{dataset}/{recipe}/seed{seed}".format(**self.identity)
 
+    @property
+    def again(self) -> str:
+        """How to make the run again, for the end of a message."""
+        return remake(self.directory / "metrics.json")
+
     @cached_property
     def environment(self) -> dict[str, Any]:
         """The content of env.json. Raises UserError: missing or damaged."""
@@ -59,10 +64,10 @@ class Run:
         """model.safetensors. Raises UserError: missing, or not the file that env.json describes."""
         path, described = self.directory / "model.safetensors", self.environment.get("weights_sha256")
         if not path.is_file():
-            raise UserError(f"{path}: missing; expected the weights of a finished run; {run_again(self.directory)}")
+            raise UserError(f"{path}: missing; expected the weights of a finished run; {self.again}")
         if sha256(path) != described:
             wrong = f"not the weights that {self.directory / 'env.json'} describes"
-            raise UserError(f"{path}: {wrong}; delete it and {run_again(self.directory)}")
+            raise UserError(f"{path}: {wrong}; delete it and {self.again}")
         return path
 
 
@@ -70,14 +75,9 @@ Runs = Mapping[tuple[str, str], Mapping[int, Run]]
 """Runs by (dataset, recipe) and seed."""
 
 
-def run_again(directory: Path) -> str:
-    """How to make a run again, for the end of a message."""
-    return f"run: snakemake --cores all {directory / 'metrics.json'}"
-
-
 def read_environment(directory: Path) -> dict[str, Any]:
     """The content of a run's env.json. Raises UserError: missing or damaged."""
-    return read_json(directory / "env.json", f"snakemake --cores all {directory / 'metrics.json'}")
+    return read_json(directory / "env.json", directory / "metrics.json")
 
 
 def read_run(params: Params, layout: Layout, dataset: str, recipe: str, seed: int) -> Run:
@@ -148,20 +148,20 @@ def _evaluated(directory: Path, identity: dict[str, Any], protocols: Sequence[st
         if not all(abs(found.get(key, math.nan) - expected[key]) < 1e-9 for key in checked):
             path = directory / "metrics.json"
             wrong = f"the test metrics of protocol {protocol} do not follow from predictions.parquet"
-            raise UserError(f"{path}: {wrong}; delete it and run: snakemake --cores all {path}")
+            raise UserError(f"{path}: {wrong}; delete it and {remake(path)}")
         correct = correct_faces(predictions, protocol)
         results[protocol] = Result(int(rows["epoch"].iloc[0]), rows, expected, given.get("subsets", {}), correct)
     return Run(directory, identity, predictions, results)
 
 
 def _refuse_other_parameters(directory: Path, expected: RunParams) -> None:
+    again = remake(directory / "metrics.json")
     try:
         found = RunParams.model_validate(read_environment(directory)["params"])
     except (KeyError, ValueError):
-        wrong = "not what a run of this version writes"
-        raise UserError(f"{directory / 'env.json'}: {wrong}; {run_again(directory)}") from None
+        raise UserError(f"{directory / 'env.json'}: not what a run of this version writes; {again}") from None
     ours, theirs = (flat(run.model_dump(mode="json", exclude={"train": RUNTIME_KEYS})) for run in (expected, found))
     for key, value in ours.items():
         if theirs[key] != value:
             wrong = f"trained with {key} {theirs[key]}, but the parameters say {value}"
-            raise UserError(f"{directory}: {wrong}; {run_again(directory)}")
+            raise UserError(f"{directory}: {wrong}; {again}")

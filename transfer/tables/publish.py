@@ -10,7 +10,7 @@ from transfer.layout import Layout
 from transfer.params import Params
 from transfer.params import read as config
 from transfer.tables.text import code, grid, markdown_rows, mean
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, remake
 from transfer.utils.files import write_text
 
 README = Path("README.md")
@@ -30,7 +30,7 @@ def publish(params: Params, layout: Layout) -> Path:
         files = [*files, *_table_files(params, layout)]
     for file in files:
         if not file.exists():
-            raise UserError(f"{file}: missing; run: snakemake --cores all tables")
+            raise UserError(f"{file}: missing; {remake('tables')}")
     if with_tables:
         for old in folder.iterdir() if folder.exists() else ():
             if old.name != "audit":

@@ -89,7 +89,7 @@ def reliability_figure(curves: pd.DataFrame) -> Figure:
         axes.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=0.8)
         for middle, faces in zip(bins["low"] + width / 2, bins["n"], strict=True):
             axes.text(middle, 0.02, f"{faces:,}", rotation=90, fontsize=5, ha="center", va="bottom")
-        axes.set(title=f"{recipe_name(recipe)}: ECE {_ece(rows)}", xlim=(0, 1), ylim=(0, 1), xlabel="confidence")
+        axes.set(title=f"{recipe_name(str(recipe))}: ECE {_ece(rows)}", xlim=(0, 1), ylim=(0, 1), xlabel="confidence")
     figure.supylabel("accuracy", fontsize=8)
     handles, labels = every[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)

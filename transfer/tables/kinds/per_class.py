@@ -88,7 +88,7 @@ def _matrix(axes: Axes, counts: NDArray[Any]) -> None:
     shares = 100 * np.divide(counts, faces, out=np.zeros(counts.shape), where=faces > 0)
     axes.imshow(shares, cmap="Greys", vmin=0, vmax=100)
     for row, column in np.argwhere(counts > 0):
-        cell = {"ha": "center", "color": "white" if shares[row, column] > 60 else "black"}
+        cell: dict[str, Any] = {"ha": "center", "color": "white" if shares[row, column] > 60 else "black"}
         axes.text(column, row + 0.05, f"{shares[row, column]:.0f}", va="bottom", fontsize=7, **cell)
         axes.text(column, row + 0.1, f"{counts[row, column]:,}", va="top", fontsize=5, **cell)
     axes.tick_params(length=0)

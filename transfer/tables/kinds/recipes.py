@@ -90,7 +90,7 @@ def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
 def _section(name: str, rows: pd.DataFrame) -> Section:
     keys = {"recipe": code("recipe"), "LANets": plain("local_cnns", "{}"), "p1 (MAD)": plain("mad", "{:g}")}
     keys |= {"p2 (MSAD)": plain("msad", "{:g}")}
-    keys |= {column: plain(column, "{}") for column in rows if column not in FORMATS}
+    keys |= {column: plain(column, "{}") for column in map(str, rows) if column not in FORMATS}
     head, lines = grid(rows, keys, ACCURACY_CELLS | {"Δ (p, p(Holm), d)": _difference}, across="protocol")
     numbers = rows.dropna(subset="reported_accuracy").set_index("recipe")
     sources = list(numbers["reported_source"].unique())
@@ -181,12 +181,12 @@ def sweep_figure(frame: pd.DataFrame, name: str) -> Figure:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from transfer.evaluation.statistics import summary
+    from transfer.evaluation.statistics import Summary, summary
 
     figure = Figure(figsize=(4.2, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(frame["first"], 100 * frame["accuracy"], "o", color="0.45", markerfacecolor="none", label="one seed")
-    found = {value: summary(list(part)) for value, part in frame.groupby("first")["accuracy"]}
+    found: dict[Any, Summary] = {value: summary(list(part)) for value, part in frame.groupby("first")["accuracy"]}
     table = pd.DataFrame(map(vars, found.values()), dtype=float) * 100
     axes.plot(list(found), table["mean"], color="black", label="mean, 95 % interval")
     if frame["seed"].nunique() > 1:
@@ -214,7 +214,7 @@ def grid_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
     # neither white nor darker than black letters can be read on
     axes.imshow(means, cmap="Greys", origin="lower", aspect="auto", vmin=1.1 * low - 0.1 * high, vmax=2 * high - low)
     for row, column in np.ndindex(means.shape):
-        mean, deviation = means.iloc[row, column], deviations.iloc[row, column]
+        mean, deviation = (float(of.to_numpy()[row, column]) for of in (means, deviations))
         text = UNDEFINED if np.isnan(mean) else spread(mean, deviation).replace(" ", "\n", 1)
         axes.text(column, row, text, ha="center", va="center", fontsize=7)
     axes.set_xticks(range(means.shape[1]), list(map(_tick, means.columns)))
