@@ -223,10 +223,7 @@ def _spectrum(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def copy_groups(samples: Sequence[str] | pd.Series, pairs: pd.DataFrame, kinds: Sequence[str]) -> np.ndarray:
-    """Return a group number for every sample (N,), int64: the same for all that are copies of each other.
-
-    Of ``pairs`` only ``kinds`` count; a chain may lead through images that are not in ``samples``.
-    """
+    """Return a group number (N,) int64 per sample, equal for all that ``pairs`` of these ``kinds`` link as copies."""
     pairs = pairs[pairs["kind"].isin(kinds)]
     names = pd.Index(pd.unique(pd.concat([pd.Series(samples), pairs["sample_a"], pairs["sample_b"]])))
     ends = names.get_indexer(pairs["sample_a"]), names.get_indexer(pairs["sample_b"])

@@ -24,10 +24,7 @@ _ACROSS, _TEXT, _GAP = 6, 38, 12  # its columns, and pixels below and beside a p
 
 
 def write_audit(params: Params, layout: Layout) -> pd.DataFrame:
-    """Write duplicates.csv, audit.csv, audit.md and pairs.png into the experiment's audit folder; returns the table.
-
-    Reads hashes.parquet, thumbnails.npy and duplicates.parquet of every dataset.
-    """
+    """Write duplicates.csv, audit.csv, audit.md and pairs.png into the experiment's audit folder; returns the table."""
     data = {name: layout.data(name) for name in params.datasets}
     hashes = {name: pd.read_parquet(folder / "hashes.parquet") for name, folder in data.items()}
     thumbnails = {name: np.load(folder / "thumbnails.npy", mmap_mode="r") for name, folder in data.items()}
@@ -166,10 +163,7 @@ def chosen_pairs(pairs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def draw_pairs(pairs: pd.DataFrame, first: Sequence[np.ndarray], second: Sequence[np.ndarray], path: Path) -> None:
-    """Write a PNG of pairs side by side with their kind, similarity, splits, labels and names.
-
-    ``first`` and ``second`` are the thumbnails (32, 32) uint8 of their images, the mirrored ones as they are.
-    """
+    """Write a PNG of pairs side by side, from thumbnails (32, 32) uint8, with their kind, similarity, and names."""
     width, height = 2 * SIDE + _GAP, SIDE + _TEXT
     sheet = Image.new("L", (_ACROSS * width, max(1, -(-len(pairs) // _ACROSS)) * height), 255)
     draw = ImageDraw.Draw(sheet)

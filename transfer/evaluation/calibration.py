@@ -36,10 +36,7 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, floa
 
 
 def reliability_curve(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    """The reliability diagram: a row per bin of equal width, low < confidence <= high, empty ones included.
-
-    Columns low, high, n faces, their mean confidence and their accuracy, both NaN where n is 0.
-    """
+    """The reliability diagram: low < confidence <= high, n, mean confidence and accuracy (NaN if n is 0) by bin."""
     confidence, right = _top_label(probabilities, labels)
     bins = _equal_width(confidence)
     count = np.bincount(bins, minlength=BINS)

@@ -118,10 +118,7 @@ class Network:
 
 
 def load_network(run: Run, train: TrainParams, job: str, faces: Faces | None = None) -> Network:
-    """The network of ``run`` on the device and with the threads of ``train``; ``job`` is its name for other jobs.
-
-    Raises UserError: the weights are missing, damaged or of another run, or the run was tested on other ``faces``.
-    """
+    """The network of ``run``. Raises UserError: weights missing or of another run, or tested on other ``faces``."""
     if faces is not None and run.environment.get("evaluation") != faces.digest:
         raise UserError(
             f"{run.directory / 'env.json'}: tested on other faces than those in {faces.store}; train again: "

@@ -75,11 +75,7 @@ def _faces_in(store: Path) -> int:
 
 
 def align_photos(images: Sequence[Path], store: Path, params: FaceParams) -> pd.DataFrame:
-    """Detect and align photos into ``store``; one row per photo: image, status ("found", "none"), n_faces.
-
-    Of several faces the one nearest the centre by area is taken; where there is none, the whole image. Raises UserError
-    for a file that is no image.
-    """
+    """Detect and align photos into ``store``; returns image, status ("found", "none"), n_faces. Raises UserError."""
     names = [str(path) for path in images]
     index = pd.DataFrame({"sample": names, "path": names, "split": "test", "label": 0, "class_name": ""})
     faces = detect(_decoded(images), names, **params.search())

@@ -154,10 +154,7 @@ class Photo(NamedTuple):
 
 
 def explain_photo(image: Path, weights: Path, aligned: bool = False) -> Photo:
-    """Detect and align as the run's faces were (``aligned``: take the image as it is), predict and explain.
-
-    Raises UserError: not an image, not the weights of a TransFER, or no face where the run left such images out.
-    """
+    """Detect, align (unless it is ``aligned``), predict and explain a photo. Raises UserError."""
     if not image.is_file():
         raise UserError(f"{image}: no such file")
     try:

@@ -28,10 +28,7 @@ _BATCH = 64
 
 
 def overlap(maps: Tensor) -> Tensor:
-    """Mean pairwise soft intersection over union (N,) of non-negative maps (N, B, h, w): sum of minima / sum of maxima.
-
-    1: all maps are the same; 0: no cell belongs to two of them. Two maps that are 0 everywhere are the same.
-    """
+    """Mean pairwise soft intersection over union (N,) of maps (N, B, h, w) >= 0: minima / maxima, 1 for 0 / 0."""
     first, second = _pairs(maps.flatten(2))
     both, either = torch.minimum(first, second).sum(dim=-1), torch.maximum(first, second).sum(dim=-1)
     return torch.where(either == 0, 1, both / either).mean(dim=1)
@@ -69,10 +66,7 @@ HEADS: Mapping[str, Callable[[Tensor], Tensor]] = {  # of attention (N, heads, T
 
 @torch.no_grad()
 def lanet_maps(model: TransFER, images: Tensor) -> Tensor:
-    """The B maps before dropping, (N, B, h, w) in (0, 1), of normalised images (N, 3, H, W); B is 0 without LANets.
-
-    Raises ValueError for a model in training mode.
-    """
+    """The B maps before dropping, (N, B, h, w) in (0, 1). ValueError for a model in training mode."""
     found = features(model, images)
     if not isinstance(model.local_cnns, LocalCNNs):
         return found[:, :0]

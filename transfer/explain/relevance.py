@@ -63,10 +63,7 @@ def weighted_attention(block: BlockRelevance) -> Tensor:
 
 
 def rollout(blocks: list[Tensor]) -> Tensor:
-    """How much of every token reaches the class token through all blocks, (N, T), from (N, T, T) per block in order.
-
-    A block passes on I + A, the identity being its skip connections, with rows of sum 1.
-    """
+    """How much of each token reaches the class token, (N, T), from A (N, T, T) per block, which passes on I + A."""
     row = torch.zeros_like(blocks[0][:, :1])
     row[..., 0] = 1
     for matrix in reversed(blocks):
@@ -152,10 +149,7 @@ def _from_the_class(model: TransFER, last: Tensor, classes: Tensor | None) -> tu
 
 
 def _through_block(block: Block, x: Tensor, steps: Trace, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Relevance of a block's attention and of its input, from that of its output.
-
-    GELU, softmax and layer norm pass relevance on as it is.
-    """
+    """GELU, softmax and layer norm pass relevance on as it is."""
     weights = block.state_dict()
     middle, transformed = through_sum(steps.middle, steps.transformed, relevance)
     activated = through_linear(steps.activated, weights["mlp.fc2.weight"], transformed)

@@ -29,10 +29,7 @@ def write_evaluation(path: Path, frame: pd.DataFrame, run: Run) -> None:
 
 
 def read_evaluation(path: Path, run_dir: Path) -> pd.DataFrame:
-    """Read predictions of the weights that ``run_dir``/env.json describes; ``attrs`` has what was noted.
-
-    Raises UserError, naming the file and the command: missing, damaged, of other weights.
-    """
+    """Read predictions of the weights in ``run_dir``. Raises UserError: missing, damaged, of other weights."""
     try:
         frame = pd.read_parquet(path)
     except FileNotFoundError:
@@ -50,10 +47,7 @@ def _refuse_other_weights(path: Path, noted: Mapping[Any, Any], run_dir: Path) -
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per corruption and severity of robustness.parquet, in its order; fractions in [0, 1].
-
-    Columns: corruption, severity, n, accuracy, mean_class_accuracy, clean_accuracy (of the same n faces).
-    """
+    """n, accuracy, mean_class_accuracy and clean_accuracy of the same faces by corruption and severity; fractions."""
     clean, rows = frame[frame["corruption"] == CLEAN], []
     right = pd.Series(probabilities_of(clean).argmax(axis=1) == clean["label"].to_numpy(), index=clean["sample"])
     for (corruption, severity), part in frame.groupby(["corruption", "severity"], sort=False):
@@ -95,10 +89,7 @@ MEASURES = {
 
 
 def read_diversity(layout: Layout, dataset: str, recipes: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
-    """One row per recipe, seed and measure: recipe, seed, measure, value (NaN: no two LANets), faces.
-
-    Raises UserError, naming the file: one is missing, or was measured on other weights than the run's.
-    """
+    """recipe, seed, measure, value (NaN: no two LANets), faces. Raises UserError: missing, or of other weights."""
     rows = []
     for recipe, seed in itertools.product(recipes, seeds):
         path = layout.evaluation("attention", dataset, recipe, seed) / "diversity.json"

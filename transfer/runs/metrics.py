@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transfer.runs.predictions import (
-    FIXED,
-    PROTOCOLS,
-    SPLITS,
-    class_names,
-    parquet_columns,
-    probabilities_of,
-    read_columns,
-)
+from transfer.runs.predictions import PROTOCOLS, SPLITS, class_names, parquet_columns, probabilities_of, read_columns
 from transfer.utils.errors import UserError, remake
 from transfer.utils.files import sha256, write_json
 
@@ -62,7 +54,8 @@ def run_metrics(predictions: "Predictions", subsets: "Predictions | None" = None
     ``subsets`` (columns sample and subset) names parts of the test split: each protocol then has ``"subsets": {subset:
     metrics}`` too, without those of which no face was tested.
     """
-    sample, label, split, protocol, epoch = (np.asarray(predictions[name]) for name in FIXED)
+    names = ("sample", "label", "split", "protocol", "epoch")
+    sample, label, split, protocol, epoch = (np.asarray(predictions[name]) for name in names)
     probabilities, classes = probabilities_of(predictions), class_names(predictions)
 
     def of_each(parts: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -102,7 +95,7 @@ def evaluate(
     found = class_names(predictions)
     if classes is not None and found != list(classes):
         expected = f"expected {', '.join(classes)} in this order"
-        raise UserError(f"{path}: classes are {', '.join(found)}, {expected}; run the training again")
+        raise UserError(f"{path}: classes are {', '.join(found)}, {expected}; train this run again")
     content: dict[str, Any] = {
         **{key: identity[key] for key in ("experiment", "dataset", "recipe", "seed")},
         "classes": found,

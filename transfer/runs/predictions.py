@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("val", "test")
 PROTOCOLS = ("last", "val_selected", "test_selected")
-FIXED = ("sample", "label", "split", "protocol", "epoch")
+_FIXED = ("sample", "label", "split", "protocol", "epoch")
 _PREFIX = "p_"
 # float32 softmax is good to about 1e-6; anything near this bound is not a distribution
 _SUM_TOLERANCE = 1e-4
@@ -66,10 +66,10 @@ def read_columns(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         columns = parquet_columns(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected the predictions of a run; run the training again") from None
+        raise UserError(f"{path}: missing; expected the predictions of a run; train this run again") from None
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         wrong = f"not a readable parquet file ({str(error).splitlines()[0]})"
-        raise UserError(f"{path}: {wrong}; delete it and run the training again") from None
+        raise UserError(f"{path}: {wrong}; delete it and train this run again") from None
     _check(columns, path)
     return columns
 
@@ -107,10 +107,7 @@ def probabilities_of(predictions: "Predictions") -> np.ndarray:
 
 
 def correct_faces(predictions: "pd.DataFrame", protocol: str, split: str = "test") -> "pd.Series[bool]":
-    """For every face of ``split`` under ``protocol`` whether the most probable class is its label.
-
-    A boolean series with a sorted index (sample, label): two runs tested on the same faces have equal indices.
-    """
+    """Whether each face's most probable class is its label: a boolean series with a sorted index (sample, label)."""
     import pandas as pd
 
     rows = predictions[(predictions["split"] == split) & (predictions["protocol"] == protocol)]
@@ -120,19 +117,19 @@ def correct_faces(predictions: "pd.DataFrame", protocol: str, split: str = "test
 
 def _check(predictions: "Predictions", path: str | os.PathLike[str]) -> None:
     if problem := _problem({name: np.asarray(predictions[name]) for name in map(str, predictions)}):
-        raise UserError(f"{path}: {problem}; run the training again")
+        raise UserError(f"{path}: {problem}; train this run again")
 
 
 def _problem(columns: dict[str, np.ndarray]) -> str | None:
     classes = class_names(columns)
-    kinds = dict.fromkeys(FIXED, "O") | {"label": "i", "epoch": "i"} | {_PREFIX + name: "f" for name in classes}
+    kinds = dict.fromkeys(_FIXED, "O") | {"label": "i", "epoch": "i"} | {_PREFIX + name: "f" for name in classes}
     for column, kind in kinds.items():
         if column not in columns:
-            return f"column {column} is missing (expected {', '.join(FIXED)} and {_PREFIX}<class>)"
+            return f"column {column} is missing (expected {', '.join(_FIXED)} and {_PREFIX}<class>)"
         if columns[column].dtype.kind != kind:
             expected = {"O": "text", "i": "integers", "f": "floats"}[kind]
             return f"column {column} holds {columns[column].dtype}, expected {expected} without missing values"
-    sample, label, split, protocol, epoch = (columns[name] for name in FIXED)
+    sample, label, split, protocol, epoch = (columns[name] for name in _FIXED)
     if len(classes) < 2 or not len(sample):
         return f"{len(sample)} rows of {len(classes)} classes, expected faces and at least 2 columns {_PREFIX}<class>"
     probabilities = probabilities_of(columns)

@@ -81,10 +81,7 @@ def read_environment(directory: Path) -> dict[str, Any]:
 
 
 def read_run(params: Params, layout: Layout, dataset: str, recipe: str, seed: int) -> Run:
-    """A run for further evaluation, whose predictions need not be evaluated yet (``results`` is empty).
-
-    Raises UserError, naming the file and the command: a file is missing or damaged, or the run has other parameters.
-    """
+    """A run, whose predictions need not be evaluated yet. Raises UserError: missing, damaged, of other parameters."""
     directory = layout.run(dataset, recipe, seed)
     identity = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe, "seed": seed}
     _refuse_other_parameters(directory, params.run(dataset, recipe))

@@ -27,10 +27,7 @@ _TARGET = "validation accuracy"
 
 
 def report(params: Params, search: str, layout: Layout) -> None:
-    """Write best.yaml, and per dataset trials.csv, grid.csv, importances.json (shares of 1) and figures.
-
-    Raises UserError for a study that is missing, not finished, or without a completed trial.
-    """
+    """Write best.yaml, and per dataset trials.csv, grid.csv, importances.json and figures. Raises UserError."""
     recipe = params.recipe_definitions[params.search_definitions[search].recipe]
     header = [f"# Result of the search {search} in experiment {params.experiment}, on the validation split alone.\n"]
     for dataset in params.datasets:

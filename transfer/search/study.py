@@ -36,10 +36,7 @@ retry = RetryHeartbeatStaleTrialCallback()
 
 
 def storage_url(params: Params, layout: Layout) -> str:
-    """The URL, or the path of the journal, that ``search_storage`` names. Raises UserError for a variable not set.
-
-    A variable that is a part of the URL is quoted: a password may hold any character.
-    """
+    """The URL, or path of the journal, of ``search_storage``, variables quoted. Raises UserError: one is not set."""
     named = params.search_storage
 
     def value(found: re.Match[str]) -> str:
@@ -106,10 +103,7 @@ def study_name(params: Params, search: str, dataset: str) -> str:
 
 
 def open_study(params: Params, search: str, dataset: str, layout: Layout, identity: dict[str, Any]) -> optuna.Study:
-    """The study, created if there is none.
-
-    ``identity``, plain JSON values, is what all trials have in common. Raises UserError for a study with another one.
-    """
+    """The study, created if there is none. Raises UserError for one whose trials share another ``identity``."""
     name, url = study_name(params, search, dataset), storage_url(params, layout)
     storage, pruner = open_storage(url), _pruner(params.search_definitions[search].pruner)
     with storage_errors(url):

@@ -31,11 +31,7 @@ _ENVIRONMENT = ("commit", "python", "torch", "timm", "cpu", "cores", "device", "
 
 
 def write_table(params: Params, layout: Layout, name: str, partial: bool = False) -> None:
-    """Write results/<experiment>/<name>.csv, .md, .tex and report/<name>.html.
-
-    ``partial`` leaves out missing runs, and says so. Raises UserError for a run that is missing, has other parameters,
-    or whose metrics do not follow from its predictions.
-    """
+    """Write NAME.csv, .md, .tex and report/NAME.html, ``partial`` without missing runs. Raises UserError."""
     runs, missing = read_table_runs(params, layout, name, partial=partial)
     table = table_of(Context(params, layout, name, runs))
     header, title = [*table.header, f"Environment: {_environment(runs)}."], table.title

@@ -80,10 +80,7 @@ def grid(
     across: str | None = None,
     by: Sequence[str] = ("recipe",),
 ) -> tuple[list[str], list[list[str]]]:
-    """Return heads and lines: a line per value of ``by``, with its ``keys`` and, per value of ``across``, ``cells``.
-
-    The head of the first cell of each value of ``across`` is that value, after the cell's name unless it is accuracy.
-    """
+    """Return heads and lines: a line per value of ``by``, with its ``keys`` and, per value of ``across``, ``cells``."""
     records = rows.astype(object).where(rows.notna(), None).to_dict("records")
     values = list(dict.fromkeys(record[across] for record in records)) if across else [None]
     first, *others = cells

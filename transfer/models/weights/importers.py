@@ -71,10 +71,7 @@ IMPORTERS: dict[str, tuple[Callable[[Path], Tensors], Callable[[Tensors], Import
 
 
 def convert(source: Path, importer: str, out: Path) -> Report:
-    """Read ``source`` with this importer, write ``out`` (safetensors) and the report beside it (.json).
-
-    Raises UserError, naming file and tensor, for anything that is not exactly what the importer expects.
-    """
+    """Read ``source`` with this importer, write ``out`` (safetensors) and its report (.json). Raises UserError."""
     tensors, about, report = read(source, importer)
     with atomic(out) as part:
         save_file(tensors, part, {KEY: json.dumps(about)})

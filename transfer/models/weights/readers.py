@@ -19,10 +19,7 @@ MAX_BYTES = 2 << 30
 
 
 def read_torch(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
-    """Tensors of a state dict by name; in the formats of torch before and since 1.6.
-
-    Raises UserError: not a torch file, damaged, contains anything but tensors, or larger than ``max_bytes`` unpacked.
-    """
+    """Tensors of a torch state dict by name. Raises UserError: damaged, not just tensors, or unpacks to too much."""
     expected = "a torch state dict"
     too_large = UserError(f"{path}: unpacks to more than {max_bytes / 1e9:.1f} GB; check that it is the right file")
     kind = _check_kind(path, expected, (ZIP, "a pickle"), max_bytes)
@@ -49,10 +46,7 @@ def read_torch(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
 
 
 def read_paddle(path: Path) -> dict[str, Tensor]:
-    """Tensors of a state dict that ``paddle.save`` wrote, by name; needs no Paddle.
-
-    Raises UserError: not such a file, damaged, or contains anything but arrays of numbers.
-    """
+    """Tensors of a ``paddle.save`` state dict by name, without Paddle. Raises UserError: damaged, not just arrays."""
     expected = "Paddle parameters, a pickle of numpy arrays"
     _check_kind(path, expected, ("a pickle",), MAX_BYTES)
     try:

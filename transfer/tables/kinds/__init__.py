@@ -153,10 +153,7 @@ _MEANS = ("accuracy", "mean_class_accuracy")
 
 
 def grouped_cells(frame: pd.DataFrame, by: Sequence[str], means: Sequence[str] = _MEANS[1:]) -> Iterator[Cells]:
-    """Yield the cells of the accuracy over seeds for each value of the columns ``by``, and of the ``means``.
-
-    ``frame`` has a row per seed and value: n faces, accuracy and ``means``, fractions in [0, 1].
-    """
+    """Yield cells for each value of ``by``; ``frame`` has a row per seed and value: n, accuracy and ``means``."""
     for keys, part in frame.groupby(list(by), sort=False, dropna=False):
         cells = mean_cells(part["accuracy"].tolist(), int(part["n"].iloc[0]))
         yield dict(zip(by, keys, strict=True)) | cells | {name: 100 * float(part[name].mean()) for name in means}

@@ -73,11 +73,7 @@ def figure(context: Context) -> tuple[Figure, str]:
 
 
 def reliability_figure(curves: pd.DataFrame) -> Figure:
-    """Draw per recipe the accuracy of each confidence bin, its gap to the mean confidence, and its number of faces.
-
-    ``curves``: recipe, seed and the columns of ``reliability_curve``. Bins are summed over the seeds; the ECE is that
-    of each seed, as mean ± standard deviation.
-    """
+    """Draw a panel per recipe of ``curves``, the columns of `reliability_curve` with recipe and seed."""
     figure, every = panels(curves["recipe"].nunique(), (2.7, 2.7), (0.2, 0.9), 4.5, sharex=True, sharey=True)
     for axes, (recipe, rows) in zip(every, curves.groupby("recipe", sort=False), strict=True):
         bins = _pooled(rows)

@@ -59,10 +59,7 @@ def figure(context: Context) -> tuple[Figure, str]:
 
 
 def confusion_figure(matrices: Mapping[str, ArrayLike], classes: Sequence[str]) -> Figure:
-    """Draw a panel per recipe: percent of the faces of a true class, and below the number of faces, summed over seeds.
-
-    ``matrices``: recipe to counts (seeds, C, C), rows are the truth.
-    """
+    """Draw a panel per recipe: percent of a true class, and faces, from counts (seeds, C, C), rows the truth."""
     import numpy as np
 
     side = 0.7 + 0.36 * len(classes)

@@ -36,10 +36,7 @@ COLUMNS = list(FORMATS)[:17]
 
 
 def rows(context: Context) -> list[Cells]:
-    """The accuracies of the recipes, against the baseline of their dataset; a sweep's values are further columns.
-
-    Holm's correction is over all comparisons of the table under one protocol.
-    """
+    """The recipes against their dataset's baseline; Holm's correction is over all comparisons under one protocol."""
     from transfer.evaluation.statistics import holm, paired_difference
 
     params, sweep, reported = context.params, context.params.table_definitions[context.name].sweep, load_reported()
@@ -147,10 +144,7 @@ _CURVES = {"train_loss": "training loss", "val_accuracy": "validation accuracy (
 
 
 def curves_figure(history: pd.DataFrame) -> Figure:
-    """Draw a column per recipe: its mean over seeds, a band from lowest to highest seed, and the other recipes' means.
-
-    ``history``: recipe, seed, epoch, train_loss, val_accuracy in percent.
-    """
+    """Draw a column per recipe of ``history``: mean over seeds, band from lowest to highest, the others' means."""
     from matplotlib.figure import Figure
 
     means = history.groupby(["recipe", "epoch"])[list(_CURVES)].mean()
@@ -174,10 +168,7 @@ def curves_figure(history: pd.DataFrame) -> Figure:
 
 
 def sweep_figure(frame: pd.DataFrame, name: str) -> Figure:
-    """Draw accuracy against ``name``: a point per seed, a line through the means, their 95 % interval.
-
-    ``frame``: first (the value), seed, accuracy in [0, 1].
-    """
+    """Draw accuracy (a fraction) against ``first``: a point per seed, a line through the means, their 95 % interval."""
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -199,10 +190,7 @@ def sweep_figure(frame: pd.DataFrame, name: str) -> Figure:
 
 
 def grid_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Draw the accuracy by the two ``names`` as a heat map of mean ± standard deviation over seeds.
-
-    ``frame``: first, second (the values), seed, accuracy in [0, 1]. A pair without runs stays empty.
-    """
+    """Draw accuracy (a fraction) by ``first`` and ``second`` as a heat map of mean ± standard deviation over seeds."""
     import numpy as np
     from matplotlib.figure import Figure
 

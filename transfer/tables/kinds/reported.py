@@ -37,10 +37,7 @@ def rows(context: Context) -> Iterator[Cells]:
 
 
 def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
-    """Per leaderboard our accuracies on the datasets that are comparable with it, and the published ones.
-
-    Datasets without a published counterpart (synthetic faces, development splits) have sections of their own.
-    """
+    """Per leaderboard our comparable accuracies and the published ones; other datasets by themselves."""
     definitions = context.params.dataset_definitions
     ours = {name: definitions[name].reported_as or name for name in context.params.table_datasets(context.name)}
     families = frame["dataset"].where(frame["status"] != "measured", frame["dataset"].map(ours))

@@ -67,11 +67,7 @@ def figure(context: Context) -> tuple[Figure, str]:
 
 
 def robustness_figure(frame: pd.DataFrame) -> Figure:
-    """Draw a panel per corruption and in it a line per recipe: the mean over seeds, its bars from lowest to highest.
-
-    ``frame``: the columns of `accuracies`, recipe and seed. Each line begins with the clean faces, at the corruption's
-    least severity.
-    """
+    """Draw a panel per corruption, a line per recipe: mean, lowest and highest over seeds; clean faces come first."""
     import pandas as pd
 
     from transfer.params.train import SEVERITIES
