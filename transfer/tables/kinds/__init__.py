@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from transfer.layout import Layout
@@ -143,16 +144,14 @@ def mean_cells(fractions: Sequence[float], faces: int, name: str = "accuracy") -
 
 def accuracy_cells(seeds: Mapping[int, Result]) -> Cells:
     """Return the cells of the accuracy over seeds, and the mean of the mean-class accuracy."""
-    import pandas as pd
-
-    found = pd.DataFrame([result.metrics for result in seeds.values()], columns=["n", *_MEANS])
-    return next(grouped_cells(found.assign(group=0), ["group"]))
-
-
-_MEANS = ("accuracy", "mean_class_accuracy")
+    metrics = [result.metrics for result in seeds.values()]
+    cells = mean_cells([each["accuracy"] for each in metrics], metrics[0]["n"])
+    return cells | {"mean_class_accuracy": 100 * fmean(each["mean_class_accuracy"] for each in metrics)}
 
 
-def grouped_cells(frame: pd.DataFrame, by: Sequence[str], means: Sequence[str] = _MEANS[1:]) -> Iterator[Cells]:
+def grouped_cells(
+    frame: pd.DataFrame, by: Sequence[str], means: Sequence[str] = ("mean_class_accuracy",)
+) -> Iterator[Cells]:
     """Yield cells for each value of ``by``; ``frame`` has a row per seed and value: n, accuracy and ``means``."""
     for keys, part in frame.groupby(list(by), sort=False, dropna=False):
         cells = mean_cells(part["accuracy"].tolist(), int(part["n"].iloc[0]))
