@@ -95,7 +95,7 @@ def evaluate(
     found = class_names(predictions)
     if classes is not None and found != list(classes):
         expected = f"expected {', '.join(classes)} in this order"
-        raise UserError(f"{path}: classes are {', '.join(found)}, {expected}; train this run again")
+        raise UserError(f"{path}: classes are {', '.join(found)}, {expected}; run transfer train again")
     content: dict[str, Any] = {
         **{key: identity[key] for key in ("experiment", "dataset", "recipe", "seed")},
         "classes": found,

@@ -66,10 +66,10 @@ def read_columns(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         columns = parquet_columns(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected the predictions of a run; train this run again") from None
+        raise UserError(f"{path}: missing; expected the predictions of a run; run transfer train again") from None
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         wrong = f"not a readable parquet file ({str(error).splitlines()[0]})"
-        raise UserError(f"{path}: {wrong}; delete it and train this run again") from None
+        raise UserError(f"{path}: {wrong}; delete it and run transfer train again") from None
     _check(columns, path)
     return columns
 
@@ -117,7 +117,7 @@ def correct_faces(predictions: "pd.DataFrame", protocol: str, split: str = "test
 
 def _check(predictions: "Predictions", path: str | os.PathLike[str]) -> None:
     if problem := _problem({name: np.asarray(predictions[name]) for name in map(str, predictions)}):
-        raise UserError(f"{path}: {problem}; train this run again")
+        raise UserError(f"{path}: {problem}; run transfer train again")
 
 
 def _problem(columns: dict[str, np.ndarray]) -> str | None:

@@ -32,6 +32,16 @@ _ENVIRONMENT = ("commit", "python", "torch", "timm", "cpu", "cores", "device", "
 
 def write_table(params: Params, layout: Layout, name: str, partial: bool = False) -> None:
     """Write NAME.csv, .md, .tex and report/NAME.html, ``partial`` without missing runs. Raises UserError."""
+    table = build_table(params, layout, name, partial)
+    text = to_markdown(table)
+    write_text(layout.table(name, "csv"), to_csv(table.frame, table.formats))
+    write_text(layout.table(name, "tex"), to_latex(table))
+    write_text(layout.report(name), to_html(table.title, text))
+    write_text(layout.table(name, "md"), text)
+
+
+def build_table(params: Params, layout: Layout, name: str, partial: bool = False) -> Table:
+    """Return the table ``name``. Raises UserError as `read_runs`."""
     runs, missing = read_table_runs(params, layout, name, partial=partial)
     table = table_of(Context(params, layout, name, runs))
     header, title = [*table.header, f"Environment: {_environment(runs)}."], table.title
@@ -44,12 +54,7 @@ def write_table(params: Params, layout: Layout, name: str, partial: bool = False
         replace(section, text=" ".join(filter(None, [about.get(section.title), section.text])))
         for section in table.sections
     ]
-    table = replace(table, title=title, header=header, sections=sections)
-    text = to_markdown(table)
-    write_text(layout.table(name, "csv"), to_csv(table.frame, table.formats))
-    write_text(layout.table(name, "tex"), to_latex(table))
-    write_text(layout.report(name), to_html(table.title, text))
-    write_text(layout.table(name, "md"), text)
+    return replace(table, title=title, header=header, sections=sections)
 
 
 def table_of(context: Context) -> Table:
