@@ -41,8 +41,8 @@ def test_every_metric_is_the_one_of_its_name():
     predictions = run()
     probabilities, labels = probabilities_of(predictions), predictions["label"].to_numpy()
     expected = values(predictions)
-    for name, metric in METRICS.items():
-        terms = metric.terms(probabilities, labels)
+    for name, (terms_of, _) in METRICS.items():
+        terms = terms_of(probabilities, labels)
         assert np.abs(terms.sum(axis=0)).sum() == pytest.approx(expected[name])
         low, high = bootstrap_intervals([predictions], [name], 500)[name]
         assert low < expected[name] < high

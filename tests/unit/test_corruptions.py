@@ -7,12 +7,12 @@ from torchvision.transforms.v2 import functional
 
 from transfer.evaluation import robustness as corruptions
 from transfer.evaluation.robustness import (
+    CENTRES,
     GREY,
     blur,
     corrupt,
     face_seeds,
     low_resolution,
-    needs_landmarks,
     noise,
     occlude_at,
     occlude_random,
@@ -46,7 +46,7 @@ def test_severities_grow_inside_their_range_and_each_changes_the_face_more(name)
     before = images.clone()
     changes = []
     for severity in scale.severities:
-        made = corrupt(images, name, severity, [1, 2, 3], points if needs_landmarks(name) else None)
+        made = corrupt(images, name, severity, [1, 2, 3], points if name in CENTRES else None)
         assert made.shape == images.shape and made.dtype == torch.float32
         assert made.min() >= 0 and made.max() <= 1
         changes.append(((made - images) ** 2).mean().item())
@@ -57,20 +57,20 @@ def test_severities_grow_inside_their_range_and_each_changes_the_face_more(name)
 @pytest.mark.parametrize("name", sorted(set(SEVERITIES) - {"blur"}))
 def test_the_least_severity_leaves_the_face_as_it_is(name):
     images = faces()
-    points = template(32) if needs_landmarks(name) else None
+    points = template(32) if name in CENTRES else None
     assert torch.equal(corrupt(images, name, SEVERITIES[name].least, [1, 2], points), images)
 
 
 def test_the_strongest_severities_that_are_allowed_work():
     for name, scale in SEVERITIES.items():
-        made = corrupt(faces(), name, scale.most, [1, 2], template(32) if needs_landmarks(name) else None)
+        made = corrupt(faces(), name, scale.most, [1, 2], template(32) if name in CENTRES else None)
         assert made.isfinite().all(), name
 
 
 @pytest.mark.parametrize("name", SEVERITIES)
 def test_a_face_gets_the_same_whatever_batch_it_is_in(name):
     images, severity = faces(4), SEVERITIES[name].severities[2]
-    points = template(32) if needs_landmarks(name) else None
+    points = template(32) if name in CENTRES else None
     together = corrupt(images, name, severity, [7, 8, 9, 7], points)
     for i, seed in enumerate([7, 8, 9, 7]):
         alone = corrupt(images[[i]], name, severity, [seed], points)
@@ -198,5 +198,5 @@ def test_light():
 
 
 def test_every_name_of_the_table_is_made_by_one_function():
-    made = [*corruptions._CENTRES, *corruptions._RANDOM, *corruptions._FIXED]
+    made = [*corruptions.CENTRES, *corruptions._RANDOM, *corruptions._FIXED]
     assert sorted(made) == sorted(SEVERITIES)

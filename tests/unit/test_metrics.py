@@ -79,7 +79,7 @@ def predictions():
 
 
 def test_run_metrics_are_per_protocol_and_split():
-    protocols = run_metrics(predictions(), CLASSES)["protocols"]
+    protocols = run_metrics(predictions())["protocols"]
     assert list(protocols) == ["last", "test_selected"]
     assert protocols["last"]["epoch"] == 9
     assert protocols["test_selected"]["epoch"] == 4
@@ -103,7 +103,7 @@ def test_evaluate_writes_what_it_returns(tmp_path):
 def test_subsets_are_parts_of_the_test_split():
     names = [("occlusion", "t0"), ("occlusion", "t3"), ("pose30", "t1"), ("pose30", "v0"), ("pose45", "nobody")]
     subsets = pd.DataFrame(names, columns=["subset", "sample"])
-    protocols = run_metrics(predictions(), CLASSES, subsets)["protocols"]
+    protocols = run_metrics(predictions(), subsets)["protocols"]
     assert list(protocols["last"]["subsets"]) == ["occlusion", "pose30"]
     assert protocols["last"]["subsets"]["occlusion"]["n"] == 2
     assert protocols["last"]["subsets"]["occlusion"]["accuracy"] == 1.0
@@ -111,7 +111,7 @@ def test_subsets_are_parts_of_the_test_split():
     assert protocols["test_selected"]["subsets"]["occlusion"]["accuracy"] == 0.0
     assert protocols["test_selected"]["subsets"]["pose30"]["accuracy"] == 1.0
     whole = pd.DataFrame({"subset": "all", "sample": ["t0", "t1", "t2", "t3"]})
-    last = run_metrics(predictions(), CLASSES, whole)["protocols"]["last"]
+    last = run_metrics(predictions(), whole)["protocols"]["last"]
     assert last["subsets"]["all"] == last["splits"]["test"]
 
 

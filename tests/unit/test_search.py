@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from tiny_search import (
     GRID,
     GRID_CELLS,
+    SPACE,
     kill,
     load,
     outcome,
@@ -310,7 +311,8 @@ def test_kills_between_any_two_writes_lose_no_cell(layout, monkeypatch):
 
 
 def test_two_workers_share_a_study(layout):
-    params = search_params(trials=6, epochs=1)
+    # always two LANets or more: mad, a real number, tells any two draws apart
+    params = search_params(trials=6, epochs=1, space=SPACE | {"num_lanets": {"low": 2, "high": 3}})
     workers = [start_worker(params, layout, number) for number in range(2)]
     for process in workers:
         process.join(timeout=100)

@@ -11,8 +11,8 @@ from tiny_search import kill, load, scripted, search_params, start_worker, state
 from tiny_training import tiny_dataset
 
 from transfer.layout import Layout
-from transfer.search import storage as storage_module
-from transfer.search.storage import open_storage, shown, storage_url
+from transfer.search import study as storage_module
+from transfer.search.study import open_storage, shown, storage_url
 from transfer.search.worker import work
 from transfer.utils.errors import UserError
 

@@ -12,8 +12,7 @@ from optuna.trial import TrialState
 from tiny_training import tiny_params
 
 from transfer.params import Params
-from transfer.search.storage import open_storage, storage_url
-from transfer.search.study import study_name
+from transfer.search.study import open_storage, storage_url, study_name
 from transfer.search.worker import work
 
 SPACE = {"mad": {"low": 0, "high": 0.9}, "msad": [0.0, 0.3, 0.6], "num_lanets": {"low": 1, "high": 3}}

@@ -53,10 +53,10 @@ def hash_images(
 ) -> pd.DataFrame:
     """Hash every image; return a row per row of ``index``, and write its thumbnail to the array file ``thumbnails``.
 
-    ``images`` yields (row of ``index``, RGB uint8 (H, W, 3) or None, error text) in any order. Returns the columns
-    sample, split, class_name; sha256 of the decoded pixels, empty for a broken image, with the reason in error;
-    and ``HASHES`` and ``MIRRORED``, 64-bit perceptual hashes (uint64, 0 for a broken image) of the windows of the
-    image and of its mirror image. Thumbnails, (N, 32, 32) uint8, are written one by one, to keep memory small.
+    ``images`` yields (row of ``index``, RGB uint8 (H, W, 3) or None, error text) in any order. Columns: sample, split,
+    class_name; sha256 of the decoded pixels, empty for a broken image, with the reason in error; ``HASHES`` and
+    ``MIRRORED``, perceptual hashes (uint64, 0 for a broken image) of the windows of the image and of its mirror image.
+    Thumbnails, (N, 32, 32) uint8, are written one by one, to keep memory small.
     """
     table = index[["sample", "split", "class_name"]].reset_index(drop=True)
     digests, errors = [""] * len(table), [""] * len(table)
@@ -80,11 +80,10 @@ def hash_images(
 
 
 def perceptual_hashes(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 64-bit hashes of the five windows of a picture, and of its mirror image; (5,) uint64 each.
+    """Return the 64-bit hashes of the five windows of a picture (96, 96), and of its mirror image; (5,) uint64 each.
 
-    ``grey`` is (96, 96). A bit says whether one of the 8 x 8 lowest coefficients of the window's cosine transform is
-    above their median, as in pHash; the reduction to 32 x 32 that pHash starts with is left out, since it hardly
-    changes these coefficients and takes most of the time.
+    As in pHash a bit says whether one of the 8 x 8 lowest cosine coefficients is above their median; pHash's reduction
+    to 32 x 32 is left out, since it hardly changes these coefficients and takes most of the time.
     """
     coefficients = _ROW_BASIS @ grey.astype(np.float32) @ _COLUMN_BASIS
     # In a mirror image the cosines of odd frequency change their sign, and left and right windows change places.
@@ -118,13 +117,12 @@ def duplicates(
 ) -> pd.DataFrame:
     """Return the pairs of copies within one dataset, or between two; one row per pair, with the columns ``COLUMNS``.
 
-    ``hashes`` and ``thumbnails`` are those of `hash_images`. kind is exact (the same pixels), near or mirrored;
-    distance is the number of differing bits (0 for exact), similarity that of `similarity` (1 for exact); labels are
-    class names. Within a dataset the first image of a pair is the one that comes first in train, val, test, and then
-    in the index. Broken images have no copies.
+    ``hashes`` and ``thumbnails`` are those of `hash_images`. kind is exact (the same pixels), near or mirrored; labels
+    are class names. Within a dataset the first image of a pair comes first in train, val, test, and then in the index.
+    Broken images have no copies.
     """
-    within = others is None
-    if within:
+    within = others is None or other_thumbnails is None
+    if others is None or other_thumbnails is None:
         others, other_thumbnails = hashes, thumbnails
     usable, other_usable = (np.flatnonzero(table["sha256"] != "") for table in (hashes, others))
     codes = pd.factorize(pd.concat([hashes["sha256"], others["sha256"]]))[0]
@@ -144,8 +142,8 @@ def duplicates(
             found.append(_pairs(a[copies], b[copies], kind, distance[copies], alike[copies]))
             progress(offset + done)
     # A symmetric face is alike both ways: the better one counts.
-    order = {"by": ["a", "b", "similarity"], "ascending": [True, True, False], "kind": "stable"}
-    pairs = pd.concat(found).sort_values(**order).drop_duplicates(["a", "b"], ignore_index=True)
+    pairs = pd.concat(found).sort_values(["a", "b", "similarity"], ascending=[True, True, False], kind="stable")
+    pairs = pairs.drop_duplicates(["a", "b"], ignore_index=True)
     a, b = usable[pairs["a"]], other_usable[pairs["b"]]
     if within:
         rank = hashes["split"].map(SPLITS.index).to_numpy()
@@ -176,11 +174,10 @@ def _pairs(a: np.ndarray, b: np.ndarray, kind: str, distance: np.ndarray, alike:
 def close_pairs(
     first: np.ndarray, second: np.ndarray, limit: int, within: bool = False
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (rows of ``first`` done, rows a, rows b, distances) of all pairs whose hashes differ in at most ``limit``
-    bits in one of the columns, block by block.
+    """Yield (rows of ``first`` done, rows a, rows b, distances) of pairs that differ in at most ``limit`` bits.
 
-    ``first`` is (N, K) uint64, ``second`` (M, K); column k is compared with column k, and the least distance counts.
-    ``within``: both are the same images, and only pairs with a < b are wanted. Memory is that of a block.
+    ``first`` (N, K) and ``second`` (M, K) are uint64, compared column by column; the least distance counts. ``within``:
+    both are the same images, and only pairs with a < b are wanted. Memory is that of a block.
     """
     columns = [np.ascontiguousarray(column) for column in second.T]
     for start in range(0, len(first), _ROWS):
@@ -203,8 +200,8 @@ def close_pairs(
 def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the normalised cross-correlation of pairs of thumbnails, the best over small shifts; 1 if the same.
 
-    ``first`` and ``second`` are (N, 32, 32) uint8, row by row the pairs; returns (N,) float32. Compared is what remains
-    after subtracting a Gaussian blur, under a window that fades towards the edge. 0 for a thumbnail of a single grey.
+    (N, 32, 32) uint8 each to (N,) float32. Compared is what remains after subtracting a Gaussian blur, under a window
+    that fades towards the edge. 0 for a thumbnail of a single grey.
     """
     spectrum = _spectrum(first) * _spectrum(second).conj()
     correlation = fft.irfft2(spectrum, s=(THUMBNAIL, THUMBNAIL))
@@ -225,12 +222,8 @@ def _spectrum(thumbnails: np.ndarray) -> np.ndarray:
     return fft.rfft2(np.divide(fine, norm, out=np.zeros_like(fine), where=norm > 1))
 
 
-def copy_groups(samples: Sequence[str], pairs: pd.DataFrame, kinds: Sequence[str]) -> np.ndarray:
-    """Return a group number for every sample (N,), int64: the same one for all that are copies of each other.
-
-    ``pairs`` has the columns sample_a, sample_b and kind; pairs of other ``kinds`` do not count. A chain may lead
-    through images that are not in ``samples``.
-    """
+def copy_groups(samples: Sequence[str] | pd.Series, pairs: pd.DataFrame, kinds: Sequence[str]) -> np.ndarray:
+    """Return a group number (N,) int64 per sample, equal for all that ``pairs`` of these ``kinds`` link as copies."""
     pairs = pairs[pairs["kind"].isin(kinds)]
     names = pd.Index(pd.unique(pd.concat([pd.Series(samples), pairs["sample_a"], pairs["sample_b"]])))
     ends = names.get_indexer(pairs["sample_a"]), names.get_indexer(pairs["sample_b"])

@@ -1,7 +1,6 @@
 """Calibration, and bootstrap intervals over test faces of accuracy and calibration; see docs/statistics.md."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -37,57 +36,35 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, floa
 
 
 def reliability_curve(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    """The reliability diagram of N faces: a row per bin of equal width, empty ones included.
-
-    Columns low and high (the bin is low < confidence <= high), n faces, their mean confidence and their accuracy, both
-    NaN where n is 0.
-    """
+    """The reliability diagram: low < confidence <= high, n, mean confidence and accuracy (NaN if n is 0) by bin."""
     confidence, right = _top_label(probabilities, labels)
     bins = _equal_width(confidence)
     count = np.bincount(bins, minlength=BINS)
     edges = np.arange(BINS + 1) / BINS
-
-    def mean(values: np.ndarray) -> np.ndarray:
+    columns = {"low": edges[:-1], "high": edges[1:], "n": count}
+    for name, values in (("confidence", confidence), ("accuracy", right)):
         total = np.bincount(bins, values, minlength=BINS)
-        return np.divide(total, count, out=np.full(BINS, np.nan), where=count > 0)
-
-    return pd.DataFrame(
-        {"low": edges[:-1], "high": edges[1:], "n": count, "confidence": mean(confidence), "accuracy": mean(right)}
-    )
+        columns[name] = np.divide(total, count, out=np.full(BINS, np.nan), where=count > 0)
+    return pd.DataFrame(columns)
 
 
 def _top_label(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The probability of each face's most probable class, and whether it is the label; on a tie the first class."""
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == np.asarray(labels)
 
 
 def _equal_width(confidence: np.ndarray) -> np.ndarray:
-    """Each face's bin, 0 to ``BINS`` - 1; a confidence on an edge belongs to the bin below it."""
     bins: np.ndarray = np.searchsorted(np.arange(1, BINS) / BINS, confidence)
     return bins
 
 
 def _losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """-log p(label) of each face, in nats."""
-    return -np.log(np.clip(probabilities[np.arange(len(labels)), labels], _LEAST, None))
+    losses: np.ndarray = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], _LEAST, None))
+    return losses
 
 
 def _squares(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Squared distance of each face's probabilities from its label's, 0 to 2."""
-    return ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
-
-
-@dataclass(frozen=True)
-class _Metric:
-    """A metric that is the sum over columns of the absolute sum of that column over the faces.
-
-    ``terms`` gives the columns (N, k) from probabilities and labels; ``stratified``: resampled within each class, so
-    that the number of faces of a class stays; ``most``: the largest possible value, the least being 0.
-    """
-
-    terms: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    stratified: bool
-    most: float
+    squares: np.ndarray = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
+    return squares
 
 
 def bootstrap_intervals(
@@ -95,11 +72,10 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """The 95 % interval (low, high) over test faces of the mean over ``runs`` of each of ``metrics``.
 
-    ``runs``: for each seed the rows of predictions.parquet of one split and protocol (sample, label, p_<class>). A
-    resample has as many faces, taken with replacement, the same ones for all seeds. ``metrics`` are keys of
-    ``METRICS``: accuracy, mean_class_accuracy (resampled within each class), ece, nll, brier. Basic interval (Davison
-    and Hinkley, 1997, 5.2): 2 x value - quantile, cut to what is possible. The generator is seeded by ``SEED``; the
-    order of the rows does not matter. Raises UserError for no faces, a face twice, or seeds tested on different faces.
+    ``runs``: for each seed the rows of predictions.parquet of one split and protocol, in any order. A resample has as
+    many faces, taken with replacement, the same ones for all seeds. ``metrics`` are keys of ``METRICS``;
+    mean_class_accuracy is resampled within each class. Basic interval (Davison and Hinkley, 1997, 5.2): 2 x value -
+    quantile, cut to what is possible. Raises UserError for no faces, a face twice, or seeds tested on different faces.
     """
     faces = [run.sort_values("sample", kind="stable") for run in runs]
     labels = faces[0]["label"].to_numpy()
@@ -112,11 +88,11 @@ def bootstrap_intervals(
     order = np.argsort(labels, kind="stable")
     intervals = {}
     for stratified in (False, True):
-        chosen = [name for name in metrics if METRICS[name].stratified == stratified]
+        chosen = [name for name in metrics if (name == "mean_class_accuracy") == stratified]
         if not chosen:
             continue
         columns = [
-            np.hstack([METRICS[name].terms(values, labels) for values in probabilities])[order] / len(runs)
+            np.hstack([METRICS[name][0](values, labels) for values in probabilities])[order] / len(runs)
             for name in chosen
         ]
         ends = np.cumsum([part.shape[1] for part in columns])[:-1]
@@ -125,7 +101,7 @@ def bootstrap_intervals(
         for name, part, resampled in zip(chosen, columns, np.split(sums, ends, axis=1), strict=True):
             value = np.abs(part.sum(axis=0)).sum()
             upper, lower = np.quantile(np.abs(resampled).sum(axis=1), [0.975, 0.025])
-            low, high = np.clip([2 * value - upper, 2 * value - lower], 0.0, METRICS[name].most)
+            low, high = np.clip([2 * value - upper, 2 * value - lower], 0.0, METRICS[name][1])
             intervals[name] = (float(low), float(high))
     return {name: intervals[name] for name in metrics}
 
@@ -154,13 +130,16 @@ def _right_of_class(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray
 
 def _gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     confidence, right = _top_label(probabilities, labels)
-    return np.eye(BINS)[_equal_width(confidence)] * (confidence - right)[:, None] / len(labels)
+    gaps: np.ndarray = np.eye(BINS)[_equal_width(confidence)] * (confidence - right)[:, None] / len(labels)
+    return gaps
 
 
-METRICS = {
-    "accuracy": _Metric(_right, stratified=False, most=1.0),
-    "mean_class_accuracy": _Metric(_right_of_class, stratified=True, most=1.0),
-    "ece": _Metric(_gaps, stratified=False, most=1.0),
-    "nll": _Metric(lambda *run: _losses(*run)[:, None] / len(run[1]), stratified=False, most=np.inf),
-    "brier": _Metric(lambda *run: _squares(*run)[:, None] / len(run[1]), stratified=False, most=2.0),
+METRICS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], float]] = {
+    "accuracy": (_right, 1.0),
+    "mean_class_accuracy": (_right_of_class, 1.0),
+    "ece": (_gaps, 1.0),
+    "nll": (lambda *run: _losses(*run)[:, None] / len(run[1]), np.inf),
+    "brier": (lambda *run: _squares(*run)[:, None] / len(run[1]), 2.0),
 }
+"""Each metric is the sum over columns of the absolute sum over the faces of the columns (N, k) that a function makes of
+probabilities and labels; and its largest possible value, the least being 0."""

@@ -12,7 +12,7 @@ from transfer.layout import Layout
 from transfer.params import Params
 from transfer.runs.evaluations import write_evaluation
 from transfer.runs.read import read_run
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, remake
 from transfer.utils.progress import progress
 
 
@@ -22,19 +22,26 @@ def evaluate_cross(
     """Predict the test faces of the datasets ``others`` by a run on ``dataset``; all is checked before any.
 
     Writes <other>.parquet each, and returns them: sample; label, the face's class among the p_ columns, which are the
-    classes of the run in its order; protocol and epoch of the weights; test_dataset; class_name; test_label, the
-    number of the class in the other dataset; in_own_test, whether the picture is among the run's own test faces;
-    p_<class>. Faces of classes that the run does not know are left out; ``attrs["left_out"]`` counts them by class.
-    Raises UserError for files that are missing or do not belong together, where a test face is one that the run was
-    trained or selected on, and where no class is common.
+    run's classes; protocol and epoch of the weights; test_dataset; class_name and test_label, those of the other
+    dataset; in_own_test, whether the picture is among the run's own test faces; p_<class>. Faces of classes that the
+    run does not know are left out; ``attrs["left_out"]`` counts them by class. Raises UserError for files that are
+    missing or do not belong together, a test face that the run was trained or selected on, and no class in common.
     """
     tests = {other: read_faces(layout.data(other)) for other in others}
     run = read_run(params, layout, dataset, recipe, seed)
-    own = _own_split(layout.data(dataset))
+    path = layout.data(dataset) / "split.parquet"
+    if not path.exists():
+        raise UserError(f"{path}: missing; {remake(path)}")
+    own = pd.read_parquet(path).set_index("sample")["split"]
     same_pictures = [other for other in others if _pictures(params, other) == _pictures(params, dataset)]
     for other, faces in tests.items():
-        if other in same_pictures:
-            _refuse_seen(faces.manifest["sample"], own, dataset, other)
+        samples = faces.manifest["sample"]
+        seen = samples[samples.isin(own[own.isin(["train", "val"])].index)]
+        if other in same_pictures and len(seen):
+            raise UserError(
+                f"{len(seen):,} of the {len(samples):,} test faces of {other} (first {seen.iloc[0]}) are among those "
+                f"that {dataset} is trained and selected on; choose another pair of datasets"
+            )
         theirs = _classes(faces.manifest)
         if not set(run.classes) & set(theirs):
             named = f"{', '.join(run.classes)} against {', '.join(theirs)}"
@@ -43,20 +50,12 @@ def evaluate_cross(
     frames = {}
     for other, faces in tests.items():
         frame = _predicted(network, other, faces)
-        seen = frame["sample"].isin(own[own == "test"].index) if other in same_pictures else False
-        frame.insert(7, "in_own_test", seen)
+        in_own = frame["sample"].isin(own[own == "test"].index) if other in same_pictures else False
+        frame.insert(7, "in_own_test", in_own)
         path = layout.evaluation("cross", dataset, recipe, seed) / f"{other}.parquet"
-        write_evaluation(path, frame, run.identity, run.environment["weights_sha256"])
+        write_evaluation(path, frame, run)
         frames[other] = frame
     return frames
-
-
-def _own_split(data: Path) -> pd.Series:
-    """The split of each sample of the run's dataset."""
-    path = data / "split.parquet"
-    if not path.exists():
-        raise UserError(f"{path}: missing; run: snakemake --cores all {path}")
-    return pd.read_parquet(path).set_index("sample")["split"]
 
 
 def _pictures(params: Params, dataset: str) -> tuple[str, str]:
@@ -65,17 +64,7 @@ def _pictures(params: Params, dataset: str) -> tuple[str, str]:
     return definition.parser, folder_name(Path(definition.archive))
 
 
-def _refuse_seen(samples: pd.Series, own: pd.Series, dataset: str, other: str) -> None:
-    seen = samples[samples.isin(own[own.isin(["train", "val"])].index)]
-    if len(seen):
-        raise UserError(
-            f"{len(seen):,} of the {len(samples):,} test faces of {other} (first {seen.iloc[0]}) are among those that "
-            f"{dataset} is trained and selected on; choose another pair of datasets"
-        )
-
-
 def _classes(manifest: pd.DataFrame) -> list[str]:
-    """Names of the classes that have a face, in the dataset's order."""
     return manifest.sort_values("label", kind="stable")["class_name"].unique().tolist()
 
 
@@ -83,9 +72,9 @@ def _predicted(network: Network, other: str, faces: Faces) -> pd.DataFrame:
     number = {name: i for i, name in enumerate(network.run.classes)}
     known = faces.manifest["class_name"].isin(number).to_numpy()
     places, shown, left_out = np.flatnonzero(known), faces.manifest[known], faces.manifest[~known]
-    labels = shown["class_name"].map(number).to_numpy()
     with progress(f"{network.run.name} on {other}", len(places)) as report:
         batches = (faces.pixels(places[part]) for part in batches_of(len(places)))
+        labels = shown["class_name"].map(number).to_numpy()
         frame = network.frame(shown["sample"].to_numpy(), labels, batches)
         report(len(places))
     frame.insert(4, "test_dataset", other)

@@ -16,11 +16,11 @@ from transfer.models.weights import importers
 from transfer.models.weights.load import read_safetensors
 from transfer.params import ModelParams, TrainParams
 from transfer.runs.predictions import predictions_frame
-from transfer.runs.read import Run, run_again
+from transfer.runs.read import Run
 from transfer.training.batches import normalize, resized
 from transfer.training.device import claim_device
 from transfer.training.loop import predict
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, remake
 
 PADDLE = (".pdiparams", ".pdparams")
 """Suffixes of PaddlePaddle's weight files."""
@@ -34,28 +34,22 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
     A run's model.safetensors, the authors' TransFER as ``transfer weights`` wrote it, or their own file (.pdiparams).
     Raises UserError for another file, or one whose tensors do not fit its description.
     """
-    tensors, about = _read(weights)
-    model = create_model(ModelParams(**about["model"]), len(about["classes"]))
+    if weights.suffix in PADDLE:
+        tensors, about, _ = importers.read(weights, "transfer_paddle")
+    else:
+        tensors, about = read_safetensors(weights)
+        about = {"hflip_tta": about.get("flip_views", False)} | about  # its name in files of version 0.1.0
+        if "fills" in about and "model" not in about:
+            raise UserError(f"{weights}: only a part of a model, to begin a run with (model.pretrained)")
+    try:
+        model = create_model(ModelParams(**about["model"]), len(about["classes"]))
+    except (KeyError, ValueError) as error:  # ValueError: other keys than ours
+        raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(f"{weights}: its tensors do not fit the model that it names: {error}") from None
     return model.eval(), about
-
-
-def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if weights.suffix in PADDLE:
-        tensors, about, _ = importers.read(weights, "transfer_paddle")
-        return tensors, about
-    try:
-        tensors, about = read_safetensors(weights)
-        about = {"hflip_tta": about.get("flip_views", False)} | about  # its name in files of version 0.1.0
-        if "fills" in about and "model" not in about:
-            raise UserError(f"{weights}: only a part of a model, to begin a training with (model.pretrained)")
-        ModelParams(**about["model"])
-    except (KeyError, ValueError) as error:  # ValueError: other keys than ours
-        raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
-    return tensors, about
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ def read_faces(data: Path) -> Faces:
     """The test faces in a dataset's folder. Raises UserError: a file is missing, or the store not the manifest's."""
     for name in ("aligned.npy", "aligned.parquet", "split.parquet"):
         if not (data / name).exists():
-            raise UserError(f"{data / name}: missing; run: snakemake --cores all {data}/split.parquet")
+            raise UserError(f"{data / name}: missing; {remake(data / 'split.parquet')}")
     aligned, split = pd.read_parquet(data / "aligned.parquet"), pd.read_parquet(data / "split.parquet")
     check_store(data / "aligned.npy", aligned)
     rows = split.loc[split["split"] == "test", "row"].sort_values().to_numpy()
@@ -103,7 +97,7 @@ class Network:
     def frame(self, samples: np.ndarray, labels: np.ndarray, batches: Iterable[np.ndarray]) -> pd.DataFrame:
         """The predictions of faces (n, side, side, 3) uint8 of any side, as rows of predictions.parquet without split.
 
-        As after an epoch: in the precision of the training, and bit-equal on its machine for the same batches.
+        As after an epoch: in the run's precision, and bit-equal on its machine for the same batches.
         """
         side = self.about["model"]["img_size"]
 
@@ -124,10 +118,7 @@ class Network:
 
 
 def load_network(run: Run, train: TrainParams, job: str, faces: Faces | None = None) -> Network:
-    """The network of ``run`` on the device and with the threads of ``train``; ``job`` is its name for other jobs.
-
-    Raises UserError: the weights are missing, damaged or of another run, or the run was tested on other ``faces``.
-    """
+    """The network of ``run``. Raises UserError: weights missing or of another run, or tested on other ``faces``."""
     if faces is not None and run.environment.get("evaluation") != faces.digest:
         raise UserError(
             f"{run.directory / 'env.json'}: tested on other faces than those in {faces.store}; train again: "
@@ -135,10 +126,9 @@ def load_network(run: Run, train: TrainParams, job: str, faces: Faces | None = N
         )
     model, about = load_model(run.weights)
     if about["run"] != run.name:
-        raise UserError(f"{run.weights}: of the run {about['run']}; delete it and {run_again(run.directory)}")
+        raise UserError(f"{run.weights}: of the run {about['run']}; delete it and {run.again}")
     if about["classes"] != run.classes:
-        wrong = "classes are not those of predictions.parquet beside it"
-        raise UserError(f"{run.weights}: {wrong}; delete both and {run_again(run.directory)}")
+        raise UserError(f"{run.weights}: classes are not those of predictions.parquet; delete both and {run.again}")
     torch.set_num_threads(train.threads)
     device = claim_device(train, f"{job} of {run.name}")
     return Network(run, model.to(device, memory_format=torch.channels_last), about, device)  # type: ignore[call-overload]

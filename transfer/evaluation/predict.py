@@ -16,8 +16,8 @@ from transfer.faces.align import align_dataset
 from transfer.faces.detect import detect
 from transfer.layout import Layout
 from transfer.params import FaceParams, TrainParams
-from transfer.runs.metrics import read_subsets, run_metrics
-from transfer.runs.predictions import predictions_frame, write_predictions
+from transfer.runs.metrics import run_metrics
+from transfer.runs.predictions import parquet_columns, predictions_frame, write_predictions
 from transfer.training.batches import FaceStore, evaluation_batches
 from transfer.training.device import choose_device, choose_precision
 from transfer.training.loop import outputs, predict
@@ -29,7 +29,7 @@ from transfer.utils.progress import progress
 def predict_files(weights: Path, images: Sequence[Path], out: Path) -> None:
     """Probabilities of the expressions in image files, or in one aligned store (.npy), as .csv or .parquet.
 
-    Photos are detected and aligned as the training data was; where no face is found the whole image is used and
+    Photos are detected and aligned as the run's faces were; where no face is found the whole image is used and
     ``status`` is "none". Columns: image, status, expression (the most probable), p_<class>. Raises UserError.
     """
     if out.suffix not in (".csv", ".parquet"):
@@ -75,11 +75,7 @@ def _faces_in(store: Path) -> int:
 
 
 def align_photos(images: Sequence[Path], store: Path, params: FaceParams) -> pd.DataFrame:
-    """Detect and align photos into ``store``; one row per photo: image, status ("found", "none"), n_faces.
-
-    Of several faces the one nearest the centre by area is taken; where there is none, the whole image. Raises UserError
-    for a file that is no image.
-    """
+    """Detect and align photos into ``store``; returns image, status ("found", "none"), n_faces. Raises UserError."""
     names = [str(path) for path in images]
     index = pd.DataFrame({"sample": names, "path": names, "split": "test", "label": 0, "class_name": ""})
     faces = detect(_decoded(images), names, **params.search())
@@ -108,13 +104,21 @@ def evaluate_weights(
     """
     model, about = load_model(weights)
     if about["classes"] != classes:
-        found, expected = ", ".join(about["classes"]), ", ".join(classes)
-        raise UserError(f"{weights}: classes are {found}; {dataset} has {expected}, in this order")
+        theirs, expected = ", ".join(about["classes"]), ", ".join(classes)
+        raise UserError(f"{weights}: classes are {theirs}; {dataset} has {expected}, in this order")
     digest, faces = sha256(weights), read_faces(layout.data(dataset))
-    folder = layout.evaluated(weights, digest, dataset)
     torch.set_num_threads(train.threads)
+    device = choose_device(train.device)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     store = FaceStore(faces.store, about["model"]["img_size"], faces.rows)
-    logits, probabilities = _outputs(model, store, faces.rows, train, about["hflip_tta"])
+    batches = evaluation_batches(store, faces.rows, device, batch_size=64)
+    precision = "bf16" if train.precision == "bf16" else "fp32"
+    found = []
+    with progress("evaluating", len(faces.rows)) as report:
+        for batch in outputs(model, batches, precision, about["hflip_tta"]):
+            found.append(batch)
+            report(sum(len(logits) for logits, _ in found))
+    logits, probabilities = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
     frame = predictions_frame(
         faces.manifest["sample"].tolist(),
         faces.manifest["label"].tolist(),
@@ -125,33 +129,16 @@ def evaluate_weights(
         epoch=about["epoch"],
     )
     frame = pd.concat([frame, pd.DataFrame(logits, columns=[f"logit_{name}" for name in classes])], axis=1)
-    write_predictions(folder / "predictions.parquet", frame)
-    subsets = faces.data / "subsets.parquet"
+    path, subsets = layout.evaluated(weights, digest, dataset) / "predictions.parquet", faces.data / "subsets.parquet"
+    write_predictions(path, frame)
     content = {
         "experiment": layout.experiment,
         "dataset": dataset,
         "weights": weights.name,
         "weights_sha256": digest,
         "classes": classes,
-        **run_metrics(frame, classes, read_subsets(subsets if subsets.exists() else None)),
-        "predictions_sha256": sha256(folder / "predictions.parquet"),
+        **run_metrics(frame, parquet_columns(subsets) if subsets.exists() else None),
+        "predictions_sha256": sha256(path),
     }
-    write_json(folder / "metrics.json", content)
+    write_json(path.with_name("metrics.json"), content)
     return content
-
-
-def _outputs(
-    model: nn.Module, store: FaceStore, rows: np.ndarray, train: TrainParams, flip: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and probabilities (N, C) float32; with ``flip`` the latter are averaged with the mirror image's."""
-    device = choose_device(train.device)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = evaluation_batches(store, rows, device, batch_size=64)
-    precision = "bf16" if train.precision == "bf16" else "fp32"
-    logits, probabilities = [], []
-    with progress("evaluating", len(rows)) as report:
-        for of_images, of_classes in outputs(model, batches, precision, flip):
-            logits.append(of_images)
-            probabilities.append(of_classes)
-            report(sum(map(len, logits)))
-    return torch.cat(logits).numpy(), torch.cat(probabilities).numpy()

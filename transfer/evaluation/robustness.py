@@ -32,8 +32,8 @@ def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: st
     """Predict the test faces of a run, clean and under each corruption of ``params.robustness``.
 
     Writes robustness.parquet, and returns it: sample, label, protocol and epoch of the weights, corruption, severity,
-    p_<class>. Corruptions at a landmark apply only to faces that were aligned by their landmarks. Raises UserError for
-    files that are missing or do not belong together, and where the clean faces do not give the run's own predictions.
+    p_<class>. Corruptions at a landmark are of faces aligned by their landmarks. Raises UserError for files that are
+    missing or do not belong together, and clean faces that do not give the run's own predictions.
     """
     run, faces = read_run(params, layout, dataset, recipe, seed), read_faces(layout.data(dataset))
     network = load_network(run, params.run(dataset, recipe).train, "robustness", faces)
@@ -41,7 +41,7 @@ def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: st
     points, placed = landmark_points(face_params), on_template(faces.manifest, faces.data, face_params)
     conditions = [(CLEAN, 0.0, everyone)]
     for name, severities in params.robustness.selected().items():
-        chosen = everyone[placed] if needs_landmarks(name) else everyone
+        chosen = everyone[placed] if name in CENTRES else everyone
         conditions += [(name, severity, chosen) for severity in severities if len(chosen)]
     frames, done = [], 0
     with progress(run.name, sum(len(chosen) for *_, chosen in conditions)) as report:
@@ -63,12 +63,11 @@ def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: st
     table = pd.concat(frames, ignore_index=True)
     table.attrs = {"without_landmarks": int((~placed).sum())}
     path = layout.evaluation("robustness", dataset, recipe, seed) / "robustness.parquet"
-    write_evaluation(path, table, run.identity, run.environment["weights_sha256"])
+    write_evaluation(path, table, run)
     return table
 
 
 def _check_clean(frame: pd.DataFrame, network: Network) -> None:
-    """Raise UserError where the clean faces do not give what the run predicted of them."""
     run, protocol = network.run, network.about["protocol"]
     path = run.directory / "predictions.parquet"
     rows = run.predictions.query("split == 'test' and protocol == @protocol")
@@ -110,7 +109,7 @@ def face_seeds(seed: int, name: str, samples: Sequence[str]) -> list[int]:
 def corrupted(
     faces: np.ndarray, name: str, severity: float, seeds: Sequence[int], points: np.ndarray | None
 ) -> np.ndarray:
-    """`corrupt` on faces (N, side, side, 3) uint8: the same shape, rounded to uint8 again."""
+    """`corrupt` on faces (N, side, side, 3) uint8, rounded to uint8 again."""
     if name == CLEAN:
         return faces
     images = torch.from_numpy(faces).permute(0, 3, 1, 2) / 255
@@ -123,19 +122,14 @@ def corrupt(
     """Corruption ``name`` of ``images`` (N, 3, side, side) in [0, 1] at ``severity``.
 
     ``seeds``: one per image, which alone decides what is random in it. ``points`` (5, 2): the landmarks of all images,
-    x and y in pixels with pixel centres at integers; `needs_landmarks` says which corruptions need them.
+    x and y in pixels with pixel centres at integers, for the corruptions in ``CENTRES``.
     """
-    if name in _CENTRES:
+    if name in CENTRES:
         assert points is not None
-        return occlude_at(images, severity, np.stack([points[list(group)].mean(axis=0) for group in _CENTRES[name]]))
+        return occlude_at(images, severity, np.stack([points[list(group)].mean(axis=0) for group in CENTRES[name]]))
     if name in _RANDOM:
         return _RANDOM[name](images, severity, seeds)
     return _FIXED[name](images, severity)
-
-
-def needs_landmarks(name: str) -> bool:
-    """Whether corruption ``name`` has a place on the face."""
-    return name in _CENTRES
 
 
 def occlude_random(images: Tensor, severity: float, seeds: Sequence[int]) -> Tensor:
@@ -154,7 +148,6 @@ def occlude_at(images: Tensor, severity: float, centres: np.ndarray) -> Tensor:
 
 
 def _cover(images: Tensor, corners: Tensor, side: int) -> Tensor:
-    """Grey squares whose upper left pixels are ``corners`` (N, K, 2), x and y."""
     (left, top), (height, width) = corners[..., None].unbind(2), images.shape[2:]
     x, y = torch.arange(width), torch.arange(height)
     columns, rows = (x >= left) & (x < left + side), (y >= top) & (y < top + side)  # (N, K, W) and (N, K, H)
@@ -190,12 +183,12 @@ def low_resolution(images: Tensor, severity: float) -> Tensor:
     return images.clamp(0, 1)
 
 
-# Groups of the five landmarks: the mean of each is the centre of a square
-_CENTRES: dict[str, tuple[tuple[int, ...], ...]] = {
+CENTRES: dict[str, tuple[tuple[int, ...], ...]] = {
     "occlude_eyes": ((0,), (1,)),
     "occlude_nose": ((2,),),
     "occlude_mouth": ((3, 4),),
 }
+"""Corruptions with a place on the face, by groups of the five landmarks: the mean of each is the centre of a square."""
 _RANDOM: dict[str, Callable[[Tensor, float, Sequence[int]], Tensor]] = {
     "occlude_random": occlude_random,
     "noise": noise,

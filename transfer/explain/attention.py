@@ -51,12 +51,12 @@ class Explained(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A recipe's network on the chosen faces; ``probabilities`` are (N, C)."""
+    """A recipe's network on the chosen faces."""
 
     recipe: str
     classes: list[str]
     explained: Explained
-    probabilities: np.ndarray
+    probabilities: np.ndarray  # (N, C)
 
 
 def explain(
@@ -82,21 +82,19 @@ def write_attention(params: Params, layout: Layout, dataset: str, recipes: Seque
     Raises UserError: files are missing or do not belong together, or a network is no TransFER.
     """
     faces = read_faces(layout.data(dataset))
-    networks = {}
+    networks, probabilities = {}, {}
     for recipe in recipes:
         run = read_run(params, layout, dataset, recipe, seed)
-        networks[recipe] = load_network(run, params.run(dataset, recipe).train, "attention", faces)
-    classes, protocol = networks[recipes[0]].run.classes, networks[recipes[0]].about["protocol"]
-    probabilities = {}
-    for recipe, network in networks.items():
-        rows = network.run.predictions.query("split == 'test' and protocol == @protocol").set_index("sample")
-        probabilities[recipe] = probabilities_of(rows.loc[faces.manifest["sample"]])
+        network = load_network(run, params.run(dataset, recipe).train, "attention", faces)
+        classes, protocol = run.classes, network.about["protocol"]
+        rows = run.predictions.query("split == 'test' and protocol == @protocol").set_index("sample")
+        networks[recipe], probabilities[recipe] = network, probabilities_of(rows.loc[faces.manifest["sample"]])
     chosen = one_per_class(faces.manifest["label"].to_numpy(), [p.argmax(axis=1) for p in probabilities.values()])
     columns = []
     for recipe, network in networks.items():
         store = FaceStore(faces.store, network.about["model"]["img_size"], faces.rows[chosen])
         model, of_faces = transfer_only(network.model, network.run.weights), probabilities[recipe][chosen]
-        explained = explain(model, store, faces.rows[chosen], of_faces.argmax(axis=1))
+        explained = explain(model, store, faces.rows[chosen], of_faces.argmax(axis=1).tolist())
         columns.append(Column(recipe, classes, explained, of_faces))
     names = [classes[label] for label in chosen.index]
     definition = params.dataset_definitions[dataset]
@@ -114,59 +112,49 @@ def write_attention(params: Params, layout: Layout, dataset: str, recipes: Seque
         "weights_sha256": {recipe: network.run.environment["weights_sha256"] for recipe, network in networks.items()},
         "code_digest": step_digest("attention"),
     }
-    note = " (synthetic faces)" if synthetic else ""
-    what = f"{dataset}{note}, {len(names)} test faces, seed {seed}, {protocol}"
-    relevance_caption = (
-        f"Relevance (Chefer, Gur and Wolf, CVPR 2021) of the predicted class in the ViT, laid over the face: {what}. "
-        f"{_COLOURS} Under each map the predicted class and its probability; \N{BALLOT X} marks a wrong one. "
-        f"The face of an expression is {_RULE}."
-    )
-    lanets_caption = (
-        f"The LANets' maps one by one, before their maximum: {what}. {_COLOURS} Under each map its lowest and highest "
-        f"value. The face of an expression is {_RULE}."
-    )
+    what = f"{dataset}{' (synthetic faces)' if synthetic else ''}, {len(names)} test faces, seed {seed}, {protocol}"
+    figures = {
+        "attention": (
+            attention_figure(what, columns, names),
+            "Relevance (Chefer, Gur and Wolf, CVPR 2021) of the predicted class in the ViT, laid over the face: "
+            f"{what}. {_COLOURS} Under each map the predicted class and its probability; \N{BALLOT X} marks a wrong "
+            f"one. The face of an expression is {_RULE}.",
+        ),
+        "lanets": (
+            lanets_figure(what, columns, names),
+            f"The LANets' maps one by one, before their maximum: {what}. {_COLOURS} Under each map its lowest and "
+            f"highest value. The face of an expression is {_RULE}.",
+        ),
+    }
     written = []
-    for stem, figure, caption in (
-        (f"attention_{dataset}", attention_figure(what, columns, names), relevance_caption),
-        (f"lanets_{dataset}", lanets_figure(what, columns, names), lanets_caption),
-    ):
-        paths = [layout.figures / f"{stem}{suffix}" for suffix in (".png", ".svg", ".json")]
-        for path in paths[:2]:
+    for name, (figure, caption) in figures.items():
+        *pictures, text = [layout.figures / f"{name}_{dataset}{suffix}" for suffix in (".png", ".svg", ".json")]
+        for path in pictures:
             save(figure, path)
-        write_json(paths[2], {"caption": caption} | about)
-        written += paths
+        write_json(text, {"caption": caption} | about)
+        written += [*pictures, text]
     return written
 
 
 def one_per_class(labels: np.ndarray, predicted: Sequence[np.ndarray]) -> pd.Series:
-    """The place of a face of each class that occurs in ``labels`` (N,), indexed by class.
-
-    The first one that all of ``predicted``, (N,) each, have right; where there is none, the first one.
-    """
+    """Class in ``labels`` (N,) to the place of its first face that all ``predicted`` have right, or of its first."""
     right = np.all([classes == labels for classes in predicted], axis=0)
     frame = pd.DataFrame({"label": labels, "wrong": ~right, "place": np.arange(len(labels))})
     return frame.sort_values(["label", "wrong", "place"]).groupby("label")["place"].first()
 
 
 class Photo(NamedTuple):
-    """A photo, explained for its most probable class.
+    """A photo, explained for its most probable class."""
 
-    ``n_faces`` that the detection found: with 0, or an aligned photo, the whole image is taken; ``probabilities``
-    (C,) of ``classes``; ``run`` is the name of the run (experiment/dataset/recipe/seed).
-    """
-
-    n_faces: int
+    n_faces: int  # found by the detection; with 0, or an aligned photo, the whole image is taken
     classes: list[str]
-    probabilities: np.ndarray
+    probabilities: np.ndarray  # (C,)
     explained: Explained
-    run: str
+    run: str  # experiment/dataset/recipe/seed
 
 
 def explain_photo(image: Path, weights: Path, aligned: bool = False) -> Photo:
-    """Detect and align as the run's faces were (``aligned``: take the image as it is), predict and explain.
-
-    Raises UserError: not an image, not the weights of a TransFER, or no face where the run left such images out.
-    """
+    """Detect, align (unless it is ``aligned``), predict and explain a photo. Raises UserError."""
     if not image.is_file():
         raise UserError(f"{image}: no such file")
     try:
@@ -256,17 +244,15 @@ def overlay(face: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def draw_grid(title: str, headings: Sequence[str], rows: Sequence[tuple[str, Sequence[Tile]]]) -> Figure:
-    """A figure of rows, each a name and as many tiles as there are headings.
-
-    A white line in a heat map marks half of its height, to be read without colours.
-    """
+    """A figure of rows, each a name and a tile per heading; a white line marks half of a heat map's height."""
     step = _SIDE + _GAP + _LINE
     width = _LEFT + len(headings) * (_SIDE + _GAP) + _EDGE
     height = 2 * _LINE + 2 * _EDGE + len(rows) * step
     figure = Figure(figsize=(width, height))
 
     def text(x: float, y: float, words: str, **style: Any) -> None:
-        figure.text(x / width, 1 - y / height, words, **{"fontsize": 8, "ha": "center", "va": "center"} | style)
+        options: dict[str, Any] = {"fontsize": 8, "ha": "center", "va": "center"} | style
+        figure.text(x / width, 1 - y / height, words, **options)
 
     text(_EDGE, _EDGE + _LINE / 2, title, ha="left")
     middles = [_LEFT + i * (_SIDE + _GAP) + _SIDE / 2 for i in range(len(headings))]

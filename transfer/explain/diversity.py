@@ -1,6 +1,6 @@
 """The paper's claim, measured: how diverse a run's LANet maps are, and how alike the heads of each block.
 
-docs/attention.md says what the measures mean; `transfer.runs.evaluations.read_diversity` reads them.
+docs/attention.md says what the measures mean.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from transfer.evaluation.network import Faces, load_network, read_faces
-from transfer.explain.relevance import features, tokens, trace
+from transfer.evaluation.network import Faces, Network, load_network, read_faces
+from transfer.explain.relevance import blocks_of, features, tokens, trace
 from transfer.layout import Layout
 from transfer.models.lanet import LocalCNNs
 from transfer.models.transfer import TransFER
@@ -28,10 +28,7 @@ _BATCH = 64
 
 
 def overlap(maps: Tensor) -> Tensor:
-    """Mean pairwise soft intersection over union (N,) of non-negative maps (N, B, h, w): sum of minima / sum of maxima.
-
-    1: all maps are the same; 0: no cell belongs to two of them. Two maps that are 0 everywhere are the same.
-    """
+    """Mean pairwise soft intersection over union (N,) of maps (N, B, h, w) >= 0: minima / maxima, 1 for 0 / 0."""
     first, second = _pairs(maps.flatten(2))
     both, either = torch.minimum(first, second).sum(dim=-1), torch.maximum(first, second).sum(dim=-1)
     return torch.where(either == 0, 1, both / either).mean(dim=1)
@@ -44,16 +41,12 @@ def cosine(vectors: Tensor) -> Tensor:
 
 
 def correlation(maps: Tensor) -> Tensor:
-    """Mean pairwise correlation (N,) over the cells of maps (N, B, h, w), from -1 to 1; 0 where a map is flat.
-
-    Unlike the other two it does not see how high a map is, only where it is higher.
-    """
+    """Mean pairwise correlation (N,) over the cells of maps (N, B, h, w), from -1 to 1; 0 where a map is flat."""
     cells = maps.flatten(2)
     return cosine(cells - cells.mean(dim=-1, keepdim=True))
 
 
 def _pairs(items: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, B, K) to the first and the second of each pair, (N, pairs, K) each."""
     first, second = torch.triu_indices(items.shape[1], items.shape[1], offset=1)
     return items[:, first], items[:, second]
 
@@ -63,23 +56,17 @@ LANETS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "cosine": lambda maps: cosine(maps.flatten(2)),
     "correlation": correlation,
 }
-"""Measures of the LANets' maps (N, B, h, w)."""
-
-HEADS: Mapping[str, Callable[[Tensor], Tensor]] = {
+HEADS: Mapping[str, Callable[[Tensor], Tensor]] = {  # of attention (N, heads, T, T): the class token's row, or all
     "class_cosine": lambda attention: cosine(attention[:, :, 0]),
     "class_correlation": lambda attention: correlation(attention[:, :, :1]),
     "all_cosine": lambda attention: cosine(attention.flatten(2)),
     "all_correlation": correlation,
 }
-"""Measures of a block's attention (N, heads, T, T): of the class token's row, and of all rows together."""
 
 
 @torch.no_grad()
 def lanet_maps(model: TransFER, images: Tensor) -> Tensor:
-    """The B maps before dropping, (N, B, h, w) in (0, 1), of normalised images (N, 3, H, W); B is 0 without LANets.
-
-    Raises ValueError for a model in training mode.
-    """
+    """The B maps before dropping, (N, B, h, w) in (0, 1). ValueError for a model in training mode."""
     found = features(model, images)
     if not isinstance(model.local_cnns, LocalCNNs):
         return found[:, :0]
@@ -112,7 +99,7 @@ def write_diversity(params: Params, layout: Layout, dataset: str, recipe: str, s
         "n": len(faces.rows),
         "protocol": network.about["protocol"],
         "epoch": network.about["epoch"],
-        **diversity(transfer_only(network.model, run.weights), faces, network.device),
+        **diversity(network, faces),
         "weights_sha256": run.environment["weights_sha256"],
         "code_digest": step_digest("diversity"),
     }
@@ -121,32 +108,34 @@ def write_diversity(params: Params, layout: Layout, dataset: str, recipe: str, s
 
 
 @torch.no_grad()
-def diversity(model: TransFER, faces: Faces, device: torch.device) -> dict[str, Any]:
+def diversity(network: Network, faces: Faces) -> dict[str, Any]:
     """num_lanets, num_heads, and means over the faces: ``lanets`` by measure, ``heads`` by measure a list by block."""
-    store = FaceStore(faces.store, model.default_cfg["input_size"][1], faces.rows)
+    model = transfer_only(network.model, network.run.weights)
+    store = FaceStore(faces.store, network.about["model"]["img_size"], faces.rows)
     maps: dict[str, list[Tensor]] = {name: [] for name in LANETS}
     heads: dict[str, list[Tensor]] = {name: [] for name in HEADS}
+    blocks = blocks_of(model)
     with progress("measuring attention", len(faces.rows)) as report:
-        for number, images in enumerate(evaluation_batches(store, faces.rows, device, _BATCH)):
+        for number, images in enumerate(evaluation_batches(store, faces.rows, network.device, _BATCH)):
             of_lanets, x = lanet_maps(model, images), tokens(model, images)
             if of_lanets.shape[1] > 1:
                 for name, measure in LANETS.items():
                     maps[name].append(measure(of_lanets))
-            blocks = []
-            for block in model.blocks:
+            attention = []
+            for block in blocks:
                 steps = trace(block, x)
-                blocks.append([measure(steps.attention) for measure in HEADS.values()])
+                attention.append(steps.attention)
                 x = steps.out
-            for name, by_block in zip(HEADS, zip(*blocks, strict=True), strict=True):
-                heads[name].append(torch.stack(by_block, dim=1))
+            for name, measure in HEADS.items():
+                heads[name].append(torch.stack([measure(of_block) for of_block in attention], dim=1))
             report(min((number + 1) * _BATCH, len(faces.rows)))
 
-    def mean(batches: list[Tensor]) -> Any:
-        return torch.cat(batches).double().mean(dim=0).tolist()
+    def means(found: dict[str, list[Tensor]]) -> dict[str, Any]:
+        return {name: torch.cat(batches).double().mean(dim=0).tolist() for name, batches in found.items()}
 
     return {
         "num_lanets": of_lanets.shape[1],
-        "num_heads": model.blocks[0].attn.num_heads,
-        "lanets": {name: mean(values) for name, values in maps.items()} if maps["overlap"] else None,
-        "heads": {name: mean(values) for name, values in heads.items()},
+        "num_heads": blocks[0].attn.num_heads,
+        "lanets": means(maps) if maps["overlap"] else None,
+        "heads": means(heads),
     }

@@ -18,10 +18,10 @@ from transfer.models.vit import Block
 
 
 def relevance_maps(model: TransFER, images: Tensor, classes: Tensor | None = None, side: int | None = None) -> Tensor:
-    """Heat maps (N, side, side) float32 of normalised images (N, 3, H, W), each from 0 to 1.
+    """Heat maps (N, side, side) float32 of normalised images (N, 3, H, W), each from 0 to 1; a flat one is 0.
 
-    ``classes`` (N,) are the classes to explain, one per image; None: the predicted ones. ``side`` is in pixels; None:
-    that of the input. A flat map is 0. Raises ValueError for a model in training mode.
+    ``classes`` (N,) are the classes to explain; None: the predicted ones. ``side`` in pixels; None: that of the input.
+    Raises ValueError for a model in training mode.
     """
     blocks = [weighted_attention(block) for block in back_through_blocks(model, images, classes)]
     return heat_maps(rollout(blocks[::-1]), side or images.shape[-1])
@@ -38,16 +38,15 @@ class BlockRelevance(NamedTuple):
 def back_through_blocks(model: TransFER, images: Tensor, classes: Tensor | None = None) -> Iterator[BlockRelevance]:
     """From the one-hot class back through head, norm and blocks, the last block first; see `relevance_maps`.
 
-    In float64, on copies of the layers: the sums of skip connections come close to 0, and the quotients make rounding
-    errors large. Between two blocks only their tokens are kept.
+    In float64, on copies of the layers: the sums of skip connections come close to 0, which magnifies rounding errors.
     """
     with torch.no_grad():
         inputs = [tokens(model, images).double()]
-        for block in model.blocks:
+        for block in blocks_of(model):
             inputs.append(trace(deepcopy(block).double(), inputs[-1]).out)
         last = inputs.pop()
     gradient, relevance = _from_the_class(model, last, classes)
-    for block, x in zip(reversed(model.blocks), reversed(inputs), strict=True):
+    for block, x in zip(blocks_of(model)[::-1], inputs[::-1], strict=True):
         block = deepcopy(block).double()
         with torch.enable_grad():
             x = x.requires_grad_()
@@ -64,10 +63,7 @@ def weighted_attention(block: BlockRelevance) -> Tensor:
 
 
 def rollout(blocks: list[Tensor]) -> Tensor:
-    """How much of every token reaches the class token through all blocks, (N, T), from (N, T, T) per block in order.
-
-    A block passes on I + A, the identity being its skip connections, with rows of sum 1.
-    """
+    """How much of each token reaches the class token, (N, T), from A (N, T, T) per block, which passes on I + A."""
     row = torch.zeros_like(blocks[0][:, :1])
     row[..., 0] = 1
     for matrix in reversed(blocks):
@@ -109,6 +105,11 @@ def features(model: TransFER, images: Tensor) -> Tensor:
     return model.stem(model.normalization(images))
 
 
+def blocks_of(model: TransFER) -> list[Block]:
+    """The encoder blocks, in order."""
+    return [block for block in model.blocks if isinstance(block, Block)]
+
+
 def tokens(model: TransFER, images: Tensor) -> Tensor:
     """Normalised images (N, 3, H, W) to the first block's tokens (N, T, D), the class token first."""
     cells = model.proj(model.local_cnns(features(model, images))).flatten(2).transpose(1, 2)
@@ -126,14 +127,13 @@ def trace(block: Block, x: Tensor) -> Trace:
     attended = block.attn.proj(heads)
     middle = x + attended
     middle_normed = block.norm2(middle)
-    activated = block.mlp.act(block.mlp.fc1(middle_normed))
-    transformed = block.mlp.fc2(activated)
+    activated = block.mlp[:2](middle_normed)
+    transformed = block.mlp[2](activated)
     mlp = (middle, middle_normed, activated, transformed, middle + transformed)
     return Trace(normed, queries, keys, values, attention, heads, attended, *mlp)
 
 
 def _from_the_class(model: TransFER, last: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Gradient of the class's logit, and its relevance of 1, at the last block's tokens (N, T, D)."""
     norm, head = deepcopy(model.norm).double(), deepcopy(model.head).double()
     with torch.enable_grad():
         last = last.requires_grad_()
@@ -144,18 +144,16 @@ def _from_the_class(model: TransFER, last: Tensor, classes: Tensor | None) -> tu
         (gradient,) = torch.autograd.grad(scores, last, chosen)
     with torch.no_grad():
         relevance = torch.zeros_like(last)
-        relevance[:, 0] = through_linear(seen, head.weight, chosen)  # the norm passes it on as it is
+        relevance[:, 0] = through_linear(seen, head.get_parameter("weight"), chosen)  # the norm passes it on as it is
     return gradient, relevance
 
 
 def _through_block(block: Block, x: Tensor, steps: Trace, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Relevance of a block's attention and of its input, from that of its output.
-
-    GELU, softmax and layer norm pass relevance on as it is.
-    """
+    """GELU, softmax and layer norm pass relevance on as it is."""
+    weights = block.state_dict()
     middle, transformed = through_sum(steps.middle, steps.transformed, relevance)
-    activated = through_linear(steps.activated, block.mlp.fc2.weight, transformed)
-    middle = middle + through_linear(steps.middle_normed, block.mlp.fc1.weight, activated)
+    activated = through_linear(steps.activated, weights["mlp.fc2.weight"], transformed)
+    middle = middle + through_linear(steps.middle_normed, weights["mlp.fc1.weight"], activated)
 
     tokens, attended = through_sum(x, steps.attended, middle)
     heads = through_linear(steps.heads, block.attn.proj.weight, attended)
@@ -180,8 +178,7 @@ def through_linear(inputs: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
 def through_product(left: Tensor, right: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
     """Relevance of the factors of the matrix product ``left @ right``; each of the two has half of the whole.
 
-    Every term of the product shares by its value, whatever its sign: each factor explains all of the product, so that
-    without halving the relevance would double.
+    Every term of the product shares by its value, whatever its sign; without halving the relevance would double.
     """
     ratio = _ratio(relevance, left @ right)
     return left * (ratio @ right.mT) / 2, right * (left.mT @ ratio) / 2
@@ -205,5 +202,4 @@ def _ratio(relevance: Tensor, divisor: Tensor) -> Tensor:
 
 
 def _total(relevance: Tensor) -> Tensor:
-    """The sum over each sample, with as many axes as ``relevance``."""
     return relevance.sum(dim=tuple(range(1, relevance.ndim)), keepdim=True)

@@ -1,5 +1,6 @@
 """Read and write additional evaluations of a run, and summarise their accuracy."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,75 +9,70 @@ import numpy as np
 import pandas as pd
 
 from transfer.layout import Layout
-from transfer.runs.metrics import metrics, read_json
+from transfer.runs.metrics import frame_metrics, metrics, read_json
 from transfer.runs.predictions import class_names, probabilities_of
-from transfer.runs.read import read_environment
-from transfer.utils.errors import UserError
+from transfer.runs.read import Run, read_environment
+from transfer.utils.errors import UserError, remake
 from transfer.utils.files import atomic
 
+ACCURACIES = ("accuracy", "mean_class_accuracy")
 CLEAN = "none"
 """The corruption of the faces as they are, at severity 0."""
 
 
-def write_evaluation(path: Path, frame: pd.DataFrame, identity: Mapping[str, Any], weights_sha256: str) -> None:
+def write_evaluation(path: Path, frame: pd.DataFrame, run: Run) -> None:
     """Write predictions of a run, with a note of whose they are; atomically."""
     noted = frame.copy(deep=False)
-    noted.attrs = frame.attrs | dict(identity) | {"weights_sha256": weights_sha256}
+    noted.attrs = frame.attrs | run.identity | {"weights_sha256": run.environment["weights_sha256"]}
     with atomic(path) as part:
         noted.to_parquet(part, index=False)
 
 
 def read_evaluation(path: Path, run_dir: Path) -> pd.DataFrame:
-    """Read predictions of the weights that ``run_dir``/env.json describes; ``attrs`` has what was noted.
-
-    Raises UserError, naming the file and the command: missing, damaged, of other weights.
-    """
-    again = f"run: snakemake --cores all {path}"
+    """Read predictions of the weights in ``run_dir``. Raises UserError: missing, damaged, of other weights."""
     try:
         frame = pd.read_parquet(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; {again}") from None
+        raise UserError(f"{path}: missing; {remake(path)}") from None
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable parquet file ({reason}); delete it and {again}") from None
-    if frame.attrs.get("weights_sha256") != read_environment(run_dir).get("weights_sha256"):
-        raise UserError(f"{path}: of other weights than those of {run_dir}; delete it and {again}")
+        raise UserError(f"{path}: not a readable parquet file ({reason}); delete it and {remake(path)}") from None
+    _refuse_other_weights(path, frame.attrs, run_dir)
     return frame
 
 
-def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per corruption and severity of robustness.parquet, in its order; fractions in [0, 1].
+def _refuse_other_weights(path: Path, noted: Mapping[Any, Any], run_dir: Path) -> None:
+    if noted.get("weights_sha256") != read_environment(run_dir).get("weights_sha256"):
+        raise UserError(f"{path}: of other weights than those of {run_dir}; delete it and {remake(path)}")
 
-    Columns: corruption, severity, n, accuracy, mean_class_accuracy, clean_accuracy (of the same n faces).
-    """
-    classes, rows = class_names(frame), []
-    clean = frame[frame["corruption"] == CLEAN]
+
+def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
+    """n, accuracy, mean_class_accuracy and clean_accuracy of the same faces by corruption and severity; fractions."""
+    clean, rows = frame[frame["corruption"] == CLEAN], []
     right = pd.Series(probabilities_of(clean).argmax(axis=1) == clean["label"].to_numpy(), index=clean["sample"])
     for (corruption, severity), part in frame.groupby(["corruption", "severity"], sort=False):
-        found = metrics(probabilities_of(part), part["label"].to_numpy(), classes)
-        condition = {"corruption": corruption, "severity": severity}
-        numbers = {key: found[key] for key in ("n", "accuracy", "mean_class_accuracy")}
-        rows.append(condition | numbers | {"clean_accuracy": float(right[part["sample"]].mean())})
-    return pd.DataFrame(rows)
+        found, clean_accuracy = frame_metrics(part), float(right[part["sample"]].mean())
+        rows.append((corruption, severity, found["n"], *(found[name] for name in ACCURACIES), clean_accuracy))
+    return pd.DataFrame(rows, columns=["corruption", "severity", "n", *ACCURACIES, "clean_accuracy"])
 
 
 def cross_accuracy(frame: pd.DataFrame) -> dict[str, Any]:
     """The numbers of one frame of `evaluate_cross`; fractions in [0, 1].
 
     n; common_classes, how many both datasets have; accuracy and mean_class_accuracy of the most probable of the common
-    classes; all_classes_accuracy and all_classes_mean_class_accuracy of the most probable of all classes of the run,
-    where a class that the test set lacks is an error.
+    classes; the same with the prefix all_classes_ of the most probable of all classes of the run, where a class that
+    the test set lacks is an error.
     """
-    classes, labels = class_names(frame), frame["label"].to_numpy()
-    probabilities = probabilities_of(frame)
+    labels = frame["label"].to_numpy()
     common = np.unique(labels)
-    among = metrics(probabilities[:, common], np.searchsorted(common, labels), [classes[i] for i in common])
-    among_all = metrics(probabilities, labels, classes)
+    names = [class_names(frame)[i] for i in common]
+    among = metrics(probabilities_of(frame)[:, common], np.searchsorted(common, labels), names)
+    among_all = frame_metrics(frame)
     return {
         "n": among["n"],
         "common_classes": len(common),
-        **{key: among[key] for key in ("accuracy", "mean_class_accuracy")},
-        **{f"all_classes_{key}": among_all[key] for key in ("accuracy", "mean_class_accuracy")},
+        **{key: among[key] for key in ACCURACIES},
+        **{f"all_classes_{key}": among_all[key] for key in ACCURACIES},
     }
 
 
@@ -93,21 +89,14 @@ MEASURES = {
 
 
 def read_diversity(layout: Layout, dataset: str, recipes: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
-    """One row per recipe, seed and measure: recipe, seed, measure, value (NaN: no two LANets), faces.
-
-    Raises UserError, naming the file: one is missing, or was measured on other weights than the run's.
-    """
+    """recipe, seed, measure, value (NaN: no two LANets), faces. Raises UserError: missing, or of other weights."""
     rows = []
-    for recipe in recipes:
-        for seed in seeds:
-            path, run = layout.evaluation("attention", dataset, recipe, seed), layout.run(dataset, recipe, seed)
-            path, again = path / "diversity.json", f"snakemake --cores all {path / 'diversity.json'}"
-            content = read_json(path, again)
-            if content["weights_sha256"] != read_environment(run).get("weights_sha256"):
-                raise UserError(f"{path}: of other weights than those of {run}; delete it and run: {again}")
-            for measure in MEASURES:
-                part, _, name = measure.partition("_")
-                found = (content[part] or {}).get(name)
-                value = np.nan if found is None else float(np.mean(found))
-                rows.append((recipe, seed, measure, value, content["n"]))
+    for recipe, seed in itertools.product(recipes, seeds):
+        path = layout.evaluation("attention", dataset, recipe, seed) / "diversity.json"
+        content = read_json(path)
+        _refuse_other_weights(path, content, layout.run(dataset, recipe, seed))
+        for measure in MEASURES:
+            part, _, name = measure.partition("_")
+            found = (content[part] or {}).get(name)
+            rows.append((recipe, seed, measure, np.nan if found is None else float(np.mean(found)), content["n"]))
     return pd.DataFrame(rows, columns=["recipe", "seed", "measure", "value", "faces"])

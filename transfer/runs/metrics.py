@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transfer.runs.predictions import PROTOCOLS, SPLITS, class_names, parquet_columns, probabilities_of, read_columns
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, remake
 from transfer.utils.files import sha256, write_json
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def metrics(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """The metrics of N faces from ``probabilities`` (N, C) and ``labels`` (N,); fractions in [0, 1].
 
-    accuracy; mean_class_accuracy (mean recall of the classes present in ``labels``; the "mean class" of the RAF-DB
-    paper); macro_f1 (mean over the classes present in labels or predictions, as in scikit-learn); per_class_recall by
-    name, None for a class without faces; confusion, C x C counts, rows are the truth; n. On a tie the first class wins.
+    mean_class_accuracy is the mean recall of the classes in ``labels`` (the "mean class" of the RAF-DB paper); macro_f1
+    the mean over the classes in labels or predictions, as in scikit-learn; per_class_recall None for a class without
+    faces; confusion (C, C) counts, rows are the truth. On a tie the first class wins.
     """
     count = len(classes)
     predicted = probabilities.argmax(axis=1)
@@ -43,40 +43,37 @@ def metrics(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str
     }
 
 
-def run_metrics(
-    predictions: "Predictions", classes: Sequence[str], subsets: "Predictions | None" = None
-) -> dict[str, Any]:
+def frame_metrics(rows: "Predictions") -> dict[str, Any]:
+    """The `metrics` of rows of predictions.parquet."""
+    return metrics(probabilities_of(rows), np.asarray(rows["label"]), class_names(rows))
+
+
+def run_metrics(predictions: "Predictions", subsets: "Predictions | None" = None) -> dict[str, Any]:
     """``{"protocols": {protocol: {"epoch": int, "splits": {split: metrics}}}}`` of one run's predictions.
 
-    ``subsets`` (columns sample and subset) names parts of the test split; with it each protocol has ``"subsets":
-    {subset: metrics}`` as well, without those of which no face was tested.
+    ``subsets`` (columns sample and subset) names parts of the test split: each protocol then has ``"subsets": {subset:
+    metrics}`` too, without those of which no face was tested.
     """
-    columns = {name: np.asarray(predictions[name]) for name in ("sample", "label", "split", "protocol", "epoch")}
-    probabilities = probabilities_of(predictions)
+    names = ("sample", "label", "split", "protocol", "epoch")
+    sample, label, split, protocol, epoch = (np.asarray(predictions[name]) for name in names)
+    probabilities, classes = probabilities_of(predictions), class_names(predictions)
 
-    def of(chosen: np.ndarray) -> dict[str, Any]:
-        return metrics(probabilities[chosen], columns["label"][chosen], classes)
+    def of_each(parts: dict[str, np.ndarray]) -> dict[str, Any]:
+        return {name: metrics(probabilities[at], label[at], classes) for name, at in parts.items() if at.any()}
 
-    samples_of: dict[str, set[str]] = {}
+    members: dict[str, np.ndarray] = {}
     if subsets is not None:
-        for subset, sample in zip(subsets["subset"], subsets["sample"], strict=True):
-            samples_of.setdefault(subset, set()).add(sample)
+        for name in dict.fromkeys(subsets["subset"]):
+            members[name] = np.isin(sample, subsets["sample"][subsets["subset"] == name])
     protocols: dict[str, Any] = {}
-    for protocol in PROTOCOLS:
-        rows = columns["protocol"] == protocol
-        if not rows.any():
-            continue
-        parts = {split: rows & (columns["split"] == split) for split in SPLITS}
-        protocols[protocol] = {
-            "epoch": int(columns["epoch"][rows][0]),
-            "splits": {split: of(part) for split, part in parts.items() if part.any()},
-        }
-        if subsets is not None:
-            chosen = {
-                subset: parts["test"] & np.array([sample in samples for sample in columns["sample"]])
-                for subset, samples in samples_of.items()
-            }
-            protocols[protocol]["subsets"] = {subset: of(part) for subset, part in chosen.items() if part.any()}
+    for name in PROTOCOLS:
+        rows = protocol == name
+        if rows.any():
+            splits = {part: rows & (split == part) for part in SPLITS}
+            protocols[name] = {"epoch": int(epoch[rows][0]), "splits": of_each(splits)}
+            if subsets is not None:
+                tested = {subset: splits["test"] & inside for subset, inside in members.items()}
+                protocols[name]["subsets"] = of_each(tested)
     return {"protocols": protocols}
 
 
@@ -98,11 +95,11 @@ def evaluate(
     found = class_names(predictions)
     if classes is not None and found != list(classes):
         expected = f"expected {', '.join(classes)} in this order"
-        raise UserError(f"{path}: classes are {', '.join(found)}, {expected}; run the training again")
+        raise UserError(f"{path}: classes are {', '.join(found)}, {expected}; run transfer train again")
     content: dict[str, Any] = {
         **{key: identity[key] for key in ("experiment", "dataset", "recipe", "seed")},
         "classes": found,
-        **run_metrics(predictions, found, read_subsets(subsets)),
+        **run_metrics(predictions, parquet_columns(subsets) if subsets else None),
         "predictions_sha256": sha256(path),
     }
     if subsets is not None:
@@ -111,40 +108,35 @@ def evaluate(
     return content
 
 
-def read_subsets(path: str | os.PathLike[str] | None) -> dict[str, np.ndarray] | None:
-    """The columns of subsets.parquet; None for no file."""
-    return None if path is None else parquet_columns(path)
-
-
 def read_metrics(run_dir: str | os.PathLike[str], **identity: str | int) -> dict[str, Any]:
     """Read ``run_dir``/metrics.json and check that it belongs to this run and to its predictions.parquet.
 
-    ``identity`` is any of experiment, dataset, recipe and seed, as they must stand in the file. Raises UserError,
-    naming the file and the command that makes it: missing, not JSON, of another run, or older than the predictions.
+    ``identity`` is any of experiment, dataset, recipe and seed. Raises UserError: missing, not JSON, of another run, or
+    older than the predictions.
     """
     path = Path(run_dir) / "metrics.json"
-    predictions = path.with_name("predictions.parquet")
-    content = read_json(path, f"snakemake --cores all {path}")
+    predictions, again = path.with_name("predictions.parquet"), remake(path)
+    content = read_json(path)
     for key, value in identity.items():
         if content.get(key) != value:
-            wrong = f"{key} is {content.get(key)!r}, expected {value!r}"
-            raise UserError(f"{path}: {wrong}; delete it and run: snakemake --cores all {path}")
+            raise UserError(f"{path}: {key} is {content.get(key)!r}, expected {value!r}; delete it and {again}")
     if not predictions.exists():
-        raise UserError(f"{predictions}: missing; expected those of a finished run; run: snakemake --cores all {path}")
+        raise UserError(f"{predictions}: missing; expected those of a finished run; {again}")
     if content.get("predictions_sha256") != sha256(predictions):
         wrong = "not computed from the present predictions.parquet"
-        raise UserError(f"{path}: {wrong}; delete it and run: snakemake --cores all {path}")
+        raise UserError(f"{path}: {wrong}; delete it and {again}")
     return content
 
 
-def read_json(path: Path, command: str) -> dict[str, Any]:
-    """A JSON object of a finished run; UserError with the ``command`` that makes it where it is missing or damaged."""
+def read_json(path: Path, target: Path | None = None) -> dict[str, Any]:
+    """A JSON object of a finished run. UserError with the command that makes it, or ``target``: missing, damaged."""
+    again = remake(target or path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected that of a finished run; run: {command}") from None
+        raise UserError(f"{path}: missing; expected that of a finished run; {again}") from None
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and run: {command}") from None
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and {again}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; delete it and run: {command}")
+        raise UserError(f"{path}: not a JSON object; delete it and {again}")
     return content

@@ -36,11 +36,7 @@ def predictions_frame(
     protocol: str,
     epoch: int,
 ) -> "pd.DataFrame":
-    """The rows of one split under one protocol; ``pandas.concat`` joins the frames of a run.
-
-    ``samples`` and ``labels`` have length N, ``probabilities`` is (N, C) with rows of sum 1, ``classes`` are the C
-    names in label order, ``epoch`` counts from 1.
-    """
+    """The rows of one split under one protocol: ``probabilities`` are (N, C), ``epoch`` counts from 1."""
     import pandas as pd
 
     fixed = {
@@ -64,16 +60,16 @@ def write_predictions(path: str | os.PathLike[str], predictions: "pd.DataFrame")
 def read_columns(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read and check predictions.parquet: an array per column.
 
-    Raises UserError, naming the file: missing, damaged, columns of other names or types, labels, splits or protocols
-    that do not exist, probabilities that are no distribution, a sample twice, several epochs under a protocol.
+    Raises UserError: missing, damaged, columns of other names or types, unknown labels, splits or protocols,
+    probabilities that are no distribution, a sample twice, several epochs under a protocol.
     """
     try:
         columns = parquet_columns(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected the predictions of a run; run the training again") from None
+        raise UserError(f"{path}: missing; expected the predictions of a run; run transfer train again") from None
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         wrong = f"not a readable parquet file ({str(error).splitlines()[0]})"
-        raise UserError(f"{path}: {wrong}; delete it and run the training again") from None
+        raise UserError(f"{path}: {wrong}; delete it and run transfer train again") from None
     _check(columns, path)
     return columns
 
@@ -111,10 +107,7 @@ def probabilities_of(predictions: "Predictions") -> np.ndarray:
 
 
 def correct_faces(predictions: "pd.DataFrame", protocol: str, split: str = "test") -> "pd.Series[bool]":
-    """For every face of ``split`` under ``protocol`` whether the most probable class is its label.
-
-    A boolean series with a sorted index (sample, label): two runs tested on the same faces have equal indices.
-    """
+    """Whether each face's most probable class is its label: a boolean series with a sorted index (sample, label)."""
     import pandas as pd
 
     rows = predictions[(predictions["split"] == split) & (predictions["protocol"] == protocol)]
@@ -123,9 +116,8 @@ def correct_faces(predictions: "pd.DataFrame", protocol: str, split: str = "test
 
 
 def _check(predictions: "Predictions", path: str | os.PathLike[str]) -> None:
-    problem = _problem({name: np.asarray(predictions[name]) for name in map(str, predictions)})
-    if problem:
-        raise UserError(f"{path}: {problem}; run the training again")
+    if problem := _problem({name: np.asarray(predictions[name]) for name in map(str, predictions)}):
+        raise UserError(f"{path}: {problem}; run transfer train again")
 
 
 def _problem(columns: dict[str, np.ndarray]) -> str | None:

@@ -12,9 +12,9 @@ import pandas as pd
 from transfer.layout import Layout
 from transfer.params import RUNTIME_KEYS, Params, RunParams
 from transfer.params.read import flat
-from transfer.runs.metrics import metrics, read_json, read_metrics
-from transfer.runs.predictions import class_names, correct_faces, probabilities_of, read_predictions
-from transfer.utils.errors import UserError
+from transfer.runs.metrics import frame_metrics, read_json, read_metrics
+from transfer.runs.predictions import class_names, correct_faces, read_predictions
+from transfer.utils.errors import UserError, remake
 from transfer.utils.files import sha256
 
 
@@ -49,6 +49,11 @@ class Run:
         """experiment/dataset/recipe/seed0, as the weights name their run."""
         return "{experiment}/{dataset}/{recipe}/seed{seed}".format(**self.identity)
 
+    @property
+    def again(self) -> str:
+        """How to make the run again, for the end of a message."""
+        return remake(self.directory / "metrics.json")
+
     @cached_property
     def environment(self) -> dict[str, Any]:
         """The content of env.json. Raises UserError: missing or damaged."""
@@ -59,10 +64,10 @@ class Run:
         """model.safetensors. Raises UserError: missing, or not the file that env.json describes."""
         path, described = self.directory / "model.safetensors", self.environment.get("weights_sha256")
         if not path.is_file():
-            raise UserError(f"{path}: missing; expected the weights of a finished run; {run_again(self.directory)}")
+            raise UserError(f"{path}: missing; expected the weights of a finished run; {self.again}")
         if sha256(path) != described:
             wrong = f"not the weights that {self.directory / 'env.json'} describes"
-            raise UserError(f"{path}: {wrong}; delete it and {run_again(self.directory)}")
+            raise UserError(f"{path}: {wrong}; delete it and {self.again}")
         return path
 
 
@@ -70,21 +75,13 @@ Runs = Mapping[tuple[str, str], Mapping[int, Run]]
 """Runs by (dataset, recipe) and seed."""
 
 
-def run_again(directory: Path) -> str:
-    """How to make a run again, for the end of a message."""
-    return f"run: snakemake --cores all {directory / 'metrics.json'}"
-
-
 def read_environment(directory: Path) -> dict[str, Any]:
     """The content of a run's env.json. Raises UserError: missing or damaged."""
-    return read_json(directory / "env.json", f"snakemake --cores all {directory / 'metrics.json'}")
+    return read_json(directory / "env.json", directory / "metrics.json")
 
 
 def read_run(params: Params, layout: Layout, dataset: str, recipe: str, seed: int) -> Run:
-    """A run for further evaluation, whose predictions need not be evaluated yet (``results`` is empty).
-
-    Raises UserError, naming the file and the command: a file is missing or damaged, or the run has other parameters.
-    """
+    """A run, whose predictions need not be evaluated yet. Raises UserError: missing, damaged, of other parameters."""
     directory = layout.run(dataset, recipe, seed)
     identity = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe, "seed": seed}
     _refuse_other_parameters(directory, params.run(dataset, recipe))
@@ -100,11 +97,10 @@ def read_runs(
     parameters: Mapping[tuple[str, str], RunParams] | None = None,
     partial: bool = False,
 ) -> tuple[Runs, list[str]]:
-    """The evaluated runs ``wanted`` (dataset, recipe, seed) below ``folder`` = results/<experiment>/runs.
+    """The evaluated runs ``wanted`` (dataset, recipe, seed) below ``folder``, and the missing ones, with ``partial``.
 
-    Returns them with the names of those that are missing, which only ``partial`` allows. Raises UserError, naming the
-    file and the command: a run is missing, its metrics do not follow from its predictions, it was trained with other
-    ``parameters``, or tested on other faces than the others of its dataset.
+    Raises UserError, naming the file and the command: a run is missing, its metrics do not follow from its predictions,
+    it was trained with other ``parameters``, or tested on other faces than the others of its dataset.
     """
     runs: dict[tuple[str, str], dict[int, Run]] = {}
     missing: list[str] = []
@@ -132,7 +128,6 @@ def read_runs(
 
 
 def _evaluated(directory: Path, identity: dict[str, Any], protocols: Sequence[str]) -> Run:
-    """A run with its results, whose metrics.json must be what its predictions give."""
     content = read_metrics(directory, **identity)
     predictions = read_predictions(directory / "predictions.parquet")
     results = {}
@@ -143,28 +138,27 @@ def _evaluated(directory: Path, identity: dict[str, Any], protocols: Sequence[st
                 f"{directory / 'predictions.parquet'}: no test faces under protocol {protocol}; "
                 "train this run again with the protocol listed in the parameters"
             )
-        expected = metrics(probabilities_of(rows), rows["label"].to_numpy(), class_names(predictions))
+        expected = frame_metrics(rows)
         given = content.get("protocols", {}).get(protocol, {})
         found = given.get("splits", {}).get("test", {})
         checked = ("n", "accuracy", "mean_class_accuracy")
         if not all(abs(found.get(key, math.nan) - expected[key]) < 1e-9 for key in checked):
             path = directory / "metrics.json"
             wrong = f"the test metrics of protocol {protocol} do not follow from predictions.parquet"
-            raise UserError(f"{path}: {wrong}; delete it and run: snakemake --cores all {path}")
+            raise UserError(f"{path}: {wrong}; delete it and {remake(path)}")
         correct = correct_faces(predictions, protocol)
         results[protocol] = Result(int(rows["epoch"].iloc[0]), rows, expected, given.get("subsets", {}), correct)
     return Run(directory, identity, predictions, results)
 
 
 def _refuse_other_parameters(directory: Path, expected: RunParams) -> None:
-    """Raise UserError where a run had other parameters than ``expected``; where it ran does not count."""
+    again = remake(directory / "metrics.json")
     try:
         found = RunParams.model_validate(read_environment(directory)["params"])
     except (KeyError, ValueError):
-        wrong = "not what a run of this version writes"
-        raise UserError(f"{directory / 'env.json'}: {wrong}; {run_again(directory)}") from None
+        raise UserError(f"{directory / 'env.json'}: not what a run of this version writes; {again}") from None
     ours, theirs = (flat(run.model_dump(mode="json", exclude={"train": RUNTIME_KEYS})) for run in (expected, found))
     for key, value in ours.items():
         if theirs[key] != value:
             wrong = f"trained with {key} {theirs[key]}, but the parameters say {value}"
-            raise UserError(f"{directory}: {wrong}; {run_again(directory)}")
+            raise UserError(f"{directory}: {wrong}; {again}")

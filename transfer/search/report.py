@@ -18,8 +18,7 @@ from optuna.visualization import matplotlib as plots
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.search.space import MODEL_KEYS, trial_params, with_values
-from transfer.search.storage import open_storage, retry, shown, storage_errors, storage_url
-from transfer.search.study import progress_of, study_name
+from transfer.search.study import open_storage, progress_of, retry, shown, storage_errors, storage_url, study_name
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, write_json, write_text
 
@@ -28,25 +27,19 @@ _TARGET = "validation accuracy"
 
 
 def report(params: Params, search: str, layout: Layout) -> None:
-    """Write the results of a search on all datasets, from its studies alone.
-
-    best.yaml, and per dataset trials.csv, grid.csv, importances.json (shares of 1) and figures. Raises UserError for a
-    study that is missing, not finished, or without a completed trial.
-    """
+    """Write best.yaml, and per dataset trials.csv, grid.csv, importances.json and figures. Raises UserError."""
     recipe = params.recipe_definitions[params.search_definitions[search].recipe]
     header = [f"# Result of the search {search} in experiment {params.experiment}, on the validation split alone.\n"]
     for dataset in params.datasets:
-        study = load_study(params, search, dataset, layout)
+        study = _load_study(params, search, dataset, layout)
         trials = study.get_trials(deepcopy=False)
         completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         if not completed:
             raise UserError(f"study {study.study_name}: no completed trial; see its trials in optuna-dashboard")
         folder = layout.search(search) / dataset
         rows = pd.DataFrame([_row(params, dataset, search, trial) for trial in trials])
-        with atomic(folder / "trials.csv") as part:
-            rows.to_csv(part, index=False)
-        with atomic(folder / "grid.csv") as part:
-            _grid(rows[rows["state"] == "complete"]).to_csv(part, index=False)
+        write_text(folder / "trials.csv", rows.to_csv(index=False))
+        write_text(folder / "grid.csv", _grid(rows[rows["state"] == "complete"]).to_csv(index=False))
         _draw(study, completed, folder)
         best = max(completed, key=lambda trial: (trial.value, -trial.number))
         recipe = with_values(recipe, dataset, best.user_attrs["values"])
@@ -60,8 +53,7 @@ def report(params: Params, search: str, layout: Layout) -> None:
     write_text(layout.search(search) / "best.yaml", "".join(header) + yaml.safe_dump(found, sort_keys=False))
 
 
-def load_study(params: Params, search: str, dataset: str, layout: Layout) -> optuna.Study:
-    """A finished study. Raises UserError."""
+def _load_study(params: Params, search: str, dataset: str, layout: Layout) -> optuna.Study:
     definition = params.search_definitions[search]
     name, url = study_name(params, search, dataset), storage_url(params, layout)
     storage = open_storage(url)
@@ -95,7 +87,6 @@ def _row(params: Params, dataset: str, search: str, trial: FrozenTrial) -> dict[
 
 
 def _grid(completed: pd.DataFrame) -> pd.DataFrame:
-    """One row per combination of values: its mean validation accuracy, over the trials and their seeds."""
     cell = completed.groupby(list(VALUES), as_index=False)
     table = cell.agg(n_trials=("trial", "size"), n_seeds=("n_seeds", "sum"), val_accuracy=("val_accuracy", "mean"))
     spread = cell["val_accuracy_std"].first()["val_accuracy_std"]
@@ -104,10 +95,6 @@ def _grid(completed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw(study: optuna.Study, completed: list[FrozenTrial], folder: Path) -> None:
-    """importances.json (PED-ANOVA), and history.png, slices.png, contour.png and importances.png by Optuna.
-
-    A figure that the trials are too few, or too alike, for says so.
-    """
     values = {(name, value) for trial in completed for name, value in trial.params.items()}
     varied = sorted(name for name, n in Counter(name for name, _ in values).items() if n > 1)
     differ = len({trial.value for trial in completed}) > 1
@@ -119,13 +106,17 @@ def _draw(study: optuna.Study, completed: list[FrozenTrial], folder: Path) -> No
     figures: dict[str, Callable[[], Any]] = {
         "history": lambda: plots.plot_optimization_history(study, target_name=_TARGET),
         "slices": lambda: plots.plot_slice(study, target_name=_TARGET),
-        "contour": lambda: plots.plot_contour(study, params=varied, target_name=_TARGET),
-        "importances": lambda: plots.plot_param_importances(study, evaluator=evaluator, target_name=_TARGET),
+        "contour": lambda: (
+            plots.plot_contour(study, params=varied, target_name=_TARGET)
+            if len(varied) > 1
+            else _message("fewer than two parameters vary: no contour")
+        ),
+        "importances": lambda: (
+            plots.plot_param_importances(study, evaluator=evaluator, target_name=_TARGET)
+            if differ
+            else _message("fewer than two different results: no importances")
+        ),
     }
-    if len(varied) < 2:
-        figures["contour"] = lambda: _message("fewer than two parameters vary: no contour")
-    if not differ:
-        figures["importances"] = lambda: _message("fewer than two different results: no importances")
     for name, plot in figures.items():
         with matplotlib.rc_context(), warnings.catch_warnings(), atomic(folder / f"{name}.png") as part:
             plt.switch_backend("Agg")

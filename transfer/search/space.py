@@ -21,10 +21,7 @@ _KEYS = ("num_lanets", "mad", "msad", "upsample")
 
 
 def draw(trial: "Trial", space: SearchSpace, lanets: int) -> dict[str, Any]:
-    """Draw the values of ``trial``; ``lanets`` is B where the space does not have it.
-
-    With fewer than two LANets mad is 0, and no parameter of the trial. The number of LANets is drawn first.
-    """
+    """Draw the values of ``trial``; ``lanets`` is B if not in the space. Below two LANets mad is 0, and not drawn."""
     values: dict[str, Any] = {}
     for name in _KEYS:
         part = getattr(space, name)
@@ -76,8 +73,8 @@ def trial_params(params: Params, dataset: str, search: str, values: dict[str, An
     recipe = with_values(params.recipe_definitions[definition.recipe], dataset, values)
     if definition.epochs:
         here = recipe.datasets[dataset]
-        train = here.train.model_dump(exclude_unset=True) | {"epochs": definition.epochs}
-        here = here.model_copy(update={"train": TrainOverride(**train)})
+        train = TrainOverride(**here.train.model_dump(exclude_unset=True) | {"epochs": definition.epochs})
+        here = here.model_copy(update={"train": train})
         recipe = recipe.model_copy(update={"datasets": recipe.datasets | {dataset: here}})
     recipes = params.recipe_definitions | {search: recipe}
     return params.model_copy(update={"recipe_definitions": recipes, "protocols": []})

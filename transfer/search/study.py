@@ -1,21 +1,100 @@
-"""The study of a search on a dataset: what it is about, how it samples and prunes, how far it is."""
+"""The study of a search on a dataset: where it is stored, what it is about, how it samples and prunes, its progress."""
 
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from transfer.layout import Layout
 from transfer.params import Params, PrunerParams, SearchDefinition
 from transfer.search.space import cells, conditional
-from transfer.search.storage import open_storage, retry, shown, storage_errors, storage_url
 from transfer.utils.errors import UserError
 from transfer.utils.seeds import stream
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+warnings.simplefilter("ignore", ExperimentalWarning)  # of heartbeats, retries and samplers
 
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 WORKER = "worker"
 """User attribute of a trial: the worker that trains it."""
+HEARTBEAT = 60
+"""Seconds between a database's signs of life of a running trial; without one for twice as long it is retried."""
+
+retry = RetryHeartbeatStaleTrialCallback()
+"""Queues the values of a failed trial again."""
+
+
+def storage_url(params: Params, layout: Layout) -> str:
+    """The URL, or path of the journal, of ``search_storage``, variables quoted. Raises UserError: one is not set."""
+    named = params.search_storage
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise UserError(f"search_storage: {named} needs the environment variable {found[1]}; set it")
+        return os.environ[found[1]] if found[0] == named else quote(os.environ[found[1]], safe="")
+
+    url = re.sub(r"\$\{(\w+)\}", value, named)
+    if url == "journal":
+        return str(layout.journal.absolute())  # Optuna's lock is a link to it, stale only where the link leads to it
+    if not re.match(r"sqlite:///.|postgresql(\+\w+)?://.", url):
+        raise UserError(f"search_storage: {named} is neither sqlite:///FILE nor postgresql://USER@HOST/DATABASE")
+    return url
+
+
+def shown(url: str) -> str:
+    """``url`` without its password."""
+    return make_url(url).render_as_string(hide_password=True) if "://" in url else url
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Optuna's storage, created if there is none. Raises UserError: unreachable, of another Optuna, damaged."""
+    path = make_url(url).database if url.startswith("sqlite:") else None if "://" in url else url
+    try:
+        if path:
+            Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+        if "://" not in url:
+            return JournalStorage(JournalFileBackend(url))
+        options = {"timeout": 100} if path else {"connect_timeout": 10}
+        engine = {"pool_pre_ping": True, "connect_args": options}
+        return RDBStorage(url, engine, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=retry)
+    except (ImportError, OSError, RuntimeError, ValueError, LookupError, TypeError, SQLAlchemyError) as error:
+        # RuntimeError: tables of another version. ValueError, LookupError, TypeError: a damaged journal.
+        raise _unusable(url, error) from None
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn the errors of a database that is lost in the middle into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        # Optuna 5.0 raises an UnboundLocalError where it cannot even note that a trial failed.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, StorageInternalError | SQLAlchemyError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise _unusable(url, cause) from None
+
+
+def _unusable(url: str, error: BaseException) -> UserError:
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    reason = str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0]
+    return UserError(
+        f"search_storage {shown(url)}: cannot be used ({reason}); repair it, then run the same command again, or "
+        "choose another search_storage"
+    )
 
 
 def study_name(params: Params, search: str, dataset: str) -> str:
@@ -24,12 +103,9 @@ def study_name(params: Params, search: str, dataset: str) -> str:
 
 
 def open_study(params: Params, search: str, dataset: str, layout: Layout, identity: dict[str, Any]) -> optuna.Study:
-    """The study, created if there is none.
-
-    ``identity``, plain JSON values, is what all trials have in common. Raises UserError for a study with another one.
-    """
+    """The study, created if there is none. Raises UserError for one whose trials share another ``identity``."""
     name, url = study_name(params, search, dataset), storage_url(params, layout)
-    storage, pruner = open_storage(url), make_pruner(params.search_definitions[search].pruner)
+    storage, pruner = open_storage(url), _pruner(params.search_definitions[search].pruner)
     with storage_errors(url):
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
@@ -46,12 +122,19 @@ def open_study(params: Params, search: str, dataset: str, layout: Layout, identi
     return study
 
 
-def make_sampler(search: SearchDefinition, worker: int, index: int) -> optuna.samplers.BaseSampler:
-    """The sampler of a worker for the ``index``-th trial of a study.
+def _pruner(params: PrunerParams) -> optuna.pruners.BasePruner:
+    if params.kind == "none":
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(
+        n_startup_trials=params.startup_trials,
+        n_warmup_steps=params.warmup_epochs,
+        interval_steps=params.interval_epochs,
+        n_min_trials=params.min_trials,
+    )
 
-    A new one for each trial, so that a study that is continued draws what it would have drawn. Every argument that
-    Optuna has not deprecated is given.
-    """
+
+def make_sampler(search: SearchDefinition, worker: int, index: int) -> optuna.samplers.BaseSampler:
+    """The sampler of a worker for the ``index``-th trial: made anew, so that a resumed study draws the same values."""
     seed = stream(search.sampler_seed, f"sampler of worker {worker}", index) % 2**32
     if search.sampler != "tpe":  # the values of a grid are given, see free_cells
         return optuna.samplers.RandomSampler(seed=seed)
@@ -65,23 +148,8 @@ def make_sampler(search: SearchDefinition, worker: int, index: int) -> optuna.sa
     )
 
 
-def make_pruner(params: PrunerParams) -> optuna.pruners.BasePruner:
-    """The pruner; it sees validation accuracies at steps 1, 2, ..."""
-    if params.kind == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(
-        n_startup_trials=params.startup_trials,
-        n_warmup_steps=params.warmup_epochs,
-        interval_steps=params.interval_epochs,
-        n_min_trials=params.min_trials,
-    )
-
-
 def progress_of(study: optuna.Study, search: SearchDefinition, lanets: int) -> tuple[int, int, int]:
-    """Numbers of trials that are finished, running and wanted; of a grid, numbers of its cells.
-
-    ``lanets`` is B where the space does not have it.
-    """
+    """Numbers of finished, running and wanted trials; of a grid, of its cells. ``lanets``: B if not in the space."""
     trials = study.get_trials(deepcopy=False)
     finished = [trial for trial in trials if trial.state in FINISHED]
     running = [trial for trial in trials if trial.state == TrialState.RUNNING and not _is_lost(trial)]
@@ -101,7 +169,7 @@ def free_cells(study: optuna.Study, search: SearchDefinition, lanets: int) -> li
 
 
 def _is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial failed, or its worker was killed in the moment before it named itself."""
+    # it failed, or its worker was killed in the moment before it named itself
     return trial.state == TrialState.FAIL or (trial.state == TrialState.RUNNING and WORKER not in trial.user_attrs)
 
 

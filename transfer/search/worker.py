@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 from transfer.layout import Layout
 from transfer.models.registry import modules
 from transfer.params import RUNTIME_KEYS, Params, digest
+from transfer.search import study as studies
 from transfer.search.space import draw, trial_params
-from transfer.search.storage import retry, shown, storage_errors, storage_url
-from transfer.search.study import FINISHED, WORKER, free_cells, make_sampler, open_study, origin, progress_of
+from transfer.search.study import FINISHED, WORKER, open_study, origin, retry, storage_errors
 from transfer.training.epoch import Diverged
 from transfer.training.listeners import Listener
 from transfer.training.run import fit
@@ -38,22 +38,18 @@ def work(
 ) -> None:
     """Be worker ``number`` of a study; writes worker<number>.json at the end.
 
-    A worker that starts takes the trials of its number that are still running for dead: do not start a number twice.
-    Raises UserError for a study about something else, a storage that cannot be used, and what a run raises; the trial
-    is then queued again.
+    Takes running trials of its number for dead: do not start a number twice. Raises UserError for a study about
+    something else, an unusable storage, and what a run raises; the trial is then queued again.
     """
     definition = params.search_definitions[search]
     if number >= definition.workers:
         raise UserError(f"--worker {number}: search {search} has workers 0 to {definition.workers - 1}")
     lanets = params.run(dataset, definition.recipe).model.num_lanets
-    url = storage_url(params, layout)
+    url = studies.storage_url(params, layout)
     study = open_study(params, search, dataset, layout, identity(params, search, dataset, layout))
 
     def state_of(trial: FrozenTrial) -> Path:
         return layout.search_state(search, dataset) / f"trial{origin(trial)}"
-
-    def remove_state(_: optuna.Study, trial: FrozenTrial) -> None:
-        shutil.rmtree(state_of(trial), ignore_errors=True)
 
     def objective(trial: optuna.Trial) -> float:
         trial.set_user_attr(WORKER, number)
@@ -83,19 +79,23 @@ def work(
     with storage_errors(url):
         while True:
             requeue(study, number, definition.workers)
-            finished, running, wanted = progress_of(study, definition, lanets)
+            finished, running, wanted = studies.progress_of(study, definition, lanets)
             if finished + running >= wanted:
                 break
-            free = free_cells(study, definition, lanets) if definition.sampler == "grid" else []
+            free = studies.free_cells(study, definition, lanets) if definition.sampler == "grid" else []
             if free and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 study.enqueue_trial(free[number % len(free)])  # another one for each worker
             n_drawn = sum(origin(trial) == trial.number for trial in study.get_trials(deepcopy=False))
-            study.sampler = make_sampler(definition, number, n_drawn)
-            study.optimize(objective, n_trials=1, callbacks=[remove_state])
+            study.sampler = studies.make_sampler(definition, number, n_drawn)
+            study.optimize(
+                objective, n_trials=1, callbacks=[lambda _, trial: shutil.rmtree(state_of(trial), ignore_errors=True)]
+            )
         trials = study.get_trials(deepcopy=False, states=FINISHED)
     own = [trial.number for trial in trials if trial.user_attrs.get(WORKER) == number]
     folder = layout.search(search) / dataset
-    write_json(folder / f"worker{number}.json", {"study": study.study_name, "storage": shown(url), "trials": own})
+    write_json(
+        folder / f"worker{number}.json", {"study": study.study_name, "storage": studies.shown(url), "trials": own}
+    )
 
 
 def requeue(study: optuna.Study, worker: int, workers: int) -> None:
@@ -125,10 +125,7 @@ def identity(params: Params, search: str, dataset: str, layout: Layout) -> dict[
 
 
 class TrialListener(Listener):
-    """Reports the mean validation accuracy of a trial's seeds after each epoch, and prunes the trial.
-
-    Steps go on from seed to seed; ``before`` holds the accuracies of the seeds that are done.
-    """
+    """Reports the mean validation accuracy of a trial's seeds, ``before`` of the finished ones, and prunes it."""
 
     def __init__(self, trial: optuna.Trial, before: Sequence[float]) -> None:
         self.trial, self.before = trial, before

@@ -12,8 +12,8 @@ from transfer.runs.read import Runs, read_environment, read_runs
 from transfer.tables import kinds
 from transfer.tables.kinds import Context
 from transfer.tables.text import (
-    Section,
     Table,
+    faces_text,
     protocols_paragraph,
     rounded,
     statistics_paragraph,
@@ -31,11 +31,7 @@ _ENVIRONMENT = ("commit", "python", "torch", "timm", "cpu", "cores", "device", "
 
 
 def write_table(params: Params, layout: Layout, name: str, partial: bool = False) -> None:
-    """Write results/<experiment>/<name>.csv, .md, .tex and report/<name>.html.
-
-    ``partial`` leaves out missing runs, and says so. Raises UserError, naming the file and the command, for a run that
-    is missing, has other parameters, or whose metrics do not follow from its predictions.
-    """
+    """Write NAME.csv, .md, .tex and report/NAME.html, ``partial`` without missing runs. Raises UserError."""
     table = build_table(params, layout, name, partial)
     text = to_markdown(table)
     write_text(layout.table(name, "csv"), to_csv(table.frame, table.formats))
@@ -45,22 +41,20 @@ def write_table(params: Params, layout: Layout, name: str, partial: bool = False
 
 
 def build_table(params: Params, layout: Layout, name: str, partial: bool = False) -> Table:
-    """Return the table ``name``. Raises UserError as ``write_table``."""
+    """Return the table ``name``. Raises UserError as `read_runs`."""
     runs, missing = read_table_runs(params, layout, name, partial=partial)
     table = table_of(Context(params, layout, name, runs))
-    header = [*table.header, f"Environment: {_environment(runs)}."]
+    header, title = [*table.header, f"Environment: {_environment(runs)}."], table.title
     if missing:
-        total = len(params.table_runs(name))
+        total, title = len(params.table_runs(name)), f"{title} (partial)"
         header.insert(0, f"**Partial: {len(missing)} of {total} runs are missing** ({', '.join(missing)}).")
         table.frame.insert(1, "missing_runs", len(missing))
-    datasets = {dataset for dataset, _ in runs}
-
-    def described(section: Section) -> Section:
-        about = describe(params, layout, section.title) if section.title in datasets else ""
-        return replace(section, text=" ".join(filter(None, [about, section.text])))
-
-    title = f"{table.title} (partial)" if missing else table.title
-    return replace(table, title=title, header=header, sections=list(map(described, table.sections)))
+    about = {dataset: describe(params, layout, dataset) for dataset in dict.fromkeys(dataset for dataset, _ in runs)}
+    sections = [
+        replace(section, text=" ".join(filter(None, [about.get(section.title), section.text])))
+        for section in table.sections
+    ]
+    return replace(table, title=title, header=header, sections=sections)
 
 
 def table_of(context: Context) -> Table:
@@ -72,8 +66,7 @@ def table_of(context: Context) -> Table:
     swept = [key.rpartition(".")[2] for key in definition.sweep.over] if definition.sweep and rows else []
     formats = dict(kind.formats) | dict.fromkeys((key for key in swept if key in rows[0]), "text")
     frame = rounded(pd.DataFrame(rows), formats)
-    about = {"baseline": params.table_baseline(name)}
-    about["faces"] = " and ".join(f"{n:,}" for n in dict.fromkeys(frame["n_faces"].dropna()))
+    about = {"baseline": params.table_baseline(name), "faces": faces_text(frame)}
     if "{statistics}" in kind.header:
         about["statistics"] = statistics_paragraph(frame)
     header = [kind.header.format(**about), protocols_paragraph(kinds.protocols_of(params, name))]
@@ -82,10 +75,7 @@ def table_of(context: Context) -> Table:
 
 
 def write_figure(params: Params, layout: Layout, name: str, dataset: str) -> list[Path]:
-    """Write figures/NAME_DATASET.png, .svg and .json (the caption); returns their paths.
-
-    Raises UserError for a table or dataset without a figure, and as the table itself does.
-    """
+    """Write figures/NAME_DATASET.png, .svg and .json (the caption); returns their paths. Raises UserError."""
     kind = params.table_definitions[name].kind
     draw = kinds.get(kind).figure
     if draw is None:
@@ -149,7 +139,6 @@ def describe(params: Params, layout: Layout, dataset: str) -> str:
 
 
 def _environment(runs: Runs) -> str:
-    """Return what the runs ran in; where they differ, all of it."""
     values: dict[str, dict[str, None]] = {name: {} for name in _ENVIRONMENT}
     for run in (run for seeds in runs.values() for run in seeds.values()):
         env = read_environment(run.directory)

@@ -12,10 +12,7 @@ from transfer.utils.files import write_json, write_text
 
 
 def write_overview(params: Params, layout: Layout) -> None:
-    """Write R/metrics/<dataset>/<recipe>.json (accuracy in percent by protocol) and R/history.csv (all epochs).
-
-    Metrics of former datasets and recipes are removed. Raises UserError for a missing file.
-    """
+    """Write R/metrics/DATASET/RECIPE.json (percent by protocol) and R/history.csv. Raises UserError."""
     table = _read(layout.table("table1", "csv"), "table")
     histories = [
         read_history(layout, dataset, recipe, seed).assign(dataset=dataset, recipe=recipe, seed=seed)

@@ -9,8 +9,8 @@ import pandas as pd
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.params import read as config
-from transfer.tables.text import markdown_rows
-from transfer.utils.errors import UserError
+from transfer.tables.text import code, grid, markdown_rows, mean
+from transfer.utils.errors import UserError, remake
 from transfer.utils.files import write_text
 
 README = Path("README.md")
@@ -19,8 +19,8 @@ README = Path("README.md")
 def publish(params: Params, layout: Layout) -> Path:
     """Copy the experiment's tables, charts, parameters and small run files, and its leak audit; returns the folder.
 
-    Whichever of tables and audit is there is replaced. No faces, weights or predictions are copied, and raw_dir becomes
-    the default. The table in the README is renewed. Raises UserError if both are missing, or a file of the tables is.
+    Whichever of tables and audit exists is replaced; no faces, weights or predictions are copied. The README's table is
+    renewed. Raises UserError if both are missing, or a file of the tables is.
     """
     folder = layout.results / "published" / params.experiment
     audit = [layout.audit / name for name in ("audit.csv", "audit.md", "duplicates.csv")]
@@ -30,7 +30,7 @@ def publish(params: Params, layout: Layout) -> Path:
         files = [*files, *_table_files(params, layout)]
     for file in files:
         if not file.exists():
-            raise UserError(f"{file}: missing; run: snakemake --cores all tables")
+            raise UserError(f"{file}: missing; {remake('tables')}")
     if with_tables:
         for old in folder.iterdir() if folder.exists() else ():
             if old.name != "audit":
@@ -70,11 +70,7 @@ def with_table(page: str, experiment: str, folder: Path) -> str:
 def short_table(table: pd.DataFrame) -> str:
     """Return Table 1 as Markdown: val_selected accuracy in percent, a row per recipe and a column per dataset."""
     selected = table[table["protocol"] == "val_selected"]
-    spread = ["" if pd.isna(std) else f" ± {std:.2f}" for std in selected["accuracy_std"]]
-    cells = selected.assign(cell=selected["accuracy"].map("{:.2f}".format) + spread)
-    grid = cells.pivot(index="recipe", columns="dataset", values="cell")
-    grid = grid.reindex(index=selected["recipe"].unique(), columns=selected["dataset"].unique())
     number = f"n={' or '.join(map(str, selected['n_seeds'].unique()))} seeds"
     head = f"Test accuracy in percent, mean ± standard deviation ({number}); epoch selected on the validation split."
-    rows = [[f"`{recipe}`", *row] for recipe, row in zip(grid.index, grid.to_numpy(), strict=True)]
-    return "\n".join([head, "", *markdown_rows(["recipe", *(f"`{name}`" for name in grid)], rows)])
+    cells = grid(selected, {"recipe": code("recipe")}, {"accuracy": mean("accuracy", n=False)}, across="dataset")
+    return "\n".join([head, "", *markdown_rows(*cells)])

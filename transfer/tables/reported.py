@@ -43,7 +43,7 @@ def load_reported(path: str | os.PathLike = REPORTED) -> list[Reported]:
             raise UserError(f"{path}: expected a list of entries; write each as '- method: ...'") from None
         number, *key = first["loc"]
         where = ".".join(map(str, key)) or "entry"
-        raise UserError(f"{path}: entry {number + 1}: {where}: {first['msg']}; correct this entry") from error
+        raise UserError(f"{path}: entry {int(number) + 1}: {where}: {first['msg']}; correct this entry") from error
     cells: dict[tuple[str, str], int] = {}
     for number, row in enumerate(rows, start=1):
         if row.recipe and cells.setdefault((row.dataset, row.recipe), number) != number:

@@ -25,7 +25,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a table, such as one dataset: a text, the cells below their heads, and notes."""
+    """A part of a table, such as one dataset."""
 
     title: str
     text: str
@@ -65,11 +65,12 @@ def rounded(frame: pd.DataFrame, formats: Mapping[str, Format]) -> pd.DataFrame:
 
 def to_csv(frame: pd.DataFrame, formats: Mapping[str, Format]) -> str:
     """Return csv text with the digits of each format; undefined cells are empty."""
-    text = frame.copy()
-    for column, kind in formats.items():
-        if kind in _WRITTEN:
-            text[column] = frame[column].map(_WRITTEN[kind].format, na_action="ignore").astype(object)
-    return text.to_csv(index=False, lineterminator="\n")
+    written = {
+        column: frame[column].map(_WRITTEN[kind].format, na_action="ignore").astype(object)
+        for column, kind in formats.items()
+        if kind in _WRITTEN
+    }
+    return frame.assign(**written).to_csv(index=False, lineterminator="\n")
 
 
 def grid(
@@ -79,27 +80,20 @@ def grid(
     across: str | None = None,
     by: Sequence[str] = ("recipe",),
 ) -> tuple[list[str], list[list[str]]]:
-    """Return heads and lines: a line per value of ``by``, with its ``keys`` and, per value of ``across``, ``cells``.
-
-    The first cell of each value of ``across`` has that value in its head, after its own name where it is not the
-    accuracy; the others have their own.
-    """
+    """Return heads and lines: a line per value of ``by``, with its ``keys`` and, per value of ``across``, ``cells``."""
     records = rows.astype(object).where(rows.notna(), None).to_dict("records")
     values = list(dict.fromkeys(record[across] for record in records)) if across else [None]
     first, *others = cells
     name = "" if first in ("", "accuracy", "value") else f"{first} "
-    head = list(keys)
-    for value in values:
-        head += [f"{name}`{value}`" if across else first, *others]
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    head = [*keys, *(title for value in values for title in (f"{name}`{value}`" if across else first, *others))]
+    groups: dict[tuple[Any, ...], dict[Any, Mapping[Any, Any]]] = {}
     for record in records:
-        groups.setdefault(tuple(record[column] for column in by), []).append(record)
+        groups.setdefault(tuple(record[column] for column in by), {}).setdefault(across and record[across], record)
     lines = []
     for group in groups.values():
-        line = [key(group[0]) for key in keys.values()]
+        line = [key(next(iter(group.values()))) for key in keys.values()]
         for value in values:
-            found = next((record for record in group if across is None or record[across] == value), None)
-            line += [cell(found) if found else UNDEFINED for cell in cells.values()]
+            line += [cell(group[value]) if value in group else UNDEFINED for cell in cells.values()]
         lines.append(line)
     return head, lines
 
@@ -130,18 +124,21 @@ def code(column: str) -> Cell:
 
 def count(column: str) -> Cell:
     """Cell: a whole number."""
-    return lambda row: UNDEFINED if row[column] is None else f"{int(row[column]):,}"
+    return plain(column, "{:,}")
 
 
-def mean(column: str, template: str = "{:.2f}") -> Cell:
-    """Cell: mean ± standard deviation (number of seeds) of ``column`` and ``column``_std."""
+def spread(value: float, std: float | None, template: str = "{:.2f}") -> str:
+    """Mean ± standard deviation, which is None or NaN for a single seed."""
+    return template.format(value) + ("" if std is None or std != std else f" ± {template.format(std)}")
+
+
+def mean(column: str, template: str = "{:.2f}", n: bool = True) -> Cell:
+    """Cell: mean ± standard deviation of ``column`` and ``column``_std, with the number of seeds for ``n``."""
 
     def cell(row: Mapping[str, Any]) -> str:
-        value, std = row[column], row[f"{column}_std"]
-        if value is None:
+        if row[column] is None:
             return UNDEFINED
-        spread = "" if std is None else f" ± {template.format(std)}"
-        return f"{template.format(value)}{spread} (n={row['n_seeds']})"
+        return spread(row[column], row[f"{column}_std"], template) + (f" (n={row['n_seeds']})" if n else "")
 
     return cell
 
@@ -208,7 +205,6 @@ _LATEX = str.maketrans(
 
 
 def _latex(text: str) -> str:
-    """Return text with Markdown's code, bold, list items and escaped asterisks as LaTeX, special characters escaped."""
     text = text.replace("\\*", "*").replace("\n- ", " ").replace("\n", " ").translate(_LATEX)
     text = re.sub(r"`([^`]*)`", r"\\texttt{\1}", text)
     return re.sub(r"\*\*([^*]+)\*\*", r"\\textbf{\1}", text)
@@ -232,6 +228,10 @@ def statistics_paragraph(frame: pd.DataFrame) -> str:
         "One seed (n=1): there is no standard deviation; the interval is Wilson's 95 % over the test faces, and "
         "p is the exact McNemar test over the faces. Neither says how much another seed would change."
     )
-    faces = " and ".join(f"{n:,}" for n in dict.fromkeys(frame["n_faces"]))
-    paragraphs = [*([several] if counts[-1] > 1 else []), *([one] if counts[0] == 1 else []), f"Test faces: {faces}."]
-    return " ".join(paragraphs)
+    paragraphs = [*([several] if counts[-1] > 1 else []), *([one] if counts[0] == 1 else [])]
+    return " ".join([*paragraphs, f"Test faces: {faces_text(frame)}."])
+
+
+def faces_text(frame: pd.DataFrame) -> str:
+    """Return the numbers of test faces of a table."""
+    return " and ".join(f"{n:,}" for n in dict.fromkeys(frame["n_faces"].dropna()))

@@ -1,5 +1,6 @@
 """The one exception that users see as a single line."""
 
+import os
 from collections.abc import Iterable
 
 
@@ -15,6 +16,11 @@ class UserError(Exception):
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message)
         self.details = details
+
+
+def remake(path: str | os.PathLike[str]) -> str:
+    """``run: ...``, the command that makes an output of the workflow."""
+    return f"run: snakemake --cores all {path}"
 
 
 def choices(name: str, known: Iterable[str]) -> str:

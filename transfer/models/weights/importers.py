@@ -25,7 +25,6 @@ from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, sha256, write_json
 
 Tensors = dict[str, Tensor]
-
 Imported = tuple[Tensors, Report]
 """A state dict under our names, and what became of every tensor."""
 
@@ -34,13 +33,9 @@ CLASSES = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neut
 
 
 def face_evolve_ir50(theirs: Tensors) -> Imported:
-    """face.evoLVe's IR-50, trained on MS-Celeb-1M: backbone_ir50_ms1m_epoch120.pth, a torch state dict (model_irse.py).
-
-    Its units, body.*, are counted through all stages: 0-2, 3-6, 7-20, 21-23.
-    """
+    """face.evoLVe's IR-50 (model_irse.py), of MS-Celeb-1M: backbone_ir50_ms1m_epoch120.pth, a torch state dict."""
     left = {"output_layer.": "face recognition's own last layers"}
-    fills = FILLS["face_evolve_ir50"]
-    return _renamed(theirs, lambda name: f"stem.{_stages(name)}", fills, left, stem_stages=4)
+    return _renamed(theirs, lambda name: f"stem.{_stages(name)}", FILLS["face_evolve_ir50"], left, stem_stages=4)
 
 
 def timm_vit_small(theirs: Tensors) -> Imported:
@@ -62,10 +57,9 @@ def transfer_paddle(theirs: Tensors) -> Imported:
     Weights of linear layers are (in, out) in Paddle, hence transposed. A PReLU's slope is ``weight`` in the released
     file and ``_weight`` in today's Paddle.
     """
-    fills = FILLS["transfer_paddle"]
     lanets = {found[1] for name in theirs if (found := re.match(r"attention\.las\.(\d{1,2})\.", name))}
-    classes = theirs["head.fc.bias"].numel() if "head.fc.bias" in theirs else len(CLASSES)
-    return _renamed(theirs, _paddle_name, fills, {}, paddle=True, num_lanets=len(lanets), num_classes=classes)
+    sizes = {"num_lanets": len(lanets), "num_classes": len(theirs.get("head.fc.bias", CLASSES))}
+    return _renamed(theirs, _paddle_name, FILLS["transfer_paddle"], {}, paddle=True, **sizes)
 
 
 IMPORTERS: dict[str, tuple[Callable[[Path], Tensors], Callable[[Tensors], Imported]]] = {
@@ -77,10 +71,7 @@ IMPORTERS: dict[str, tuple[Callable[[Path], Tensors], Callable[[Tensors], Import
 
 
 def convert(source: Path, importer: str, out: Path) -> Report:
-    """Read ``source`` with the importer of this name, write ``out`` (safetensors) and the report beside it (.json).
-
-    Raises UserError, naming file and tensor, for anything that is not exactly what the importer expects.
-    """
+    """Read ``source`` with this importer, write ``out`` (safetensors) and its report (.json). Raises UserError."""
     tensors, about, report = read(source, importer)
     with atomic(out) as part:
         save_file(tensors, part, {KEY: json.dumps(about)})
@@ -108,7 +99,6 @@ def read(source: Path, importer: str) -> tuple[Tensors, dict[str, Any], Report]:
 
 
 def _whole_model(tensors: Tensors) -> dict[str, Any]:
-    """What a run's model.safetensors says too, so that the authors' model is evaluated and used like one of ours."""
     n_classes = len(tensors["head.bias"])
     lanets = {name.split(".")[2] for name in tensors if name.startswith("local_cnns.")}
     # Nothing is dropped in evaluation; the rates stay at 0, since one LANet is too few for MAD.
@@ -151,8 +141,7 @@ def _renamed(
         change = "transposed" if paddle and expected[target].ndim == 2 else ""
         wanted = expected[target].T if change else expected[target]
         if tensor.shape != wanted.shape:
-            found = shape_text(tensor)
-            raise UserError(f"{source}: expected shape {shape_text(wanted)}, found {found}")
+            raise UserError(f"{source}: expected shape {shape_text(wanted)}, found {shape_text(tensor)}")
         if tensor.dtype != torch.int64 or not target.endswith("num_batches_tracked"):
             if not tensor.is_floating_point():
                 raise UserError(f"{source}: expected floating point numbers, found {tensor.dtype}")
@@ -181,7 +170,6 @@ def _stages(name: str) -> str:
 
 
 def _paddle_name(name: str) -> str:
-    """Name of a tensor of the authors' TransFER to ours."""
     for pattern, ours in {
         r"^attention\.las\.": "local_cnns.lanets.",
         r"\.LA_conv1\.": ".0.",

@@ -1,4 +1,4 @@
-"""Imported weights into a model at the start of its training, with a report of every tensor."""
+"""Imported weights into a model at the start of a run, with a report of every tensor."""
 
 import json
 import re
@@ -22,7 +22,7 @@ KEY = "transfer"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A tensor that was taken over: its name in the file and in the model, its shape, how it was changed."""
+    """A tensor that was loaded: its name in the file and in the model, its shape, how it was changed."""
 
     source: str
     target: str
@@ -32,13 +32,11 @@ class Loaded:
 
 @dataclass
 class Report:
-    """What became of every tensor; one that nothing explains is an error before there is a report."""
+    """What became of every tensor; missing in the file, or not wanted by the model, with the reason."""
 
     loaded: list[Loaded] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    """Tensors of the model that the file does not have, with the reason."""
     not_wanted: dict[str, str] = field(default_factory=dict)
-    """Tensors of the file that the model does not have, with the reason."""
 
     def to_text(self) -> str:
         """A few lines: numbers of tensors by part and reason."""
@@ -56,11 +54,10 @@ def _parts(names: Iterable[str]) -> str:
 
 
 def load_pretrained(model: nn.Module, files: Sequence[Path]) -> Report:
-    """Put the tensors of ``files``, which ``transfer weights`` wrote, into ``model`` in place; return what was done.
+    """Put the tensors of ``files``, which ``transfer weights`` wrote, into ``model`` in place.
 
-    The position embedding is resized to the model's grid. Tensors that no file has keep their values. Raises UserError,
-    and leaves the model as it was: a tensor missing in a file, of another shape, or unknown to the model for no known
-    reason.
+    The position embedding is resized to the model's grid. Raises UserError, and leaves the model as it was: a tensor
+    missing in a file, of another shape, or unknown to the model for no known reason.
     """
     state = model.state_dict()
     found: dict[str, Tensor] = {}
@@ -90,7 +87,6 @@ def load_pretrained(model: nn.Module, files: Sequence[Path]) -> Report:
 
 
 def _reason_left_out(file: Path, name: str, state: dict[str, Tensor]) -> str:
-    """Why the model does without a tensor of the file. Raises UserError for one that it should have."""
     stages = {at[1] for key in state if (at := re.match(r"stem\.stages\.(\d+)\.", key))}
     stage = re.match(r"stem\.stages\.(\d+)\.", name)
     if stage and stage[1] not in stages:
@@ -101,10 +97,7 @@ def _reason_left_out(file: Path, name: str, state: dict[str, Tensor]) -> str:
 
 
 def _resized(tensor: Tensor, like: Tensor) -> tuple[Tensor, str]:
-    """Position embedding (1, 1 + cells, dim) on the grid of ``like``, bilinear; the class token's entry stays.
-
-    As the authors' resize_pos_embed (mmcls/models/vit/layers.py).
-    """
+    # bilinear but for the class token's entry, as the authors' resize_pos_embed (mmcls/models/vit/layers.py)
     old, new = isqrt(tensor.shape[1] - 1), isqrt(like.shape[1] - 1)
     if old == new:
         return tensor, ""

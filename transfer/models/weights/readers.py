@@ -19,10 +19,7 @@ MAX_BYTES = 2 << 30
 
 
 def read_torch(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
-    """Tensors of a state dict by name; in the formats of torch before and since 1.6.
-
-    Raises UserError: not a torch file, damaged, contains anything but tensors, or larger than ``max_bytes`` unpacked.
-    """
+    """Tensors of a torch state dict by name. Raises UserError: damaged, not just tensors, or unpacks to too much."""
     expected = "a torch state dict"
     too_large = UserError(f"{path}: unpacks to more than {max_bytes / 1e9:.1f} GB; check that it is the right file")
     kind = _check_kind(path, expected, (ZIP, "a pickle"), max_bytes)
@@ -33,15 +30,15 @@ def read_torch(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
                     raise too_large
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols of files that are then refused
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # torch.load raises nearly anything on damaged data
-        # Without torch's advice, which is to run the code in the file.
+        # without torch's advice, which is to run the code in the file
         patterns = r"GLOBAL \S+[^.\n]*", r"(?<=Unpickler error: ).*", r".*"
         reason = next(found[0] for pattern in patterns if (found := re.search(pattern, str(error))))
         raise UserError(f"{path}: damaged, or not {expected} without code ({reason[:160]}); fetch it again") from None
-    _check_tensors(path, content, expected)
+    content = _tensors(path, content, expected)
     # Counted by shape: with a stride of 0 a few bytes become a tensor of any size.
     if sum(value.numel() * value.element_size() for value in content.values()) > max_bytes:
         raise too_large
@@ -49,23 +46,19 @@ def read_torch(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
 
 
 def read_paddle(path: Path) -> dict[str, Tensor]:
-    """Tensors of a state dict that ``paddle.save`` wrote, by name; needs no Paddle.
-
-    Raises UserError: not such a file, damaged, or contains anything but arrays of numbers.
-    """
+    """Tensors of a ``paddle.save`` state dict by name, without Paddle. Raises UserError: damaged, not just arrays."""
     expected = "Paddle parameters, a pickle of numpy arrays"
     _check_kind(path, expected, ("a pickle",), MAX_BYTES)
     try:
         with path.open("rb") as handle:
-            content = _ArrayUnpickler(handle).load()
+            content: Any = _ArrayUnpickler(handle).load()
         if isinstance(content, dict):
             content.pop("StructuredToParameterName@@", None)  # a table of names that paddle.save adds
             content = {name: item.tensor() if isinstance(item, _Array) else item for name, item in content.items()}
     except Exception as error:  # the unpickler raises nearly anything on damaged data
         reason = str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: damaged, or not {expected} ({reason}); fetch it again") from None
-    _check_tensors(path, content, expected)
-    return content
+    return _tensors(path, content, expected)
 
 
 class _Refused(Exception):
@@ -73,8 +66,6 @@ class _Refused(Exception):
 
 
 class _Dtype:
-    """Stands in for numpy.dtype: plain numbers only."""
-
     def __init__(self, code: str, *_: Any) -> None:
         if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"):
             raise _Refused(f"contains an array of type {code!r}")
@@ -113,16 +104,16 @@ class _ArrayUnpickler(pickle._Unpickler):  # in Python: the C version allocates 
         return allowed[f"{module}.{name}"]
 
 
-def _check_tensors(path: Path, content: Any, expected: str) -> None:
+def _tensors(path: Path, content: Any, expected: str) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"{path}: expected {expected} by name, found {type(content).__name__}")
     for name, value in content.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             raise UserError(f"{path}: {name}: expected a tensor, found {type(value).__name__}")
+    return content
 
 
 def _check_kind(path: Path, expected: str, allowed: tuple[str, ...], max_bytes: int) -> str:
-    """The kind of file that the first bytes of ``path`` show: a failed download keeps the right name."""
     try:
         size = path.stat().st_size
         with path.open("rb") as handle:

@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from transfer.layout import Layout
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 
     from transfer.runs.read import Result, Run, Runs
 
+Cells = dict[str, Any]
+"""Cells of a row of the csv by column; None where undefined."""
+Formats = dict[str, Format]
+
+ROW: Formats = dict.fromkeys(["experiment", "dataset", "recipe", "protocol"], "text")
+COUNTS: Formats = dict.fromkeys(["n_seeds", "n_faces"], "count")
+INTERVAL: Formats = dict.fromkeys(["ci95_low", "ci95_high"], "percent")
+ACCURACY: Formats = COUNTS | dict.fromkeys(["accuracy", "accuracy_std"], "percent") | INTERVAL
+"""The columns of ``mean_cells``."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -30,8 +41,7 @@ class Kind:
 
     formats: Mapping[str, Format]
     """The columns of the csv; values of a sweep that the rows have are appended."""
-    rows: Callable[[Context], Iterable[Mapping[str, Any]]]
-    """Yields the cells of each row of the csv."""
+    rows: Callable[[Context], Iterable[Cells]]
     header: str
     """What was measured. {statistics}, {faces} and {baseline} stand for a paragraph on intervals and tests, the numbers
     of test faces, and the recipe that others are compared with."""
@@ -56,7 +66,8 @@ def names() -> list[str]:
 
 def get(name: str) -> Kind:
     """Return the kind of that name."""
-    return importlib.import_module(f"{__name__}.{name}").KIND
+    kind: Kind = importlib.import_module(f"{__name__}.{name}").KIND
+    return kind
 
 
 def protocols_of(params: Params, table: str) -> Sequence[str]:
@@ -75,17 +86,14 @@ def figure_protocol(params: Params, table: str) -> str:
 
 @dataclass(frozen=True)
 class Context:
-    """What a table or figure is made from: the parameters, where files lie, the table's name, and its runs.
-
-    Of a figure the runs are those of one dataset.
-    """
+    """What a table, or its figure on the one dataset of ``runs``, is made from."""
 
     params: Params
     layout: Layout
     name: str
     runs: Runs
 
-    def results(self) -> Iterator[tuple[dict[str, Any], dict[int, Result]]]:
+    def results(self) -> Iterator[tuple[Cells, dict[int, Result]]]:
         """Yield for every dataset, recipe and protocol the cells that name them, and the results by seed."""
         for (dataset, recipe), seeds in self.runs.items():
             for protocol in protocols_of(self.params, self.name):
@@ -98,6 +106,11 @@ class Context:
             for seed, run in seeds.items():
                 yield recipe, seed, run
 
+    def model_cells(self, dataset: str, recipe: str) -> Cells:
+        """Return local_cnns, mad and msad of a recipe."""
+        model = self.params.run(dataset, recipe).model
+        return {"local_cnns": model.num_lanets, "mad": model.mad, "msad": model.msad}
+
     @property
     def dataset(self) -> str:
         """The dataset of the figure."""
@@ -107,3 +120,39 @@ class Context:
     def protocol(self) -> str:
         """The protocol of the figure."""
         return figure_protocol(self.params, self.name)
+
+
+def percent(fraction: float | None) -> float | None:
+    """Return a fraction in percent; None stays."""
+    return None if fraction is None else 100 * fraction
+
+
+def mean_cells(fractions: Sequence[float], faces: int, name: str = "accuracy") -> Cells:
+    """Return the cells of a fraction in [0, 1] per seed, each of the same ``faces``; None where undefined."""
+    from transfer.evaluation.statistics import summary
+
+    found = summary(fractions, faces=(round(faces * fractions[0]), faces))
+    return {
+        "n_seeds": found.n,
+        "n_faces": faces,
+        name: 100 * found.mean,
+        f"{name}_std": percent(found.std),
+        "ci95_low": percent(found.ci95_low),
+        "ci95_high": percent(found.ci95_high),
+    }
+
+
+def accuracy_cells(seeds: Mapping[int, Result]) -> Cells:
+    """Return the cells of the accuracy over seeds, and the mean of the mean-class accuracy."""
+    metrics = [result.metrics for result in seeds.values()]
+    cells = mean_cells([each["accuracy"] for each in metrics], metrics[0]["n"])
+    return cells | {"mean_class_accuracy": 100 * fmean(each["mean_class_accuracy"] for each in metrics)}
+
+
+def grouped_cells(
+    frame: pd.DataFrame, by: Sequence[str], means: Sequence[str] = ("mean_class_accuracy",)
+) -> Iterator[Cells]:
+    """Yield cells for each value of ``by``; ``frame`` has a row per seed and value: n, accuracy and ``means``."""
+    for keys, part in frame.groupby(list(by), sort=False, dropna=False):
+        cells = mean_cells(part["accuracy"].tolist(), int(part["n"].iloc[0]))
+        yield dict(zip(by, keys, strict=True)) | cells | {name: 100 * float(part[name].mean()) for name in means}

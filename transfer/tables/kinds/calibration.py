@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from transfer.tables.cells import COUNTS, ROW, accuracy_cells
-from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import Format, by_dataset, code, interval, mean
+from transfer.tables.kinds import COUNTS, ROW, Cells, Context, Formats, Kind, accuracy_cells
+from transfer.tables.text import by_dataset, code, interval, mean, spread
 from transfer.utils.plots import panels, recipe_name
 
 if TYPE_CHECKING:
@@ -16,9 +15,9 @@ if TYPE_CHECKING:
 
     from transfer.runs.read import Result
 
-METRICS: dict[str, Format] = {"ece": "percent", "adaptive_ece": "percent", "nll": "number", "brier": "number"}
+METRICS: Formats = {"ece": "percent", "adaptive_ece": "percent", "nll": "number", "brier": "number"}
 INTERVALS = ("ece", "nll", "brier")
-FORMATS: dict[str, Format] = {
+FORMATS: Formats = {
     **ROW,
     **COUNTS,
     **dict.fromkeys(["accuracy", "accuracy_std"], "percent"),
@@ -30,13 +29,13 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def rows(context: Context) -> Iterator[dict[str, Any]]:
+def rows(context: Context) -> Iterator[Cells]:
     """ECE in percent, negative log-likelihood and Brier score of each recipe, as means over seeds."""
     for names, seeds in context.results():
         yield names | accuracy_cells(seeds) | _cells(list(seeds.values()))
 
 
-def _cells(results: Sequence[Result]) -> dict[str, float | None]:
+def _cells(results: Sequence[Result]) -> Cells:
     import numpy as np
     import pandas as pd
 
@@ -47,7 +46,7 @@ def _cells(results: Sequence[Result]) -> dict[str, float | None]:
         [calibration(probabilities_of(result.test), result.test["label"].to_numpy()) for result in results]
     )
     intervals = bootstrap_intervals([result.test for result in results], INTERVALS)
-    cells: dict[str, float | None] = {}
+    cells: Cells = {}
     for name, kind in METRICS.items():
         factor = 100 if kind == "percent" else 1
         cells[name] = factor * float(values[name].mean())
@@ -74,31 +73,26 @@ def figure(context: Context) -> tuple[Figure, str]:
 
 
 def reliability_figure(curves: pd.DataFrame) -> Figure:
-    """Draw per recipe the accuracy of each confidence bin, its gap to the mean confidence, and its number of faces.
-
-    ``curves``: recipe, seed and the columns of ``reliability_curve``. Bins are summed over the seeds; the ECE is each
-    seed's, as mean and standard deviation.
-    """
+    """Draw a panel per recipe of ``curves``, the columns of `reliability_curve` with recipe and seed."""
     figure, every = panels(curves["recipe"].nunique(), (2.7, 2.7), (0.2, 0.9), 4.5, sharex=True, sharey=True)
     for axes, (recipe, rows) in zip(every, curves.groupby("recipe", sort=False), strict=True):
         bins = _pooled(rows)
         width, gaps = bins["high"] - bins["low"], bins["confidence"] - bins["accuracy"]
-        edges = {"align": "edge", "edgecolor": "black", "linewidth": 0.5}
+        edges: dict[str, Any] = {"align": "edge", "edgecolor": "black", "linewidth": 0.5}
         axes.bar(bins["low"], bins["accuracy"], width, label="accuracy", color="0.75", **edges)
         axes.bar(bins["low"], gaps, width, bins["accuracy"], label="gap", fill=False, hatch="////", **edges)
-        mark = {"color": "black", "markersize": 7, "markeredgewidth": 2}
-        axes.plot(bins["confidence"], bins["confidence"], "_", label="mean confidence", **mark)
+        axes.plot(*[bins["confidence"]] * 2, "_", label="mean confidence", color="black", ms=7, mew=2)
         axes.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=0.8)
         for middle, faces in zip(bins["low"] + width / 2, bins["n"], strict=True):
             axes.text(middle, 0.02, f"{faces:,}", rotation=90, fontsize=5, ha="center", va="bottom")
-        axes.set(title=f"{recipe_name(recipe)}: ECE {_ece(rows)}", xlim=(0, 1), ylim=(0, 1), xlabel="confidence")
+        axes.set(title=f"{recipe_name(str(recipe))}: ECE {_ece(rows)}", xlim=(0, 1), ylim=(0, 1), xlabel="confidence")
     figure.supylabel("accuracy", fontsize=8)
-    figure.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    handles, labels = every[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
 def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one recipe's bins over all of its seeds, without empty ones."""
     rows = rows[rows["n"] > 0]
     sums = rows.assign(accuracy=rows["n"] * rows["accuracy"], confidence=rows["n"] * rows["confidence"])
     bins = sums.groupby(["low", "high"], as_index=False)[["n", "confidence", "accuracy"]].sum()
@@ -108,7 +102,7 @@ def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
 def _ece(rows: pd.DataFrame) -> str:
     gaps = (rows["n"] * (rows["accuracy"] - rows["confidence"]).abs()).groupby(rows["seed"]).sum()
     values = gaps / rows["n"].groupby(rows["seed"]).sum()
-    return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
+    return spread(values.mean(), values.std(), "{:.3f}")
 
 
 KIND = Kind(

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from transfer.layout import Layout
-from transfer.tables.cells import ACCURACY, ROW, mean_cells
-from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import ACCURACY_CELLS, Format, by_dataset, code, count
+from transfer.tables.kinds import ACCURACY, COUNTS, ROW, Cells, Context, Formats, Kind, grouped_cells
+from transfer.tables.text import ACCURACY_CELLS, by_dataset, code, count
 from transfer.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from transfer.runs.read import Result
+
+BY = ("test_dataset", "common_classes")
 MEANS = ("mean_class_accuracy", "all_classes_accuracy", "all_classes_mean_class_accuracy")
-FORMATS: dict[str, Format] = {
+FORMATS: Formats = {
     **dict.fromkeys(["experiment", "dataset", "test_dataset"], "text"),
     **ROW,
-    **dict.fromkeys(["n_seeds", "n_faces", "common_classes"], "count"),
+    **COUNTS,
+    "common_classes": "count",
     **ACCURACY,
     **dict.fromkeys(MEANS, "percent"),
 }
@@ -27,31 +31,29 @@ def evaluation(layout: Layout, run: tuple[str, str, int], datasets: Sequence[str
     return [layout.evaluation("cross", *run) / f"{other}.parquet" for other in datasets if other != run[0]]
 
 
-def rows(context: Context) -> Iterator[dict[str, Any]]:
+def rows(context: Context) -> Iterator[Cells]:
     """Accuracy of each run on its own test faces and on those of the table's other datasets."""
+    import pandas as pd
+
     datasets = list(dict.fromkeys(dataset for dataset, _ in context.runs))
     if len(datasets) < 2:
         only = f"needs two datasets, found only {datasets[0]}"
         raise UserError(f"table {context.name}: {only}; add another to its datasets")
     for names, seeds in context.results():
         for other in datasets:
-            yield names | {"test_dataset": other} | _cells(context, names, seeds, other)
+            found = [_numbers(context, names, seed, result, other) for seed, result in seeds.items()]
+            means = [name for name in MEANS if name in found[0]]
+            yield from (names | cells for cells in grouped_cells(pd.DataFrame(found), BY, means))
 
 
-def _cells(context: Context, names: dict[str, Any], seeds: dict[int, Any], other: str) -> dict[str, Any]:
+def _numbers(context: Context, names: Cells, seed: int, result: Result, other: str) -> Cells:
     from transfer.runs.evaluations import cross_accuracy, read_evaluation
 
-    dataset, recipe, found = names["dataset"], names["recipe"], []
-    for seed, result in seeds.items():
-        run = context.runs[dataset, recipe][seed]
-        if other == dataset:
-            found.append(result.metrics | {"common_classes": len(run.classes)})
-        else:
-            (path,) = evaluation(context.layout, (dataset, recipe, seed), [other])
-            found.append(cross_accuracy(read_evaluation(path, run.directory)))
-    cells: dict[str, Any] = mean_cells([one["accuracy"] for one in found], int(found[0]["n"]))
-    means = {key: 100 * sum(one[key] for one in found) / len(found) for key in MEANS if key in found[0]}
-    return cells | means | {"common_classes": found[0]["common_classes"]}
+    run = context.runs[names["dataset"], names["recipe"]][seed]
+    if other == names["dataset"]:
+        return result.metrics | {"test_dataset": other, "common_classes": len(run.classes)}
+    (path,) = evaluation(context.layout, (names["dataset"], names["recipe"], seed), [other])
+    return cross_accuracy(read_evaluation(path, run.directory)) | {"test_dataset": other}
 
 
 KIND = Kind(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transfer.layout import Layout
-from transfer.tables.cells import COUNTS
-from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import Format, by_dataset, code, interval, mean, plain
+from transfer.tables.kinds import COUNTS, Cells, Context, Formats, Kind
+from transfer.tables.text import by_dataset, code, interval, mean, plain
 from transfer.utils.plots import recipe_name
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-FORMATS: dict[str, Format] = {
+FORMATS: Formats = {
     **dict.fromkeys(["experiment", "dataset", "recipe"], "text"),
     "local_cnns": "count",
     **dict.fromkeys(["mad", "msad", "protocol", "measure"], "text"),
@@ -36,20 +35,19 @@ def evaluation(layout: Layout, run: tuple[str, str, int], datasets: Sequence[str
     return [layout.evaluation("attention", *run) / "diversity.json"]
 
 
-def rows(context: Context) -> Iterator[dict[str, Any]]:
+def rows(context: Context) -> Iterator[Cells]:
     """Each measure of each recipe, as the mean over seeds."""
     from transfer.evaluation.statistics import over_seeds
     from transfer.runs.evaluations import MEASURES, read_diversity
 
     for names, seeds in context.results():
-        model = context.params.run(names["dataset"], names["recipe"]).model
-        parts = {"local_cnns": model.num_lanets, "mad": model.mad, "msad": model.msad}
+        names |= context.model_cells(names["dataset"], names["recipe"])
         found = read_diversity(context.layout, names["dataset"], [names["recipe"]], list(seeds))
         for measure, values in found.groupby("measure", sort=False):
             over = over_seeds(values["value"].to_numpy(), *MEASURES[str(measure)])
             cells = {"value": over.pop("mean"), "value_std": over.pop("std")} | over
             counts = {"n_seeds": len(values), "n_faces": int(values["faces"].iloc[0])}
-            yield names | parts | {"measure": measure} | counts | cells
+            yield names | {"measure": measure} | counts | cells
 
 
 def figure(context: Context) -> tuple[Figure, str]:

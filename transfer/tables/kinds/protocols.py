@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transfer.tables.cells import ACCURACY, ROW, accuracy_cells, percent
-from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Cell, Format, by_dataset, code, plain
+from transfer.tables.kinds import ACCURACY, COUNTS, ROW, Cells, Context, Formats, Kind, accuracy_cells, percent
+from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Cell, by_dataset, code, plain
 
 HONEST = ("last", "val_selected")
 ENDS = ("", "_ci95_low", "_ci95_high")
-FORMATS: dict[str, Format] = {
+FORMATS: Formats = {
     **ROW,
-    **dict.fromkeys(["n_seeds", "n_faces"], "count"),
+    **COUNTS,
     "epoch": "text",
     **ACCURACY,
     **{f"gain_over_{protocol}{end}": "percent" for protocol in HONEST for end in ENDS},
 }
 
 
-def rows(context: Context) -> Iterator[dict[str, Any]]:
+def rows(context: Context) -> Iterator[Cells]:
     """Accuracy under each protocol, and how far it lies above ``last`` and ``val_selected`` of the same runs."""
     import numpy as np
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from transfer.tables.cells import INTERVAL, accuracy_cells, percent
-from transfer.tables.kinds import Context, Kind
+from transfer.tables.kinds import INTERVAL, Cells, Context, Formats, Kind, accuracy_cells, percent
 from transfer.tables.reported import REPORTED, Reported, load_reported
-from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Format, Section, code, grid, plain
+from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Section, code, grid, plain, spread
 from transfer.utils.plots import recipe_name
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-FORMATS: dict[str, Format] = {
+FORMATS: Formats = {
     **dict.fromkeys(["experiment", "dataset", "recipe"], "text"),
     "local_cnns": "count",
     **dict.fromkeys(["mad", "msad", "protocol"], "text"),
@@ -36,22 +35,19 @@ COLUMNS = list(FORMATS)[:17]
 """The columns that every reader of Table 1 may count on; further ones follow them."""
 
 
-def rows(context: Context) -> list[dict[str, Any]]:
-    """The accuracies of the recipes, against the baseline of their dataset; a sweep's values are further columns.
-
-    Holm's correction is over all comparisons of the table under one protocol.
-    """
+def rows(context: Context) -> list[Cells]:
+    """The recipes against their dataset's baseline; Holm's correction is over all comparisons under one protocol."""
     from transfer.evaluation.statistics import holm, paired_difference
 
     params, sweep, reported = context.params, context.params.table_definitions[context.name].sweep, load_reported()
     values, baseline = sweep.recipes() if sweep else {}, params.table_baseline(context.name)
     results = list(context.results())
     baselines = {(names["dataset"], names["protocol"]): ours for names, ours in results if names["recipe"] == baseline}
-    found, families = [], {}
+    found: list[Cells] = []
+    families: dict[str, list[Cells]] = {}
     for names, ours in results:
         dataset, recipe, protocol = names["dataset"], names["recipe"], names["protocol"]
-        model = params.run(dataset, recipe).model
-        row = names | {"local_cnns": model.num_lanets, "mad": model.mad, "msad": model.msad} | accuracy_cells(ours)
+        row = names | context.model_cells(dataset, recipe) | accuracy_cells(ours)
         row |= {key.rpartition(".")[2]: value for key, value in values.get(recipe, {}).items()}
         theirs = baselines.get((dataset, protocol), {})
         if recipe != baseline and (both := sorted(ours.keys() & theirs.keys())):
@@ -74,8 +70,8 @@ def rows(context: Context) -> list[dict[str, Any]]:
     return found
 
 
-def published(reported: Sequence[Reported], family: str | None, recipe: str) -> dict[str, float | str | None]:
-    """Return the cells of a recipe's published number; none where there is no such number."""
+def published(reported: Sequence[Reported], family: str | None, recipe: str) -> Cells:
+    """Return the cells of a recipe's published number, if there is one."""
     for entry in reported:
         if (entry.dataset, entry.recipe, entry.protocol) == (family, recipe, "test_selected"):
             remark = f" ({entry.remark})" if entry.remark else ""
@@ -91,18 +87,18 @@ def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
 def _section(name: str, rows: pd.DataFrame) -> Section:
     keys = {"recipe": code("recipe"), "LANets": plain("local_cnns", "{}"), "p1 (MAD)": plain("mad", "{:g}")}
     keys |= {"p2 (MSAD)": plain("msad", "{:g}")}
-    keys |= {column: plain(column, "{}") for column in rows if column not in FORMATS}
+    keys |= {column: plain(column, "{}") for column in map(str, rows) if column not in FORMATS}
     head, lines = grid(rows, keys, ACCURACY_CELLS | {"Δ (p, p(Holm), d)": _difference}, across="protocol")
     numbers = rows.dropna(subset="reported_accuracy").set_index("recipe")
     sources = list(numbers["reported_source"].unique())
     if sources:
         head.append("published (`test_selected`)")
+        cells = {
+            recipe: f"{row['reported_accuracy']:.2f} [{sources.index(row['reported_source']) + 1}]"
+            for recipe, row in numbers.iterrows()
+        }
         for line, recipe in zip(lines, dict.fromkeys(rows["recipe"]), strict=True):
-            cell = UNDEFINED
-            if recipe in numbers.index:
-                number = numbers.loc[recipe]
-                cell = f"{number['reported_accuracy']:.2f} [{sources.index(number['reported_source']) + 1}]"
-            line.append(cell)
+            line.append(cells.get(recipe, UNDEFINED))
     return Section(name, "", head, lines, [f"[{i}] {source}" for i, source in enumerate(sources, 1)])
 
 
@@ -148,11 +144,7 @@ _CURVES = {"train_loss": "training loss", "val_accuracy": "validation accuracy (
 
 
 def curves_figure(history: pd.DataFrame) -> Figure:
-    """Draw a column per recipe: its mean over seeds, a band from lowest to highest seed, and the other recipes' means.
-
-    ``history``: recipe, seed, epoch, train_loss, val_accuracy in percent, of one dataset; recipes in order of first
-    appearance.
-    """
+    """Draw a column per recipe of ``history``: mean over seeds, band from lowest to highest, the others' means."""
     from matplotlib.figure import Figure
 
     means = history.groupby(["recipe", "epoch"])[list(_CURVES)].mean()
@@ -176,24 +168,21 @@ def curves_figure(history: pd.DataFrame) -> Figure:
 
 
 def sweep_figure(frame: pd.DataFrame, name: str) -> Figure:
-    """Draw accuracy against ``name``: a point per seed, a line through the means, their 95 % interval.
-
-    ``frame``: first (the value), seed, accuracy in [0, 1]. The interval is Student's, for two seeds or more.
-    """
+    """Draw accuracy (a fraction) against ``first``: a point per seed, a line through the means, their 95 % interval."""
+    import pandas as pd
     from matplotlib.figure import Figure
 
-    from transfer.evaluation.statistics import summary
+    from transfer.evaluation.statistics import Summary, summary
 
     figure = Figure(figsize=(4.2, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(frame["first"], 100 * frame["accuracy"], "o", color="0.45", markerfacecolor="none", label="one seed")
-    found = {value: summary(list(part)) for value, part in frame.groupby("first")["accuracy"]}
-    means = [100 * each.mean for each in found.values()]
-    axes.plot(list(found), means, color="black", label="mean, 95 % interval")
+    found: dict[Any, Summary] = {value: summary(list(part)) for value, part in frame.groupby("first")["accuracy"]}
+    table = pd.DataFrame(map(vars, found.values()), dtype=float) * 100
+    axes.plot(list(found), table["mean"], color="black", label="mean, 95 % interval")
     if frame["seed"].nunique() > 1:
-        low = [100 * (each.mean - each.ci95_low) for each in found.values()]
-        high = [100 * (each.ci95_high - each.mean) for each in found.values()]
-        axes.errorbar(list(found), means, [low, high], fmt="none", ecolor="black", capsize=2, elinewidth=0.8)
+        bars = [table["mean"] - table["ci95_low"], table["ci95_high"] - table["mean"]]
+        axes.errorbar(list(found), table["mean"], bars, fmt="none", ecolor="black", capsize=2, elinewidth=0.8)
         axes.legend()
     axes.set(xlabel=name, ylabel="accuracy (%)")
     axes.set_xticks(list(found), list(map(_tick, found)))
@@ -201,10 +190,7 @@ def sweep_figure(frame: pd.DataFrame, name: str) -> Figure:
 
 
 def grid_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Draw the accuracy by the two ``names`` as a heat map of mean ± standard deviation over seeds.
-
-    ``frame``: first, second (the values), seed, accuracy in [0, 1]. A pair without runs stays empty.
-    """
+    """Draw accuracy (a fraction) by ``first`` and ``second`` as a heat map of mean ± standard deviation over seeds."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -216,9 +202,8 @@ def grid_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
     # neither white nor darker than black letters can be read on
     axes.imshow(means, cmap="Greys", origin="lower", aspect="auto", vmin=1.1 * low - 0.1 * high, vmax=2 * high - low)
     for row, column in np.ndindex(means.shape):
-        mean, deviation = means.iloc[row, column], deviations.iloc[row, column]
-        spread = "" if np.isnan(deviation) else f"\n± {deviation:.2f}"
-        text = UNDEFINED if np.isnan(mean) else f"{mean:.2f}{spread}"
+        mean, deviation = (float(of.to_numpy()[row, column]) for of in (means, deviations))
+        text = UNDEFINED if np.isnan(mean) else spread(mean, deviation).replace(" ", "\n", 1)
         axes.text(column, row, text, ha="center", va="center", fontsize=7)
     axes.set_xticks(range(means.shape[1]), list(map(_tick, means.columns)))
     axes.set_yticks(range(means.shape[0]), list(map(_tick, means.index)))

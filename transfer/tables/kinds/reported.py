@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from transfer.tables.cells import COUNTS, INTERVAL, accuracy_cells
-from transfer.tables.kinds import Context, Kind
+from transfer.tables.kinds import COUNTS, INTERVAL, Cells, Context, Formats, Kind, accuracy_cells
 from transfer.tables.reported import REPORTED, load_reported
-from transfer.tables.text import UNDEFINED, Format, Section, grid, interval, mean, plain
+from transfer.tables.text import UNDEFINED, Section, grid, interval, mean, plain
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS: dict[str, Format] = {
+FORMATS: Formats = {
     **dict.fromkeys(["experiment", "dataset", "method"], "text"),
     "year": "count",
     "protocol": "text",
@@ -27,7 +26,7 @@ _FAMILIES = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet7": "AffectNet, 
 _FAMILIES |= {"affectnet8": "AffectNet, 8 classes"}
 
 
-def rows(context: Context) -> Iterator[dict[str, Any]]:
+def rows(context: Context) -> Iterator[Cells]:
     """Our accuracies, then the published ones, the highest first."""
     for names, seeds in context.results():
         cells = accuracy_cells(seeds)
@@ -38,10 +37,7 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
 
 
 def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
-    """Per leaderboard our accuracies on the datasets that are comparable with it, and the published ones.
-
-    Datasets without a published counterpart (synthetic faces, development splits) have sections of their own.
-    """
+    """Per leaderboard our comparable accuracies and the published ones; other datasets by themselves."""
     definitions = context.params.dataset_definitions
     ours = {name: definitions[name].reported_as or name for name in context.params.table_datasets(context.name)}
     families = frame["dataset"].where(frame["status"] != "measured", frame["dataset"].map(ours))

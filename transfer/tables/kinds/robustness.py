@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer.layout import Layout
-from transfer.tables.cells import ACCURACY, ROW, mean_cells
-from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Format, by_dataset, code, count, plain
+from transfer.tables.kinds import ACCURACY, ROW, Cells, Context, Formats, Kind, grouped_cells
+from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, by_dataset, code, count, plain
 from transfer.utils.plots import line_styles, panels, recipe_name
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from transfer.runs.read import Run
-
-FORMATS: dict[str, Format] = {
+FORMATS: Formats = {
     **ROW,
     **dict.fromkeys(["corruption", "severity"], "text"),
     **ACCURACY,
@@ -31,37 +28,29 @@ def evaluation(layout: Layout, run: tuple[str, str, int], datasets: Sequence[str
     return [layout.evaluation("robustness", *run) / "robustness.parquet"]
 
 
-def rows(context: Context) -> Iterator[dict[str, Any]]:
+def rows(context: Context) -> Iterator[Cells]:
     """Accuracy under each corruption and severity, and on each challenge subset, as means over seeds."""
+    import numpy as np
     import pandas as pd
 
+    means = ["mean_class_accuracy", "clean_accuracy", "drop"]
     for names, seeds in context.results():
-        dataset, recipe = names["dataset"], names["recipe"]
         frames = []
         for seed, result in seeds.items():
-            frames.append(_accuracies(context, recipe, seed, context.runs[dataset, recipe][seed], dataset))
+            frames.append(_accuracies(context, names["dataset"], names["recipe"], seed))
             for name, found in result.subsets.items():
-                values = {key: found[key] for key in ("n", "accuracy", "mean_class_accuracy")}
-                values |= {"corruption": f"subset {name}", "clean_accuracy": result.metrics["accuracy"]}
-                frames.append(pd.DataFrame([values | {"severity": float("nan")}]))
-        conditions = pd.concat(frames).groupby(["corruption", "severity"], sort=False, dropna=False)
-        for (corruption, severity), part in conditions:
-            yield {
-                **names,
-                "corruption": corruption,
-                "severity": severity,
-                **mean_cells(list(part["accuracy"]), int(part["n"].iloc[0])),
-                "mean_class_accuracy": 100 * float(part["mean_class_accuracy"].mean()),
-                "clean_accuracy": 100 * float(part["clean_accuracy"].mean()),
-                "drop": 100 * float((part["clean_accuracy"] - part["accuracy"]).mean()),
-            }
+                subset = {"corruption": f"subset {name}", "severity": np.nan}
+                frames.append(pd.DataFrame([found | subset | {"clean_accuracy": result.metrics["accuracy"]}]))
+        frame = pd.concat(frames)
+        frame["drop"] = frame["clean_accuracy"] - frame["accuracy"]
+        yield from (names | cells for cells in grouped_cells(frame, ["corruption", "severity"], means))
 
 
-def _accuracies(context: Context, recipe: str, seed: int, run: Run, dataset: str) -> pd.DataFrame:
+def _accuracies(context: Context, dataset: str, recipe: str, seed: int) -> pd.DataFrame:
     from transfer.runs.evaluations import accuracies, read_evaluation
 
     (path,) = evaluation(context.layout, (dataset, recipe, seed), [])
-    return accuracies(read_evaluation(path, run.directory))
+    return accuracies(read_evaluation(path, context.runs[dataset, recipe][seed].directory))
 
 
 def figure(context: Context) -> tuple[Figure, str]:
@@ -69,8 +58,8 @@ def figure(context: Context) -> tuple[Figure, str]:
     import pandas as pd
 
     frames = [
-        _accuracies(context, recipe, seed, run, context.dataset).assign(recipe=recipe, seed=seed)
-        for recipe, seed, run in context.each_run()
+        _accuracies(context, context.dataset, recipe, seed).assign(recipe=recipe, seed=seed)
+        for recipe, seed, _ in context.each_run()
     ]
     frame = pd.concat(frames)
     what = "Accuracy on corrupted test faces (docs/robustness.md): mean over seeds, bars from lowest to highest"
@@ -78,11 +67,7 @@ def figure(context: Context) -> tuple[Figure, str]:
 
 
 def robustness_figure(frame: pd.DataFrame) -> Figure:
-    """Draw a panel per corruption and in it a line per recipe: the mean over seeds, its bars from lowest to highest.
-
-    ``frame``: corruption, severity, recipe, seed, accuracy and clean_accuracy (that of the same faces without
-    corruption) in [0, 1]. Each line begins with the clean faces, at the corruption's least severity.
-    """
+    """Draw a panel per corruption, a line per recipe: mean, lowest and highest over seeds; clean faces come first."""
     import pandas as pd
 
     from transfer.params.train import SEVERITIES
@@ -101,8 +86,8 @@ def robustness_figure(frame: pd.DataFrame) -> Figure:
             axes.errorbar(over.index, over["mean"], bars, **line)
         axes.set(title=corruption.replace("_", " "), xlabel=SEVERITIES[corruption].unit)
     figure.supylabel("accuracy (%)", fontsize=8)
-    legend = {"loc": "outside lower center", "ncols": min(len(recipes), 6), "handlelength": 4}
-    figure.legend(*every[0].get_legend_handles_labels(), **legend)
+    handles, labels = every[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(recipes), 6), handlelength=4)
     return figure
 
 

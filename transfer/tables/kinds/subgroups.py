@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from transfer.tables.cells import ACCURACY, ROW, mean_cells
-from transfer.tables.kinds import Context, Kind
-from transfer.tables.text import ACCURACY_CELLS, Format, by_dataset, code, count
+from transfer.tables.kinds import ACCURACY, ROW, Cells, Context, Formats, Kind, grouped_cells, percent
+from transfer.tables.text import ACCURACY_CELLS, by_dataset, code, count
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS: dict[str, Format] = {
+FORMATS: Formats = {
     **ROW,
     **dict.fromkeys(["attribute", "group"], "text"),
     **ACCURACY,
@@ -25,7 +24,7 @@ UNSURE = "unsure"
 GAP = "largest gap"
 
 
-def rows(context: Context) -> Iterator[dict[str, Any]]:
+def rows(context: Context) -> Iterator[Cells]:
     """Accuracy of each group on the datasets that annotate it, as means over seeds."""
     import pandas as pd
 
@@ -37,59 +36,44 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
         index = indexes[names["dataset"]]
         if set(ATTRIBUTES) <= set(index.columns):
             found = [subgroups(result.test, index) for result in seeds.values()]
-            yield from (names | cells for cells in [*_groups(found), *_gaps(found)])
+            groups = grouped_cells(pd.concat(found), ["attribute", "group"])
+            yield from (names | cells for cells in (*groups, *_gaps(found)))
 
 
-def _groups(found: Sequence[pd.DataFrame]) -> Iterator[dict[str, Any]]:
-    import pandas as pd
-
-    for (attribute, group), part in pd.concat(found).groupby(["attribute", "group"], sort=False):
-        cells = mean_cells(list(part["accuracy"]), int(part["n"].iloc[0]))
-        by_class = 100 * float(part["mean_class_accuracy"].mean())
-        yield {"attribute": attribute, "group": group, **cells, "mean_class_accuracy": by_class}
-
-
-def _gaps(found: Sequence[pd.DataFrame]) -> Iterator[dict[str, Any]]:
-    """Yield the largest gap of each attribute, as mean over seeds; no interval, since the groups change."""
-    import numpy as np
+def _gaps(found: Sequence[pd.DataFrame]) -> Iterator[Cells]:
+    from transfer.evaluation.statistics import summary
 
     gaps = [largest_gaps(groups) for groups in found]
     for attribute in gaps[0]:
-        values = [100 * each[attribute] for each in gaps]
+        over = summary([each[attribute] for each in gaps])  # no interval, since the groups change
         faces = int(found[0].loc[found[0]["attribute"] == attribute, "n"].sum())
-        cells = {"attribute": attribute, "group": GAP, "n_seeds": len(values), "n_faces": faces}
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        yield cells | {"accuracy": float(np.mean(values)), "accuracy_std": spread}
+        cells = {"attribute": attribute, "group": GAP, "n_seeds": over.n, "n_faces": faces}
+        yield cells | {"accuracy": 100 * over.mean, "accuracy_std": percent(over.std)}
 
 
 def subgroups(test: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
-    """Return the accuracy of one run on the test faces of each group; fractions in [0, 1].
+    """Return attribute, group, n, accuracy and mean_class_accuracy (fractions) of one run on each group of test faces.
 
-    ``test`` are rows of predictions.parquet, ``index`` is the dataset's index. One row per attribute and group in the
-    order of `rafdb.ATTRIBUTES`, without empty groups: attribute, group, n, accuracy, mean_class_accuracy (over the
-    classes that occur in the group). Faces without annotation are in no group.
+    ``test`` are rows of predictions.parquet, ``index`` is the dataset's. The order is that of `rafdb.ATTRIBUTES`,
+    without empty groups; faces without annotation are in no group.
     """
     import pandas as pd
 
     from transfer.datasets.rafdb import ATTRIBUTES
-    from transfer.runs.metrics import metrics
-    from transfer.runs.predictions import class_names, probabilities_of
+    from transfer.runs.metrics import frame_metrics
 
-    annotated, classes, rows = index.set_index("sample").loc[test["sample"]], class_names(test), []
+    annotated, rows = index.set_index("sample").loc[test["sample"]], []
     for attribute, meanings in ATTRIBUTES.items():
         for number, group in enumerate(meanings):
             part = test[(annotated[attribute] == number).fillna(False).to_numpy(bool)]
             if len(part):
-                found = metrics(probabilities_of(part), part["label"].to_numpy(), classes)
+                found = frame_metrics(part)
                 rows.append((attribute, group, found["n"], found["accuracy"], found["mean_class_accuracy"]))
     return pd.DataFrame(rows, columns=["attribute", "group", "n", "accuracy", "mean_class_accuracy"])
 
 
 def largest_gaps(groups: pd.DataFrame) -> dict[str, float]:
-    """Return the largest gap in accuracy (a fraction) between two groups of each attribute of `subgroups`.
-
-    Groups of fewer than `LEAST` faces and `UNSURE` do not count; an attribute with fewer than two others has none.
-    """
+    """Return the largest gap in accuracy (a fraction) between two counted groups, by attribute with two or more."""
     counted = groups[(groups["n"] >= LEAST) & (groups["group"] != UNSURE)]
     parts = counted.groupby("attribute", sort=False)["accuracy"]
     return {str(attribute): float(part.max() - part.min()) for attribute, part in parts if len(part) > 1}
