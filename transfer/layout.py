@@ -13,12 +13,12 @@ class Layout:
 
     @property
     def root(self) -> Path:
-        """Folder of the experiment."""
+        """The experiment's folder."""
         return self.results / self.experiment
 
     @property
     def params(self) -> Path:
-        """Snapshot of the resolved configuration, written when a workflow starts."""
+        """Snapshot of the resolved configuration."""
         return self.root / "params.yaml"
 
     @property

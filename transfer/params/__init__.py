@@ -9,42 +9,4 @@ from transfer.params.experiment import Params
 from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams
 from transfer.params.search import CountRange, PrunerParams, RateRange, SearchDefinition, SearchSpace
 from transfer.params.tables import TableDefinition
-from transfer.params.train import (
-    RUNTIME_KEYS,
-    Augmentation,
-    ModelOverride,
-    ModelParams,
-    RobustnessParams,
-    TrainOverride,
-    TrainParams,
-)
-
-__all__ = [
-    "Augmentation",
-    "CountRange",
-    "DatasetDefinition",
-    "FaceParams",
-    "ModelOverride",
-    "ModelParams",
-    "Name",
-    "Params",
-    "ParamsError",
-    "PrunerParams",
-    "RateRange",
-    "RecipeDefinition",
-    "RecipeOnDataset",
-    "RobustnessParams",
-    "RunParams",
-    "S",
-    "SPLITS",
-    "SamplingParams",
-    "SearchDefinition",
-    "SearchSpace",
-    "Strict",
-    "TableDefinition",
-    "TrainOverride",
-    "TrainParams",
-    "RUNTIME_KEYS",
-    "digest",
-    "merge",
-]
+from transfer.params.train import RUNTIME_KEYS, Augmentation, ModelParams, RobustnessParams, TrainParams

@@ -1,12 +1,11 @@
-"""A run in progress, and its resume state: one file, replaced whole after every epoch, beside it the one before.
+"""A run in progress, and its resume state: one file, replaced whole after every epoch.
 
 It is no declared output of the workflow: Snakemake deletes those before a job and after a failure.
 """
 
-import os
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from transfer.training.data import RunData
 from transfer.training.distributed import ProcessGroup
 from transfer.training.epoch import EpochMeter
 from transfer.training.loop import SGD, WeightAverage
-from transfer.training.selection import Selection
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic
 
@@ -28,6 +26,42 @@ Identity = Mapping[str, str]
 
 Row = dict[str, float]
 """A line of history.csv."""
+
+SELECTED_BY = {"val_selected": "val_accuracy", "test_selected": "test_accuracy"}
+"""The column of the history whose first maximum a protocol selects; ``last`` takes the last epoch."""
+
+
+class Selection:
+    """The selected epoch of each protocol so far, ``best``: its number, the predicted probabilities of each split, and,
+    for the protocol whose checkpoint is kept, the weights."""
+
+    def __init__(self, protocols: Sequence[str], checkpoint_protocol: str, epochs: int) -> None:
+        self.protocols, self.checkpoint_protocol, self.epochs = protocols, checkpoint_protocol, epochs
+        self.best: dict[str, dict[str, Any]] = {}
+
+    def update(
+        self,
+        row: Row,
+        history: Sequence[Row],
+        probabilities: Callable[[], dict[str, torch.Tensor]],
+        weights: Callable[[], dict[str, torch.Tensor]],
+    ) -> None:
+        """Keep this epoch under each protocol that prefers its ``row`` to all of ``history``.
+
+        ``probabilities`` may raise (a signal arrived); the selection is then as it was.
+        """
+        selected: dict[str, dict[str, Any]] = {}
+        for protocol in self.protocols:
+            if protocol == "last":
+                better = row["epoch"] == self.epochs
+            else:
+                key = SELECTED_BY[protocol]
+                better = all(row[key] > earlier[key] for earlier in history)
+            if better:
+                selected[protocol] = {"epoch": row["epoch"], "probabilities": probabilities()}
+                if protocol == self.checkpoint_protocol:
+                    selected[protocol]["weights"] = weights()
+        self.best |= selected
 
 
 @dataclass
@@ -113,11 +147,6 @@ class Run:
         return True
 
 
-def previous(path: Path) -> Path:
-    """Where the state lies that ``path`` replaced."""
-    return path.with_stem("previous")
-
-
 def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors and plain values) atomically, for runs of the same ``identity``.
 
@@ -126,8 +155,6 @@ def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
     try:
         with atomic(path) as part:
             torch.save({"identity": dict(identity), **state}, part)
-            if path.exists():  # a kill between here and the end leaves the previous one
-                os.replace(path, previous(path))
     except (OSError, RuntimeError) as error:
         # On a full disk torch's writer raises RuntimeError
         reason = error if isinstance(error, OSError) else "the disk seems to be full"
@@ -138,35 +165,25 @@ def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path, identity: Identity) -> dict[str, Any] | None:
-    """The state of an interrupted run; the one before it where the newest is damaged or of another run.
+    """The state of an interrupted run; None, and one line on stderr, where it is damaged or of another run.
 
-    None if neither can be used; one line on stderr says why. Removes files that a kill left half written.
+    Removes files that a kill left half written.
     """
     for part in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
         part.unlink(missing_ok=True)
-    state, problem = find_state(path, identity)
-    if problem:
-        then = "the run starts over" if state is None else "the run continues from the state before it"
-        print(f"{problem}; {then}", file=sys.stderr)
-    return state
-
-
-def find_state(path: Path, identity: Identity) -> tuple[dict[str, Any] | None, str]:
-    """The state that :func:`load_state` continues from, and what is wrong with the newest one, empty if nothing is."""
-    problems = []
-    for file in (path, previous(path)):
-        if not file.exists():
-            continue
-        try:
-            state = _read(file)
-        except Exception as error:  # torch.load raises nearly anything on damaged data
-            problems.append(f"{file}: damaged resume state ({type(error).__name__})")
-            continue
+    if not path.exists():
+        return None
+    try:
+        state = _read(path)
+    except Exception as error:  # torch.load raises nearly anything on damaged data
+        problem = f"damaged resume state ({type(error).__name__})"
+    else:
         different = _differences(state["identity"], identity)
         if not different:
-            return state, "".join(problems[:1])
-        problems.append(f"{file}: resume state of another run ({different})")
-    return None, "".join(problems[:1])
+            return state
+        problem = f"resume state of another run ({different})"
+    print(f"{path}: {problem}; the run starts over", file=sys.stderr)
+    return None
 
 
 def _read(file: Path) -> dict[str, Any]:
