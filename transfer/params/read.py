@@ -128,11 +128,12 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def holds(values: Any, loc: Sequence[str | int]) -> bool:
     """Whether nested ``values`` have the key at ``loc``."""
+    found: Any = values
     for part in loc:
-        if not isinstance(values, Mapping | list):
+        if not isinstance(found, Mapping | list):
             break
         try:
-            values = values[part]
+            found = found[part]
         except (KeyError, IndexError, TypeError):
             return False
     return True

@@ -83,7 +83,7 @@ def fit(
     torch.manual_seed(stream(seed, "weights"))
     data = load_data(settings, dataset, layout, splits)
     group.check(data.batch_size)
-    model = create_model(settings.model, len(data.classes)).to(device, memory_format=torch.channels_last)
+    model = create_model(settings.model, len(data.classes)).to(device).to(memory_format=torch.channels_last)
     run = Run(
         params=params,
         settings=settings,

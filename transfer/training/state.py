@@ -121,7 +121,7 @@ class Run:
         """Write the resume state. Raises UserError as :func:`save_state`."""
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.velocity,
             "average": self.average and self.average.state_dict(),
             "history": self.history,
             "selection": self.selection.best,
@@ -137,7 +137,7 @@ class Run:
         if state is None:
             return False
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_velocity(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.history, self.selection.best, self.seconds = state["history"], state["selection"], state["seconds"]
