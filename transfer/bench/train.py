@@ -65,7 +65,10 @@ def bench_train(
         steps = {OURS: _steps(ours, seconds, device)}  # from the second step on the optimiser's state is there as well
         memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_resident()
         macs = count_macs(network, model.img_size, device)
-        ways = {OURS: ours, PLAIN: _plain(model, train, store, labels, device, threads)}
+        ways: dict[str, Callable[[int], None]] = {
+            OURS: ours,
+            PLAIN: _plain(model, train, store, labels, device, threads),
+        }
         steps[PLAIN] = _steps(ways[PLAIN], seconds, device)
         rates = {name: PeakMatmul(name, device) for name in dict.fromkeys((precision, "fp32"))}
         taken: dict[str, list[float]] = {way: [] for way in ways}

@@ -84,9 +84,10 @@ def synthesize(dataset: Dataset, files: ParamFiles = None, values: Values = None
     from transfer.datasets.synthetic.archives import write_archive
 
     data = chosen.dataset_definitions[dataset]
+    parser: Any = data.parser
     if data.synthetic is None:
         raise UserError(f"dataset {dataset}: not synthetic; put its archive into {chosen.raw_dir}")
-    write_archive(data.parser, _archive(chosen, dataset), seed=data.synthetic, scale=data.synthetic_scale)
+    write_archive(parser, _archive(chosen, dataset), seed=data.synthetic, scale=data.synthetic_scale)
 
 
 @app.command()
@@ -105,10 +106,10 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
     options = parser.resolve(definition.options)
     with open_source(path) as archive:
         table = parser.index(archive, **options, missing=definition.missing, raw_dir=chosen.raw_dir)
-    differences = data / "counts.csv"
+    differences, expect = data / "counts.csv", definition.model_dump(mode="json")["expect"]
     differences.unlink(missing_ok=True)
     try:
-        counts.check_counts(table, classes, definition.expect, parser.official(**options))
+        counts.check_counts(table, classes, expect, parser.official(**options))
     except counts.CountsError as error:
         write_text(differences, error.table.to_csv(index=False))
         message = f"dataset {dataset} ({path}): {error} (table: {differences})"
@@ -117,7 +118,6 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
         raise UserError(f"dataset {dataset} ({path}): {error}") from None
     if chosen.face_params(dataset).landmarks == "supplied":
         require_landmarks(table)
-    expect = definition.model_dump(mode="json")["expect"]
     about = counts.index_summary(
         table, classes, dataset=dataset, archive=path, parser=parser.name, options=options, expect=expect
     )
@@ -197,8 +197,9 @@ def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
 
     listed, faces = pd.read_parquet(index_file), pd.read_parquet(faces_file)
     with open_source(_archive(chosen, dataset)) as archive, progress("aligning faces", len(listed)) as report:
-        source, options = HashedSource(archive), chosen.face_params(dataset).alignment()
+        source: Any = HashedSource(archive)
         images, hashes = stream_images(source, listed["path"].tolist()), source.sha256
+        options = chosen.face_params(dataset).alignment()
         counts = align_dataset(images, listed, faces, store, manifest, **options, source_sha256=hashes, progress=report)
     evaluated = evaluation_faces(pd.read_parquet(manifest))
     write_text(data / "evaluation.csv", evaluated.to_csv(index=False, lineterminator="\n"))
@@ -223,15 +224,12 @@ def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -
 
     path, alignment = _archive(chosen, dataset), chosen.face_params(dataset).alignment()
     listed, faces, aligned = map(pd.read_parquet, (data / "index.parquet", data / "faces.parquet", manifest))
-    about = {
-        "dataset": dataset,
-        "archive": path.name,
-        "code": {step: step_digest(step) for step in ("detect", "align")},
-    }
+    code = {step: step_digest(step) for step in ("detect", "align")}
+    about = {"dataset": dataset, "archive": path.name, "code": code}
 
-    def originals(rows: Sequence[int]) -> dict[int, np.ndarray]:
+    def originals(rows: Sequence[int]) -> dict[int, Any]:
         with open_source(path) as archive:
-            stream = stream_images(archive, listed["path"].iloc[rows].tolist())
+            stream = stream_images(archive, listed["path"].iloc[list(rows)].tolist())
             return {rows[position]: image for position, image, _ in stream}
 
     images = np.load(store, mmap_mode="r")
@@ -287,17 +285,17 @@ def audit(files: ParamFiles = None, values: Values = None) -> None:
     D/duplicates.parquet of all datasets. Writes: R/audit/audit.csv, R/audit/audit.md, R/audit/duplicates.csv,
     R/audit/pairs.png."""
     chosen, layout = load(files, values)
-    verbs = {"hashes.parquet": "hash", "thumbnails.npy": "hash", "duplicates.parquet": "duplicates"}
     for dataset in chosen.datasets:
-        for name, verb in verbs.items():
+        for name, verb in (
+            ("hashes.parquet", "hash"),
+            ("thumbnails.npy", "hash"),
+            ("duplicates.parquet", "duplicates"),
+        ):
             existing(layout.data(dataset) / name, verb)
 
     from transfer.audit.report import write_audit
 
-    _say(
-        chosen.experiment,
-        ((kind, n) for kind, n in write_audit(chosen, layout)[["exact", "near", "mirrored"]].sum().items()),
-    )
+    _say(chosen.experiment, write_audit(chosen, layout)[["exact", "near", "mirrored"]].sum().items())
 
 
 @app.command()
@@ -305,10 +303,7 @@ def sample(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
     """Split and balance. Reads: D/aligned.parquet, and D/duplicates.parquet unless sampling.duplicates is keep. Writes:
     D/split.parquet, D/plan_full.npy, D/plan_sqrt.npy, D/plan_none.npy."""
     chosen, layout = load(files, values, dataset)
-    manifest_file, sampling = (
-        existing(layout.data(dataset) / "aligned.parquet", "align"),
-        chosen.sampling_params(dataset),
-    )
+    manifest_file = existing(layout.data(dataset) / "aligned.parquet", "align")
 
     import numpy as np
     import pandas as pd
@@ -317,12 +312,12 @@ def sample(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
     from transfer.params.base import UPSAMPLING
     from transfer.utils.files import atomic
 
-    manifest, groups = pd.read_parquet(manifest_file), None
+    sampling, manifest, groups = chosen.sampling_params(dataset), pd.read_parquet(manifest_file), None
     if sampling.duplicates != "keep":
         from transfer.audit.copies import KINDS, copy_groups
 
         pairs = pd.read_parquet(existing(manifest_file.with_name("duplicates.parquet"), "duplicates"))
-        groups = copy_groups(manifest["sample"], pairs, KINDS[sampling.duplicates])
+        groups = copy_groups(manifest["sample"].tolist(), pairs, KINDS[sampling.duplicates])
     split = split_rows(manifest, sampling.val_fraction, sampling.split_seed, groups)
     _say(dataset, split["split"].value_counts().items())
     write_table(split, manifest_file.with_name("split.parquet"))
@@ -337,9 +332,8 @@ def sample(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
 def _archive(chosen: Any, dataset: str) -> Path:
     from transfer.sources.table import archive_path
 
-    path: Path = archive_path(chosen, dataset)
-    return path
+    return archive_path(chosen, dataset)
 
 
-def _say(name: str, counts: Iterable[tuple[Any, int]]) -> None:
+def _say(name: str, counts: Iterable[tuple[Any, Any]]) -> None:
     print(f"{name}: " + ", ".join(f"{n:,} {what}" for what, n in counts))

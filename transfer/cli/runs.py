@@ -117,14 +117,8 @@ def evaluate(
     from transfer.runs.metrics import evaluate
 
     subsets = layout.data(dataset) / "subsets.parquet"
-    evaluate(
-        layout.run(dataset, recipe, seed),
-        experiment=chosen.experiment,
-        dataset=dataset,
-        recipe=recipe,
-        seed=seed,
-        subsets=subsets if subsets.exists() else None,
-    )
+    about = {"experiment": chosen.experiment, "dataset": dataset, "recipe": recipe}
+    evaluate(layout.run(dataset, recipe, seed), **about, seed=seed, subsets=subsets if subsets.exists() else None)
 
 
 @app.command()
@@ -141,8 +135,8 @@ def robustness(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles =
     if left_out := table.attrs["without_landmarks"]:
         print(f"{dataset}: {left_out:,} faces without landmarks are excluded from occlusions of eyes, nose and mouth")
     for row in accuracies(table).itertuples():
-        clean = f"{row.clean_accuracy:.2%} clean"
-        print(f"{row.corruption} {row.severity:g}: {row.accuracy:.2%} of {row.n:,} ({clean})")
+        accuracy = f"{row.accuracy:.2%} of {row.n:,} ({row.clean_accuracy:.2%} clean)"
+        print(f"{row.corruption} {row.severity:g}: {accuracy}")
 
 
 @app.command()
@@ -164,8 +158,8 @@ def cross(
     known = [name for name in chosen.datasets if name != dataset]
     for name in on or ():
         if name not in known:
-            allowed = ", ".join(known) or "none"
-            raise UserError(f"--on {name}: not another dataset of experiment {chosen.experiment}; allowed: {allowed}")
+            allowed = choices(name, known)
+            raise UserError(f"--on {name}: not another dataset of experiment {chosen.experiment}; {allowed}")
     if not known:
         raise UserError(f"experiment {chosen.experiment} has no other dataset than {dataset}; add one to datasets")
 

@@ -15,9 +15,7 @@ figure_app = typer.Typer(help="Figures of finished runs.")
 TableName = Annotated[str, typer.Option("--name", metavar="NAME", help="One of table_definitions.")]
 
 
-def _load(
-    files: list[Path] | None, values: list[str] | None, table: str, dataset: str | None = None
-) -> tuple[Params, Layout]:
+def _load(files: ParamFiles, values: Values, table: str, dataset: str | None = None) -> tuple[Params, Layout]:
     params, layout = load(files, values, dataset)
     if table not in params.table_definitions:
         raise UserError(f"--name {table}: not in table_definitions; {choices(table, params.table_definitions)}")
@@ -83,8 +81,8 @@ def attention(
     named = recipes.split(",") if recipes else params.recipes
     for recipe in named:
         if recipe not in params.recipes:
-            allowed = ", ".join(params.recipes)
-            raise UserError(f"--recipes {recipe}: not in experiment {params.experiment}; allowed: {allowed}")
+            allowed = choices(recipe, params.recipes)
+            raise UserError(f"--recipes {recipe}: not in experiment {params.experiment}; {allowed}")
     seed = params.seeds[0] if seed is None else seed
     if image is not None:
         _photo(image, weights or layout.run(dataset, named[-1], seed) / "model.safetensors", aligned, out)
@@ -102,8 +100,6 @@ def _photo(image: Path, weights: Path, aligned: bool, out: Path | None) -> None:
     if not weights.exists():
         raise UserError(f"{weights}: missing; give a run's model.safetensors with --weights, or train this one")
     out = out or Path(f"{image.stem}_attention.png")
-    if out.suffix not in (".png", ".svg"):
-        raise UserError(f"{out}: expected a name that ends in .png or .svg")
 
     from transfer.explain.attention import explain_photo, photo_figure
     from transfer.utils.plots import save

@@ -21,10 +21,8 @@ def sync(files: ParamFiles = None, values: Values = None) -> None:
     from transfer.tracking.sync import sync as import_runs
 
     done = import_runs(chosen, layout)
-    print(
-        f"{layout.experiment}: {done.created} runs created, {done.completed} completed, {done.unchanged} unchanged; "
-        f"{done.registered} models registered"
-    )
+    runs = f"{done.created} runs created, {done.completed} completed, {done.unchanged} unchanged"
+    print(f"{layout.experiment}: {runs}; {done.registered} models registered")
     for line in [*done.outdated, *(f"left out: {problem}" for problem in done.problems)]:
         print(line)
     if done.problems:
@@ -42,11 +40,10 @@ def check(files: ParamFiles = None, values: Values = None) -> None:
     cells, problems = compare(chosen, layout)
     for problem in problems:
         print(problem)
+    table = layout.root / "table1.csv"
     if problems:
-        raise UserError(
-            f"{layout.root / 'table1.csv'} and MLflow differ in {len(problems)} places; see the lines above"
-        )
-    print(f"{layout.root / 'table1.csv'}: {cells} cells, all as in MLflow")
+        raise UserError(f"{table} and MLflow differ in {len(problems)} places; see the lines above")
+    print(f"{table}: {cells} cells, all as in MLflow")
 
 
 @top.command()
@@ -74,7 +71,7 @@ def prune(
             return
         if not yes and not sys.stdin.isatty():
             raise UserError(f"{total}: cannot ask, stdin is no terminal; pass --yes to remove them")
-        if not yes and not typer.confirm(f"Remove {total}?"):
+        if not (yes or typer.confirm(f"Remove {total}?")):
             print("nothing was removed")
             return
         for item in items:

@@ -128,12 +128,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def holds(values: Any, loc: Sequence[str | int]) -> bool:
     """Whether nested ``values`` have the key at ``loc``."""
-    found: Any = values
     for part in loc:
-        if not isinstance(found, Mapping | list):
+        if not isinstance(values, Mapping | list):
             break
         try:
-            found = found[part]
+            values = values[part]  # type: ignore[index]
         except (KeyError, IndexError, TypeError):
             return False
     return True
