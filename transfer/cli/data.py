@@ -286,12 +286,9 @@ def audit(files: ParamFiles = None, values: Values = None) -> None:
     R/audit/pairs.png."""
     chosen, layout = load(files, values)
     for dataset in chosen.datasets:
-        for name, verb in (
-            ("hashes.parquet", "hash"),
-            ("thumbnails.npy", "hash"),
-            ("duplicates.parquet", "duplicates"),
-        ):
-            existing(layout.data(dataset) / name, verb)
+        for name in ("hashes.parquet", "thumbnails.npy"):
+            existing(layout.data(dataset) / name, "hash")
+        existing(layout.data(dataset) / "duplicates.parquet", "duplicates")
 
     from transfer.audit.report import write_audit
 
