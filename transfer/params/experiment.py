@@ -84,24 +84,19 @@ class Params(Strict):
         return found
 
     def recipe(self, name: str) -> RecipeDefinition:
-        """The recipe of that name, defined or of a sweep."""
         return self.variants[name] if name in self.variants else self.recipe_definitions[name]
 
     def table_datasets(self, name: str) -> list[str]:
-        """The datasets of a table."""
         return self.table_definitions[name].datasets or self.datasets
 
     def table_recipes(self, name: str) -> list[str]:
-        """The recipes of a table, those of its sweep by their names."""
         table = self.table_definitions[name]
         return list(table.sweep.recipes()) if table.sweep else table.recipes or self.recipes
 
     def table_seeds(self, name: str) -> list[int]:
-        """The seeds of a table."""
         return self.table_definitions[name].seeds or self.seeds
 
     def table_baseline(self, name: str) -> str:
-        """The recipe that those of a table are compared with."""
         return self.table_definitions[name].baseline or self.baseline
 
     def table_runs(self, name: str, dataset: str | None = None) -> list[tuple[str, str, int]]:
@@ -114,27 +109,23 @@ class Params(Strict):
         return list(itertools.product(self.datasets, self.recipes, self.seeds))
 
     def selected_runs(self) -> list[tuple[str, str, int]]:
-        """The runs of the experiment and of the selected tables."""
+        """Those of the experiment and of the selected tables."""
         return _once(self.runs(), *map(self.table_runs, self.tables))
 
     def selected_datasets(self) -> list[str]:
-        """The datasets of the experiment and of the selected tables."""
         return _once(dataset for dataset, _, _ in self.selected_runs())
 
     def all_runs(self) -> list[tuple[str, str, int]]:
-        """The runs of the experiment and of all defined tables."""
+        """Those of the experiment and of all defined tables, as are the following."""
         return _once(self.runs(), *map(self.table_runs, self.table_definitions))
 
     def all_datasets(self) -> list[str]:
-        """The datasets of the experiment and of all defined tables."""
         return _once(self.datasets, *map(self.table_datasets, self.table_definitions))
 
     def all_recipes(self) -> list[str]:
-        """The recipes of the experiment and of all defined tables."""
         return _once(self.recipes, *map(self.table_recipes, self.table_definitions))
 
     def face_params(self, dataset: str) -> FaceParams:
-        """Detection and alignment of ``dataset``."""
         return merged(self.faces, self.dataset_definitions[dataset].faces)
 
     def sampling_params(self, dataset: str) -> SamplingParams:

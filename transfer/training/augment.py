@@ -24,7 +24,6 @@ class Augment:
         self.random = np.random.default_rng(seed)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Geometry, then colour."""
         return self.colour(self.geometry(images)).clamp_(0, 1)
 
     def geometry(self, images: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and reports progress."""
+        """It writes files and reports progress."""
         return self.rank == 0
 
     def check(self, batch_size: int) -> None:
@@ -51,7 +51,6 @@ class ProcessGroup:
         return seed if self.rank == 0 else stream(seed, "rank", self.rank)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Over the processes."""
         if self.world == 1:
             return value
         value = value.clone()
@@ -67,7 +66,6 @@ class ProcessGroup:
         return int(value)
 
     def wait(self) -> None:
-        """Until all processes are here."""
         self.highest(0)
 
     def share(self, rows: np.ndarray) -> np.ndarray:

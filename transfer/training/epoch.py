@@ -73,10 +73,9 @@ class EpochMeter:
         raise Diverged(f"the validation loss is no longer finite {where}{last}; {ADVICE}")
 
     def means(self) -> tuple[float, float]:
-        """Mean loss and accuracy over the images so far."""
+        """Loss and accuracy over the images so far."""
         loss, correct = self.sums.tolist()
         return loss / self.images, correct / self.images
 
     def state(self) -> dict[str, Any]:
-        """What continues the epoch after its last step."""
         return {"step": self.step, "images": self.images, "sums": self.sums.cpu()}

@@ -49,13 +49,11 @@ class SGD:
         self.parameters = [parameter for parameters, _ in groups for parameter in parameters]
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update all parameters that have a gradient."""
         position = 0
         for parameters, weight_decay in self.groups:
             trained = [(position + i, p, p.grad) for i, p in enumerate(parameters) if p.grad is not None]
@@ -79,7 +77,6 @@ class SGD:
                 )
 
     def load_velocity(self, velocity: Mapping[int, Tensor]) -> None:
-        """Continue with what ``velocity`` was."""
         self.velocity = {i: value.to(self.parameters[i].device) for i, value in velocity.items()}
 
 
@@ -105,7 +102,7 @@ class WeightAverage(AveragedModel):
         self.decay = decay
 
     def decay_after(self, steps: int) -> float:
-        """Share of the old average in the next one, after so many steps."""
+        """Share of the old average in the next one."""
         return float(min(self.decay, 1 - (1 + steps / 9) ** -1.0))
 
     @torch.no_grad()

@@ -42,11 +42,11 @@ def train(
     listeners: Sequence[Listener] = (),
     keep_state: bool = False,
 ) -> None:
-    """Train one recipe on one dataset with one seed and write the run directory.
+    """Train one recipe on one dataset with one seed, as :func:`fit`, and write the run directory.
 
     model.safetensors (of the epoch selected on the validation split, or the last one where that protocol is not asked
     for), history.csv, predictions.parquet (a block per protocol), env.json. ``keep_state`` leaves the state of the last
-    epoch, from which the next call writes the outputs at once. Otherwise as :func:`fit`.
+    epoch, from which the next call writes the outputs at once.
     """
     run = fit(params, dataset, recipe, seed, layout, listeners=listeners, outputs=write_run)
     if run.group.first and not keep_state:
@@ -239,9 +239,6 @@ def _evaluate(run: Run, row: Row, check_signals: Callable[[], None]) -> None:
 @contextmanager
 def _progress(run: Run) -> Iterator[Callable[[int], None]]:
     """Show the images trained so far; the function yielded takes those of a step."""
-    if not run.group.first:
-        yield lambda images: None
-        return
     done = run.meter.images if run.meter else 0
     left = (run.settings.train.epochs - len(run.history)) * run.data.steps * run.data.batch_size
     with progress(run.name, left, start=done) as report:
@@ -249,7 +246,8 @@ def _progress(run: Run) -> Iterator[Callable[[int], None]]:
         def on_batch(images: int) -> None:
             nonlocal done
             done += images
-            report(done)
+            if run.group.first:
+                report(done)
 
         yield on_batch
 

@@ -100,12 +100,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Dataset, recipe and seed, for messages."""
         return f"{self.dataset} {self.recipe} seed{self.seed}"
 
     @property
     def digest(self) -> str:
-        """Digest of the identity."""
         return digest(dict(self.identity))
 
     @property
@@ -118,7 +116,6 @@ class Run:
         return {name: value.detach().cpu().clone() for name, value in self.evaluated.state_dict().items()}
 
     def save(self) -> None:
-        """Write the resume state. Raises UserError as :func:`save_state`."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.velocity,
