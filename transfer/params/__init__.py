@@ -9,4 +9,12 @@ from transfer.params.experiment import Params
 from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams
 from transfer.params.search import CountRange, PrunerParams, RateRange, SearchDefinition, SearchSpace
 from transfer.params.tables import TableDefinition
-from transfer.params.train import RUNTIME_KEYS, Augmentation, ModelParams, RobustnessParams, TrainParams
+from transfer.params.train import (
+    RUNTIME_KEYS,
+    Augmentation,
+    ModelOverride,
+    ModelParams,
+    RobustnessParams,
+    TrainOverride,
+    TrainParams,
+)

@@ -18,7 +18,7 @@ from transfer.utils.files import atomic, sha256, write_json
 
 def write_run(run: Run) -> None:
     """Write the outputs; each appears whole, env.json last."""
-    selected, protocol, data = run.selection.best, run.selection.checkpoint_protocol, run.data
+    selected, protocol, data = run.selected, run.params.checkpoint_protocol, run.data
     chosen = selected.get(protocol) or {"epoch": len(run.history), "weights": run.weights()}
     about = {
         "model": run.settings.model.model_dump(mode="json"),
@@ -36,9 +36,9 @@ def write_run(run: Run) -> None:
     with atomic(run.directory / "history.csv") as part:
         pd.DataFrame(run.history).to_csv(part, index=False)
     frames = []
-    for protocol, best in selected.items():
+    for kept_by, best in selected.items():
         for split, probabilities in best["probabilities"].items():
-            about = {"split": split, "protocol": protocol, "epoch": best["epoch"]}
+            about = {"split": split, "protocol": kept_by, "epoch": best["epoch"]}
             samples, labels = data.samples[data.rows[split]], data.labels[data.rows[split]]
             frames.append(predictions_frame(samples, labels, probabilities.numpy(), data.classes, **about))
     write_predictions(run.directory / "predictions.parquet", pd.concat(frames, ignore_index=True))

@@ -24,7 +24,7 @@ from transfer.training.listeners import Listener, Status
 from transfer.training.loop import WeightAverage, learning_rate, make_optimizer, predict, train_epoch
 from transfer.training.outputs import write_run
 from transfer.training.signals import Stopped, caught
-from transfer.training.state import Row, Run, Selection
+from transfer.training.state import Row, Run
 from transfer.utils.code_digest import step_digest
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
@@ -102,7 +102,6 @@ def fit(
         network=group.wrap(model),
         average=WeightAverage(model, hyper.ema) if hyper.ema else None,
         optimizer=make_optimizer(model, hyper),
-        selection=Selection(params.protocols, params.checkpoint_protocol, hyper.epochs),
         pretrained=_pretrained_sha256(params, dataset, recipe, layout),
     )
     if not group.first:
@@ -230,9 +229,7 @@ def _evaluate(run: Run, row: Row, check_signals: Callable[[], None]) -> None:
     if "test_selected" in run.params.protocols:
         row["test_accuracy"] = accuracy("test")
     splits = [split for split in data.rows if split != "train"]
-    run.selection.update(
-        row, run.history, lambda: {split: torch.from_numpy(predicted(split)) for split in splits}, run.weights
-    )
+    run.select(row, lambda: {split: torch.from_numpy(predicted(split)) for split in splits})
     run.history.append(row)  # only now: a signal may arrive in any of the predictions
 
 

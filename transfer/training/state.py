@@ -5,7 +5,7 @@ It is no declared output of the workflow: Snakemake deletes those before a job a
 
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,39 +31,6 @@ SELECTED_BY = {"val_selected": "val_accuracy", "test_selected": "test_accuracy"}
 """The column of the history whose first maximum a protocol selects; ``last`` takes the last epoch."""
 
 
-class Selection:
-    """The selected epoch of each protocol so far, ``best``: its number, the predicted probabilities of each split, and,
-    for the protocol whose checkpoint is kept, the weights."""
-
-    def __init__(self, protocols: Sequence[str], checkpoint_protocol: str, epochs: int) -> None:
-        self.protocols, self.checkpoint_protocol, self.epochs = protocols, checkpoint_protocol, epochs
-        self.best: dict[str, dict[str, Any]] = {}
-
-    def update(
-        self,
-        row: Row,
-        history: Sequence[Row],
-        probabilities: Callable[[], dict[str, torch.Tensor]],
-        weights: Callable[[], dict[str, torch.Tensor]],
-    ) -> None:
-        """Keep this epoch under each protocol that prefers its ``row`` to all of ``history``.
-
-        ``probabilities`` may raise (a signal arrived); the selection is then as it was.
-        """
-        selected: dict[str, dict[str, Any]] = {}
-        for protocol in self.protocols:
-            if protocol == "last":
-                better = row["epoch"] == self.epochs
-            else:
-                key = SELECTED_BY[protocol]
-                better = all(row[key] > earlier[key] for earlier in history)
-            if better:
-                selected[protocol] = {"epoch": row["epoch"], "probabilities": probabilities()}
-                if protocol == self.checkpoint_protocol:
-                    selected[protocol]["weights"] = weights()
-        self.best |= selected
-
-
 @dataclass
 class Run:
     """A run in progress: what listeners are handed, and what ``fit`` returns."""
@@ -87,10 +54,12 @@ class Run:
     """``model`` as it is trained: wrapped where several GPUs share the batches."""
     average: WeightAverage | None
     optimizer: SGD
-    selection: Selection
     pretrained: dict[str, str]
     """SHA-256 of each file of pretrained weights."""
     history: list[Row] = field(default_factory=list)
+    selected: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of each protocol the selected epoch so far: its number, the predicted probabilities of each split, and, for the
+    protocol whose checkpoint is kept, the weights."""
     seconds: list[float] = field(default_factory=list)
     """Duration of each epoch."""
     meter: EpochMeter | None = None
@@ -115,13 +84,31 @@ class Run:
         """A copy of the evaluated network's weights, on the CPU."""
         return {name: value.detach().cpu().clone() for name, value in self.evaluated.state_dict().items()}
 
+    def select(self, row: Row, probabilities: Callable[[], dict[str, torch.Tensor]]) -> None:
+        """Keep this epoch under each protocol that prefers its ``row`` to the whole history.
+
+        ``probabilities`` may raise (a signal arrived); the selection is then as it was.
+        """
+        selected: dict[str, dict[str, Any]] = {}
+        for protocol in self.params.protocols:
+            if protocol == "last":
+                better = row["epoch"] == self.settings.train.epochs
+            else:
+                key = SELECTED_BY[protocol]
+                better = all(row[key] > earlier[key] for earlier in self.history)
+            if better:
+                selected[protocol] = {"epoch": row["epoch"], "probabilities": probabilities()}
+                if protocol == self.params.checkpoint_protocol:
+                    selected[protocol]["weights"] = self.weights()
+        self.selected |= selected
+
     def save(self) -> None:
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.velocity,
             "average": self.average and self.average.state_dict(),
             "history": self.history,
-            "selection": self.selection.best,
+            "selection": self.selected,
             "seconds": self.seconds,
             "epoch": self.meter and self.meter.state(),
             "seconds_before": self.seconds_before,
@@ -137,7 +124,7 @@ class Run:
         self.optimizer.load_velocity(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.history, self.selection.best, self.seconds = state["history"], state["selection"], state["seconds"]
+        self.history, self.selected, self.seconds = state["history"], state["selection"], state["seconds"]
         self.seconds_before = state["seconds_before"]
         if state["epoch"]:
             self.meter = EpochMeter(len(self.history), self.data.steps, self.device, state["epoch"])
