@@ -6,14 +6,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths below ``results/<experiment>/``."""
+    """Paths below ``results/<experiment>/``; no rule declares the resume states, for Snakemake deletes outputs."""
 
     experiment: str
     results: Path = Path("results")
 
     @property
     def root(self) -> Path:
-        """Folder of the experiment."""
         return self.results / self.experiment
 
     @property
@@ -23,7 +22,6 @@ class Layout:
 
     @property
     def audit(self) -> Path:
-        """Folder of the leak audit."""
         return self.root / "audit"
 
     @property
@@ -37,44 +35,40 @@ class Layout:
         return self.root / "figures"
 
     def table(self, name: str, suffix: str) -> Path:
-        """A table of the experiment as csv, md or tex."""
         return self.root / f"{name}.{suffix}"
-
-    def data(self, dataset: str) -> Path:
-        """Folder of a dataset: index, faces, aligned store, split, upsampling plans."""
-        return self.root / "data" / dataset
-
-    def run(self, dataset: str, recipe: str, seed: int) -> Path:
-        """Folder of a run."""
-        return self.root / "runs" / dataset / recipe / f"seed{seed}"
-
-    def plan(self, dataset: str, upsample: str) -> Path:
-        """Row numbers of the training set after upsampling."""
-        return self.data(dataset) / f"plan_{upsample}.npy"
-
-    def weights(self, name: str) -> Path:
-        """Third-party weights under this project's parameter names, written by ``transfer weights``."""
-        return self.root / "weights" / f"{name}.safetensors"
-
-    def evaluated(self, weights: Path, sha256: str, dataset: str) -> Path:
-        """Folder of a weight file's predictions on a dataset; the digest tells files of the same name apart."""
-        return self.root / "weights" / f"{weights.stem}-{sha256[:8]}" / dataset
 
     def report(self, table: str) -> Path:
         """The page of a table in Snakemake's report."""
         return self.root / "report" / f"{table}.html"
 
+    def data(self, dataset: str) -> Path:
+        """Folder of a dataset: index, faces, aligned store, split, upsampling plans."""
+        return self.root / "data" / dataset
+
+    def plan(self, dataset: str, upsample: str) -> Path:
+        """Row numbers of the training set after upsampling."""
+        return self.data(dataset) / f"plan_{upsample}.npy"
+
+    def run(self, dataset: str, recipe: str, seed: int) -> Path:
+        return self.root / "runs" / dataset / recipe / f"seed{seed}"
+
+    def state(self, dataset: str, recipe: str, seed: int) -> Path:
+        return self.root / "state" / dataset / recipe / f"seed{seed}"
+
+    def detection_state(self, dataset: str) -> Path:
+        return self.root / "state" / dataset / "detect"
+
     def evaluation(self, kind: str, dataset: str, recipe: str, seed: int) -> Path:
         """Folder of an additional evaluation of a run: robustness, cross, attention."""
         return self.root / "evaluations" / kind / dataset / recipe / f"seed{seed}"
 
-    def state(self, dataset: str, recipe: str, seed: int) -> Path:
-        """Folder of a run's resume state; no rule declares it, since Snakemake deletes declared files."""
-        return self.root / "state" / dataset / recipe / f"seed{seed}"
+    def weights(self, name: str) -> Path:
+        """Third-party weights under this project's parameter names."""
+        return self.root / "weights" / f"{name}.safetensors"
 
-    def detection_state(self, dataset: str) -> Path:
-        """Folder of a detection's resume state; no rule declares it."""
-        return self.root / "state" / dataset / "detect"
+    def evaluated(self, weights: Path, sha256: str, dataset: str) -> Path:
+        """Folder of a weight file's predictions on a dataset; the digest tells files of the same name apart."""
+        return self.root / "weights" / f"{weights.stem}-{sha256[:8]}" / dataset
 
     @property
     def journal(self) -> Path:
@@ -86,5 +80,5 @@ class Layout:
         return self.root / "search" / search
 
     def search_state(self, search: str, dataset: str) -> Path:
-        """Folder of the unfinished trials of a study; no rule declares it."""
+        """Folder of the unfinished trials of a study."""
         return self.root / "state" / "search" / search / dataset

@@ -1,7 +1,10 @@
 import sys
 
+import typer
+
 from transfer import cli
 from transfer.bench.startup import REFERENCE, bench_startup, commands
+from transfer.cli import bench
 
 
 def test_seconds_and_ratios_of_whole_processes():
@@ -12,6 +15,6 @@ def test_seconds_and_ratios_of_whole_processes():
 
 
 def test_every_verb_is_measured():
-    verbs = cli.verbs()
+    verbs = bench.verbs(typer.main.get_command(cli.app))
     assert {"train", "evaluate", "bench train", "track sync"} <= set(verbs)
     assert {f"transfer {verb}, wrong option" for verb in verbs} <= set(commands(verbs))

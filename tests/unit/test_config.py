@@ -255,16 +255,6 @@ def test_below_a_snapshot_nothing_is_read(tmp_path, monkeypatch):
         config.load([Path("params.yaml"), Path("mine.yaml")])
 
 
-def test_a_snapshot_that_was_edited_is_refused(tmp_path):
-    path = tmp_path / "params.yaml"
-    config.snapshot(config.load(), path)
-    path.write_text(path.read_text().replace("lr: 0.05", "lr: 0.04"))
-    with pytest.raises(UserError, match="params.yaml: edited since a workflow wrote it; start snakemake again"):
-        config.load([path])
-    path.write_text(path.read_text().partition("\n")[2])
-    assert config.load([path]).train.lr == 0.04, "without its first line it is a parameter file as any"
-
-
 def test_differences_name_the_keys():
     one = config.load()
     assert config.differences(one, config.load()) == []

@@ -99,8 +99,8 @@ def test_the_optimizer_is_torchs_to_the_bit(momentum, nesterov):
         optimizer.step()
         reference.step()
         if step == 1:  # as after an interruption
-            state, optimizer = optimizer.state_dict(), make_optimizer(ours, params)
-            optimizer.load_state_dict({i: value.clone() for i, value in state.items()})
+            velocity, optimizer = optimizer.velocity, make_optimizer(ours, params)
+            optimizer.load_velocity({i: value.clone() for i, value in velocity.items()})
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(one, other)
 

@@ -24,7 +24,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 from tiny_training import tiny_params
-from transfer.bench.train import resident
+from transfer.bench.train import peak_resident
 from transfer.layout import Layout
 from transfer.training.batches import training_batches
 from transfer.training.listeners import Listener
@@ -32,7 +32,7 @@ from transfer.training import run
 from transfer.training.run import fit
 params = tiny_params(model={"img_size": 112}, train={"batch_size": 16})
 results, steps, batches = Path(sys.argv[1]), *map(int, sys.argv[2:])
-before = resident("VmHWM")["VmHWM"]
+before = peak_resident()
 
 class Enough(Exception):
     pass
@@ -55,14 +55,14 @@ try:
 except Enough:
     pass
 data = listener.run.data
-trained = resident("VmHWM")["VmHWM"]
+trained = peak_resident()
 made = training_batches(
     data.store, data.targets, data.plan, data.batch_size, params.train.augment, 1, 2, listener.run.device,
 )
 for _, (images, targets) in zip(range(batches), made):
     done.append(len(images))
 print(json.dumps({"images": sum(done), "steps": data.steps, "before": before, "trained": trained,
-                  "peak": resident("VmHWM")["VmHWM"]}))
+                  "peak": peak_resident()}))
 """
 
 

@@ -14,12 +14,20 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from transfer.bench.detect import iou
 from transfer.datasets.synthetic.render import Style, render_face
 from transfer.faces.mtcnn import Areas, Cascade, Network, _suppress_inside
 
 GOLDEN = Path(__file__).parent / "golden" / "faces.npz"
 FACE = 36.0
+
+
+def iou(first, second):
+    """Intersection over union of boxes x0, y0, x1, y1: (N, >=4) and (M, >=4) give (N, M)."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:4], second[None, :, 2:4])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    areas = [(boxes[:, 2:4] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    return shared / (areas[0][:, None] + areas[1] - shared)
 
 
 def drawn(seed, side=144):

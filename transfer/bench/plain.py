@@ -29,11 +29,9 @@ class Faces(Dataset):
         self.transform = pil_transforms(augmentation, side)
 
     def __len__(self) -> int:
-        """How many files."""
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """One image, decoded and augmented."""
         with Image.open(self.files[index]) as image:
             return self.transform(image.convert("RGB")), self.labels[index]
 
@@ -62,7 +60,7 @@ class DropInALoop(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Branches (N, branches, ., .), same shape back."""
+        """Branches (N, branches, ., .)."""
         if not self.training:
             return x
         x = x.clone()
@@ -91,13 +89,7 @@ class PlainTraining:
     """Model, optimiser and loader; ``workers`` processes decode and augment (0: this one)."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        faces: Faces,
-        batch_size: int,
-        params: TrainParams,
-        device: torch.device,
-        workers: int,
+        self, model: nn.Module, faces: Faces, batch_size: int, params: TrainParams, device: torch.device, workers: int
     ) -> None:
         self.batch_size, self.device, self.total = batch_size, device, len(faces)
         self.model = make_plain(model).to(device).train()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from statistics import median
 
 REFERENCE = "import torch"
-_WRONG = "--no-such-option"
 # A run that ends after its first step, without leaving a state.
 _FIRST_STEP = """
 import os, sys
@@ -21,17 +20,13 @@ cli.main()
 
 def commands(verbs: Sequence[str], run: Sequence[str] = ()) -> dict[str, list[str]]:
     """What is measured, by name; ``run`` are the options of a `transfer train` that is stopped at its first step."""
-    python = [sys.executable]
-    found = {
-        REFERENCE: [*python, "-c", REFERENCE],
-        "transfer --help": [*python, "-m", "transfer", "--help"],
-        **{f"transfer {verb}, wrong option": [*python, "-m", "transfer", *verb.split(), _WRONG] for verb in verbs},
-    }
+    found = {REFERENCE: ["-c", REFERENCE], "transfer --help": ["-m", "transfer", "--help"]}
+    found |= {f"transfer {verb}, wrong option": ["-m", "transfer", *verb.split(), "--no-such-option"] for verb in verbs}
     if run:
-        found["transfer train, until the first step"] = [*python, "-c", _FIRST_STEP, *run]
-    plan = ["-n", "--quiet", "all", "--configfile", "params/paper.yaml"]
-    found["snakemake -n, params/paper.yaml"] = [*python, "-m", "snakemake", *plan]
-    return found
+        found["transfer train, until the first step"] = ["-c", _FIRST_STEP, *run]
+    plan = ["-m", "snakemake", "-n", "--quiet", "all", "--configfile", "params/paper.yaml"]
+    found["snakemake -n, params/paper.yaml"] = plan
+    return {name: [sys.executable, *arguments] for name, arguments in found.items()}
 
 
 def processor_seconds(command: Sequence[str]) -> float:

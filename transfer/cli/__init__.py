@@ -37,15 +37,6 @@ app.add_typer(track.app, name="track", rich_help_panel="Tracking")
 app.add_typer(bench.app, name="bench", rich_help_panel="Tools")
 
 
-def verbs() -> list[str]:
-    """All verbs, such as "train" and "track sync"."""
-    return [
-        " ".join(filter(None, [group.name, command.name or (command.callback and command.callback.__name__)]))
-        for group in app.registered_groups
-        for command in group.typer_instance.registered_commands
-    ]
-
-
 def main() -> None:
     """Run the command line: exit code 0, or 1 with one line on stderr (128 + N for a run stopped by signal N).
 

@@ -1,35 +1,29 @@
 """The verbs of `transfer bench`: speed and memory, to be measured again on another machine."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from transfer.cli.options import Dataset, ParamFiles, Values, existing, load
+from transfer.cli.options import Dataset, ParamFiles, Values, load
 from transfer.utils.errors import UserError
 
 app = typer.Typer(help="Measure speed, as ratios in one run.")
-
-
-@app.callback()
-def bench() -> None:
-    """Measure speed, as ratios in one run."""
+Rounds = Annotated[int, typer.Option(min=1, help="Number of rounds.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def detect(
     dataset: Dataset,
     images: Annotated[int, typer.Option(min=1, help="Number of images, sampled from the dataset.")] = 288,
-    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    rounds: Rounds = 3,
+    as_json: Json = False,
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
     """Detection speed against facenet-pytorch's MTCNN.detect. Reads: the archive. Writes: nothing."""
     chosen, _ = load(files, values, dataset)
-
-    from rich.console import Console
-    from rich.table import Table
 
     from transfer.bench.detect import compare
     from transfer.datasets import registry
@@ -43,74 +37,47 @@ def detect(
     if not path.exists():
         raise UserError(f"{path}: missing; make it with transfer synthesize --dataset {dataset}")
     with open_source(path) as archive:
-        listed = registry.get(definition.parser).index(
-            archive, **definition.options, missing="drop", raw_dir=chosen.raw_dir
-        )
-        drawn = listed.sample(min(images, len(listed)), random_state=0)
-        pictures = [image for _, image, _ in stream_images(archive, drawn["path"].tolist()) if image is not None]
+        parser = registry.get(definition.parser)
+        listed = parser.index(archive, **definition.options, missing="drop", raw_dir=chosen.raw_dir)
+        taken = listed.sample(min(images, len(listed)), random_state=0)["path"].tolist()
+        pictures = [image for _, image, _ in stream_images(archive, taken) if image is not None]
     device = str(choose_device(chosen.train.device))
-    result = {"dataset": dataset}
-    result |= compare(pictures, **faces.search(), threads=faces.threads, device=device, rounds=rounds)
+    result = compare(pictures, **faces.search(), threads=faces.threads, device=device, rounds=rounds)
     if as_json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps({"dataset": dataset, **result}, indent=2))
         return
-    console = Console()
-    table = Table(title=f"{dataset}: {result['images']} images, {result['cores']} cores, {rounds} rounds")
-    table.add_column("way")
-    table.add_column("images/s", justify="right")
-    table.add_column("of own batches", justify="right")
+    print(f"{dataset}: {result['images']} images, {result['cores']} cores, {rounds} rounds")
+    print(f"{'':34}{'images/s':>10}{'of own batches':>16}{'with a face':>13}")
     for way, speed in result["images_per_second"].items():
-        table.add_row(way, f"{speed:.1f}", f"{result['ratio_to_own_batches'][way]:.2f}")
-    console.print(table)
-    for title, numbers in (("Agreement", result["agreement"]), ("Share of images with a face", result["found"])):
-        console.print(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+        print(f"{way:34}{speed:>10.1f}{result['ratio_to_own_batches'][way]:>16.2f}{result['found'][way]:>13.1%}")
 
 
 @app.command()
 def train(
-    dataset: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Train on its aligned faces as its parameters say; else on synthetic faces."),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Default: the dataset's, without one transfer_base.")] = None,
-    img_size: Annotated[int | None, typer.Option(min=16, help="Default: the dataset's, without one 112.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Default: the dataset's, without one 16 on a CPU, 256 on CUDA.")
-    ] = None,
+    model: Annotated[str, typer.Option(metavar="NAME", help="Network.")] = "transfer_base",
+    img_size: Annotated[int, typer.Option(min=16, help="Side of the input in pixels.")] = 112,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Default: 16 on a CPU, 256 on CUDA.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 3,
+    rounds: Rounds = 3,
     seconds: Annotated[float, typer.Option(min=0, help="Length of a measurement; at least a batch.")] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
-    """Training speed of the full recipe: images/s, model FLOPs utilisation, and the ratio to a plain loop; precision
-    and device are those of the parameters. Reads: D/aligned.npy, D/aligned.parquet of a dataset. Writes: temporary
-    files."""
-    chosen, layout = load(files, values, dataset)
+    """Training speed on synthetic faces: images/s, model FLOPs utilisation, and the ratio to a plain loop; the rest as
+    the parameters say. Reads: nothing. Writes: temporary files."""
+    chosen, _ = load(files, values)
 
     import sys
-    from functools import partial
 
-    from transfer.bench.train import bench_train, stored_faces, synthetic_faces, table
+    from transfer.bench.train import bench_train, table
     from transfer.training.device import choose_device
     from transfer.utils.environment import cores
 
-    given = {key: value for key, value in (("name", model), ("img_size", img_size)) if value is not None}
-    if dataset:
-        run = chosen.run(dataset, "full")
-        network, training = run.model, run.train
-        paths = [existing(layout.data(dataset) / f"aligned.{end}", "align") for end in ("npy", "parquet")]
-        source = partial(stored_faces, dataset, *paths)
-    else:
-        network = chosen.model.model_copy(update={"name": "transfer_base", "img_size": 112})
-        cuda = choose_device(chosen.train.device).type == "cuda"
-        training = chosen.train.model_copy(update={"batch_size": 256 if cuda else 16})
-        source = partial(synthetic_faces, side=given.get("img_size", 112))
+    batch_size = batch_size or (256 if choose_device(chosen.train.device).type == "cuda" else 16)
     result = bench_train(
-        network.model_copy(update=given),
-        training.model_copy(update={"batch_size": batch_size} if batch_size else {}),
-        source,
+        chosen.model.model_copy(update={"name": model, "img_size": img_size}),
+        chosen.train.model_copy(update={"batch_size": batch_size}),
         threads=threads or cores(),
         rounds=rounds,
         seconds=seconds,
@@ -125,8 +92,8 @@ def startup(
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME", help="Also start a run of its full recipe, until the first step.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    rounds: Rounds = 3,
+    as_json: Json = False,
     files: ParamFiles = None,
     values: Values = None,
 ) -> None:
@@ -140,14 +107,15 @@ def startup(
         run = ["--dataset", dataset, "--recipe", "full", "--seed", "0", "--set", "tracking=false"]
         run += [word for file in files or () for word in ("--params", str(file))]
         run += [word for value in values or () for word in ("--set", value)]
-    verbs = [
-        f"{name} {part}".strip()
-        for name, command in getattr(context.find_root().command, "commands", {}).items()
-        for part in getattr(command, "commands", [""])
-    ]
-    result = bench_startup(commands(verbs, run), rounds)
+    result = bench_startup(commands(verbs(context.find_root().command), run), rounds)
     if as_json:
         print(json.dumps(result, indent=2))
         return
     for name, value in result.items():
         print(f"{name:45}{value['seconds']:8.2f} s{value['ratio']:8.2f}")
+
+
+def verbs(root: Any) -> list[str]:
+    """All verbs below the command ``root``, such as "train" and "track sync"."""
+    commands = root.commands.items()
+    return [f"{name} {sub}".strip() for name, command in commands for sub in getattr(command, "commands", [""])]

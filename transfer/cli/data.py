@@ -2,23 +2,27 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from transfer.cli.options import Dataset, ParamFiles, Values, classes_of, existing, load, write_table
+from transfer.cli.options import Dataset, classes_of, existing, verb, write_table
+from transfer.layout import Layout
 from transfer.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from transfer.params import Params
 
 app = typer.Typer()
 tools = typer.Typer()
 
 
-@tools.command()
-def params(files: ParamFiles = None, values: Values = None) -> None:
+@verb(tools)
+def params(params: "Params", layout: Layout) -> None:
     """Check the parameters. Reads: parameter files. Writes: the resolved configuration on stdout."""
     import yaml
 
-    resolved = load(files, values)[0].model_dump(mode="json", exclude_none=True)
+    resolved = params.model_dump(mode="json", exclude_none=True)
     print(yaml.safe_dump(resolved, sort_keys=False), end="")
 
 
@@ -34,8 +38,10 @@ def schema() -> None:
     write_text(table.SCHEMA, read.schema_text(table.Sources, partial=False))
 
 
-@app.command()
+@verb(app)
 def fetch(
+    params: "Params",
+    _: Layout,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Sources, or their files by the path below raw_dir.")
     ] = None,
@@ -45,19 +51,15 @@ def fetch(
         str | None,
         typer.Option(metavar="URL", envvar="TRANSFER_MIRROR", help="Server with the files, by their paths in raw_dir."),
     ] = None,
-    files: ParamFiles = None,
-    values: Values = None,
 ) -> None:
     """Download datasets, lists and weights, or show how to get them. Reads: params/sources.yaml,
     params/sources.lock.json. Writes: their files in raw_dir, params/sources.lock.json."""
-    chosen, _ = load(files, values)
-
     from rich.console import Console
 
     from transfer.sources import fetch as fetching
     from transfer.sources import table as sources
 
-    table, raw_dir = sources.load(), Path(chosen.raw_dir)
+    table, raw_dir = sources.load(), Path(params.raw_dir)
     if listed or not (names or everything):
         Console().print(fetching.overview(table, raw_dir))
         return
@@ -76,48 +78,44 @@ def fetch(
         raise UserError(f"missing; must be obtained manually (see instructions above): {', '.join(missing)}")
 
 
-@app.command()
-def synthesize(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def synthesize(params: "Params", _: Layout, dataset: Dataset) -> None:
     """Render synthetic faces in the layout of a real dataset. Writes: the dataset's archive in raw_dir."""
-    chosen, _ = load(files, values, dataset)
-
     from transfer.datasets.synthetic.archives import write_archive
 
-    data = chosen.dataset_definitions[dataset]
+    data = params.dataset_definitions[dataset]
+    parser: Any = data.parser
     if data.synthetic is None:
-        raise UserError(f"dataset {dataset}: not synthetic; put its archive into {chosen.raw_dir}")
-    write_archive(data.parser, _archive(chosen, dataset), seed=data.synthetic, scale=data.synthetic_scale)
+        raise UserError(f"dataset {dataset}: not synthetic; put its archive into {params.raw_dir}")
+    write_archive(parser, _archive(params, dataset), seed=data.synthetic, scale=data.synthetic_scale)
 
 
-@app.command()
-def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """List a dataset's images, labels and splits. Reads: its archive in raw_dir. Writes: D/index.parquet,
     D/index.json; D/counts.csv if the counts are not as expected."""
-    chosen, layout = load(files, values, dataset)
-
     from transfer.datasets import counts, registry
     from transfer.datasets.archives import open_source
     from transfer.faces.align import require_landmarks
     from transfer.utils.files import write_json, write_text
 
-    definition, path, data = chosen.dataset_definitions[dataset], _archive(chosen, dataset), layout.data(dataset)
-    parser, classes = registry.get(definition.parser), classes_of(chosen, dataset)
+    definition, path, data = params.dataset_definitions[dataset], _archive(params, dataset), layout.data(dataset)
+    parser, classes = registry.get(definition.parser), classes_of(params, dataset)
     options = parser.resolve(definition.options)
     with open_source(path) as archive:
-        table = parser.index(archive, **options, missing=definition.missing, raw_dir=chosen.raw_dir)
-    differences = data / "counts.csv"
+        table = parser.index(archive, **options, missing=definition.missing, raw_dir=params.raw_dir)
+    differences, expect = data / "counts.csv", definition.model_dump(mode="json")["expect"]
     differences.unlink(missing_ok=True)
     try:
-        counts.check_counts(table, classes, definition.expect, parser.official(**options))
+        counts.check_counts(table, classes, expect, parser.official(**options))
     except counts.CountsError as error:
         write_text(differences, error.table.to_csv(index=False))
         message = f"dataset {dataset} ({path}): {error} (table: {differences})"
         raise UserError(message, details=counts.as_text(error.table)) from None
     except UserError as error:
         raise UserError(f"dataset {dataset} ({path}): {error}") from None
-    if chosen.face_params(dataset).landmarks == "supplied":
+    if params.face_params(dataset).landmarks == "supplied":
         require_landmarks(table)
-    expect = definition.model_dump(mode="json")["expect"]
     about = counts.index_summary(
         table, classes, dataset=dataset, archive=path, parser=parser.name, options=options, expect=expect
     )
@@ -128,11 +126,10 @@ def index(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
     print(f"{dataset}: {said}")
 
 
-@app.command()
-def subsets(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the challenge subsets of the test split. Reads: D/index.parquet, the lists in raw_dir/challenge_lists.
     Writes: D/subsets.parquet, D/subsets.json."""
-    chosen, layout = load(files, values, dataset)
     index_file = existing(layout.data(dataset) / "index.parquet", "index")
 
     import pandas as pd
@@ -140,12 +137,12 @@ def subsets(dataset: Dataset, files: ParamFiles = None, values: Values = None) -
     from transfer.datasets.subsets import find_subsets, list_files
     from transfer.utils.files import write_json
 
-    definition = chosen.dataset_definitions[dataset]
-    lists = list_files(chosen.raw_dir, definition)
+    definition = params.dataset_definitions[dataset]
+    lists = list_files(params.raw_dir, definition)
     if not lists:
-        print(f"{dataset}: no subsets, since {chosen.raw_dir}/challenge_lists has no lists for it")
+        print(f"{dataset}: no subsets, since {params.raw_dir}/challenge_lists has no lists for it")
         return
-    listed, classes = pd.read_parquet(index_file), classes_of(chosen, dataset)
+    listed, classes = pd.read_parquet(index_file), classes_of(params, dataset)
     table, report = find_subsets(listed, definition.parser, len(classes), lists)
     write_table(table, index_file.with_name("subsets.parquet"))
     write_json(index_file.with_name("subsets.json"), report)
@@ -153,11 +150,10 @@ def subsets(dataset: Dataset, files: ParamFiles = None, values: Values = None) -
     print(f"{dataset}: {found}")
 
 
-@app.command()
-def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find faces and five landmarks with MTCNN. Reads: D/index.parquet, the archive. Writes: D/faces.parquet; resumes
     after a kill from R/state/DATASET/detect."""
-    chosen, layout = load(files, values, dataset)
     index_file = existing(layout.data(dataset) / "index.parquet", "index")
 
     import pandas as pd
@@ -166,8 +162,8 @@ def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
     from transfer.faces.detect import DetectionState, detect_dataset, state_key
     from transfer.training.device import claim_device
 
-    faces, path = chosen.face_params(dataset), _archive(chosen, dataset)
-    search, device = faces.search(), claim_device(chosen.train, f"detection of {dataset}")
+    faces, path = params.face_params(dataset), _archive(params, dataset)
+    search, device = faces.search(), claim_device(params.train, f"detection of {dataset}")
     state = DetectionState(layout.detection_state(dataset), state_key(index_file, path, search, device.type))
     with open_source(path) as archive:
         listed = pd.read_parquet(index_file)
@@ -177,11 +173,10 @@ def detect(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
     _say(dataset, found["status"].value_counts().items())
 
 
-@app.command()
-def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Warp the faces onto the template. Reads: D/index.parquet, D/faces.parquet, the archive. Writes: D/aligned.npy,
     D/aligned.parquet, D/evaluation.csv."""
-    chosen, layout = load(files, values, dataset)
     data = layout.data(dataset)
     index_file, faces_file = existing(data / "index.parquet", "index"), existing(data / "faces.parquet", "detect")
     store, manifest = data / "aligned.npy", data / "aligned.parquet"
@@ -196,20 +191,20 @@ def align(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> 
     from transfer.utils.progress import progress
 
     listed, faces = pd.read_parquet(index_file), pd.read_parquet(faces_file)
-    with open_source(_archive(chosen, dataset)) as archive, progress("aligning faces", len(listed)) as report:
-        source, options = HashedSource(archive), chosen.face_params(dataset).alignment()
+    with open_source(_archive(params, dataset)) as archive, progress("aligning faces", len(listed)) as report:
+        source: Any = HashedSource(archive)
         images, hashes = stream_images(source, listed["path"].tolist()), source.sha256
+        options = params.face_params(dataset).alignment()
         counts = align_dataset(images, listed, faces, store, manifest, **options, source_sha256=hashes, progress=report)
     evaluated = evaluation_faces(pd.read_parquet(manifest))
     write_text(data / "evaluation.csv", evaluated.to_csv(index=False, lineterminator="\n"))
     _say(dataset, counts.items())
 
 
-@app.command()
-def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Quality page of detection and alignment. Reads: D/index.parquet, D/faces.parquet, D/aligned.npy,
     D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json."""
-    chosen, layout = load(files, values, dataset)
     data = layout.data(dataset)
     store, manifest = (existing(data / f"aligned{suffix}", "align") for suffix in (".npy", ".parquet"))
 
@@ -221,17 +216,14 @@ def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -
     from transfer.faces.quality import write_quality_page
     from transfer.utils.code_digest import step_digest
 
-    path, alignment = _archive(chosen, dataset), chosen.face_params(dataset).alignment()
+    path, alignment = _archive(params, dataset), params.face_params(dataset).alignment()
     listed, faces, aligned = map(pd.read_parquet, (data / "index.parquet", data / "faces.parquet", manifest))
-    about = {
-        "dataset": dataset,
-        "archive": path.name,
-        "code": {step: step_digest(step) for step in ("detect", "align")},
-    }
+    code = {step: step_digest(step) for step in ("detect", "align")}
+    about = {"dataset": dataset, "archive": path.name, "code": code}
 
-    def originals(rows: Sequence[int]) -> dict[int, np.ndarray]:
+    def originals(rows: Sequence[int]) -> dict[int, Any]:
         with open_source(path) as archive:
-            stream = stream_images(archive, listed["path"].iloc[rows].tolist())
+            stream = stream_images(archive, listed["path"].iloc[list(rows)].tolist())
             return {rows[position]: image for position, image, _ in stream}
 
     images = np.load(store, mmap_mode="r")
@@ -239,11 +231,10 @@ def inspect(dataset: Dataset, files: ParamFiles = None, values: Values = None) -
     _say(dataset, report["counts"].items())
 
 
-@app.command("hash")
-def hash_dataset(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+@verb(app, "hash")
+def hash_dataset(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Hash a dataset's images to find duplicates. Reads: D/index.parquet, the archive. Writes: D/hashes.parquet,
     D/thumbnails.npy."""
-    chosen, layout = load(files, values, dataset)
     index_file = existing(layout.data(dataset) / "index.parquet", "index")
 
     import pandas as pd
@@ -254,17 +245,16 @@ def hash_dataset(dataset: Dataset, files: ParamFiles = None, values: Values = No
     from transfer.utils.progress import progress
 
     listed = pd.read_parquet(index_file)
-    with open_source(_archive(chosen, dataset)) as archive, progress("hashing", len(listed)) as report:
+    with open_source(_archive(params, dataset)) as archive, progress("hashing", len(listed)) as report:
         stream = stream_images(archive, listed["path"].tolist())
         hashes = hash_images(stream, listed, index_file.with_name("thumbnails.npy"), report)
     write_table(hashes, index_file.with_name("hashes.parquet"))
     _say(dataset, {"images": len(hashes), "of them that cannot be decoded": (hashes["sha256"] == "").sum()}.items())
 
 
-@app.command()
-def duplicates(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def duplicates(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the duplicates within a dataset. Reads: D/hashes.parquet, D/thumbnails.npy. Writes: D/duplicates.parquet."""
-    _, layout = load(files, values, dataset)
     data = layout.data(dataset)
     hashes_file, thumbnails_file = (existing(data / name, "hash") for name in ("hashes.parquet", "thumbnails.npy"))
 
@@ -281,34 +271,26 @@ def duplicates(dataset: Dataset, files: ParamFiles = None, values: Values = None
     _say(dataset, {"pairs": len(pairs), **pairs["kind"].value_counts()}.items())
 
 
-@app.command()
-def audit(files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def audit(params: "Params", layout: Layout) -> None:
     """Report duplicates within and across splits and datasets. Reads: D/hashes.parquet, D/thumbnails.npy and
     D/duplicates.parquet of all datasets. Writes: R/audit/audit.csv, R/audit/audit.md, R/audit/duplicates.csv,
     R/audit/pairs.png."""
-    chosen, layout = load(files, values)
-    verbs = {"hashes.parquet": "hash", "thumbnails.npy": "hash", "duplicates.parquet": "duplicates"}
-    for dataset in chosen.datasets:
-        for name, verb in verbs.items():
-            existing(layout.data(dataset) / name, verb)
+    for dataset in params.datasets:
+        for name in ("hashes.parquet", "thumbnails.npy"):
+            existing(layout.data(dataset) / name, "hash")
+        existing(layout.data(dataset) / "duplicates.parquet", "duplicates")
 
     from transfer.audit.report import write_audit
 
-    _say(
-        chosen.experiment,
-        ((kind, n) for kind, n in write_audit(chosen, layout)[["exact", "near", "mirrored"]].sum().items()),
-    )
+    _say(params.experiment, write_audit(params, layout)[["exact", "near", "mirrored"]].sum().items())
 
 
-@app.command()
-def sample(dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def sample(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Split and balance. Reads: D/aligned.parquet, and D/duplicates.parquet unless sampling.duplicates is keep. Writes:
     D/split.parquet, D/plan_full.npy, D/plan_sqrt.npy, D/plan_none.npy."""
-    chosen, layout = load(files, values, dataset)
-    manifest_file, sampling = (
-        existing(layout.data(dataset) / "aligned.parquet", "align"),
-        chosen.sampling_params(dataset),
-    )
+    manifest_file = existing(layout.data(dataset) / "aligned.parquet", "align")
 
     import numpy as np
     import pandas as pd
@@ -317,29 +299,28 @@ def sample(dataset: Dataset, files: ParamFiles = None, values: Values = None) ->
     from transfer.params.base import UPSAMPLING
     from transfer.utils.files import atomic
 
-    manifest, groups = pd.read_parquet(manifest_file), None
+    sampling, manifest, groups = params.sampling_params(dataset), pd.read_parquet(manifest_file), None
     if sampling.duplicates != "keep":
         from transfer.audit.copies import KINDS, copy_groups
 
         pairs = pd.read_parquet(existing(manifest_file.with_name("duplicates.parquet"), "duplicates"))
-        groups = copy_groups(manifest["sample"], pairs, KINDS[sampling.duplicates])
+        groups = copy_groups(manifest["sample"].tolist(), pairs, KINDS[sampling.duplicates])
     split = split_rows(manifest, sampling.val_fraction, sampling.split_seed, groups)
     _say(dataset, split["split"].value_counts().items())
     write_table(split, manifest_file.with_name("split.parquet"))
     training = split[split["split"] == "train"]
     labels, rows = training["label"].to_numpy(), training["row"].to_numpy()
     for method in UPSAMPLING:
-        plan = upsampling_plan(labels, rows, method, sampling.split_seed, classes_of(chosen, dataset))
+        plan = upsampling_plan(labels, rows, method, sampling.split_seed, classes_of(params, dataset))
         with atomic(layout.plan(dataset, method)) as part:
             np.save(part, plan)
 
 
-def _archive(chosen: Any, dataset: str) -> Path:
+def _archive(params: Any, dataset: str) -> Path:
     from transfer.sources.table import archive_path
 
-    path: Path = archive_path(chosen, dataset)
-    return path
+    return archive_path(params, dataset)
 
 
-def _say(name: str, counts: Iterable[tuple[Any, int]]) -> None:
+def _say(name: str, counts: Iterable[tuple[Any, Any]]) -> None:
     print(f"{name}: " + ", ".join(f"{n:,} {what}" for what, n in counts))

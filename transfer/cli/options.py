@@ -1,7 +1,10 @@
 """What the verbs share: options, the parameters that these name, and errors for missing files."""
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,17 +30,50 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the run.")]
 
 
 def load(
-    files: list[Path] | None, values: list[str] | None, dataset: str | None = None, recipe: str | None = None
+    files: list[Path] | None,
+    values: list[str] | None,
+    dataset: str | None = None,
+    recipe: str | None = None,
+    search: str | None = None,
+    table: str | None = None,
 ) -> "tuple[Params, Layout]":
-    """The parameters and the paths of their experiment. Raises UserError for an unknown dataset or recipe."""
+    """The parameters and the paths of their experiment. Raises UserError for a name that the experiment lacks."""
     from transfer.models.registry import check_models
     from transfer.params import read
 
     params = read.load(files or (), values or (), checks=[check_models])
-    for what, name, known in (("dataset", dataset, params.all_datasets()), ("recipe", recipe, params.all_recipes())):
+    experiment = f"experiment {params.experiment}"
+    for option, name, known, where in (
+        ("dataset", dataset, params.all_datasets(), experiment),
+        ("recipe", recipe, params.all_recipes(), experiment),
+        ("search", search, params.searches, experiment),
+        ("name", table, list(params.table_definitions), "table_definitions"),
+    ):
         if name is not None and name not in known:
-            raise UserError(f"--{what} {name}: not in experiment {params.experiment}; {choices(name, known)}")
+            more = "; name it in searches" if option == "search" and not known else ""
+            raise UserError(f"--{option} {name}: not in {where}; {choices(name, known)}{more}")
     return params, Layout(params.experiment)
+
+
+def verb(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a function to ``app``: it gets the parameters and paths of the experiment that --params and --set describe.
+
+    Its arguments called dataset, recipe, search and table must be names of that experiment.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function, assigned=("__module__", "__name__", "__doc__"))
+        def command(files: ParamFiles = None, values: Values = None, **options: Any) -> None:
+            names = {key: options.get(key) for key in ("dataset", "recipe", "search", "table")}
+            function(*load(files, values, **names), **options)
+
+        own = list(inspect.signature(function).parameters.values())[2:]
+        shared = list(inspect.signature(command, follow_wrapped=False).parameters.values())[:2]
+        command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
+        return app.command(name)(command)
+
+    return register
 
 
 def classes_of(params: "Params", dataset: str) -> list[str]:

@@ -3,30 +3,33 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transfer.cli.options import Dataset, ParamFiles, Recipe, Seed, Values, classes_of, existing, load
+from transfer.cli.options import Dataset, Recipe, Seed, classes_of, existing, verb
+from transfer.layout import Layout
 from transfer.models.weights import catalogue
 from transfer.utils.errors import UserError, choices
+
+if TYPE_CHECKING:
+    from transfer.params import Params
 
 app = typer.Typer()
 
 
-@app.command()
+@verb(app)
 def weights(
+    params: "Params",
+    layout: Layout,
     source: Annotated[str, typer.Argument(metavar="NAME", help="Source in params/sources.yaml, or a file.")],
     importer: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Format of a file: {', '.join(catalogue.FILLS)}.")
     ] = None,
-    files: ParamFiles = None,
-    values: Values = None,
 ) -> None:
     """Convert third-party checkpoints to this project's parameter names. Reads: the source's file in raw_dir, whose
     checksum must match params/sources.yaml or params/sources.lock.json where these have one; or the given file.
     Writes: R/weights/NAME.safetensors, R/weights/NAME.json (what became of every tensor)."""
-    chosen, layout = load(files, values)
     if importer is None:
         from transfer.sources import fetch
         from transfer.sources import table as sources
@@ -35,7 +38,7 @@ def weights(
             known = ", ".join(catalogue.OF_SOURCE)
             raise UserError(f"{source}: no weights of params/sources.yaml ({known}); for a file, add --importer")
         name, importer = source, catalogue.OF_SOURCE[source]
-        path = existing(sources.weights_path(chosen, source), f"fetch {source}")
+        path = existing(sources.weights_path(params, source), f"fetch {source}")
         fetch.check(sources.get(source).files[0], path)
     elif importer in catalogue.FILLS:
         name, path = Path(source).stem, Path(source)
@@ -48,22 +51,21 @@ def weights(
     print(f"{path} as {importer}:\n{report.to_text()}")
 
 
-@app.command()
+@verb(app)
 def train(
+    params: "Params",
+    layout: Layout,
     dataset: Dataset,
     recipe: Recipe,
     seed: Seed,
     keep_state: Annotated[
         bool, typer.Option("--keep-state", help="Leave the state of the last epoch; again, and the outputs are there.")
     ] = False,
-    files: ParamFiles = None,
-    values: Values = None,
 ) -> None:
     """Train one run. Reads: D/aligned.npy, D/aligned.parquet, D/index.parquet, D/split.parquet, D/plan_METHOD.npy.
     Writes: RUN/model.safetensors, RUN/history.csv, RUN/predictions.parquet, RUN/env.json; continues after a kill from
     R/state/DATASET/RECIPE/seedSEED. With train.gpus above 1, torchrun starts a process per GPU."""
-    chosen, layout = load(files, values, dataset, recipe)
-    gpus = chosen.run(dataset, recipe).train.gpus
+    gpus = params.run(dataset, recipe).train.gpus
     if gpus > 1 and "RANK" not in os.environ:
         torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
         os.execv(sys.executable, [sys.executable, "-m", *torchrun, "-m", "transfer", *sys.argv[1:]])
@@ -71,8 +73,8 @@ def train(
     from transfer.tracking.listener import MlflowListener
     from transfer.training import run
 
-    listeners = [MlflowListener()] if chosen.tracking else []
-    run.train(chosen, dataset, recipe, seed, layout, listeners=listeners, keep_state=keep_state)
+    listeners = [MlflowListener()] if params.tracking else []
+    run.train(params, dataset, recipe, seed, layout, listeners=listeners, keep_state=keep_state)
 
 
 @app.command()
@@ -87,8 +89,10 @@ def predict(
     predict_files(weights, images, out)
 
 
-@app.command()
+@verb(app)
 def evaluate(
+    params: "Params",
+    layout: Layout,
     dataset: Dataset,
     recipe: Annotated[str | None, typer.Option(metavar="NAME", help="One of the experiment's recipes.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run.")] = None,
@@ -96,20 +100,17 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Instead of a run: model.safetensors, or the authors' .pdiparams."),
     ] = None,
-    files: ParamFiles = None,
-    values: Values = None,
 ) -> None:
     """Metrics of a run under each protocol. Reads: RUN/predictions.parquet, D/subsets.parquet if present.
     Writes: RUN/metrics.json.
     With --weights: of a weight file on the test split. Reads: FILE, D/aligned.npy, D/aligned.parquet, D/split.parquet.
     Writes: R/weights/STEM-SHA256/DATASET/predictions.parquet (with logits) and metrics.json."""
-    chosen, layout = load(files, values, dataset, recipe)
     if weights is not None:
         if recipe is not None or seed is not None:
             raise UserError("--weights takes the place of --recipe and --seed; leave these out")
         from transfer.evaluation.predict import evaluate_weights
 
-        evaluate_weights(weights, layout, dataset, classes_of(chosen, dataset), chosen.train)
+        evaluate_weights(weights, layout, dataset, classes_of(params, dataset), params.train)
         return
     if recipe is None or seed is None:
         raise UserError(f"Missing option '--{'recipe' if recipe is None else 'seed'}', or --weights instead")
@@ -117,36 +118,30 @@ def evaluate(
     from transfer.runs.metrics import evaluate
 
     subsets = layout.data(dataset) / "subsets.parquet"
-    evaluate(
-        layout.run(dataset, recipe, seed),
-        experiment=chosen.experiment,
-        dataset=dataset,
-        recipe=recipe,
-        seed=seed,
-        subsets=subsets if subsets.exists() else None,
-    )
+    about = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe}
+    evaluate(layout.run(dataset, recipe, seed), **about, seed=seed, subsets=subsets if subsets.exists() else None)
 
 
-@app.command()
-def robustness(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def robustness(params: "Params", layout: Layout, dataset: Dataset, recipe: Recipe, seed: Seed) -> None:
     """A run on corrupted test faces. Reads: RUN/model.safetensors, RUN/predictions.parquet, RUN/env.json,
     D/index.parquet, D/aligned.npy, D/aligned.parquet, D/split.parquet.
     Writes: R/evaluations/robustness/DATASET/RECIPE/seedSEED/robustness.parquet."""
-    chosen, layout = load(files, values, dataset, recipe)
-
     from transfer.evaluation.robustness import evaluate_robustness
     from transfer.runs.evaluations import accuracies
 
-    table = evaluate_robustness(chosen, layout, dataset, recipe, seed)
+    table = evaluate_robustness(params, layout, dataset, recipe, seed)
     if left_out := table.attrs["without_landmarks"]:
         print(f"{dataset}: {left_out:,} faces without landmarks are excluded from occlusions of eyes, nose and mouth")
     for row in accuracies(table).itertuples():
-        clean = f"{row.clean_accuracy:.2%} clean"
-        print(f"{row.corruption} {row.severity:g}: {row.accuracy:.2%} of {row.n:,} ({clean})")
+        accuracy = f"{row.accuracy:.2%} of {row.n:,} ({row.clean_accuracy:.2%} clean)"
+        print(f"{row.corruption} {row.severity:g}: {accuracy}")
 
 
-@app.command()
+@verb(app)
 def cross(
+    params: "Params",
+    layout: Layout,
     dataset: Annotated[str, typer.Option(metavar="NAME", help="The dataset of the run.")],
     recipe: Recipe,
     seed: Seed,
@@ -154,40 +149,35 @@ def cross(
         list[str] | None,
         typer.Option(metavar="NAME", help="A dataset to test on; repeatable. Default: all others of the experiment."),
     ] = None,
-    files: ParamFiles = None,
-    values: Values = None,
 ) -> None:
     """A run on the test faces of other datasets. Reads: RUN/model.safetensors, RUN/predictions.parquet,
     RUN/env.json, D/split.parquet; of each other dataset D/aligned.npy, D/aligned.parquet, D/split.parquet.
     Writes: R/evaluations/cross/DATASET/RECIPE/seedSEED/OTHER.parquet."""
-    chosen, layout = load(files, values, dataset, recipe)
-    known = [name for name in chosen.datasets if name != dataset]
+    known = [name for name in params.datasets if name != dataset]
     for name in on or ():
         if name not in known:
-            allowed = ", ".join(known) or "none"
-            raise UserError(f"--on {name}: not another dataset of experiment {chosen.experiment}; allowed: {allowed}")
+            allowed = choices(name, known)
+            raise UserError(f"--on {name}: not another dataset of experiment {params.experiment}; {allowed}")
     if not known:
-        raise UserError(f"experiment {chosen.experiment} has no other dataset than {dataset}; add one to datasets")
+        raise UserError(f"experiment {params.experiment} has no other dataset than {dataset}; add one to datasets")
 
     from transfer.evaluation.cross import evaluate_cross
     from transfer.runs.evaluations import cross_accuracy
 
-    for other, frame in evaluate_cross(chosen, layout, dataset, recipe, seed, on or known).items():
+    for other, frame in evaluate_cross(params, layout, dataset, recipe, seed, on or known).items():
         found = cross_accuracy(frame)
         gone = "".join(f", {count:,} of {name} left out" for name, count in frame.attrs["left_out"].items())
         print(f"{dataset} on {other}: {found['accuracy']:.2%} of {found['n']:,}{gone}")
 
 
-@app.command()
-def diversity(dataset: Dataset, recipe: Recipe, seed: Seed, files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def diversity(params: "Params", layout: Layout, dataset: Dataset, recipe: Recipe, seed: Seed) -> None:
     """Diversity of a run's LANet maps and heads on the test faces. Reads: RUN/model.safetensors,
     RUN/predictions.parquet, RUN/env.json, D/aligned.npy, D/aligned.parquet, D/split.parquet.
     Writes: R/evaluations/attention/DATASET/RECIPE/seedSEED/diversity.json."""
-    chosen, layout = load(files, values, dataset, recipe)
-
     from transfer.explain.diversity import write_diversity
 
-    found = write_diversity(chosen, layout, dataset, recipe, seed)
+    found = write_diversity(params, layout, dataset, recipe, seed)
     lanets = found["lanets"] or {}
     print(f"{dataset} {recipe} seed{seed}, {found['n']:,} test faces:")
     print("LANets: " + (", ".join(f"{name} {value:.3f}" for name, value in lanets.items()) or "fewer than two"))

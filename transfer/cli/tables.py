@@ -1,60 +1,51 @@
 """Tables and figures of finished runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transfer.cli.options import Dataset, ParamFiles, Values, load
+from transfer.cli.options import Dataset, verb
 from transfer.layout import Layout
-from transfer.params import Params
 from transfer.utils.errors import UserError, choices
+
+if TYPE_CHECKING:
+    from transfer.params import Params
 
 app = typer.Typer()
 figure_app = typer.Typer(help="Figures of finished runs.")
 TableName = Annotated[str, typer.Option("--name", metavar="NAME", help="One of table_definitions.")]
 
 
-def _load(
-    files: list[Path] | None, values: list[str] | None, table: str, dataset: str | None = None
-) -> tuple[Params, Layout]:
-    params, layout = load(files, values, dataset)
-    if table not in params.table_definitions:
-        raise UserError(f"--name {table}: not in table_definitions; {choices(table, params.table_definitions)}")
-    return params, layout
-
-
-@app.command("table")
+@verb(app, "table")
 def table(
-    name: TableName = "table1",
+    params: "Params",
+    layout: Layout,
+    table: TableName = "table1",
     partial: Annotated[bool, typer.Option("--partial", help="Leave out missing runs, and say so.")] = False,
-    files: ParamFiles = None,
-    values: Values = None,
 ) -> None:
     """Make a table. Reads: metrics.json, predictions.parquet and env.json of its runs, D/faces.json, D/split.parquet,
     and for some kinds R/evaluations/ or params/reported.yaml.
     Writes: R/NAME.csv, R/NAME.md, R/NAME.tex, R/report/NAME.html."""
-    params, layout = _load(files, values, name)
-
     from transfer.tables.build import write_table
 
-    write_table(params, layout, name, partial)
+    write_table(params, layout, table, partial)
 
 
-@figure_app.command("table")
-def table_figure(name: TableName, dataset: Dataset, files: ParamFiles = None, values: Values = None) -> None:
+@verb(figure_app, "table")
+def table_figure(params: "Params", layout: Layout, table: TableName, dataset: Dataset) -> None:
     """Draw the figure of a table on one dataset. Reads: the files of the table; history.csv of its runs.
     Writes: R/figures/NAME_DATASET.png, .svg, .json (the caption)."""
-    params, layout = _load(files, values, name, dataset)
-
     from transfer.tables.build import write_figure
 
-    for path in write_figure(params, layout, name, dataset):
+    for path in write_figure(params, layout, table, dataset):
         print(path)
 
 
-@figure_app.command()
+@verb(figure_app)
 def attention(
+    params: "Params",
+    layout: Layout,
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME", help="One of the experiment's datasets; default: the first.")
     ] = None,
@@ -71,20 +62,17 @@ def attention(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The photo's figure, .png or .svg; default: STEM_attention.png.")
     ] = None,
-    files: ParamFiles = None,
-    values: Values = None,
 ) -> None:
     """Draw where the networks look, in one test face per expression. Reads: model.safetensors, env.json and
     predictions.parquet of a run per recipe, D/aligned.npy, D/aligned.parquet, D/split.parquet.
     Writes: R/figures/attention_DATASET and R/figures/lanets_DATASET, each .png, .svg, .json (the caption).
     With --image: in any photo. Reads: the photo, weights. Writes: OUT; prints the probabilities."""
-    params, layout = load(files, values, dataset)
     dataset = dataset or params.datasets[0]
     named = recipes.split(",") if recipes else params.recipes
     for recipe in named:
         if recipe not in params.recipes:
-            allowed = ", ".join(params.recipes)
-            raise UserError(f"--recipes {recipe}: not in experiment {params.experiment}; allowed: {allowed}")
+            allowed = choices(recipe, params.recipes)
+            raise UserError(f"--recipes {recipe}: not in experiment {params.experiment}; {allowed}")
     seed = params.seeds[0] if seed is None else seed
     if image is not None:
         _photo(image, weights or layout.run(dataset, named[-1], seed) / "model.safetensors", aligned, out)
@@ -102,8 +90,6 @@ def _photo(image: Path, weights: Path, aligned: bool, out: Path | None) -> None:
     if not weights.exists():
         raise UserError(f"{weights}: missing; give a run's model.safetensors with --weights, or train this one")
     out = out or Path(f"{image.stem}_attention.png")
-    if out.suffix not in (".png", ".svg"):
-        raise UserError(f"{out}: expected a name that ends in .png or .svg")
 
     from transfer.explain.attention import explain_photo, photo_figure
     from transfer.utils.plots import save
@@ -117,24 +103,20 @@ def _photo(image: Path, weights: Path, aligned: bool, out: Path | None) -> None:
         print(f"{name} {probability:.3f}")
 
 
-@app.command()
-def overview(files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def overview(params: "Params", layout: Layout) -> None:
     """Summarise the experiment for `dvc metrics` and `dvc plots`. Reads: R/table1.csv, history.csv of all runs.
     Writes: R/metrics/DATASET/RECIPE.json, R/history.csv."""
-    params, layout = load(files, values)
-
     from transfer.tables.overview import write_overview
 
     write_overview(params, layout)
 
 
-@app.command()
-def publish(files: ParamFiles = None, values: Values = None) -> None:
+@verb(app)
+def publish(params: "Params", layout: Layout) -> None:
     """Copy tables and leak audit to a folder for git. Reads: all tables and their charts, D/faces.json; metrics.json,
     history.csv and env.json of all runs; R/audit/. Writes: results/published/EXPERIMENT/, and the experiment's table in
     README.md where it has one."""
-    params, layout = load(files, values)
-
     from transfer.tables.publish import publish as publish_results
 
     print(publish_results(params, layout))

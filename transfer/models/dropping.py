@@ -5,10 +5,7 @@ from torch import Tensor, nn
 
 
 def keep_all_but_one(samples: int, branches: int, rate: float, device: torch.device) -> Tensor:
-    """Mask (samples, branches) of ones; with probability ``rate`` a row has one zero, at a uniformly drawn branch.
-
-    One draw for the whole batch, on the device: no loop over samples, no synchronisation with the host.
-    """
+    """Mask (samples, branches) of ones; with probability ``rate`` a row has one zero, at a uniformly drawn branch."""
     dropped = torch.rand(samples, 1, device=device) < rate
     branch = torch.randint(branches, (samples, 1), device=device)
     chosen = torch.arange(branches, device=device) == branch
@@ -16,9 +13,9 @@ def keep_all_but_one(samples: int, branches: int, rate: float, device: torch.dev
 
 
 class DropOneBranch(nn.Module):
-    """With probability ``rate`` one of a sample's branches, drawn uniformly, becomes 0 in training, without rescaling.
+    """With probability ``rate`` one of a sample's branches (N, branches, ., .), drawn uniformly, becomes 0.
 
-    In evaluation the input passes unchanged. A dropped branch gets a gradient of exactly 0.
+    In training only, without rescaling. A dropped branch gets a gradient of exactly 0.
     """
 
     def __init__(self, rate: float) -> None:
@@ -26,7 +23,6 @@ class DropOneBranch(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Branches (N, branches, ., .), same shape back."""
         if not self.training or self.rate == 0:
             return x
         mask = keep_all_but_one(x.shape[0], x.shape[1], self.rate, x.device)
@@ -61,7 +57,6 @@ class TokenDrop(nn.Module):
         self.num_heads = num_heads
 
     def forward(self, qkv: Tensor) -> Tensor:
-        """Queries, keys and values (N, tokens, 3, heads, head_dim), same shape back."""
         if not self.training or self.rate == 0:
             return qkv
         tokens = min(self.num_heads, qkv.shape[1])

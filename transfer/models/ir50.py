@@ -1,10 +1,11 @@
 """The stem CNN: the first stages of IR-50, the improved residual network of ArcFace (face.evoLVe model_irse.py)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import prelu
 
 
@@ -12,13 +13,13 @@ class _PReLUOnCPU(torch.autograd.Function):
     """torch's own backward kernel writes a slope gradient per pixel, several times slower than these vector passes."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, slope: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(x, slope)
         return prelu(x, slope)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, slope = ctx.saved_tensors
         positive = torch.ops.aten.threshold_backward(grad, x, 0)
         negative = grad - positive
@@ -30,14 +31,16 @@ class PReLU(nn.PReLU):
     """(N, C, H, W) to the same shape: x where positive, a learned slope per channel times x elsewhere."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         if x.device.type == "cpu" and torch.is_grad_enabled():
             return _PReLUOnCPU.apply(x, self.weight.to(x.dtype))
         return super().forward(x)
 
 
 class BottleneckIR(nn.Module):
-    """Residual unit: BN, conv 3x3, PReLU, conv 3x3 with the stride, BN; module names as in face.evoLVe."""
+    """Residual unit, (N, channels, H, W) to (N, depth, H / stride, W / stride): BN, conv 3x3, PReLU, conv 3x3, BN.
+
+    Module names as in face.evoLVe.
+    """
 
     def __init__(self, channels: int, depth: int, stride: int) -> None:
         super().__init__()
@@ -56,7 +59,6 @@ class BottleneckIR(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) to (N, depth, H / stride, W / stride)."""
         return self.res_layer(x) + self.shortcut_layer(x)
 
 
@@ -84,7 +86,6 @@ class IRStem(nn.Module):
         self.reduction = 2 ** len(widths)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) to features (N, out_channels, H / reduction, W / reduction)."""
         x = self.input_layer(x)
         for stage in self.stages:
             x = stage(x)

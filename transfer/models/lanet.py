@@ -25,7 +25,7 @@ class LANet(nn.Sequential):
 
 
 class LocalCNNs(nn.Module):
-    """B LANets on one feature map, MAD on their maps, the maximum over what is left, and the gated features."""
+    """Features (N, C, H, W), gated by the maximum of B LANets' maps, of which MAD drops one."""
 
     def __init__(self, channels: int, num_lanets: int, ratio: int = 16, mad: float = 0.0, norm: bool = True) -> None:
         super().__init__()
@@ -37,6 +37,5 @@ class LocalCNNs(nn.Module):
         return torch.cat([lanet(features) for lanet in self.lanets], dim=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, C, H, W), gated, in the same shape."""
         maps = self.mad(self.attention_maps(features))
         return features * maps.amax(dim=1, keepdim=True)

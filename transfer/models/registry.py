@@ -1,6 +1,6 @@
-"""The models by name: for the training, and for timm as soon as timm is imported.
+"""The models by name: for runs, and for timm as soon as timm is imported.
 
-Importing timm takes seconds, since it brings a thousand models; the training needs none of them. ``register`` therefore
+Importing timm takes seconds, since it brings a thousand models, and a run needs none of them. ``register`` therefore
 keeps our models itself and hands them to timm when somebody imports it, before or after this package.
 """
 
@@ -45,7 +45,7 @@ def modules() -> dict[str, str]:
 
 
 def model_function(name: str) -> Callable[..., Any]:
-    """The function that makes model ``name``. Raises KeyError for a name that no module here registers."""
+    """The function that makes model ``name``. Raises KeyError for an unknown name."""
     importlib.import_module(modules()[name])
     return _REGISTERED[name]
 
@@ -85,7 +85,7 @@ def register_with_timm() -> None:
     """Register now if timm is loaded, else as soon as it is."""
     if _timm_is_loaded():
         _import_all()
-    elif not any(isinstance(finder, _TimmFinder) for finder in sys.meta_path):
+    else:
         sys.meta_path.insert(0, _TimmFinder())
 
 
@@ -100,7 +100,6 @@ def _tell_timm(function: Callable[..., Any]) -> None:
 
 
 def _import_all() -> None:
-    """Import all modules of models, now that timm is there; those that were imported before it are told here."""
     for function in _REGISTERED.values():
         _tell_timm(function)
     # A module that has just imported timm is itself half imported here; its models follow when it registers them.
@@ -112,17 +111,17 @@ class _TimmFinder(MetaPathFinder):
     """Sees the import of timm once, and has the models registered at its end."""
 
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The spec of timm, whose execution ends with our registration; None for everything else."""
         if fullname != "timm":
             return None
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
+        loader: Any = spec and spec.loader
+        if loader:
+            execute = loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
                 _import_all()
 
-            spec.loader.exec_module = execute_and_register
+            loader.exec_module = execute_and_register
         return spec

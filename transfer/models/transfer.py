@@ -86,11 +86,9 @@ class TransFER(nn.Module):
         return self.norm(self.blocks(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens to logits (N, num_classes), from the class token."""
         return x[:, 0] if pre_logits else self.head(x[:, 0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) to logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
     def no_weight_decay(self) -> set[str]:
@@ -98,11 +96,9 @@ class TransFER(nn.Module):
         return {"cls_token", "pos_embed"}
 
     def get_classifier(self) -> nn.Module:
-        """The head (timm's convention)."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh head for ``num_classes``; 0 removes it (timm's convention)."""
         self.num_classes = num_classes
         self.head = self._new_head(num_classes)
 
@@ -119,6 +115,9 @@ class TransFER(nn.Module):
 class HalfNormalization(nn.Module):
     """ImageNet-normalised images (N, 3, H, W) to mean and standard deviation 0.5, those of face.evoLVe's IR-50."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -126,7 +125,6 @@ class HalfNormalization(nn.Module):
         self.register_buffer("shift", (mean - 0.5) / 0.5, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape back."""
         return x * self.scale + self.shift
 
 
@@ -146,7 +144,7 @@ def _check(
 
 
 def _initialise(module: nn.Module) -> None:
-    """Start values of a training from scratch: He's for convolutions, Glorot's for linear layers, at every width."""
+    """He's start values for convolutions, Glorot's for linear layers, at every width."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, a=0.25, mode="fan_out")
     elif isinstance(module, nn.Linear):
@@ -166,6 +164,9 @@ def _create(pretrained: bool, sizes: dict[str, Any], overrides: dict[str, Any]) 
     return TransFER(**{**sizes, **overrides})
 
 
+_SMALL = {"stem_units": (1, 2, 3, 1), "embed_dim": 192, "depth": 4, "num_heads": 6}
+
+
 @register
 def transfer_base(pretrained: bool = False, **kwargs: Any) -> TransFER:
     """The paper's model: IR-50 stem, ViT of width 768 and depth 8; 65.2 M parameters, 15.28 GMACs at 112x112."""
@@ -175,19 +176,17 @@ def transfer_base(pretrained: bool = False, **kwargs: Any) -> TransFER:
 @register
 def transfer_small(pretrained: bool = False, **kwargs: Any) -> TransFER:
     """The same network for training from scratch on a few cores."""
-    stem = {"stem_widths": (32, 64, 128, 256), "stem_units": (1, 2, 3, 1)}
-    return _create(pretrained, stem | {"embed_dim": 192, "depth": 4, "num_heads": 6}, kwargs)
+    return _create(pretrained, {**_SMALL, "stem_widths": (32, 64, 128, 256)}, kwargs)
 
 
 @register
 def transfer_medium(pretrained: bool = False, **kwargs: Any) -> TransFER:
     """The same network for training from scratch on a few cores in an hour: `transfer_small` with a wider stem."""
-    stem = {"stem_widths": (32, 96, 192, 384), "stem_units": (1, 2, 3, 1)}
-    return _create(pretrained, stem | {"embed_dim": 192, "depth": 4, "num_heads": 6}, kwargs)
+    return _create(pretrained, {**_SMALL, "stem_widths": (32, 96, 192, 384)}, kwargs)
 
 
 @register
 def transfer_tiny(pretrained: bool = False, **kwargs: Any) -> TransFER:
     """The same network for trying the workflow: seconds per epoch on one core."""
-    stem = {"stem_widths": (32, 32, 64, 128), "stem_units": (1, 1, 2, 1)}
-    return _create(pretrained, stem | {"embed_dim": 96, "depth": 2, "num_heads": 4}, kwargs)
+    sizes = {"stem_widths": (32, 32, 64, 128), "stem_units": (1, 1, 2, 1), "embed_dim": 96, "depth": 2, "num_heads": 4}
+    return _create(pretrained, sizes, kwargs)

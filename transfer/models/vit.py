@@ -22,7 +22,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention whose heads are dropped at random; no bias on q, k and v, as released."""
+    """Multi-head self-attention on tokens (N, T, dim), heads dropped at random; no bias on q, k, v, as released."""
 
     def __init__(self, dim: int, num_heads: int, msad: float, msad_mode: Literal["head", "token"]) -> None:
         super().__init__()
@@ -33,7 +33,6 @@ class Attention(nn.Module):
         self.msad = MSAD(msad if msad_mode == "head" else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (N, T, dim), same shape back."""
         n, t, dim = x.shape
         qkv = self.qkv(x).reshape(n, t, 3, self.num_heads, dim // self.num_heads)
         q, k, v = self.token_drop(qkv).permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, T, head_dim)
@@ -42,7 +41,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm encoder block: attention, then a GELU MLP of ``mlp_ratio`` times the width."""
+    """Pre-norm encoder block on tokens (N, T, dim): attention, then a GELU MLP of ``mlp_ratio`` times the width."""
 
     def __init__(
         self, dim: int, num_heads: int, mlp_ratio: float, msad: float, msad_mode: Literal["head", "token"]
@@ -56,6 +55,5 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (N, T, dim), same shape back."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))

@@ -28,7 +28,6 @@ Range = Annotated[tuple[Fraction, Fraction], AfterValidator(rising)]
 Protocol = Literal["last", "val_selected", "test_selected"]
 Upsample = Literal["full", "sqrt", "none"]
 UPSAMPLING: tuple[str, ...] = get_args(Upsample)
-"""The methods of class balancing; every dataset has a plan for each of them."""
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
 

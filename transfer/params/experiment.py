@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -16,6 +17,8 @@ from transfer.params.search import SearchDefinition
 from transfer.params.tables import TableDefinition
 from transfer.params.train import ModelParams, RobustnessParams, TrainParams
 from transfer.utils.errors import choices
+
+T = TypeVar("T")
 
 
 class Params(Strict):
@@ -81,24 +84,19 @@ class Params(Strict):
         return found
 
     def recipe(self, name: str) -> RecipeDefinition:
-        """The recipe of that name, defined or of a sweep."""
         return self.variants[name] if name in self.variants else self.recipe_definitions[name]
 
     def table_datasets(self, name: str) -> list[str]:
-        """The datasets of a table."""
         return self.table_definitions[name].datasets or self.datasets
 
     def table_recipes(self, name: str) -> list[str]:
-        """The recipes of a table, those of its sweep by their names."""
         table = self.table_definitions[name]
         return list(table.sweep.recipes()) if table.sweep else table.recipes or self.recipes
 
     def table_seeds(self, name: str) -> list[int]:
-        """The seeds of a table."""
         return self.table_definitions[name].seeds or self.seeds
 
     def table_baseline(self, name: str) -> str:
-        """The recipe that those of a table are compared with."""
         return self.table_definitions[name].baseline or self.baseline
 
     def table_runs(self, name: str, dataset: str | None = None) -> list[tuple[str, str, int]]:
@@ -111,37 +109,23 @@ class Params(Strict):
         return list(itertools.product(self.datasets, self.recipes, self.seeds))
 
     def selected_runs(self) -> list[tuple[str, str, int]]:
-        """The runs of the experiment and of the selected tables."""
-        return list(dict.fromkeys([*self.runs(), *(run for name in self.tables for run in self.table_runs(name))]))
+        """Those of the experiment and of the selected tables."""
+        return _once(self.runs(), *map(self.table_runs, self.tables))
 
     def selected_datasets(self) -> list[str]:
-        """The datasets of the experiment and of the selected tables."""
-        return list(dict.fromkeys(dataset for dataset, _, _ in self.selected_runs()))
+        return _once(dataset for dataset, _, _ in self.selected_runs())
 
     def all_runs(self) -> list[tuple[str, str, int]]:
-        """The runs of the experiment and of all defined tables."""
-        return list(
-            dict.fromkeys([*self.runs(), *(run for name in self.table_definitions for run in self.table_runs(name))])
-        )
+        """Those of the experiment and of all defined tables, as are the following."""
+        return _once(self.runs(), *map(self.table_runs, self.table_definitions))
 
     def all_datasets(self) -> list[str]:
-        """The datasets of the experiment and of all defined tables."""
-        return list(
-            dict.fromkeys(
-                [*self.datasets, *(name for table in self.table_definitions for name in self.table_datasets(table))]
-            )
-        )
+        return _once(self.datasets, *map(self.table_datasets, self.table_definitions))
 
     def all_recipes(self) -> list[str]:
-        """The recipes of the experiment and of all defined tables."""
-        return list(
-            dict.fromkeys(
-                [*self.recipes, *(name for table in self.table_definitions for name in self.table_recipes(table))]
-            )
-        )
+        return _once(self.recipes, *map(self.table_recipes, self.table_definitions))
 
     def face_params(self, dataset: str) -> FaceParams:
-        """Detection and alignment of ``dataset``."""
         return merged(self.faces, self.dataset_definitions[dataset].faces)
 
     def sampling_params(self, dataset: str) -> SamplingParams:
@@ -150,25 +134,27 @@ class Params(Strict):
 
     def run(self, dataset: str, recipe: str) -> RunParams:
         """The resolved parameters of a run: the experiment's blocks, then the dataset's, then the recipe's."""
-        if (dataset, recipe) not in self._resolved:
-            self._resolved[dataset, recipe] = self._resolve(dataset, recipe)
-        return self._resolved[dataset, recipe]
-
-    @cached_property
-    def _resolved(self) -> dict[tuple[str, str], RunParams]:
-        return {}
-
-    def _resolve(self, dataset: str, recipe: str) -> RunParams:
+        if (dataset, recipe) in self._resolved:
+            return self._resolved[dataset, recipe]
         data, rec = self.dataset_definitions[dataset], self.recipe(recipe)
         here = rec.datasets.get(dataset, RecipeOnDataset())
         upsample = here.upsample or rec.upsample
         off: dict[str, Any] = {} if rec.local_cnns else {"num_lanets": 0}
         off |= {part: 0.0 for part in ("mad", "msad") if not getattr(rec, part)}
-        return RunParams(
+        self._resolved[dataset, recipe] = resolved = RunParams(
             model=merged(self.model, data.model, off, rec.model, here.model),
             train=merged(self.train, data.train, rec.train, here.train),
             sampling=merged(self.sampling, data.sampling, {"upsample": upsample} if upsample else {}),
         )
+        return resolved
+
+    @cached_property
+    def _resolved(self) -> dict[tuple[str, str], RunParams]:
+        return {}
+
+
+def _once(*several: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(itertools.chain(*several)))
 
 
 _STORAGE = re.compile(r"journal|sqlite:///.+|postgresql(\+\w+)?://.+|\$\{\w+\}")
@@ -180,13 +166,11 @@ def check(params: Params) -> None:
     for key, names, defined in (
         ("datasets", params.datasets, params.dataset_definitions),
         ("recipes", params.recipes, params.recipe_definitions),
-        ("baseline", [params.baseline], dict.fromkeys(params.recipes)),
+        ("baseline", [params.baseline], params.recipes),
         ("searches", params.searches, params.search_definitions),
         ("tables", params.tables, params.table_definitions),
     ):
-        for name in names:
-            if name not in defined:
-                raise ParamsError((key,), f"unknown name '{name}'; {choices(name, defined)}")
+        _known((key,), names, defined)
         if len(set(names)) < len(names):
             raise ParamsError((key,), "a name appears twice")
     if len(set(params.seeds)) < len(params.seeds):
@@ -207,94 +191,72 @@ def check(params: Params) -> None:
         raise ParamsError(("search_storage",), message)
 
 
+def _known(loc: tuple[str, ...], names: Iterable[str], defined: Iterable[str]) -> None:
+    for name in names:
+        if name not in defined:
+            raise ParamsError(loc, f"unknown name '{name}'; {choices(name, defined)}")
+
+
 def _check_table(params: Params, name: str) -> None:
     table, loc = params.table_definitions[name], ("table_definitions", name)
-    if table.sweep and table.sweep.recipe not in params.recipe_definitions:
-        message = f"unknown name '{table.sweep.recipe}'; {choices(table.sweep.recipe, params.recipe_definitions)}"
-        raise ParamsError((*loc, "sweep", "recipe"), message)
-    recipes = {**params.recipe_definitions, **params.variants}
-    for key, names, defined in (
-        ("protocols", table.protocols or [], dict.fromkeys(params.protocols)),
-        ("datasets", table.datasets or [], params.dataset_definitions),
-        ("recipes", table.recipes or [], recipes),
-        ("baseline", [table.baseline] if table.baseline else [], dict.fromkeys(params.table_recipes(name))),
-    ):
-        for item in names:
-            if item not in defined:
-                raise ParamsError((*loc, key), f"unknown name '{item}'; {choices(item, defined)}")
+    if table.sweep:
+        _known((*loc, "sweep", "recipe"), [table.sweep.recipe], params.recipe_definitions)
+    _known((*loc, "protocols"), table.protocols or (), params.protocols)
+    _known((*loc, "datasets"), table.datasets or (), params.dataset_definitions)
+    _known((*loc, "recipes"), table.recipes or (), {**params.recipe_definitions, **params.variants})
+    _known((*loc, "baseline"), [table.baseline] if table.baseline else (), params.table_recipes(name))
 
 
 def _check_run(params: Params, dataset: str, recipe: str) -> None:
     run = params.run(dataset, recipe)
     if run.model.mad > 0 and run.model.num_lanets < 2:
-        raise ParamsError(
-            ("recipe_definitions", recipe),
-            f"mad drops one of B LANet maps and needs num_lanets >= 2, but it is {run.model.num_lanets}",
-        )
+        message = f"mad drops one of B LANet maps and needs num_lanets >= 2, but it is {run.model.num_lanets}"
+        raise ParamsError(("recipe_definitions", recipe), message)
     if run.train.batch_size % run.train.gpus:
-        raise ParamsError(
-            ("train", "gpus"),
-            f"batch_size {run.train.batch_size} ({dataset}, {recipe}) does not divide among {run.train.gpus} GPUs; "
-            "change one of the two",
-        )
+        message = f"batch_size {run.train.batch_size} ({dataset}, {recipe}) does not divide among {run.train.gpus} GPUs"
+        raise ParamsError(("train", "gpus"), f"{message}; change one of the two")
 
 
 def _check_faces(params: Params, dataset: str) -> None:
     faces = params.face_params(dataset)
     own = params.dataset_definitions[dataset].faces.model_fields_set
-    for key, wrong, message in (
-        (
-            "template",
-            faces.template == "box" and faces.landmarks == "supplied",
-            "box needs the box that MTCNN found, and landmarks: supplied has none; use landmarks: mtcnn",
-        ),
-        (
-            "template",
-            faces.template == "none" and faces.landmarks == "supplied",
-            "none keeps the image as it is, without landmarks; use landmarks: mtcnn, which then only describe it",
-        ),
-        (
-            "margin",
-            faces.template == "none" and faces.margin > 0,
-            "template: none keeps the image as it is, without context; use margin: 0",
-        ),
-    ):
-        if wrong:
-            loc = ("dataset_definitions", dataset) if own & {key, "template", "landmarks"} else ()
-            raise ParamsError((*loc, "faces", key), message)
+    key, message = "template", ""
+    if faces.template == "box" and faces.landmarks == "supplied":
+        message = "box needs the box that MTCNN found, and landmarks: supplied has none; use landmarks: mtcnn"
+    elif faces.template == "none" and faces.landmarks == "supplied":
+        message = "none keeps the image as it is, without landmarks; use landmarks: mtcnn, which then only describe it"
+    elif faces.template == "none" and faces.margin > 0:
+        key, message = "margin", "template: none keeps the image as it is, without context; use margin: 0"
+    if message:
+        loc = ("dataset_definitions", dataset) if own & {key, "template", "landmarks"} else ()
+        raise ParamsError((*loc, "faces", key), message)
 
 
 def _check_synthetic_archives(params: Params) -> None:
     """Datasets may share a synthetic archive, such as two alignments of it, if they agree on how it is made."""
-    drawn: dict[str, tuple[str, Any]] = {}
+    made: dict[str, tuple[str, Any]] = {}
     for dataset in params.selected_datasets():
-        definition = params.dataset_definitions[dataset]
-        if definition.synthetic is not None:
-            if definition.reported_as is not None:
-                raise ParamsError(
-                    ("dataset_definitions", dataset, "reported_as"),
-                    "synthetic faces are not comparable with published numbers; leave it out",
-                )
-            how = (definition.parser, definition.synthetic, definition.synthetic_scale)
-            first, expected = drawn.setdefault(definition.archive, (dataset, how))
-            if how != expected:
-                raise ParamsError(
-                    ("dataset_definitions", dataset, "archive"),
-                    f"{definition.archive} is already made for {first} in another way; use another name, or the same "
-                    "parser, synthetic and synthetic_scale",
-                )
+        definition, loc = params.dataset_definitions[dataset], ("dataset_definitions", dataset)
+        if definition.synthetic is None:
+            continue
+        if definition.reported_as is not None:
+            message = "synthetic faces are not comparable with published numbers; leave it out"
+            raise ParamsError((*loc, "reported_as"), message)
+        how = (definition.parser, definition.synthetic, definition.synthetic_scale)
+        first, expected = made.setdefault(definition.archive, (dataset, how))
+        if how != expected:
+            message = f"{definition.archive} is already made for {first} in another way; use another name, or the same "
+            raise ParamsError((*loc, "archive"), f"{message}parser, synthetic and synthetic_scale")
 
 
 def _check_search(params: Params, name: str) -> None:
-    search = params.search_definitions[name]
-    if search.recipe not in params.recipe_definitions:
-        message = f"unknown name '{search.recipe}'; {choices(search.recipe, params.recipe_definitions)}"
-        raise ParamsError(("search_definitions", name, "recipe"), message)
+    search, loc = params.search_definitions[name], ("search_definitions", name)
+    _known((*loc, "recipe"), [search.recipe], params.recipe_definitions)
     if search.recipe == name:
         message = "a search gives its name to the resulting recipe, and cannot start from it; choose another recipe"
-        raise ParamsError(("search_definitions", name, "recipe"), message)
+        raise ParamsError((*loc, "recipe"), message)
     for dataset in params.datasets:
         lanets = params.run(dataset, search.recipe).model.num_lanets
         if search.space.mad and not search.space.num_lanets and lanets < 2:
             message = f"needs num_lanets >= 2, but recipe {search.recipe} has {lanets} on {dataset}"
-            raise ParamsError(("search_definitions", name, "space", "mad"), message)
+            raise ParamsError((*loc, "space", "mad"), message)

@@ -1,7 +1,6 @@
 """Read the configuration: params/default.yaml, override files, single values; any mistake is one line."""
 
 import ast
-import hashlib
 import inspect
 import json
 import re
@@ -28,8 +27,7 @@ RENAMED = {
 }
 """Keys of earlier versions, or keys with a value, and what they are called now."""
 
-# The first line of a snapshot, before the digest of the rest.
-_SNAPSHOT = "# All parameters of a workflow, as it started: nothing else is read below this file. "
+_SNAPSHOT = "# All parameters of a workflow, as it started: nothing else is read below this file."
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 
 Source = tuple[Sequence[str | Path], Mapping[str, Any]]
@@ -48,7 +46,9 @@ def load(
     ``checks`` raise ParamsError for what the types cannot know, such as model names.
     Raises UserError: file, line, key and what is allowed.
     """
-    files = _from_the_last_snapshot([DEFAULT, *(Path(file) for file in files if Path(file) != DEFAULT)])
+    files = [DEFAULT, *(Path(file) for file in files if Path(file) != DEFAULT)]
+    snapshots = [number for number, file in enumerate(files) if _is_snapshot(file)]
+    files = files[snapshots[-1] if snapshots else 0 :]
     config: dict[str, Any] = {}
     for file in files:
         config = merge(config, _read(file))
@@ -73,10 +73,7 @@ def validate(
     command_line: Mapping[str, Any],
     checks: Sequence[Callable[[Params], None]] = (),
 ) -> Params:
-    """Check a merged configuration; ``files`` and ``command_line`` locate a wrong value.
-
-    Raises UserError: file, line, key and what is allowed.
-    """
+    """Check a merged configuration, as :func:`load` does; ``files`` and ``command_line`` locate a wrong value."""
     params = _validated(Params, config, (files, command_line))
     try:
         for check in checks:
@@ -87,10 +84,7 @@ def validate(
 
 
 def read_model(file: Path, model: type[S]) -> S:
-    """The content of a YAML file as ``model``.
-
-    Raises UserError: file, line, key and what is allowed.
-    """
+    """The content of a YAML file as ``model``. Raises UserError: file, line, key and what is allowed."""
     return _validated(model, _read(file), ([file], {}))
 
 
@@ -110,28 +104,11 @@ def _validated(model: type[S], config: Mapping[str, Any], source: Source) -> S:
 def snapshot(params: Params, path: Path) -> None:
     """Write the resolved configuration, the only parameters that the jobs of a workflow read."""
     text = yaml.safe_dump(params.model_dump(mode="json", exclude_unset=True), sort_keys=False)
-    write_text(path, f"{_SNAPSHOT}{_digest(text)}\n{text}")
+    write_text(path, f"{_SNAPSHOT}\n{text}")
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _from_the_last_snapshot(files: list[Path]) -> list[Path]:
-    """``files`` without those below a snapshot. Raises UserError for an edited snapshot."""
-    for number in reversed(range(len(files))):
-        try:
-            first, _, rest = files[number].read_text(encoding="utf-8").partition("\n")
-        except (OSError, UnicodeDecodeError):  # reported by _read
-            continue
-        if first.startswith(_SNAPSHOT):
-            if first != _SNAPSHOT + _digest(rest):
-                raise UserError(
-                    f"{files[number]}: edited since a workflow wrote it; start snakemake again, which rewrites it, "
-                    "or remove its first line to use it as a parameter file"
-                )
-            return files[number:]
-    return files
+def _is_snapshot(file: Path) -> bool:
+    return file.is_file() and file.read_bytes().startswith(_SNAPSHOT.encode())
 
 
 def differences(one: Params, other: Params) -> list[tuple[str, Any, Any]]:
@@ -152,14 +129,12 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def holds(values: Any, loc: Sequence[str | int]) -> bool:
     """Whether nested ``values`` have the key at ``loc``."""
     for part in loc:
-        if isinstance(values, Mapping):
-            if part not in values:
-                return False
-            values = values[part]
-        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
-            values = values[part]
-        else:
+        if not isinstance(values, Mapping | list):
             break
+        try:
+            values = values[part]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
+            return False
     return True
 
 
@@ -192,12 +167,9 @@ def _descriptions(kind: type[BaseModel]) -> dict[str, str]:
         (block,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(block, ast.ClassDef)
         for field, below in zip(block.body, block.body[1:], strict=False):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-            ):
-                found[ast.unparse(field.target)] = inspect.cleandoc(str(below.value.value))
+            match field, below:
+                case ast.AnnAssign(target=target), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[ast.unparse(target)] = inspect.cleandoc(text)
     return found
 
 
@@ -232,7 +204,6 @@ def _location(error: Mapping[str, Any], config: Any) -> tuple[str | int, ...]:
 
 
 def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...], model: type[BaseModel]) -> str:
-    """What is wrong with the value and what is allowed."""
     kind, value = error["type"], error.get("input")
     if kind == "value_error":
         return str(error["ctx"]["error"])

@@ -18,6 +18,13 @@ def _stepped(low: Number, high: Number, step: Number) -> list[Number]:
     return [type(low)(first + i * width) for i in range(int((last - first) / width) + 1)]
 
 
+def _check_range(low: float, high: float, step: float | None) -> None:
+    if low >= high:
+        raise ValueError(f"expected low < high, found {low} and {high}")
+    if step:
+        _stepped(low, high, step)
+
+
 class RateRange(Strict):
     """A range of rates to search in."""
 
@@ -30,12 +37,9 @@ class RateRange(Strict):
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "RateRange":
-        if self.low >= self.high:
-            raise ValueError(f"expected low < high, found {self.low} and {self.high}")
         if self.log and (self.step or self.low == 0):
             raise ValueError("log needs low > 0 and no step")
-        if self.step:
-            _stepped(self.low, self.high, self.step)
+        _check_range(self.low, self.high, self.step)
         return self
 
     def values(self) -> list[float] | None:
@@ -52,9 +56,7 @@ class CountRange(Strict):
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "CountRange":
-        if self.low >= self.high:
-            raise ValueError(f"expected low < high, found {self.low} and {self.high}")
-        _stepped(self.low, self.high, self.step)
+        _check_range(self.low, self.high, self.step)
         return self
 
     def values(self) -> list[int]:
@@ -124,14 +126,13 @@ class SearchDefinition(Strict):
 
     @model_validator(mode="after")
     def _fits_its_sampler(self) -> "SearchDefinition":
-        if self.sampler != "grid":
-            if self.trials is None:
-                raise ParamsError(("trials",), f"missing; {self.sampler} needs a number of trials")
-            return self
-        if self.trials is not None:
+        grid = self.sampler == "grid"
+        if not grid and self.trials is None:
+            raise ParamsError(("trials",), f"missing; {self.sampler} needs a number of trials")
+        if grid and self.trials is not None:
             raise ParamsError(("trials",), "a grid has as many trials as combinations; leave it out")
         for name in ("mad", "msad"):
-            part = getattr(self.space, name)
-            if isinstance(part, RateRange) and part.step is None:
+            rates = getattr(self.space, name)
+            if grid and isinstance(rates, RateRange) and rates.step is None:
                 raise ParamsError(("space", name), "a grid needs a step or a list")
         return self

@@ -48,12 +48,9 @@ class Sweep(Strict):
         found = {}
         for values in itertools.product(*self.over.values()):
             chosen = dict(zip(self.over, values, strict=True))
-            found["_".join([self.recipe, *(_label(key, value) for key, value in chosen.items())])] = chosen
+            words = [k.rpartition(".")[2] + re.sub(r"[^a-z0-9]", "", str(v).lower()) for k, v in chosen.items()]
+            found["_".join([self.recipe, *words])] = chosen
         return found
-
-
-def _label(key: str, value: int | float | str) -> str:
-    return key.rpartition(".")[2] + re.sub(r"[^a-z0-9]", "", str(value).lower())
 
 
 class TableDefinition(Strict):

@@ -1,10 +1,7 @@
 """Augmentation of a batch on tensors, each sample with its own parameters, on the batch's device.
 
-The list is the authors' (APViT configs/_base_/datasets/RAF.py): rotation, resized crop, flip, grey, colour jitter,
-normalisation, random erasing. Rotation, crop and flip are one resampling; the jitter's steps keep one order.
-
-The parameters are drawn and computed with numpy: a few numbers per sample, the same on every device, and known without
-waiting for it.
+The list is the authors' (APViT configs/_base_/datasets/RAF.py); rotation, crop and flip are one resampling, and the
+jitter's steps keep one order. Parameters are drawn with numpy: the same on every device, known without waiting for it.
 """
 
 import math
@@ -27,7 +24,6 @@ class Augment:
         self.random = np.random.default_rng(seed)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Geometry, then colour."""
         return self.colour(self.geometry(images)).clamp_(0, 1)
 
     def geometry(self, images: Tensor) -> Tensor:
@@ -101,9 +97,7 @@ def _tensor(values: np.ndarray, like: Tensor) -> Tensor:
 
 
 def sampling_grid(matrix: Tensor, height: int, width: int) -> Tensor:
-    """torch's ``affine_grid`` (``align_corners=False``), (N, 2, 3) to (N, H, W, 2), much faster on a CPU; the last
-    dimension is not the innermost one in memory.
-    """
+    """torch's ``affine_grid`` (``align_corners=False``), (N, 2, 3) to (N, H, W, 2), much faster on a CPU."""
     y, x = (torch.arange(1, 2 * side, 2, device=matrix.device) / side - 1 for side in (height, width))
     of_x, of_y, shift = matrix.unsqueeze(3).unbind(2)  # (N, 2, 1)
     rows, columns = of_y * y + shift, of_x * x
@@ -112,7 +106,7 @@ def sampling_grid(matrix: Tensor, height: int, width: int) -> Tensor:
 
 def luma(images: Tensor) -> Tensor:
     """RGB (N, 3, H, W) to grey (N, 1, H, W)."""
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images.chunk(3, dim=1)
     return (GREY[0] * red).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
 
 

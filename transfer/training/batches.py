@@ -3,6 +3,7 @@
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class FaceStore:
     """
 
     def __init__(self, path: Path, img_size: int, rows: np.ndarray) -> None:
-        self.pixels: np.ndarray = np.load(path, mmap_mode="r")
+        self.pixels: np.memmap = np.load(path, mmap_mode="r")
         self.side = img_size
         self.mapped = 0
         self.held: np.ndarray | None = None
@@ -52,7 +53,8 @@ class FaceStore:
 
     def release(self) -> None:
         """Release the mapped pages; the next access maps them again."""
-        self.pixels.base.madvise(mmap.MADV_DONTNEED)
+        mapped: Any = self.pixels.base
+        mapped.madvise(mmap.MADV_DONTNEED)
         self.mapped = 0
 
     def images(self, rows: np.ndarray, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pyarrow.parquet import read_metadata
 
 from transfer.faces.store import check_store, digest_test_faces
 from transfer.layout import Layout
@@ -44,15 +45,15 @@ class RunData:
 def load_data(settings: RunParams, dataset: str, layout: Layout, splits: Sequence[str]) -> RunData:
     """Read the training split and ``splits``; rows of other splits are neither kept nor read.
 
-    Raises UserError for a class without training images, a split without images, a damaged or missing aligned store,
-    and soft labels asked for where the dataset has none.
+    Raises UserError for a class without training images, an empty split, a damaged aligned store, and soft labels
+    that the dataset does not have.
     """
     data, plan_file = layout.data(dataset), layout.plan(dataset, settings.sampling.upsample)
     split = pd.read_parquet(data / "split.parquet", filters=[("split", "in", ["train", *splits])]).sort_values("row")
     manifest = data / "aligned.parquet"
     aligned = pd.read_parquet(manifest, filters=[("sample", "in", set(split["sample"]))])
     aligned = aligned.set_index(split["row"].to_numpy())  # both are in the order of the store
-    check_store(data / "aligned.npy", aligned, _row_count(manifest))
+    check_store(data / "aligned.npy", aligned, int(read_metadata(manifest).num_rows))
     names = aligned.groupby("label")["class_name"].first()
     classes = [names.get(label, f"label {label}") for label in range(names.index.max() + 1)]
     rows = {name: split.loc[split["split"] == name, "row"].to_numpy() for name in ("train", *splits)}
@@ -60,8 +61,7 @@ def load_data(settings: RunParams, dataset: str, layout: Layout, splits: Sequenc
     samples = aligned["sample"].reindex(all_rows).to_numpy()
     labels = aligned["label"].reindex(all_rows, fill_value=-1).to_numpy()
     plan = np.load(plan_file)
-    absent = set(range(len(classes))) - set(labels[plan])
-    if absent:
+    if absent := set(range(len(classes))) - set(labels[plan]):
         listed = ", ".join(classes[label] for label in sorted(absent))
         raise UserError(f"{plan_file}: no training image of {listed}; every class needs at least one")
     for name in splits:
@@ -87,12 +87,6 @@ def data_digest(settings: RunParams, dataset: str, layout: Layout) -> str:
     files = [data / "aligned.parquet", data / "split.parquet", layout.plan(dataset, settings.sampling.upsample)]
     files += [data / "index.parquet"] if settings.train.targets == "soft_labels" else []
     return digest([sha256(file) for file in files])
-
-
-def _row_count(parquet: Path) -> int:
-    from pyarrow.parquet import read_metadata
-
-    return int(read_metadata(parquet).num_rows)
 
 
 def _soft_labels(

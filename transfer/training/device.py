@@ -50,12 +50,8 @@ def choose_precision(params: TrainParams, device: torch.device) -> str:
         return params.precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _computes_in_bf16() else "fp32"
-
-
-def _computes_in_bf16() -> bool:
-    """Whether the CPU multiplies in bf16, rather than only storing it."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    computes = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # rather than only stores
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and computes else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -30,16 +30,14 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and reports progress."""
+        """It writes files and reports progress."""
         return self.rank == 0
 
     def check(self, batch_size: int) -> None:
         """Raise UserError if a batch has no equal part for each process."""
         if batch_size % self.world:
-            raise UserError(
-                f"a batch of {batch_size} images does not divide among {self.world} GPUs; change train.batch_size or "
-                "train.gpus"
-            )
+            problem = f"a batch of {batch_size} images does not divide among {self.world} GPUs"
+            raise UserError(f"{problem}; change train.batch_size or train.gpus")
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """``model`` for the training step: batch statistics and gradients are those of the whole batch."""
@@ -53,7 +51,6 @@ class ProcessGroup:
         return seed if self.rank == 0 else stream(seed, "rank", self.rank)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Mean over the processes."""
         if self.world == 1:
             return value
         value = value.clone()
@@ -69,7 +66,6 @@ class ProcessGroup:
         return int(value)
 
     def wait(self) -> None:
-        """Until all processes are here."""
         self.highest(0)
 
     def share(self, rows: np.ndarray) -> np.ndarray:
@@ -108,7 +104,7 @@ def _joined(jobs_per_gpu: int, what: str) -> tuple[ProcessGroup, torch.device]:
     dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timedelta(days=365))
     atexit.register(dist.destroy_process_group)
     group = ProcessGroup(dist.get_rank(), dist.get_world_size())
-    numbers = [claim_gpus(group.world, jobs_per_gpu, what) if group.first else None]
+    numbers = [claim_gpus(group.world, jobs_per_gpu, what) if group.first else []]
     dist.broadcast_object_list(numbers, device=torch.device("cpu"))
     device = torch.device("cuda", numbers[0][group.rank])
     torch.cuda.set_device(device)

@@ -9,8 +9,8 @@ from torch import Tensor
 from transfer.utils.errors import UserError
 
 LIMIT = 100.0
-"""Mean cross-entropy of a batch, in nats, above which a run has diverged: the right classes then have a probability of
-exp(-100), about the smallest number that float32 holds (exp(-103)). Guessing costs ln C, 2.1 for eight classes."""
+"""Mean cross-entropy of a batch in nats above which a run has diverged: float32 ends at exp(-103); guessing among eight
+classes costs 2.1."""
 
 ADVICE = "lower train.lr or lengthen train.warmup_epochs; the last good state is kept"
 
@@ -20,15 +20,15 @@ class Diverged(UserError):
 
 
 class EpochMeter:
-    """Steps of a (0-based) ``epoch``, sums over their images, and each step's loss and gradient norm.
+    """Steps of a (0-based) ``epoch``, sums over their images, and each step's loss and gradient norm, on the device.
 
-    These stay on the device, so that no step waits for it; only :meth:`check`, :meth:`means` and :meth:`state` do.
-    ``state`` is that of an interrupted epoch.
+    Only :meth:`check`, :meth:`means` and :meth:`state` wait for it. ``state`` is that of an interrupted epoch.
     """
 
     def __init__(self, epoch: int, steps: int, device: torch.device, state: dict[str, Any] | None = None) -> None:
         self.epoch, self.steps = epoch, steps
-        self.step, self.images = (state["step"], state["images"]) if state else (0, 0)
+        self.step: int = state["step"] if state else 0
+        self.images: int = state["images"] if state else 0
         self.sums = state["sums"].to(device) if state else torch.zeros(2, device=device)  # loss, correct
         self.trace = torch.zeros(steps - self.step, 2, device=device)  # loss and gradient norm of each step since then
         self.rates: list[float] = []
@@ -53,12 +53,12 @@ class EpochMeter:
             return
         at = lost[0]
         loss, norm = trace[at].tolist()
-        what = "has exploded" if math.isfinite(loss) and math.isfinite(norm) else "is no longer finite"
+        what = "loss has exploded" if math.isfinite(norm) else "gradient is no longer finite"
+        what = what if math.isfinite(loss) else "loss is no longer finite"
         before = "; one step before {:.4g} and {:.4g}".format(*trace[at - 1].tolist()) if at else ""
         raise Diverged(
-            f"the {'gradient' if math.isfinite(loss) and not math.isfinite(norm) else 'loss'} {what} in epoch "
-            f"{self.epoch + 1}, step {self.step - len(self.rates) + at + 1} of {self.steps}, learning rate "
-            f"{self.rates[at]:.3g}: loss {loss:.4g}, gradient norm {norm:.4g}{before}; {ADVICE}"
+            f"the {what} in epoch {self.epoch + 1}, step {self.step - len(self.rates) + at + 1} of {self.steps}, "
+            f"learning rate {self.rates[at]:.3g}: loss {loss:.4g}, gradient norm {norm:.4g}{before}; {ADVICE}"
         )
 
     def check_validation(self, loss: float) -> None:
@@ -67,19 +67,15 @@ class EpochMeter:
             return
         last = ""
         if self.rates:  # none where the run was interrupted between the last step and the validation
-            last = ", learning rate {:.3g}: loss {:.4g}, gradient norm {:.4g}".format(
-                self.rates[-1], *self.trace[len(self.rates) - 1].tolist()
-            )
-        raise Diverged(
-            f"the validation loss is no longer finite after epoch {self.epoch + 1}, step {self.step} of {self.steps}"
-            f"{last}; {ADVICE}"
-        )
+            values = self.trace[len(self.rates) - 1].tolist()
+            last = ", learning rate {:.3g}: loss {:.4g}, gradient norm {:.4g}".format(self.rates[-1], *values)
+        where = f"after epoch {self.epoch + 1}, step {self.step} of {self.steps}"
+        raise Diverged(f"the validation loss is no longer finite {where}{last}; {ADVICE}")
 
     def means(self) -> tuple[float, float]:
-        """Mean loss and accuracy over the images so far."""
+        """Loss and accuracy over the images so far."""
         loss, correct = self.sums.tolist()
         return loss / self.images, correct / self.images
 
     def state(self) -> dict[str, Any]:
-        """What continues the epoch after its last step: step, images, sums."""
         return {"step": self.step, "images": self.images, "sums": self.sums.cpu()}

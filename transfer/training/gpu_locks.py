@@ -6,14 +6,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from transfer.utils.errors import UserError
 
-_SECONDS_BETWEEN_TRIES = 0.5
 _held: list[FileLock] = []  # until this process ends
 
 
@@ -33,28 +32,18 @@ def take(gpus: Sequence[str], count: int, per_gpu: int, what: str, folder: Path)
     with FileLock(folder / "several.lock") if count > 1 else nullcontext():
         while True:
             for position, lock in locks:
-                if len(taken) < count and position not in taken and _acquired(lock):
-                    taken.append(position)
-                    _held.append(lock)
+                if len(taken) < count and position not in taken:
+                    with suppress(Timeout):
+                        lock.acquire(blocking=False)
+                        taken.append(position)
+                        _held.append(lock)
             if len(taken) == count:
                 return sorted(taken)
             if not told:
                 told = True
-                print(
-                    f"{what}: waiting for {count} of {len(gpus)} GPUs, which other jobs use "
-                    "(train.jobs_per_device lets several share one)",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            time.sleep(_SECONDS_BETWEEN_TRIES)
-
-
-def _acquired(lock: FileLock) -> bool:
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    return True
+                waits = f"waiting for {count} of {len(gpus)} GPUs, which other jobs use"
+                print(f"{what}: {waits} (train.jobs_per_device lets several share one)", file=sys.stderr, flush=True)
+            time.sleep(0.5)
 
 
 def lock_folder() -> Path:

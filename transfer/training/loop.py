@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from transfer.utils.errors import UserError
 from transfer.utils.seeds import stream
 
 ALONE = ProcessGroup()
+TensorList = list[Tensor] | tuple[Tensor, ...]
 
 
 def learning_rate(params: TrainParams, epoch: float) -> float:
@@ -40,33 +42,31 @@ class SGD:
     """
 
     def __init__(
-        self, groups: Sequence[tuple[list[Tensor], float]], lr: float, momentum: float, nesterov: bool
+        self, groups: Sequence[tuple[Sequence[Tensor], float]], lr: float, momentum: float, nesterov: bool
     ) -> None:
         self.groups, self.lr, self.momentum, self.nesterov = groups, lr, momentum, nesterov
         self.velocity: dict[int, Tensor] = {}  # by the parameter's position
         self.parameters = [parameter for parameters, _ in groups for parameter in parameters]
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update all parameters that have a gradient."""
         position = 0
         for parameters, weight_decay in self.groups:
-            trained = [(position + i, p) for i, p in enumerate(parameters) if p.grad is not None]
+            trained = [(position + i, p, p.grad) for i, p in enumerate(parameters) if p.grad is not None]
             position += len(parameters)
-            first = not any(i in self.velocity for i, _ in trained)
-            for i, parameter in trained if self.momentum else ():
+            first = not any(i in self.velocity for i, _, _ in trained)
+            for i, _, gradient in trained if self.momentum else ():
                 if i not in self.velocity:
-                    self.velocity[i] = (torch.empty_like if first else torch.zeros_like)(parameter.grad)
+                    self.velocity[i] = (torch.empty_like if first else torch.zeros_like)(gradient)
             if trained:
                 torch._fused_sgd_(
-                    [parameter for _, parameter in trained],
-                    [parameter.grad for _, parameter in trained],
-                    [self.velocity[i] for i, _ in trained] if self.momentum else [],
+                    [parameter for _, parameter, _ in trained],
+                    [gradient for _, _, gradient in trained],
+                    [self.velocity[i] for i, _, _ in trained] if self.momentum else [],
                     weight_decay=weight_decay,
                     momentum=self.momentum,
                     lr=self.lr,
@@ -76,22 +76,17 @@ class SGD:
                     is_first_step=first and self.momentum > 0,
                 )
 
-    def state_dict(self) -> dict[int, Tensor]:
-        """The velocities."""
-        return self.velocity
-
-    def load_state_dict(self, state: Mapping[int, Tensor]) -> None:
-        """Continue with the velocities of :meth:`state_dict`."""
-        self.velocity = {i: value.to(self.parameters[i].device) for i, value in state.items()}
+    def load_velocity(self, velocity: Mapping[int, Tensor]) -> None:
+        self.velocity = {i: value.to(self.parameters[i].device) for i, value in velocity.items()}
 
 
 def make_optimizer(model: nn.Module, params: TrainParams) -> SGD:
     """SGD with momentum; no weight decay on what the model's ``no_weight_decay()`` names, where it has one."""
-    without = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    names: Any = getattr(model, "no_weight_decay", set)
+    without = names()
     decayed = [parameter for name, parameter in model.named_parameters() if name not in without]
     others = [parameter for name, parameter in model.named_parameters() if name in without]
-    groups = [(decayed, params.weight_decay), (others, 0.0)]
-    return SGD(groups, params.lr, params.momentum, params.nesterov)
+    return SGD([(decayed, params.weight_decay), (others, 0.0)], params.lr, params.momentum, params.nesterov)
 
 
 class WeightAverage(AveragedModel):
@@ -107,11 +102,11 @@ class WeightAverage(AveragedModel):
         self.decay = decay
 
     def decay_after(self, steps: int) -> float:
-        """Share of the old average in the next one, after so many steps."""
-        return min(self.decay, 1 - (1 + steps / 9) ** -1.0)
+        """Share of the old average in the next one."""
+        return float(min(self.decay, 1 - (1 + steps / 9) ** -1.0))
 
     @torch.no_grad()
-    def _mix(self, averages: list[Tensor], values: list[Tensor], _: Tensor) -> None:
+    def _mix(self, averages: TensorList, values: TensorList, _: Tensor | int) -> None:
         if averages[0].is_floating_point():
             # n_averaged itself is on the CPU: asking the argument would wait for the GPU
             torch._foreach_lerp_(averages, values, 1 - self.decay_after(int(self.n_averaged)))
@@ -120,7 +115,7 @@ class WeightAverage(AveragedModel):
 
 
 @lru_cache(maxsize=1)  # one for all epochs; a process trains one network at a time
-def compiled(model: nn.Module) -> nn.Module:
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """The same function with the same parameters, compiled at its first call; MAD and MSAD draw the same numbers.
 
     Raises UserError without a C++ compiler (g++, or what CXX names), which torch runs to build the code.
@@ -148,7 +143,7 @@ def train_epoch(
 
     ``batches`` are those still to do, of several processes this one's parts of them. After each step ``on_batch`` gets
     its number of images and may raise; ``meter`` then holds what continues the epoch. What the model drops in a step
-    comes from a random stream of its own, of ``dropping_seed``. Raises Diverged.
+    comes from a stream of ``dropping_seed`` and that step. Raises Diverged.
     """
     model.train()
     device = next(model.parameters()).device
@@ -165,7 +160,7 @@ def train_epoch(
         norm = clip_gradients(model, params.clip_norm)
         optimizer.step()
         if average is not None:
-            average.update_parameters(model.module if group.world > 1 else model)
+            average.update_parameters(model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model)
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
         correct = (logits.detach().argmax(dim=1) == classes).sum()
         count = len(images) * group.world

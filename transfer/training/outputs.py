@@ -18,13 +18,12 @@ from transfer.utils.files import atomic, sha256, write_json
 
 def write_run(run: Run) -> None:
     """Write the outputs; each appears whole, env.json last."""
-    selected = run.selection.best
-    protocol = run.selection.checkpoint_protocol
+    selected, protocol, data = run.selected, run.params.checkpoint_protocol, run.data
     chosen = selected.get(protocol) or {"epoch": len(run.history), "weights": run.weights()}
     about = {
         "model": run.settings.model.model_dump(mode="json"),
         "faces": run.params.face_params(run.dataset).model_dump(mode="json"),
-        "classes": run.data.classes,
+        "classes": data.classes,
         "run": f"{run.params.experiment}/{run.dataset}/{run.recipe}/seed{run.seed}",
         "protocol": protocol,
         "epoch": chosen["epoch"],
@@ -36,26 +35,16 @@ def write_run(run: Run) -> None:
         save_file(weights, part, {KEY: json.dumps(about)})
     with atomic(run.directory / "history.csv") as part:
         pd.DataFrame(run.history).to_csv(part, index=False)
-    frames = [
-        predictions_frame(
-            run.data.samples[run.data.rows[split]],
-            run.data.labels[run.data.rows[split]],
-            probabilities.numpy(),
-            run.data.classes,
-            split=split,
-            protocol=protocol,
-            epoch=best["epoch"],
-        )
-        for protocol, best in selected.items()
-        for split, probabilities in best["probabilities"].items()
-    ]
+    frames = []
+    for kept_by, best in selected.items():
+        for split, probabilities in best["probabilities"].items():
+            about = {"split": split, "protocol": kept_by, "epoch": best["epoch"]}
+            samples, labels = data.samples[data.rows[split]], data.labels[data.rows[split]]
+            frames.append(predictions_frame(samples, labels, probabilities.numpy(), data.classes, **about))
     write_predictions(run.directory / "predictions.parquet", pd.concat(frames, ignore_index=True))
-    write_json(
-        run.directory / "env.json",
-        run_environment(run)
-        | {"weights_sha256": sha256(run.directory / "model.safetensors"), **epoch_times(run)}
-        | {"params": run.settings.model_dump(mode="json"), "ended": int(time.time())},
-    )
+    left = {"weights_sha256": sha256(run.directory / "model.safetensors"), **epoch_times(run)}
+    left |= {"params": run.settings.model_dump(mode="json"), "ended": int(time.time())}
+    write_json(run.directory / "env.json", run_environment(run) | left)
 
 
 def run_environment(run: Run) -> dict[str, Any]:

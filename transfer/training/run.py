@@ -3,8 +3,9 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,8 @@ from transfer.training.epoch import EpochMeter
 from transfer.training.listeners import Listener, Status
 from transfer.training.loop import WeightAverage, learning_rate, make_optimizer, predict, train_epoch
 from transfer.training.outputs import write_run
-from transfer.training.selection import Selection
 from transfer.training.signals import Stopped, caught
-from transfer.training.state import Row, Run, previous
+from transfer.training.state import Row, Run
 from transfer.utils.code_digest import step_digest
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
@@ -42,18 +42,14 @@ def train(
     listeners: Sequence[Listener] = (),
     keep_state: bool = False,
 ) -> None:
-    """Train one recipe on one dataset with one seed and write the run directory.
+    """Train one recipe on one dataset with one seed, as :func:`fit`, and write the run directory.
 
     model.safetensors (of the epoch selected on the validation split, or the last one where that protocol is not asked
     for), history.csv, predictions.parquet (a block per protocol), env.json. ``keep_state`` leaves the state of the last
-    epoch, from which the next call writes the outputs at once. Otherwise as :func:`fit`.
+    epoch, from which the next call writes the outputs at once.
     """
     run = fit(params, dataset, recipe, seed, layout, listeners=listeners, outputs=write_run)
-    if not run.group.first:
-        return
-    if keep_state:
-        previous(run.state_file).unlink(missing_ok=True)
-    else:
+    if run.group.first and not keep_state:
         shutil.rmtree(run.state_file.parent)
 
 
@@ -78,16 +74,16 @@ def fit(
     without training images, Diverged, and Stopped after a signal.
     """
     # Set up
-    settings = params.run(dataset, recipe)
+    settings, name = params.run(dataset, recipe), f"{dataset} {recipe} seed{seed}"
     hyper = settings.train
-    group, assigned = join(hyper, f"{dataset} {recipe} seed{seed}")
-    device = device or assigned or claim_device(hyper, f"{dataset} {recipe} seed{seed}")
+    group, assigned = join(hyper, name)
+    device = device or assigned or claim_device(hyper, name)
     precision, deterministic = choose_precision(hyper, device), set_deterministic(hyper.deterministic, device)
     torch.set_num_threads(hyper.threads)
     torch.manual_seed(stream(seed, "weights"))
     data = load_data(settings, dataset, layout, splits)
     group.check(data.batch_size)
-    model = create_model(settings.model, len(data.classes)).to(device, memory_format=torch.channels_last)
+    model = create_model(settings.model, len(data.classes)).to(device).to(memory_format=torch.channels_last)
     run = Run(
         params=params,
         settings=settings,
@@ -106,7 +102,6 @@ def fit(
         network=group.wrap(model),
         average=WeightAverage(model, hyper.ema) if hyper.ema else None,
         optimizer=make_optimizer(model, hyper),
-        selection=Selection(params.protocols, params.checkpoint_protocol, hyper.epochs),
         pretrained=_pretrained_sha256(params, dataset, recipe, layout),
     )
     if not group.first:
@@ -133,7 +128,7 @@ def fit(
                     _evaluate(run, row, check_signals)
                 except Stopped as stop:
                     run.seconds_before = time.perf_counter() - start
-                    raise _save_within_epoch(run, stop) from None
+                    raise Stopped(stop.number, _save_within_epoch(run)) from None
                 run.meter, run.seconds_before = None, 0.0
                 run.seconds.append(time.perf_counter() - start)
                 _save(run)
@@ -200,18 +195,9 @@ def _train_epoch(run: Run, epoch: int, on_batch: Callable[[int], None], check_si
         on_batch(images)
         check_signals()
 
-    dropping_seed = group.seed(stream(run.seed, "dropping", epoch))
+    seed, network = group.seed(stream(run.seed, "dropping", epoch)), run.network
     loss, accuracy = train_epoch(
-        run.network,
-        run.optimizer,
-        batches,
-        run.meter,
-        hyper,
-        run.precision,
-        after_step,
-        dropping_seed,
-        run.average,
-        group,
+        network, run.optimizer, batches, run.meter, hyper, run.precision, after_step, seed, run.average, group
     )
     return {"epoch": epoch + 1, "lr": learning_rate(hyper, epoch + 1), "train_loss": loss, "train_accuracy": accuracy}
 
@@ -219,48 +205,37 @@ def _train_epoch(run: Run, epoch: int, on_batch: Callable[[int], None], check_si
 def _evaluate(run: Run, row: Row, check_signals: Callable[[], None]) -> None:
     """Predict what the protocols need after this epoch, complete its ``row`` of the history, and select."""
     data = run.data
-    probabilities: dict[str, np.ndarray] = {}
 
+    def batches(rows: np.ndarray) -> Iterator[torch.Tensor]:
+        for images in evaluation_batches(data.store, rows, run.device):
+            yield images
+            check_signals()
+
+    @cache
     def predicted(split: str) -> np.ndarray:
-        if split not in probabilities:
-            rows = data.rows[split]
-            batches = _interruptible(evaluation_batches(data.store, run.group.share(rows), run.device), check_signals)
-            own = predict(run.evaluated, batches, run.precision, run.settings.train.hflip_tta)
-            probabilities[split] = run.group.gather(own, len(rows))
-        return probabilities[split]
+        rows = data.rows[split]
+        own = batches(run.group.share(rows))
+        probabilities = predict(run.evaluated, own, run.precision, run.settings.train.hflip_tta)
+        return run.group.gather(probabilities, len(rows))
 
     def accuracy(split: str) -> float:
         return float((predicted(split).argmax(axis=1) == data.labels[data.rows[split]]).mean())
 
+    labels = data.labels[data.rows["val"]]
     row["val_accuracy"] = accuracy("val")
-    row["val_loss"] = _cross_entropy(predicted("val"), data.labels[data.rows["val"]])
+    row["val_loss"] = float(-np.log(np.maximum(predicted("val")[np.arange(len(labels)), labels], 1e-12)).mean())
     assert run.meter is not None
     run.meter.check_validation(row["val_loss"])
     if "test_selected" in run.params.protocols:
         row["test_accuracy"] = accuracy("test")
     splits = [split for split in data.rows if split != "train"]
-    run.selection.update(
-        row, run.history, lambda: {split: torch.from_numpy(predicted(split)) for split in splits}, run.weights
-    )
+    run.select(row, lambda: {split: torch.from_numpy(predicted(split)) for split in splits})
     run.history.append(row)  # only now: a signal may arrive in any of the predictions
-
-
-def _interruptible(batches: Iterable[torch.Tensor], check_signals: Callable[[], None]) -> Iterator[torch.Tensor]:
-    for images in batches:
-        yield images
-        check_signals()
-
-
-def _cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
 
 
 @contextmanager
 def _progress(run: Run) -> Iterator[Callable[[int], None]]:
     """Show the images trained so far; the function yielded takes those of a step."""
-    if not run.group.first:
-        yield lambda images: None
-        return
     done = run.meter.images if run.meter else 0
     left = (run.settings.train.epochs - len(run.history)) * run.data.steps * run.data.batch_size
     with progress(run.name, left, start=done) as report:
@@ -268,7 +243,8 @@ def _progress(run: Run) -> Iterator[Callable[[int], None]]:
         def on_batch(images: int) -> None:
             nonlocal done
             done += images
-            report(done)
+            if run.group.first:
+                report(done)
 
         yield on_batch
 
@@ -279,14 +255,11 @@ def _save(run: Run) -> None:
     run.group.wait()
 
 
-def _save_within_epoch(run: Run, stop: Stopped) -> Stopped:
+def _save_within_epoch(run: Run) -> str:
     """Save the epoch in progress between two of its steps; the line that says so."""
     meter = run.meter
     assert meter is not None
     meter.check()
     _save(run)
-    return Stopped(
-        stop.number,
-        f" in epoch {meter.epoch + 1} after step {meter.step} of {meter.steps}: the state is saved, and the same "
-        "command continues there",
-    )
+    where = f" in epoch {meter.epoch + 1} after step {meter.step} of {meter.steps}"
+    return f"{where}: the state is saved, and the same command continues there"

@@ -1,12 +1,11 @@
-"""A run in progress, and its resume state: one file, replaced whole after every epoch, beside it the one before.
+"""A run in progress, and its resume state: one file, replaced whole after every epoch.
 
 It is no declared output of the workflow: Snakemake deletes those before a job and after a failure.
 """
 
-import os
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from transfer.training.data import RunData
 from transfer.training.distributed import ProcessGroup
 from transfer.training.epoch import EpochMeter
 from transfer.training.loop import SGD, WeightAverage
-from transfer.training.selection import Selection
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic
 
@@ -28,6 +26,9 @@ Identity = Mapping[str, str]
 
 Row = dict[str, float]
 """A line of history.csv."""
+
+SELECTED_BY = {"val_selected": "val_accuracy", "test_selected": "test_accuracy"}
+"""The column of the history whose first maximum a protocol selects; ``last`` takes the last epoch."""
 
 
 @dataclass
@@ -53,10 +54,12 @@ class Run:
     """``model`` as it is trained: wrapped where several GPUs share the batches."""
     average: WeightAverage | None
     optimizer: SGD
-    selection: Selection
     pretrained: dict[str, str]
     """SHA-256 of each file of pretrained weights."""
     history: list[Row] = field(default_factory=list)
+    selected: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of each protocol the selected epoch so far: its number, the predicted probabilities of each split, and, for the
+    protocol whose checkpoint is kept, the weights."""
     seconds: list[float] = field(default_factory=list)
     """Duration of each epoch."""
     meter: EpochMeter | None = None
@@ -66,12 +69,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Dataset, recipe and seed, for messages."""
         return f"{self.dataset} {self.recipe} seed{self.seed}"
 
     @property
     def digest(self) -> str:
-        """Digest of the identity."""
         return digest(dict(self.identity))
 
     @property
@@ -83,14 +84,31 @@ class Run:
         """A copy of the evaluated network's weights, on the CPU."""
         return {name: value.detach().cpu().clone() for name, value in self.evaluated.state_dict().items()}
 
+    def select(self, row: Row, probabilities: Callable[[], dict[str, torch.Tensor]]) -> None:
+        """Keep this epoch under each protocol that prefers its ``row`` to the whole history.
+
+        ``probabilities`` may raise (a signal arrived); the selection is then as it was.
+        """
+        selected: dict[str, dict[str, Any]] = {}
+        for protocol in self.params.protocols:
+            if protocol == "last":
+                better = row["epoch"] == self.settings.train.epochs
+            else:
+                key = SELECTED_BY[protocol]
+                better = all(row[key] > earlier[key] for earlier in self.history)
+            if better:
+                selected[protocol] = {"epoch": row["epoch"], "probabilities": probabilities()}
+                if protocol == self.params.checkpoint_protocol:
+                    selected[protocol]["weights"] = self.weights()
+        self.selected |= selected
+
     def save(self) -> None:
-        """Write the resume state. Raises UserError as :func:`save_state`."""
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.velocity,
             "average": self.average and self.average.state_dict(),
             "history": self.history,
-            "selection": self.selection.best,
+            "selection": self.selected,
             "seconds": self.seconds,
             "epoch": self.meter and self.meter.state(),
             "seconds_before": self.seconds_before,
@@ -103,19 +121,14 @@ class Run:
         if state is None:
             return False
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_velocity(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.history, self.selection.best, self.seconds = state["history"], state["selection"], state["seconds"]
+        self.history, self.selected, self.seconds = state["history"], state["selection"], state["seconds"]
         self.seconds_before = state["seconds_before"]
         if state["epoch"]:
             self.meter = EpochMeter(len(self.history), self.data.steps, self.device, state["epoch"])
         return True
-
-
-def previous(path: Path) -> Path:
-    """Where the state lies that ``path`` replaced."""
-    return path.with_stem("previous")
 
 
 def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
@@ -126,8 +139,6 @@ def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
     try:
         with atomic(path) as part:
             torch.save({"identity": dict(identity), **state}, part)
-            if path.exists():  # a kill between here and the end leaves the previous one
-                os.replace(path, previous(path))
     except (OSError, RuntimeError) as error:
         # On a full disk torch's writer raises RuntimeError
         reason = error if isinstance(error, OSError) else "the disk seems to be full"
@@ -138,35 +149,25 @@ def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path, identity: Identity) -> dict[str, Any] | None:
-    """The state of an interrupted run; the one before it where the newest is damaged or of another run.
+    """The state of an interrupted run; None, and one line on stderr, where it is damaged or of another run.
 
-    None if neither can be used; one line on stderr says why. Removes files that a kill left half written.
+    Removes files that a kill left half written.
     """
     for part in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
         part.unlink(missing_ok=True)
-    state, problem = find_state(path, identity)
-    if problem:
-        then = "the run starts over" if state is None else "the run continues from the state before it"
-        print(f"{problem}; {then}", file=sys.stderr)
-    return state
-
-
-def find_state(path: Path, identity: Identity) -> tuple[dict[str, Any] | None, str]:
-    """The state that :func:`load_state` continues from, and what is wrong with the newest one, empty if nothing is."""
-    problems = []
-    for file in (path, previous(path)):
-        if not file.exists():
-            continue
-        try:
-            state = _read(file)
-        except Exception as error:  # torch.load raises nearly anything on damaged data
-            problems.append(f"{file}: damaged resume state ({type(error).__name__})")
-            continue
+    if not path.exists():
+        return None
+    try:
+        state = _read(path)
+    except Exception as error:  # torch.load raises nearly anything on damaged data
+        problem = f"damaged resume state ({type(error).__name__})"
+    else:
         different = _differences(state["identity"], identity)
         if not different:
-            return state, "".join(problems[:1])
-        problems.append(f"{file}: resume state of another run ({different})")
-    return None, "".join(problems[:1])
+            return state
+        problem = f"resume state of another run ({different})"
+    print(f"{path}: {problem}; the run starts over", file=sys.stderr)
+    return None
 
 
 def _read(file: Path) -> dict[str, Any]:

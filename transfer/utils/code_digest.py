@@ -7,6 +7,7 @@ import ast
 import hashlib
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 
 # The modules in which each step starts; their imports lead to the rest, except to what is found by its name: the parser
@@ -80,13 +81,14 @@ class Package:
 
     def __init__(self, root: Path, not_hashed: frozenset[str] = NOT_HASHED) -> None:
         self.root, self.not_hashed = root, not_hashed
-        self._modules: dict[str, _Module | None] = {}
+        self._files: dict[str, Path | None] = {}
+        self._parsed: dict[str, tuple[str, set[str]]] = {}
 
     def digest(self, *modules: str) -> str:
         """Short hexadecimal digest of ``closure(*modules)``. Raises ValueError for a name that is no module."""
         code = hashlib.sha256()
         for name in sorted(self.closure(*modules)):
-            code.update(f"{name} {self._existing(name).digest}\n".encode())
+            code.update(f"{name} {self._parse(name)[0]}\n".encode())
         return code.hexdigest()[:12]
 
     def closure(self, *modules: str) -> frozenset[str]:
@@ -102,66 +104,43 @@ class Package:
             if name in found or any(f"{name}.".startswith(f"{module}.") for module in self.not_hashed):
                 continue
             found.add(name)
-            waiting += self._existing(name).imports(self)
+            waiting += self._parse(name)[1]
             parent = name.rpartition(".")[0]
             waiting += [parent] if parent not in ("", self.root.name) else []
         return frozenset(found)
 
-    def module(self, name: str) -> "_Module | None":
-        """The module or package called ``name``; None for a name that is neither."""
-        package, *parts = name.split(".")
-        if package != self.root.name:
-            return None
-        if name not in self._modules:
+    def module(self, name: str) -> Path | None:
+        """The file of the module or package called ``name``; None for a name that is neither."""
+        if name not in self._files:
+            package, *parts = name.split(".")
             path = self.root.joinpath(*parts)
-            candidates = [path.with_suffix(".py"), path / "__init__.py"] if parts else [path / "__init__.py"]
-            file = next((file for file in candidates if file.is_file()), None)
-            self._modules[name] = _Module(name, file) if file else None
-        return self._modules[name]
+            files = [path.with_suffix(".py"), path / "__init__.py"] if package == self.root.name else []
+            self._files[name] = next((file for file in files if file.is_file()), None)
+        return self._files[name]
 
-    def _existing(self, name: str) -> "_Module":
-        module = self.module(name)
-        if module is None:
+    def _parse(self, name: str) -> tuple[str, set[str]]:
+        """Digest of a module's syntax tree without docstrings and descriptions of attributes; what it imports."""
+        if name in self._parsed:
+            return self._parsed[name]
+        file = self.module(name)
+        if file is None:
             raise ValueError(f"{name}: no module of {self.root.name}")
-        return module
-
-
-class _Module:
-    def __init__(self, name: str, file: Path) -> None:
-        self.name, self.file = name, file
-        self.digest, self._import_statements = _parsed(file.read_bytes())
-
-    def imports(self, package: Package) -> set[str]:
-        """Modules of ``package`` that the import statements name."""
-        names: set[str] = set()
-        for node in self._import_statements:
-            if isinstance(node, ast.Import):
-                names.update(alias.name for alias in node.names)
-            else:
-                base = self._absolute(node)
-                imported = [f"{base}.{alias.name}" for alias in node.names]
+        tree = ast.parse(file.read_bytes())
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        imported: set[str] = set()
+        for node in [tree, *_statements(tree)]:
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                node.body = [child for child in node.body if not _is_text(child)]
+            elif isinstance(node, ast.Import):
+                imported.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
                 # `from transfer import tables` names a module; `from transfer.tables import table1` an attribute.
-                names.update(name if package.module(name) else base for name in imported)
-        return {name for name in names if package.module(name)}
-
-    def _absolute(self, node: ast.ImportFrom) -> str:
-        """The module that an import statement names, with the leading dots resolved."""
-        if not node.level:
-            return node.module or ""
-        parts = self.name.split(".") if self.file.name == "__init__.py" else self.name.split(".")[:-1]
-        return ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [node.module])])
-
-
-@cache
-def _parsed(source: bytes) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
-    """Digest of a module's syntax tree without docstrings and descriptions of attributes, and its import statements."""
-    tree = ast.parse(source)
-    nodes = [tree, *_statements(tree)]
-    for node in nodes:
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [child for child in node.body if not _is_text(child)]
-    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    return digest, [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+                base = resolve_name("." * node.level + (node.module or ""), package)
+                named = [f"{base}.{alias.name}" for alias in node.names]
+                imported.update(module if self.module(module) else base for module in named)
+        digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        self._parsed[name] = digest, {module for module in imported if self.module(module)}
+        return self._parsed[name]
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:

@@ -17,6 +17,7 @@ def environment() -> dict[str, Any]:
 
     Nothing in it names a user, a host or a folder.
     """
+    conda = (Path(sys.prefix) / "conda-meta").is_dir()  # CONDA_PREFIX is also set for a venv that is used inside conda
     return {
         "commit": commit(),
         "python": platform.python_version(),
@@ -24,7 +25,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu(),
         "cores": cores(),
-        "deployment": _deployment(),
+        "deployment": "conda" if conda else "venv" if sys.prefix != sys.base_prefix else "system python",
     }
 
 
@@ -56,9 +57,3 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _deployment() -> str:
-    if (Path(sys.prefix) / "conda-meta").is_dir():  # CONDA_PREFIX is also set for a venv that is used inside conda
-        return "conda"
-    return "venv" if sys.prefix != sys.base_prefix else "system python"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,7 +47,7 @@ _NAMES = {
 
 
 def recipe_name(recipe: str) -> str:
-    """Return the paper's name of a recipe of Table 1; of others their own."""
+    """The paper's name of a recipe of Table 1; of others their own."""
     return _NAMES.get(recipe, recipe.replace("_", " "))
 
 
@@ -75,7 +76,7 @@ def panels(
     layout: Literal["constrained", "compressed"] = "constrained",
     **shared: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with ``number`` panels of ``size`` in inches, up to three in a row, at least ``least`` wide."""
+    """A figure with ``number`` panels of ``size`` in inches, up to three in a row, at least ``least`` wide."""
     from matplotlib.figure import Figure
 
     across = min(number, 3)
@@ -91,37 +92,29 @@ def panels(
 
 
 def line_styles(names: Iterable[Any]) -> dict[Any, dict[str, Any]]:
-    """Return for each name the colour, dashes and marker of its line."""
-    return {
-        name: {
-            "color": _COLOURS[i % len(_COLOURS)],
-            "linestyle": _DASHES[i % len(_DASHES)],
-            "marker": _MARKERS[i % len(_MARKERS)],
-        }
-        for i, name in enumerate(names)
-    }
+    """For each name the colour, dashes and marker of its line."""
+    looks = zip(names, cycle(_COLOURS), cycle(_DASHES), cycle(_MARKERS), strict=False)
+    return {name: {"color": colour, "linestyle": dashes, "marker": marker} for name, colour, dashes, marker in looks}
 
 
-def save(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Write a figure as .png or .svg, by the end of its name; letters of an svg are outlines and need no font.
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as .png or .svg, by the end of its name; equal figures give equal bytes.
 
-    Raises UserError for another kind of file.
+    Letters of an svg are outlines and need no font. Raises UserError for another kind of file.
     """
     import matplotlib
 
     if path.suffix not in _METADATA:
         raise UserError(f"{path}: unknown kind of picture; use a name that ends in {' or '.join(_METADATA)}")
-    with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "path"}), atomic(path) as part:
-        figure.savefig(part, dpi=dpi, metadata=_METADATA[path.suffix])
+    with matplotlib.rc_context(), atomic(path) as part:
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({"svg.hashsalt": path.stem, "svg.fonttype": "path"})
+        figure.savefig(part, dpi=150, metadata=_METADATA[path.suffix])
 
 
 def save_pair(figure: Figure, stem: str | Path) -> list[Path]:
-    """Write ``stem``.png and ``stem``.svg, each atomically, and return their paths; equal figures give equal bytes."""
-    import matplotlib
-
+    """Write ``stem``.png and ``stem``.svg; return their paths."""
     paths = [Path(f"{stem}{ending}") for ending in _METADATA]
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        for path in paths:
-            save(figure, path)
+    for path in paths:
+        save(figure, path)
     return paths
