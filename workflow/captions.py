@@ -1,4 +1,4 @@
-"""What Snakemake's report says about tables and figures: captions, and the labels to filter by."""
+"""Captions of tables and figures in Snakemake's report, and the labels to filter by."""
 
 from transfer.params import Params
 from transfer.tables import kinds
@@ -46,7 +46,7 @@ class Captions:
         return "1 seed" if number == 1 else f"{number} seeds"
 
     def _dataset(self, name: str) -> str:
-        """The dataset and how its labels are read."""
+        """The dataset with its layout."""
         definition = self.params.dataset_definitions[name]
         synthetic = ", synthetic faces" if definition.synthetic is not None else ""
         return f"{name} (layout {definition.layout}{synthetic})"

@@ -1,4 +1,4 @@
-"""Input files of jobs: the raw files of the datasets, and what the rules make of them."""
+"""Input files of jobs: raw files of the datasets, and outputs of other rules."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ RUN_FILES = ("model.safetensors", "history.csv", "predictions.parquet", "env.jso
 
 
 class Inputs:
-    """The files that the jobs of an experiment read.
+    """Input files of an experiment's jobs.
 
     Public attributes are looked up once, when the workflow starts: ``archives`` and ``subset_lists`` by dataset,
     ``weights`` by source, ``synthetic`` (archives that a rule makes, with the dataset each is made for),
@@ -49,7 +49,7 @@ class Inputs:
             dataset: _posix(list_files(params.raw_dir, definitions[dataset]).values())
             for dataset in params.all_datasets()
         }
-        # Several datasets may share an archive: one that is selected comes last.
+        # Several datasets may share an archive; a selected one comes last and wins.
         self.synthetic = {
             definitions[dataset].archive: dataset
             for dataset in [*params.all_datasets(), *params.selected_datasets()]
@@ -65,14 +65,14 @@ class Inputs:
         return self.archives.get(wildcards.dataset) or archive_path(self.params, wildcards.dataset).as_posix()
 
     def synthetic_values(self, wildcards: Wildcards) -> list[str]:
-        """What a synthetic archive depends on, as command-line options, without the name of a dataset that uses it."""
+        """Parameters of a synthetic archive as command-line options, independent of the datasets that use it."""
         keys = {"parser", "archive", "synthetic", "synthetic_scale"}
         definition = self.params.dataset_definitions[self.synthetic[wildcards.archive]].model_dump_json(include=keys)
-        values = (f"raw_dir={self.raw_dir}", "datasets=[drawn]", f"dataset_definitions.drawn={definition}")
+        values = (f"raw_dir={self.raw_dir}", "datasets=[synthetic]", f"dataset_definitions.synthetic={definition}")
         return [f"--set={value}" for value in values]
 
     def lists_of(self, wildcards: Wildcards) -> list[str]:
-        """Files besides the archive that the index of a dataset needs."""
+        """Label lists that the index of a dataset needs besides its archive."""
         data = self.params.dataset_definitions[wildcards.dataset]
         return _posix(parser(data.parser).lists(self.raw_dir, **data.options).values())
 
@@ -106,21 +106,21 @@ class Inputs:
         return _posix(map(self.layout.weights, names))
 
     def all_datasets(self, name: str) -> list[str]:
-        """A file of every dataset of the experiment."""
+        """File ``name`` of every dataset of the experiment."""
         return _posix(self.layout.data(dataset) / name for dataset in self.params.datasets)
 
     def all_runs(self, name: str) -> list[str]:
-        """A file of every run of the experiment's own recipes."""
+        """File ``name`` of every run of the experiment's own recipes."""
         return _posix(self.layout.run(*run) / name for run in self.params.runs())
 
     def all_selected_runs(self, name: str) -> list[str]:
-        """A file of every run of the experiment and of the selected tables."""
+        """File ``name`` of every run of the experiment and of the selected tables."""
         return _posix(self.layout.run(*run) / name for run in self.selected_runs)
 
     # ---- Tables, figures, searches
 
     def table_inputs(self, wildcards: Wildcards) -> dict[str, list[str]]:
-        """What a table is made from."""
+        """Inputs of a table."""
         layout, name, kind = self.layout, wildcards.table, self._kind(wildcards.table)
         runs, datasets = self.params.table_runs(name), self.params.table_datasets(name)
         needed: dict[str, list[Path]] = {
@@ -144,14 +144,14 @@ class Inputs:
         return [file for run in runs for file in files(self.layout, run, datasets)] if files else []
 
     def figure_inputs(self, wildcards: Wildcards) -> list[str]:
-        """What the figure of a table on one dataset is made from."""
+        """Inputs of a table's figure on one dataset."""
         files = ["metrics.json", "env.json", "history.csv", "predictions.parquet"]
         runs = self.params.table_runs(wildcards.table, wildcards.dataset)
         needed = [self.layout.run(*run) / file for run in runs for file in files]
         return _posix([*needed, *self._evaluations(wildcards.table, wildcards.dataset)])
 
     def attention_inputs(self, wildcards: Wildcards) -> list[str]:
-        """What the attention figure is made from: a run per recipe, with the first seed."""
+        """Inputs of the attention figure: a run per recipe, with the first seed."""
         dataset = wildcards.dataset
         files = ["model.safetensors", "env.json", "predictions.parquet"]
         runs = [self.layout.run(dataset, recipe, self.params.seeds[0]) for recipe in self.params.recipes]
@@ -159,7 +159,7 @@ class Inputs:
         return [*_posix(run / name for run in runs for name in files), *data]
 
     def figures_of(self, tables: Sequence[str]) -> list[str]:
-        """The figures of some tables as png, one per dataset."""
+        """Figures of ``tables`` as png, one per dataset."""
         return _posix(
             self.layout.figures / f"{table}_{dataset}.png"
             for table in tables
@@ -168,7 +168,7 @@ class Inputs:
         )
 
     def search_workers_of(self, wildcards: Wildcards) -> list[str]:
-        """What the workers of a search leave, on every dataset."""
+        """Outputs of a search's workers on all datasets."""
         search = self.layout.search(wildcards.search)
         workers = range(self.params.search_definitions[wildcards.search].workers)
         return _posix(
@@ -176,7 +176,7 @@ class Inputs:
         )
 
     def targets(self) -> list[str]:
-        """Files that one may ask for by name: tables, figures and the files of runs."""
+        """Files that may be requested by name: tables, figures and files of runs."""
         root, tables = self.layout.root, self.params.table_definitions
         files = [
             folder / f"{table}.{suffix}"

@@ -24,23 +24,23 @@ class JobResources:
         return self.params.face_params(wildcards.dataset).threads or os.cpu_count() or 1
 
     def train_threads(self, wildcards: Wildcards) -> int:
-        """Those of all processes of a run."""
+        """Threads of all processes of a run."""
         return self._train(wildcards).threads * self._train(wildcards).gpus
 
     def threads_each(self, wildcards: Wildcards, threads: int) -> int:
-        """Those of one process, of the ``threads`` that Snakemake grants."""
+        """Threads of one process, out of the ``threads`` that Snakemake grants."""
         return max(1, threads // self._train(wildcards).gpus)
 
     def train_gpus(self, wildcards: Wildcards) -> int:
-        """``train.gpus`` for ``device: cuda``; ``auto`` uses what is there and asks a cluster for nothing."""
+        """``train.gpus`` for ``device: cuda``; ``auto`` uses what is there and requests nothing from a cluster."""
         return self._train(wildcards).gpus if self._train(wildcards).device == "cuda" else 0
 
     def threads(self, wildcards: Wildcards) -> int:
-        """Those of an evaluation of a run."""
+        """Threads of an evaluation of a run."""
         return self._train(wildcards).threads
 
     def gpus(self, wildcards: Wildcards) -> int:
-        """Those of an evaluation of a run."""
+        """GPUs of an evaluation of a run."""
         return int(self._train(wildcards).device == "cuda")
 
     def search_threads(self, wildcards: Wildcards) -> int:
@@ -52,5 +52,5 @@ class JobResources:
         return int(_LIBRARIES_MB + 2 * input.size_mb)
 
     def train_mb(self, wildcards: Wildcards, input: Any) -> int:
-        """Processes share the pages of the store, not the libraries."""
+        """Memory of a run: its processes share the pages of the store, but not the libraries."""
         return self.store_mb(wildcards, input) + _LIBRARIES_MB * (self._train(wildcards).gpus - 1)

@@ -1,4 +1,4 @@
-"""A workflow from its start to its end: parameters, conda, locks, and mistakes that are reported before any job.
+"""A workflow session: parameters, conda, locks, and errors that are reported before any job.
 
 Objects of Snakemake come in as arguments; nothing of it is imported here.
 """
@@ -26,7 +26,7 @@ _LISTED = 3  # of the parameters that differ
 
 @contextmanager
 def errors_in_lines() -> Iterator[None]:
-    """Print a UserError as one line per mistake, and exit with code 1."""
+    """Print a UserError, one line per mistake, and exit with code 1."""
     try:
         yield
     except UserError as error:
@@ -63,7 +63,7 @@ class Session:
         return config_files.validate(config, files, self._workflow.config_settings.config, [check_models])
 
     def shell_prefix(self) -> str | None:
-        """Prefix of shell commands where jobs run in the current environment; None where they run in conda's.
+        """Prefix of shell commands if jobs run in the current environment; None if they run in conda's.
 
         Without conda on PATH the deployment method is removed, since Snakemake would stop.
         """
@@ -89,8 +89,8 @@ class Session:
     ) -> None:
         """Raise UserError for a requested target that no rule makes, with the nearest of the ``known`` files and rules.
 
-        Snakemake knows the targets only after the Snakefile: they are looked for in its command line, ``arguments``,
-        and only where a word of it could be a wrong one, ``parsed`` reads it with Snakemake's own parser.
+        Snakemake knows the targets only after the Snakefile, so they are looked up in its command line, ``arguments``;
+        only if one of its words could be a wrong target does ``parsed`` read it with Snakemake's own parser.
         """
         rules = {rule.name: rule for rule in self._workflow.rules}
 
@@ -114,7 +114,7 @@ def _remove_stale_locks() -> None:
 
 
 def begin(params: Params) -> IO[str]:
-    """Write the snapshot that the jobs read; return the open file whose lock protects it until it is closed.
+    """Write the snapshot that the jobs read; return the open file whose lock protects it until closed.
 
     Raises UserError while a workflow of the same experiment runs with other parameters.
     """
@@ -133,7 +133,7 @@ def begin(params: Params) -> IO[str]:
 
 
 def check_slurm(settings: Any) -> None:
-    """Raise UserError without SLURM, or for an unknown partition; Snakemake would say so once per job."""
+    """Raise UserError if SLURM is missing or a partition unknown; Snakemake would report that once per job."""
     try:
         answer = subprocess.run(["sinfo", "--all", "--noheader", "--format=%R"], capture_output=True, text=True)
     except FileNotFoundError:

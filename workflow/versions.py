@@ -17,7 +17,7 @@ Wildcards = Any
 
 
 class Versions:
-    """A method per rule. ``archives`` are the files of the datasets, ``code`` digests the code of a step."""
+    """One method per rule. ``archives`` are the datasets' files; ``code`` digests the code of a step."""
 
     def __init__(self, params: Params, archives: Mapping[str, str], code: Callable[..., str] = step_digest) -> None:
         self.params, self.archives, self._code = params, archives, code
@@ -48,7 +48,7 @@ class Versions:
         return digest(self.params.face_params(wildcards.dataset).alignment(), self._code("align"))
 
     def inspect(self, wildcards: Wildcards) -> str:
-        # The page names the archive and the alignment.
+        # The page shows the archive's name and the alignment.
         archive = Path(self.archives[wildcards.dataset]).name
         return digest(archive, self.align(wildcards), self._code("inspect"))
 
@@ -125,7 +125,7 @@ class Versions:
         return self._code("table", f"transfer.tables.kinds.{self.params.table_definitions[name].kind}")
 
     def published_table(self, wildcards: Wildcards) -> str:
-        # Another experiment's table may be newer: the published one must be that of this experiment.
+        # Another experiment may have been the last to publish: the copy must be this experiment's.
         return f"{self.params.experiment} {self.table(wildcards)}"
 
     def figure(self, wildcards: Wildcards) -> str:

@@ -1,4 +1,4 @@
-# The checked configuration, and what the rules ask of it; the Python stands in workflow/*.py.
+# The checked configuration and the objects that the rules use; their code is in workflow/*.py.
 
 import re
 import sys
@@ -39,7 +39,7 @@ wildcard_constraints:
     seed=r"\d+",
     search="|".join(PARAMS.searches) or "$^",
     worker=r"\d+",
-    # $^ matches nothing: there is no search, all datasets are real, no weights are named.
+    # $^ matches nothing, for experiments without searches, synthetic datasets, weights or downloads.
     archive="|".join(map(re.escape, inputs.synthetic)) or "$^",
     weights="|".join(inputs.weights) or "$^",
     source_file="|".join(map(re.escape, inputs.downloads)) or "$^",

@@ -18,7 +18,7 @@ rule synthesize_archive:
     message:
         "Generating synthetic dataset {wildcards.archive}"
     shell:
-        "python -m transfer synthesize {params.values:q} --dataset drawn > {log} 2>&1"
+        "python -m transfer synthesize {params.values:q} --dataset synthetic > {log} 2>&1"
 
 
 rule index_dataset:

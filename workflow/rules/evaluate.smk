@@ -1,4 +1,4 @@
-# Metrics of each run, from its predictions; further evaluations of its weights: corrupted faces, other datasets, diversity.
+# Metrics of each run, from its predictions; additional evaluations of its checkpoint: corrupted faces, other datasets, diversity.
 
 
 rule evaluate_run:
@@ -19,7 +19,7 @@ rule evaluate_run:
         version=versions.evaluate,
     message:
         "Metrics of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
-    # The resume state can go: this job only starts once Snakemake has recorded the training as complete.
+    # The resume state can go: this job only starts once Snakemake has recorded the run as complete.
     shell:
         "python -m transfer evaluate --params {params.config}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
@@ -81,7 +81,7 @@ rule evaluate_cross:
         config=SNAPSHOT,
         version=versions.cross,
     message:
-        "{wildcards.recipe} of {wildcards.dataset} on {wildcards.test_dataset}, seed {wildcards.seed}"
+        "Cross-dataset: {wildcards.recipe} of {wildcards.dataset} on {wildcards.test_dataset}, seed {wildcards.seed}"
     shell:
         "python -m transfer cross --params {params.config} --set train.threads={threads}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed}"

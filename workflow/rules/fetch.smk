@@ -1,4 +1,4 @@
-# Downloads of lists, votes and weights; the rest is obtained by hand (`transfer fetch NAME`).
+# Downloads of lists, votes and weights; the rest must be obtained by hand (`transfer fetch NAME`).
 
 
 # Compute nodes often have no Internet access.
@@ -8,7 +8,7 @@ localrules:
 
 rule fetch_source:
     output:
-        # update: a file that is present, perhaps put there by hand, is kept before the job and when it fails.
+        # update: an existing file, perhaps put there by hand, is not deleted before the job or when the job fails.
         file=update(f"{RAW_DIR}/{{source_file}}"),
     log:
         f"results/{EXPERIMENT}/logs/fetch_source/{{source_file}}.log",

@@ -1,4 +1,4 @@
-# Figures: of each table on each dataset, and of the attention.
+# Figures: one per table and dataset, and the attention maps.
 
 
 rule draw_figure:

@@ -1,4 +1,4 @@
-# Hyperparameter searches on the validation split: dataset x worker on one study, then the report.
+# Hyperparameter searches on the validation split: one job per dataset and worker, then the report.
 
 
 rule search_worker:
@@ -9,7 +9,7 @@ rule search_worker:
         split=rules.sample_faces.output.split,
         plans=rules.sample_faces.output.plans,
     output:
-        # The study is no output: Snakemake would delete it before a job.
+        # The study is not an output: Snakemake would delete it before the job.
         done="results/{experiment}/search/{search}/{dataset}/worker{worker}.json",
     log:
         "results/{experiment}/logs/search_worker/{search}/{dataset}/worker{worker}.log",

@@ -1,4 +1,4 @@
-# Tables: one rule for every entry of `table_definitions`; and the summary that DVC shows.
+# Tables: one rule for all entries of `table_definitions`; and the summary for DVC.
 
 
 # Copying two small files needs no cluster job.
@@ -78,7 +78,7 @@ rule publish_table:
     params:
         version=versions.published_table,
     message:
-        "{output.csv} is now that of {input.csv}"
+        "Copying {input.csv} to {output.csv}"
     shell:
         "(cp {input.csv} {output.csv}.part && cp {input.md} {output.md}.part"
         " && mv {output.csv}.part {output.csv} && mv {output.md}.part {output.md}) > {log} 2>&1"

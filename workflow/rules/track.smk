@@ -1,7 +1,7 @@
-# Import the runs into MLflow. No outputs: it runs whenever it is requested.
+# Import of the runs into MLflow. Without outputs, it runs whenever it is requested.
 
 
-# On a cluster it runs where Snakemake does, so that its report is printed there.
+# On a cluster this runs where Snakemake does, so that its output is printed there.
 localrules:
     track,
 
@@ -19,7 +19,7 @@ rule track:
     params:
         config=SNAPSHOT,
     message:
-        "Importing the runs of {EXPERIMENT} into MLflow, and comparing Table 1 with it"
+        "Importing the runs of {EXPERIMENT} into MLflow and checking Table 1 against it"
     shell:
         "(python -m transfer track sync --params {params.config}"
         " && python -m transfer track check --params {params.config}) 2>&1 | tee {log}"

@@ -1,4 +1,4 @@
-# Runs: dataset x recipe x seed.
+# Training: one run per dataset, recipe and seed.
 
 
 rule train_model:
