@@ -1,7 +1,7 @@
-# make table1   set up .venv, run the workflow on the embedded default, print results/table1.md
-# make test     set up .venv, check the style, run all tests
-# make pull     fetch what DVC stores of this commit, so that nothing is left to do (docs/dvc.md)
-# make dashboard  show the searches' studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
+# make table1   set up .venv, run the workflow on the demo, print results/table1.md
+# make test     set up .venv, run the linters and all tests
+# make pull     fetch the files that DVC stores for this commit, so that nothing is left to do (docs/dvc.md)
+# make dashboard  show the search studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
 # make mlflow   show the runs: http://127.0.0.1:5000 (there choose "Model training", once)
 # make clean    remove the results of the experiment demo, except its prepared data; asks first; EXPERIMENT=paper for another
 # make prune    remove what no table needs; asks first; ARGS="--params params/paper.yaml" for another experiment
@@ -16,7 +16,7 @@ EXPERIMENT ?= demo
 # The commands of .venv come first on PATH; whatever environment is active outside stays as it is.
 RUN := env -u PYTHONHOME -u PYTHONPATH -u PYTHONDONTWRITEBYTECODE VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP := $(RUN) python -m pip install --quiet --disable-pip-version-check
-# Nothing is reported to MLflow's authors, and none of the processes that only its pages for language models need.
+# No telemetry, and none of the processes that only MLflow's pages for language models need.
 MLFLOW := MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 
 $(VENV)/installed: requirements.lock pyproject.toml

@@ -138,7 +138,7 @@ def _models(layout: Layout) -> Iterator[Item]:
         # A search says nothing of aliases.
         if not ours or shared or client.get_model_version(version.name, version.version).aliases:
             continue
-        logged = client.get_logged_model(version.source.removeprefix("models:/"))
+        logged = client.get_logged_model(_logged_model(version))
         path = Path(unquote(urlparse(logged.artifact_location).path)).parent
         if path.resolve().is_relative_to(Path.cwd().resolve()):  # else another machine's, or a server's
             why = f"{version.name} version {version.version}, which no alias names"
@@ -147,4 +147,8 @@ def _models(layout: Layout) -> Iterator[Item]:
 
 def _forget(client: "MlflowClient", version: "ModelVersion") -> None:
     client.delete_model_version(version.name, version.version)
-    client.delete_logged_model(version.source.removeprefix("models:/"))
+    client.delete_logged_model(_logged_model(version))
+
+
+def _logged_model(version: "ModelVersion") -> str:
+    return str(version.source).removeprefix("models:/")

@@ -22,9 +22,10 @@ from transfer.layout import Layout
 from transfer.runs.metrics import evaluate
 from transfer.tables.build import build_table
 from transfer.tables.text import to_csv
-from transfer.tracking import Tracking, models
+from transfer.tracking import models
 from transfer.tracking.check import check
 from transfer.tracking.listener import MlflowListener
+from transfer.tracking.live import Tracking
 from transfer.tracking.sync import sync
 from transfer.training.run import train
 from transfer.utils.errors import UserError
@@ -402,7 +403,7 @@ def test_a_cell_that_was_changed_in_the_table_is_one_line(changed):
 def test_a_run_that_is_not_in_mlflow(changed):
     open_client().delete_run(by_name()["full/seed1"].info.run_id)
     lines = check(PARAMS, changed)[1]
-    assert lines == ["faces full seed1: not in MLflow, or not whole there; run: transfer track sync"]
+    assert lines == ["faces full seed1: missing or incomplete in MLflow; run: transfer track sync"]
 
 
 def test_no_table(mlflow_store):
@@ -443,7 +444,7 @@ def test_a_sync_waits_for_the_writer(trained, mlflow_store):
     run = layout.run("faces", "full", 0)
     env = json.loads((run / "env.json").read_text())
     start = {"experiment": "tiny", "dataset": "faces", "recipe": "full", "seed": 0, "digest": env["digest"]}
-    tracker = Tracking.start(**start, params={}, tags={})
+    tracker = Tracking(**start, params={}, tags={})
     for row in pd.read_csv(run / "history.csv").to_dict("records"):
         tracker.log_epoch(int(row.pop("epoch")), row)
     tracker.finish("FINISHED", run)

@@ -13,7 +13,8 @@ import pytest
 from tracking_store import open_client, points, runs, wait_for, writers
 
 from transfer.runs.predictions import predictions_frame, write_predictions
-from transfer.tracking import Tracking, live, store, writer
+from transfer.tracking import live, store, writer
+from transfer.tracking.live import Tracking
 
 ROOT = Path(__file__).parents[2]
 RUN = {"experiment": "demo", "dataset": "demo_rafdb", "recipe": "full", "seed": 1, "digest": "d1"}
@@ -41,7 +42,7 @@ def status_of(name: str) -> str | None:
 
 def test_a_run_appears_live_in_the_default_store(mlflow_folder, capfd):
     params = {"train": {"lr": 0.1, "crop": {"size": 112}}, "note": "x" * 7000}
-    tracker = Tracking.start(**RUN, params=params, tags={"commit": "abc", "data_digest": "f00", "long": "y" * 9000})
+    tracker = Tracking(**RUN, params=params, tags={"commit": "abc", "data_digest": "f00", "long": "y" * 9000})
     tracker.log_epoch(1, {"loss": 2.0, "val/accuracy": 0.25})
     wait_for(lambda: status_of("full/seed1") == "RUNNING" and points(runs()[0].info.run_id))
 
@@ -78,7 +79,7 @@ def test_a_run_appears_live_in_the_default_store(mlflow_folder, capfd):
 def test_runs_at_once_lose_nothing_and_share_a_writer_which_creates_the_database(mlflow_folder, capfd):
     (mlflow_folder / "mlflow.db").unlink()
     starts = [RUN | {"dataset": f"demo_{seed % 2}", "seed": seed} for seed in range(6)]
-    trackers = [Tracking.start(**start, params={"lr": 0.1}, tags={}) for start in starts]
+    trackers = [Tracking(**start, params={"lr": 0.1}, tags={}) for start in starts]
     for epoch in range(1, 11):
         for tracker in trackers:
             tracker.log_epoch(epoch, {"loss": 1 / epoch})
@@ -98,8 +99,8 @@ def test_runs_at_once_lose_nothing_and_share_a_writer_which_creates_the_database
 def test_a_killed_run_is_continued_as_the_same_run():
     killed = f"""
 import os, signal
-from transfer.tracking import Tracking
-tracker = Tracking.start(**{BARE | {"params": {"epochs": 4, "lr": 1}}})
+from transfer.tracking.live import Tracking
+tracker = Tracking(**{BARE | {"params": {"epochs": 4, "lr": 1}}})
 tracker.log_epoch(1, {{"loss": 1.0}})
 tracker.log_epoch(2, {{"loss": 0.5}})
 os.kill(os.getpid(), signal.SIGKILL)
@@ -112,7 +113,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
     # Epoch 3 was in the files, not in the store; epoch 2 is trained and shown once more.
     history = [{"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2, 4)]
-    resumed = Tracking.start(**RUN, params={"epochs": 8, "lr": 1, "wd": 2}, tags={"commit": "b"}, history=history)
+    resumed = Tracking(**RUN, params={"epochs": 8, "lr": 1, "wd": 2}, tags={"commit": "b"}, history=history)
     resumed.log_epoch(2, {"loss": 0.5})
     resumed.log_epoch(5, {"loss": 0.2})
     resumed.finish()
@@ -125,11 +126,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_run_that_is_left_is_continued():
-    tracker = Tracking.start(**BARE)
+    tracker = Tracking(**BARE)
     tracker.leave()
     tracker.finish("FAILED")  # says nothing any more
     wait_for(lambda: status_of("full/seed1") == "KILLED")
-    Tracking.start(**BARE).finish()
+    Tracking(**BARE).finish()
     shown()
     assert [run.info.status for run in runs()] == ["FINISHED"]
 
@@ -155,7 +156,7 @@ def test_without_a_store_the_run_goes_on_and_prints_one_line(monkeypatch, capfd)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed.getsockname()[1]}")
-    tracker = Tracking.start(**BARE, history=[{"epoch": 1, "loss": 1.0}])
+    tracker = Tracking(**BARE, history=[{"epoch": 1, "loss": 1.0}])
     tracker.log_epoch(2, {"loss": 0.5})
     wait_for(lambda: live.read_problem(live.spool_folder()))
     tracker.log_epoch(3, {"loss": 0.5})
@@ -167,7 +168,7 @@ def test_without_a_store_the_run_goes_on_and_prints_one_line(monkeypatch, capfd)
 
 
 def test_a_writer_that_hangs_delays_nothing():
-    tracker = Tracking.start(**BARE)
+    tracker = Tracking(**BARE)
     (pid,) = writers()
     os.kill(pid, signal.SIGSTOP)
     metrics = {f"metric_{i:0200d}": 0.5 for i in range(20)}
@@ -183,14 +184,14 @@ def test_a_writer_that_hangs_delays_nothing():
 
 def test_a_spool_folder_that_cannot_be_used_is_one_line(monkeypatch, capfd):
     monkeypatch.setattr(live, "spool_folder", lambda: Path("/proc/nowhere"))
-    tracker = Tracking.start(**BARE)
+    tracker = Tracking(**BARE)
     tracker.log_epoch(1, {"loss": 1.0})
     tracker.finish()
     assert capfd.readouterr().err.count("MLflow does not show this run") == 1
 
 
 def test_a_writer_that_is_killed_is_replaced_and_nothing_is_shown_twice(capfd):
-    tracker = Tracking.start(**RUN, params={"lr": 1}, tags={})
+    tracker = Tracking(**RUN, params={"lr": 1}, tags={})
     tracker.log_epoch(1, {"loss": 1.0})
     wait_for(lambda: status_of("full/seed1") and points(runs()[0].info.run_id))
     (first,) = writers()
@@ -215,7 +216,7 @@ def test_a_writer_ends_when_there_is_nothing_to_do(tmp_path):
 
 
 def test_disabled_tracking_does_nothing(mlflow_folder):
-    tracker = Tracking.start(**BARE, enabled=False)
+    tracker = Tracking(**BARE, enabled=False)
     tracker.log_epoch(1, {"loss": 1.0})
     tracker.finish()
     assert not spooled() and [path.name for path in mlflow_folder.iterdir()] == ["mlflow.db"]

@@ -1,4 +1,4 @@
-"""MLflow: import runs from their files, verify the tables; and prune what no table needs."""
+"""MLflow (import runs, verify Table 1), and removal of files that no table needs."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated

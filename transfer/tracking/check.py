@@ -1,4 +1,4 @@
-"""A table against MLflow: every cell computed anew from the artifacts in the store, nothing from results/."""
+"""Check of a table against MLflow: every cell is recomputed from the artifacts in the store."""
 
 import csv
 import io
@@ -24,8 +24,7 @@ _ARTIFACTS = ("env.json", "metrics.json", "predictions.parquet")
 def check(params: Params, layout: Layout, name: str = "table1") -> tuple[int, list[str]]:
     """Compare results/<experiment>/<name>.csv with MLflow; return the number of cells, and a line per difference.
 
-    The runs that the parameters name are downloaded, their metrics compared with their artifacts, and the table made
-    from these. Raises UserError where the table or the store is missing.
+    Raises UserError if the table or the store is missing.
     """
     from transfer.tables.build import build_table
     from transfer.tables.text import to_csv
@@ -60,13 +59,13 @@ def _rows(text: str) -> dict[tuple[str, ...], dict[str, str]]:
 
 
 def _download(client: "MlflowClient", params: Params, copy: Layout, name: str) -> list[str]:
-    """Bring the artifacts of the table's runs into ``copy``; return a line per run that is missing or contradicts."""
+    """Download the artifacts of the table's runs to ``copy``; return a line per missing run or contradicting metric."""
     problems = []
     for dataset, recipe, seed in params.table_runs(name):
         who = f"{dataset} {recipe} seed{seed}"
         run = _find(client, f"{params.experiment}/{dataset}", recipe, seed)
         if run is None:
-            problems.append(f"{who}: not in MLflow, or not whole there; run: transfer track sync")
+            problems.append(f"{who}: missing or incomplete in MLflow; run: transfer track sync")
             continue
         directory = copy.run(dataset, recipe, seed)
         directory.mkdir(parents=True)

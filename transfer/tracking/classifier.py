@@ -1,11 +1,11 @@
-"""The registered model as MLflow loads it (models from code: MLflow copies this file, nothing is pickled).
+"""The registered model, as code that MLflow copies and runs; nothing is pickled.
 
     model = mlflow.pyfunc.load_model("models:/demo.demo_rafdb.full@val_selected")
     model.predict(pandas.DataFrame({"image": ["photo.jpg"]}))
 
 A row of the column ``image`` is an aligned face (uint8 array, size x size x 3, RGB, of the size that the model was
-trained with) or a photo: an array of another size, the path of a file, its bytes, or these as base64 text (which is
-what a server receives). The answer has the columns of ``transfer predict``: status, expression, p_<class>.
+trained with) or a photo: an array of another size, the path of a file, its bytes, or these as base64 text (as sent to a
+server). The result has the columns of ``transfer predict``: status, expression, p_<class>.
 """
 
 import base64
@@ -17,31 +17,33 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.pyfunc.model import PythonModel
 
 
-class ExpressionClassifier(mlflow.pyfunc.PythonModel):
-    """The network of a run, with detection and alignment for photos."""
+class ExpressionClassifier(PythonModel):
+    """The network of a run, with detection and alignment of photos."""
 
     def load_context(self, context: Any) -> None:
-        """Load the weights that the model holds."""
-        from transfer.evaluation.predict import load_model
+        """Load the model's weights."""
+        from transfer.evaluation.network import load_model
 
         self.model, self.about = load_model(Path(context.artifacts["weights"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Probabilities of the expressions, one row per image. Raises ValueError for what is no image."""
+        """Probabilities of the expressions, one row per image. Raises ValueError for anything but an image."""
         from transfer.evaluation.predict import classify
 
         images = [_decoded(image) for image in model_input["image"]]
         side = self.about["faces"]["size"]
-        faces = [row for row, image in enumerate(images) if getattr(image, "shape", None) == (side, side, 3)]
-        photos = [row for row in range(len(images)) if row not in faces]
+        aligned = {row: image for row, image in enumerate(images) if isinstance(image, np.ndarray)}
+        aligned = {row: image for row, image in aligned.items() if image.shape == (side, side, 3)}
+        photos = [row for row in range(len(images)) if row not in aligned]
         tables = []
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            if faces:
-                np.save(folder / "aligned.npy", np.stack([images[row] for row in faces]))
-                tables.append(classify(self.model, self.about, [folder / "aligned.npy"]).set_axis(faces))
+            if aligned:
+                np.save(folder / "aligned.npy", np.stack(list(aligned.values())))
+                tables.append(classify(self.model, self.about, [folder / "aligned.npy"]).set_axis(list(aligned)))
             if photos:
                 files = [_file(images[row], folder / f"{row}.png") for row in photos]
                 tables.append(classify(self.model, self.about, files).set_axis(photos))
@@ -65,7 +67,7 @@ def _decoded(image: Any) -> np.ndarray | bytes | Path:
 
 
 def _file(image: np.ndarray | bytes | Path, path: Path) -> Path:
-    """The image as a file, which is what ``classify`` takes."""
+    """The image as a file, at ``path`` unless it is one, for ``classify``."""
     from PIL import Image
 
     if isinstance(image, Path):

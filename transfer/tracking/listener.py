@@ -11,7 +11,7 @@ from transfer.training.state import Run
 
 
 class MlflowListener(Listener):
-    """Shows a run below ``dataset`` and ``recipe``, by default its own, with ``tags`` in place of its environment's."""
+    """Shows a run under ``dataset`` and ``recipe`` (default: its own), with ``tags`` (default: its environment's)."""
 
     def __init__(
         self, dataset: str | None = None, recipe: str | None = None, tags: Mapping[str, Any] | None = None
@@ -21,7 +21,7 @@ class MlflowListener(Listener):
     def on_start(self, run: Run) -> None:
         """Begin or continue the run in MLflow."""
         self.run = run
-        self.tracking = Tracking.start(
+        self.tracking = Tracking(
             experiment=run.params.experiment,
             dataset=self.dataset or run.dataset,
             recipe=self.recipe or run.recipe,

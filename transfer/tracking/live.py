@@ -1,13 +1,8 @@
-"""The training's end of the live view: messages appended to a spool file, never a word to the store itself.
+"""The run's side of the live view: messages appended to a spool file, without access to the store.
 
-Per machine one writer process (:mod:`transfer.tracking.writer`) reads the spool files and talks to MLflow:
-
-- importing MLflow costs seconds of processor time, which one writer pays once for all runs;
-- nothing that happens to the store can reach a training;
-- a run that is killed leaves its messages: the writer shows them and marks the run KILLED.
-
-The store is the one that MLflow finds: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory with the
-artifacts in ``mlruns/`` beside it. Locks are the kernel's (flock): they end with their process, however it ends.
+One writer process per machine (:mod:`transfer.tracking.writer`) reads the spool files and talks to MLflow, so that the
+seconds of importing MLflow are spent once for all runs, trouble with the store never reaches a run, and a killed run's
+messages are still shown. Locks are the kernel's (flock): they end with their process, however it ends.
 """
 
 import fcntl
@@ -30,19 +25,15 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class Tracking:
-    """The live view of one run; made by :meth:`start`. No method raises or waits, whatever happens to the store.
+    """The run <recipe>/seed<seed> of the MLflow experiment <experiment>/<dataset>, a child of the run <recipe>.
 
-    If the store cannot be used, one line on stderr says so; ``transfer track sync`` shows the run later.
+    An unfinished run of the same names and ``digest`` (of data, parameters and code) is continued; ``history`` holds
+    the epochs so far, each with its 1-based ``epoch``, and fills gaps. Nothing here raises or waits, whatever happens
+    to the store; if it cannot be used, one line on stderr says so.
     """
 
-    def __init__(self) -> None:
-        self._file: Path | None = None
-        self._handle = -1
-        self._complained = False
-
-    @classmethod
-    def start(
-        cls,
+    def __init__(
+        self,
         *,
         experiment: str,
         dataset: str,
@@ -53,33 +44,28 @@ class Tracking:
         tags: Mapping[str, str],
         history: Sequence[Mapping[str, float]] = (),
         enabled: bool = True,
-    ) -> "Tracking":
-        """Begin the run ``<recipe>/seed<seed>`` of the MLflow experiment ``<experiment>/<dataset>``, or continue it.
-
-        It is a child of the run ``<recipe>``. An unfinished run of the same names and ``digest`` (of data, parameters
-        and code) is continued; ``history`` holds the epochs so far, each with its 1-based ``epoch``, and fills gaps.
-        """
-        tracking = cls()
-        if enabled:
-            message = {
-                "experiment": f"{experiment}/{dataset}",
-                "name": f"{recipe}/seed{seed}",
-                "tags": identity_tags(experiment, dataset, recipe, seed, digest) | tag_texts(tags),
-                "params": param_texts(params),
-                "history": [{name: float(value) for name, value in row.items()} for row in history],
-                "time": _now(),
-            }
-            try:
-                tracking._open(message)
-            except OSError as error:
-                tracking._give_up(error)
-        return tracking
+    ) -> None:
+        self._file: Path | None = None
+        self._handle = -1
+        self._complained = False
+        if not enabled:
+            return
+        message = {
+            "experiment": f"{experiment}/{dataset}",
+            "name": f"{recipe}/seed{seed}",
+            "tags": identity_tags(experiment, dataset, recipe, seed, digest) | tag_texts(tags),
+            "params": param_texts(params),
+            "history": [{name: float(value) for name, value in row.items()} for row in history],
+            "time": _now(),
+        }
+        try:
+            self._open(message)
+        except OSError as error:
+            self._give_up(error)
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Show the metrics of an epoch (1-based). Call it once the epoch's checkpoint is written: what a resumed run
-        logs again is shown once."""
-        values = {name: float(value) for name, value in metrics.items()}
-        self._send({"epoch": epoch, "metrics": values, "time": _now()})
+        """Show the metrics of an epoch (1-based), once its state is saved; what a resumed run repeats is shown once."""
+        self._send({"epoch": epoch, "metrics": {name: float(value) for name, value in metrics.items()}, "time": _now()})
 
     def finish(self, status: str = "FINISHED", run_dir: Path | None = None) -> None:
         """End the run as "FINISHED", "FAILED" or "KILLED"; show the accuracies in ``run_dir``/predictions.parquet."""
@@ -88,17 +74,16 @@ class Tracking:
         self.leave()
 
     def leave(self) -> None:
-        """Let go of a run that will be continued: MLflow shows it as KILLED until then."""
+        """Leave a run that will be continued: MLflow shows it as KILLED until then."""
         if self._file is not None:
             os.close(self._handle)
             self._file = None
 
     def _open(self, first: dict[str, Any]) -> None:
-        file = spool_folder() / f"{uuid.uuid4().hex}{MESSAGES}"
+        self._file = file = spool_folder() / f"{uuid.uuid4().hex}{MESSAGES}"
         # Under another name until it is locked and has its first line: an unlocked file is that of a killed run.
         hidden = file.with_suffix(".new")
         self._handle = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._file = file
         locked(self._handle)
         self._write(first)
         hidden.rename(file)
@@ -131,9 +116,9 @@ class Tracking:
 
 
 def spool_folder() -> Path:
-    """The folder of this user, machine, working directory and store. Raises OSError.
+    """Folder for this user, working directory and store; not in results/, which the machines of a cluster share.
 
-    Not below results/: the machines of a cluster share that, and each has a writer of its own.
+    Raises OSError.
     """
     key = json.dumps([os.getcwd(), os.environ.get("MLFLOW_TRACKING_URI")])
     own = Path(tempfile.gettempdir()) / f"transfer-mlflow-{os.getuid()}"
@@ -163,12 +148,12 @@ def read_problem(folder: Path) -> str:
 
 
 def ensure_writer(folder: Path) -> None:
-    """Start a writer if none is alive. A message is written before, so that a writer about to end still sees it."""
+    """Start a writer unless one is alive. Call it after writing a message: a writer about to end then still sees it."""
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if locked(handle):  # the writer inherits the lock, so that no second one starts meanwhile
-            # -P: no module of the working directory may shadow one that MLflow imports. A session of its own: a signal
-            # to the training's process group must not reach a writer that other runs use too.
+            # -P: no module of the working directory may shadow one that MLflow imports. A new session: a signal to the
+            # run's process group must not reach a writer that other runs use too.
             path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             process = subprocess.Popen(
                 [sys.executable, "-P", "-W", "ignore", "-m", "transfer.tracking.writer", str(folder), str(handle)],
@@ -180,7 +165,7 @@ def ensure_writer(folder: Path) -> None:
                 env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
             )
             os.ftruncate(handle, 0)
-            os.pwrite(handle, str(process.pid).encode(), 0)  # for people who want to know which process it is
+            os.pwrite(handle, str(process.pid).encode(), 0)  # for information only
     finally:
         os.close(handle)
 

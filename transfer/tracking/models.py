@@ -1,4 +1,4 @@
-"""Registered models: per recipe the best seed, with weights, code and requirements of its own."""
+"""Registered models: the best seed of each recipe, with weights, code and requirements."""
 
 import contextlib
 import io
@@ -17,11 +17,11 @@ _PACKAGES = (
     *("mlflow", "facenet-pytorch", "matplotlib", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "rich"),
     *("safetensors", "scipy", "timm", "torch", "torchvision"),
 )
-_NOTE = "The seed with the best validation accuracy under the protocol of the alias; the test set never chooses."
+_NOTE = "The seed with the best validation accuracy under the alias's protocol; selected without the test split."
 
 
 def registered_weights(client: "MlflowClient", name: str, alias: str) -> str | None:
-    """SHA-256 of the weights that an alias names; None where there is no such model or alias."""
+    """SHA-256 of the weights that an alias names; None if there is no such model or alias."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -33,8 +33,7 @@ def registered_weights(client: "MlflowClient", name: str, alias: str) -> str | N
 
 
 def register(client: "MlflowClient", name: str, weights: Path, run_id: str, alias: str, tags: dict[str, str]) -> None:
-    """Log a run's model.safetensors as a model of the MLflow run ``run_id``, make it the newest version of the
-    registered model ``name``, and let ``alias`` name it."""
+    """Log a run's model.safetensors in the MLflow run ``run_id``, as the newest version of the model ``name``."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -64,10 +63,10 @@ def register(client: "MlflowClient", name: str, weights: Path, run_id: str, alia
 
 def _signature(weights: Path) -> Any:
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, Schema
+    from mlflow.types.schema import AnyType, ColSpec, Schema, TensorSpec
     from pyarrow.parquet import read_schema
 
     columns = read_schema(weights.with_name("predictions.parquet")).names
-    answer = [ColSpec("string", name) for name in ("status", "expression")]
+    answer: list[ColSpec | TensorSpec] = [ColSpec("string", name) for name in ("status", "expression")]
     answer += [ColSpec("float", name) for name in columns if name.startswith("p_")]
     return ModelSignature(Schema([ColSpec(AnyType(), "image")]), Schema(answer))

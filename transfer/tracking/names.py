@@ -1,4 +1,4 @@
-"""What MLflow shows of a run and by which names: the same whether it comes live or from the run's files."""
+"""Names and values that MLflow shows of a run, the same live and from the run's files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,14 @@ _PER_SPLIT = ("accuracy", "mean_class_accuracy", "macro_f1")
 # MLflow shows the charts of a run in groups ordered by name; with this prefix the curves come first.
 EPOCH = "epoch/"
 RUN, RECIPE, FILES, IN_TABLE = "transfer.run", "transfer.recipe", "transfer.files", "transfer.in_table"
-"""Our tags: identity of a run, of a recipe's run, digest of the files that were synced, whether the tables use it."""
+"""Our tags: identity of a run, identity of a recipe's run, digest of the synced files, whether the tables use it."""
 
 Point = tuple[str, float, int, int]
 """A value of a metric: name, value, time in milliseconds since 1970, step."""
 
 
 def identity_tags(experiment: str, dataset: str, recipe: str, seed: int, digest: str) -> dict[str, str]:
-    """The tags by which a run is found again; ``digest`` covers its data, parameters and code."""
+    """Tags that identify a run; ``digest`` covers its data, parameters and code."""
     return {
         RUN: f"{experiment}/{dataset}/{recipe}/seed{seed}@{digest}",
         "dataset": dataset,
@@ -32,14 +32,14 @@ def identity_tags(experiment: str, dataset: str, recipe: str, seed: int, digest:
 
 
 def environment_tags(env: Mapping[str, Any]) -> dict[str, str]:
-    """Commit, hardware, versions, protocols and digests, from the content of env.json."""
+    """Commit, hardware, versions, protocols and digests, from env.json."""
     tags = {name: str(env.get(name) or "none") for name in (*_ENVIRONMENT, *_DIGESTS)}
     versions = {name: version for name, version in env.get("packages", {}).items() if name in ("torch", "timm")}
     return tags | versions | {"mlflow.source.git.commit": tags["commit"], "protocols": ",".join(env["protocols"])}
 
 
 def epoch_metrics(env: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Seconds and images per second of each epoch, from the content of env.json; on MLflow's page of system metrics."""
+    """Seconds and images per second of each epoch, from env.json, for MLflow's page of system metrics."""
     images = env["training_images_per_epoch"]
     return [
         {"system/epoch_seconds": seconds, "system/images_per_second": round(images / seconds, 1) if seconds else 0.0}
@@ -48,13 +48,13 @@ def epoch_metrics(env: Mapping[str, Any]) -> list[dict[str, float]]:
 
 
 def epoch_points(epoch: int, metrics: Mapping[str, float], time: int) -> list[Point]:
-    """The metrics of an epoch (1-based); those without a group get the group ``epoch``. NaN is left out."""
+    """Metrics of an epoch (1-based); those without a group get the group ``epoch``, and NaN is left out."""
     named = {name if "/" in name else EPOCH + name: float(value) for name, value in metrics.items()}
     return [(name, value, time, epoch) for name, value in named.items() if value == value]
 
 
 def result_points(results: Mapping[str, Any], time: int) -> list[Point]:
-    """Chosen epoch and accuracies per protocol, from the content of metrics.json; at step 0 MLflow draws bars."""
+    """Selected epoch and accuracies per protocol, from metrics.json, at step 0, for which MLflow draws bars."""
     values = {}
     for protocol, result in results["protocols"].items():
         values[f"{protocol}/epoch"] = float(result["epoch"])

@@ -1,7 +1,4 @@
-"""MLflow's store: opened, or refused with one clear line; and the few requests that the other modules share.
-
-Importing this module imports nothing of MLflow; opening the store does.
-"""
+"""MLflow's store: opening it, and requests that several modules share. Only opening it imports MLflow."""
 
 import contextlib
 import logging
@@ -23,7 +20,7 @@ _CREATE_SECONDS = 120  # for another process that creates the database
 _CONNECT_SECONDS = 5
 _NOTE = "A run per recipe with the means over its seeds; below it a run per seed with its curves."
 
-# A local store has no reason to report its use; a store that is down has to be noticed soon.
+# No telemetry; a store that is down must be noticed soon.
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -37,9 +34,9 @@ _SETTINGS = {
 
 
 def open_store() -> "MlflowClient":
-    """MLflow's client on the store that ``MLFLOW_TRACKING_URI`` names, or on mlflow.db, which is created if needed.
+    """MLflow's client on the store ``MLFLOW_TRACKING_URI``, or on mlflow.db, which is created if needed.
 
-    Raises UserError, one line: unreachable, no database, locked, made by another version of MLflow.
+    Raises UserError for a store that is unreachable, not a database, locked, or made by another version of MLflow.
     """
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
@@ -56,30 +53,27 @@ def open_store() -> "MlflowClient":
         return mlflow.MlflowClient(uri)
     except UserError:
         raise
-    except Exception as error:  # whatever it is, the user must be told in one line
-        locked = "is locked" in str(error)
-        advice = (
-            "another process holds it; wait until it ends" if locked else "start it, or correct MLFLOW_TRACKING_URI"
-        )
+    except Exception as error:  # MLflow, SQLAlchemy and drivers have many types
+        advice = "start it, or correct MLFLOW_TRACKING_URI"
+        if "is locked" in str(error):
+            advice = "another process holds it; wait until it ends"
         raise UserError(f"MLflow's store {public(uri)}: {one_line(error)}; {advice}") from error
 
 
 @contextlib.contextmanager
 def connected() -> "Iterator[MlflowClient]":
-    """``open_store``, and UserError for whatever goes wrong in the store within the block."""
+    """``open_store``, with UserError for errors of the store within the block."""
     client = open_store()
     from mlflow.exceptions import MlflowException
 
     try:
         yield client
     except MlflowException as error:
-        raise UserError(
-            f"MLflow's store: {one_line(error)}; what is done stays, and the same command goes on"
-        ) from error
+        raise UserError(f"MLflow's store: {one_line(error)}; run the same command again to continue") from error
 
 
 def local_database() -> Path | None:
-    """The sqlite file that the store is; None for another kind of store."""
+    """The store's sqlite file; None for another kind of store."""
     import mlflow
 
     uri = mlflow.get_tracking_uri()
@@ -117,9 +111,9 @@ def _reach(uri: str) -> None:
 def _prepare_database(uri: str) -> None:
     """Create the database if there is none; raise UserError for tables of another MLflow.
 
-    MLflow creates a database by running all its migrations in place, unlocked: two processes at it break it, and so
-    does a kill. Here one process at a time does it, and an sqlite file gets its name when it is whole. An older
-    database MLflow would partly upgrade without asking.
+    MLflow creates a database by running all its migrations in place without a lock, so two processes or a kill would
+    break it. Here one process at a time does it, and an sqlite file gets its name when complete. MLflow would partly
+    upgrade an older database without asking.
     """
     import mlflow
     from alembic.migration import MigrationContext
@@ -130,7 +124,7 @@ def _prepare_database(uri: str) -> None:
 
     url = make_url(uri)
     if url.get_backend_name() == "sqlite":
-        path, part = Path(url.database), Path(f"{url.database}.part")
+        path, part = Path(str(url.database)), Path(f"{url.database}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(f"{path}.lock", timeout=_CREATE_SECONDS):
@@ -155,7 +149,7 @@ def _prepare_database(uri: str) -> None:
 
 
 def experiment_id(client: "MlflowClient", name: str) -> str:
-    """The id of an experiment, created if there is none. Raises UserError if it was deleted in MLflow."""
+    """The id of an experiment, created if needed. Raises UserError if it was deleted in MLflow."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -165,7 +159,7 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
-        found = client.get_experiment_by_name(name)
+        return experiment_id(client, name)
     if found.lifecycle_stage != "active":
         raise UserError(
             f"MLflow: the experiment {name} was deleted; run: mlflow experiments restore "
@@ -175,9 +169,9 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
 
 
 def parent_run(client: "MlflowClient", experiment: str, name: str, recipe: str) -> str:
-    """The id of the run that stands for a recipe, parent of its seeds; ``name`` is that of the experiment.
+    """The id of a recipe's run, parent of its seeds, in the experiment called ``name``; created if needed.
 
-    Two machines may create it at the same time: the earliest stays, and who sees another deletes its own.
+    If two machines create it at the same time, the earlier one stays and the other is deleted by its creator.
     """
     own, tag = None, f"{name}/{recipe}"
     query, order = f"tags.`{RECIPE}` = '{tag}'", ["attributes.start_time ASC"]
@@ -192,13 +186,13 @@ def parent_run(client: "MlflowClient", experiment: str, name: str, recipe: str) 
 
 
 def find_run(client: "MlflowClient", experiment: str, identity: str, query: str = "") -> "Run | None":
-    """The latest run with the tag ``identity`` that ``query`` finds too."""
+    """The latest run with the tag ``identity`` that also matches ``query``."""
     query = " and ".join(filter(None, [f"tags.`{RUN}` = '{identity}'", query]))
     return next(iter(client.search_runs([experiment], query, order_by=["attributes.start_time DESC"])), None)
 
 
 def every_page(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
-    """All that a search of MLflow's client finds, page after page."""
+    """All results of a search method of MLflow's client."""
     page = search(*arguments, **options)
     yield from page
     while page.token:
@@ -207,7 +201,7 @@ def every_page(search: Callable[..., Any], *arguments: Any, **options: Any) -> I
 
 
 def logged_points(client: "MlflowClient", run: "Run") -> set[tuple[str, int]]:
-    """The (metric, step) pairs of a run. MLflow's key has time and value too: it stores a point logged again twice."""
+    """The (metric, step) pairs of a run; MLflow would store a pair that is logged again a second time."""
     return {(key, point.step) for key in run.data.metrics for point in client.get_metric_history(run.info.run_id, key)}
 
 
@@ -220,7 +214,7 @@ def log_points(client: "MlflowClient", run_id: str, points: Sequence[Point]) -> 
 
 
 def log_settings(client: "MlflowClient", run: "Run", params: dict[str, str], tags: dict[str, str]) -> None:
-    """Log the ``params`` that ``run`` lacks, which cannot be changed, and set the ``tags`` that differ."""
+    """Log the ``params`` that ``run`` lacks (logged ones cannot change), and set the ``tags`` that differ."""
     from mlflow.entities import Param, RunTag
 
     changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]

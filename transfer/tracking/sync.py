@@ -1,4 +1,4 @@
-"""From files to MLflow: every finished run of an experiment, whole, and nothing twice."""
+"""Import of an experiment's finished runs into MLflow; a second import adds nothing."""
 
 import json
 import tempfile
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_LAYOUT = 3  # of what a sync shows; a new number makes the next sync show all runs again
+_LAYOUT = 3  # of what a sync writes; a new number makes the next sync write all runs again
 _INPUTS = ("env.json", "history.csv", "predictions.parquet")
 _ARTIFACTS = (*_INPUTS, "metrics.json")
 _AVERAGED = ("accuracy", "mean_class_accuracy", "macro_f1")
@@ -43,8 +43,7 @@ _WAIT_SECONDS = 600
 
 @dataclass
 class Synced:
-    """What a sync did, as numbers of runs; ``problems``: a line per run left out, ``outdated``: per registered model
-    whose new weights are gone."""
+    """Numbers of runs; ``problems``: a line per run left out, ``outdated``: one per model whose weights are gone."""
 
     created: int = 0
     completed: int = 0
@@ -55,10 +54,9 @@ class Synced:
 
 
 def sync(params: Params, layout: Layout) -> Synced:
-    """Bring every finished run of the experiment into MLflow, and complete those that are there.
+    """Import every finished run of the experiment, and complete those that are in MLflow; a simultaneous sync waits.
 
-    A second sync at the same time waits. Damaged runs are left out and listed in ``problems``. Raises UserError where
-    there are no runs or the store cannot be used.
+    Damaged runs are left out and listed in ``problems``. Raises UserError if there are no runs or no usable store.
     """
     from filelock import FileLock, Timeout
 
@@ -106,10 +104,10 @@ class _Sync:
         return self.done
 
     def _show(self, directory: Path, experiment: str, parent: str) -> "Run":
-        """Show a run, whole. The digest of its files becomes a tag last, so that an interrupted sync goes on."""
+        """Import a run. The digest of its files is tagged last, so that an interrupted sync continues."""
         dataset, recipe, seed = directory.parts[-3:]
-        identity = {"dataset": dataset, "recipe": recipe, "seed": int(seed.removeprefix("seed"))}
-        identity |= {"experiment": self.layout.experiment}
+        identity: dict[str, Any] = {"experiment": self.layout.experiment, "dataset": dataset, "recipe": recipe}
+        identity["seed"] = int(seed.removeprefix("seed"))
         content = read_run(directory, **identity)
         fingerprint = digest([_LAYOUT, *(sha256(directory / name) for name in _INPUTS)])
         run = store.find_run(self.client, experiment, content.tags[RUN])
@@ -142,7 +140,7 @@ class _Sync:
         return run.info.status == "FINISHED" and there.issuperset(_ARTIFACTS)
 
     def _mark(self, experiment: str, recipe: str, used: set[str]) -> None:
-        """Tag every run of a recipe with whether the tables use it: the run of the present files and parameters."""
+        """Tag every run of a recipe with whether the tables use it."""
         query = f"tags.recipe = '{recipe}' and tags.seed != ''"
         for run in list(store.every_page(self.client.search_runs, [experiment], query)):
             mark = "true" if run.info.run_id in used else "false"
@@ -150,7 +148,7 @@ class _Sync:
                 self.client.set_tag(run.info.run_id, IN_TABLE, mark)
 
     def _average(self, parent: str, seeds: "dict[int, Run]") -> None:
-        """The means over the seeds, and their standard deviations, in the recipe's own run."""
+        """Log means and standard deviations over the seeds in the recipe's own run."""
         import numpy as np
 
         run = self.client.get_run(parent)
@@ -168,7 +166,7 @@ class _Sync:
         store.log_settings(self.client, run, {}, tags)
 
     def _register(self, dataset: str, recipe: str, parent: str, seeds: "dict[int, Run]", asked: bool) -> None:
-        """The seed with the best validation accuracy becomes the registered model; the test set never chooses."""
+        """Register the seed with the best validation accuracy; the test split is not used."""
         alias = self.params.checkpoint_protocol
         last = f"{EPOCH}val_accuracy"
         scores = {
@@ -194,7 +192,7 @@ class _Sync:
 
 @dataclass(frozen=True)
 class RunContent:
-    """What the files of a run say; times in milliseconds since 1970."""
+    """Content of a run's files; times in milliseconds since 1970."""
 
     params: dict[str, str]
     tags: dict[str, str]
@@ -204,7 +202,7 @@ class RunContent:
 
 
 def read_run(directory: Path, *, experiment: str, dataset: str, recipe: str, seed: int) -> RunContent:
-    """Read env.json and history.csv of a finished run. Raises UserError, naming the file."""
+    """Read env.json and history.csv of a finished run. Raises UserError with the file's name."""
     import pandas as pd
 
     file = directory / "env.json"
@@ -215,7 +213,7 @@ def read_run(directory: Path, *, experiment: str, dataset: str, recipe: str, see
         params, speed, ended = param_texts(env["params"]), epoch_metrics(env), 1000 * env["ended"]
         started = moment = ended - int(1000 * sum(env["seconds_per_epoch"]))
         file = directory / "history.csv"
-        history = pd.read_csv(file).astype(float).to_dict("records")
+        history: list[dict[Any, float]] = pd.read_csv(file).astype(float).to_dict("records")
         points: list[Point] = []
         for row, measured, seconds in zip(history, speed, env["seconds_per_epoch"], strict=True):
             moment += int(1000 * seconds)
@@ -226,7 +224,7 @@ def read_run(directory: Path, *, experiment: str, dataset: str, recipe: str, see
 
 
 def _metrics_file(directory: Path, folder: Path, **identity: Any) -> Path:
-    """The run's metrics.json; computed in ``folder`` where it is not evaluated yet."""
+    """The run's metrics.json, computed in ``folder`` if the run is not evaluated yet."""
     from transfer.runs.metrics import evaluate, read_metrics
     from transfer.runs.predictions import class_names, read_predictions
 

@@ -1,7 +1,4 @@
-"""The writer process: shows in MLflow what the runs of this machine write into the spool folder.
-
-One for all runs, started by the first; it ends after half a minute without any.
-"""
+"""The writer process: shows the messages in the spool folder in MLflow; ends after half a minute without any run."""
 
 import contextlib
 import fcntl
@@ -32,8 +29,7 @@ class SpooledRun:
     """A spool file: its messages, read as they come, and its run in MLflow."""
 
     def __init__(self, file: Path) -> None:
-        self.file = file
-        self._handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+        self.handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
         self._rest = b""
         self._messages: list[dict[str, Any]] = []
         self._run: Run | None = None
@@ -43,32 +39,27 @@ class SpooledRun:
         self.done = False
 
     def read(self) -> None:
-        """Read the new messages, and note whether the run's process is gone."""
-        if self._ended_at is None and locked(self._handle):
+        """Read new messages, and note whether the run's process is gone."""
+        if self._ended_at is None and locked(self.handle):
             self._ended_at = time.monotonic()  # before the read: all that the process wrote is there
-            fcntl.flock(self._handle, fcntl.LOCK_UN)  # so that others see it too
-        while chunk := os.read(self._handle, 1 << 20):
+            fcntl.flock(self.handle, fcntl.LOCK_UN)  # so that others see it too
+        while chunk := os.read(self.handle, 1 << 20):
             self._rest += chunk
         *lines, self._rest = self._rest.split(b"\n")
         self._messages += [json.loads(line) for line in lines]
 
     def show(self, client: "MlflowClient") -> None:
-        """Show the messages; where the store fails, the message stays for the next attempt."""
+        """Show the messages; if the store fails, the message stays for the next attempt."""
         while self._messages and not self.done:
             self._show(client, self._messages[0])
             del self._messages[0]
         if self._ended_at is not None and not self.done:
             self._end(client, "KILLED", None)
 
-    def failed(self) -> None:
-        """Try again later, or give up where the run has ended long ago."""
+    def retry_later(self) -> None:
+        """Try again in a while, or give up if the run ended long ago."""
         self.retry_at = time.monotonic() + _RETRY_SECONDS
         self.done = self._ended_at is not None and time.monotonic() - self._ended_at > _PATIENCE_SECONDS
-
-    def close(self) -> None:
-        """Remove the spool file."""
-        os.close(self._handle)
-        self.file.unlink(missing_ok=True)
 
     def _show(self, client: "MlflowClient", message: Mapping[str, Any]) -> None:
         if "experiment" in message:
@@ -112,13 +103,13 @@ def _results(run_dir: Path, time_ms: int) -> list[Point]:
 
     try:
         predictions = read_predictions(run_dir / "predictions.parquet")
-    except UserError:  # gone again; a sync reports it
+    except UserError:  # deleted meanwhile; a sync reports it
         return []
     return result_points(run_metrics(predictions), time_ms)
 
 
 def serve(folder: Path, lock: int, idle_seconds: float = _IDLE_SECONDS) -> None:
-    """Show the runs of ``folder`` until there has been none for a while; ``lock`` is the open file of its lock."""
+    """Show the runs of ``folder`` until there have been none for a while; ``lock`` is the handle of its lock file."""
     client: MlflowClient | None = None
     runs: dict[Path, SpooledRun] = {}
     idle_since = time.monotonic()
@@ -135,18 +126,19 @@ def serve(folder: Path, lock: int, idle_seconds: float = _IDLE_SECONDS) -> None:
                 client = client or store.open_store()
                 run.show(client)
                 (folder / PROBLEM).unlink(missing_ok=True)
-            except Exception as error:  # whatever it is: the runs must be told, and the others go on
+            except Exception as error:  # the run must learn of any error, and the others go on
                 client = None
                 (folder / PROBLEM).write_text(str(error) if isinstance(error, UserError) else store.one_line(error))
-                run.failed()
+                run.retry_later()
             if run.done:
-                run.close()
+                os.close(run.handle)
+                file.unlink(missing_ok=True)
                 del runs[file]
         if runs:
             idle_since = time.monotonic()
         elif time.monotonic() - idle_since > idle_seconds:
             os.close(lock)
-            # A run that begins now either is seen here, or finds that nobody holds the lock.
+            # A run that begins now is either seen here or finds the lock free.
             if not any(folder.glob(f"*{MESSAGES}")):
                 return
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
