@@ -108,13 +108,13 @@ class SpooledRun:
 
 def _results(run_dir: Path, time_ms: int) -> list[Point]:
     from transfer.runs.metrics import run_metrics
-    from transfer.runs.predictions import class_names, read_predictions
+    from transfer.runs.predictions import read_predictions
 
     try:
         predictions = read_predictions(run_dir / "predictions.parquet")
     except UserError:  # gone again; a sync reports it
         return []
-    return result_points(run_metrics(predictions, class_names(predictions)), time_ms)
+    return result_points(run_metrics(predictions), time_ms)
 
 
 def serve(folder: Path, lock: int, idle_seconds: float = _IDLE_SECONDS) -> None:
