@@ -85,7 +85,7 @@ def test_label_out_of_range(expression, files, tmp_path):
         (row("1/aa.jpg", 0, "1;2;3"), "facial_landmarks: expected 68 points"),
         (row("1/aa.jpg", 0, TEXT + ";1;2"), "facial_landmarks: expected 68 points"),
         (row("1/aa.jpg", 0, TEXT.replace("9", "x")), "facial_landmarks: expected 68 points"),
-        (row("1/aa.jpg", 0, valence="NULL"), "valence and arousal are 'NULL' and '0.5'; expected numbers"),
+        (row("1/aa.jpg", 0, valence="NULL"), "valence: 'NULL'; expected a number"),
     ],
 )
 def test_malformed_row(bad, message, files, tmp_path):
@@ -229,7 +229,7 @@ class Code:
         ("exp", b"<html>", "not a numpy array"),
         ("exp", npy(np.array([Code()], dtype=object)), "not a numpy array without pickled objects"),
         ("exp", pickle.dumps(Code()), "not a numpy array without pickled objects"),
-        ("val", npy("NULL"), "expected one number"),
+        ("val", npy("NULL"), "expected a number"),
         ("aro", npy([1.0, 2.0]), "2 values; expected one number"),
         ("lnd", npy(np.zeros(134)), r"expected 68 points .*, 136 numbers, found \(134,\)"),
         ("lnd", npy(np.full(136, "x")), "expected 68 points .*, 136 numbers"),

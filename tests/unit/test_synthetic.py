@@ -16,7 +16,7 @@ from transfer.datasets.synthetic.render import EXPRESSIONS, Pose, render_face
 
 SUFFIX = {"rafdb": "zip", "ferplus": "tar.gz", "affectnet": "zip"}
 KINDS = list(SUFFIX)
-SCALE = 0.05
+SCALE = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def test_ferplus_layout(archives):
 
 def test_ferplus_votes_mostly_agree_with_the_class(tmp_path):
     path = tmp_path / "ferplus.tar.gz"
-    write_archive("ferplus", path, seed=1, counts={"train": {"fear": 50}, "val": {"anger": 1}, "test": {"anger": 1}})
-    rows = list(csv.reader(io.StringIO(members(path)["ferplus/FER2013Train/label.csv"].decode())))[:50]
+    write_archive("ferplus", path, seed=1, counts={"train": {"fear": 100}, "val": {"anger": 1}, "test": {"anger": 1}})
+    rows = list(csv.reader(io.StringIO(members(path)["ferplus/FER2013Train/label.csv"].decode())))[:100]
     votes = np.array([row[2:] for row in rows], int)
     agree = (votes.argmax(1) == CLASSES["ferplus"].index("fear")).mean()
     assert agree > 0.85
@@ -244,9 +244,9 @@ def test_dark_pixels_are_the_pupils():
 def test_mtcnn_finds_the_faces(archives, kind):
     with open_source(archives[kind]) as source:
         index = registry.get(kind).index(source)
-        chosen = index.iloc[:12]
+        chosen = index.iloc[:40]
         contents = dict(source.stream(chosen["path"]))
-    detector, found, errors = MTCNN(min_face_size=30), 0, []
+    detector, found, errors = MTCNN(), 0, []
     for row in chosen.to_dict("records"):
         image = Image.open(io.BytesIO(contents[row["path"]])).convert("RGB")
         factor = 3 if image.width < 96 else 1
@@ -257,7 +257,7 @@ def test_mtcnn_finds_the_faces(archives, kind):
             true = np.array([[row[f"landmark_{i}_{axis}"] for axis in "xy"] for i in range(5)])
             distance = np.linalg.norm(true[1] - true[0])
             errors.append(np.linalg.norm(np.asarray(points[0], float) - true, axis=1).mean() / distance)
-    assert found >= 0.9 * len(chosen)
+    assert found >= 0.95 * len(chosen)
     if kind != "ferplus":
         assert np.median(errors) < 0.12  # of the distance between the eyes
 

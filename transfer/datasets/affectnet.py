@@ -40,10 +40,6 @@ _IN_FOLDER = re.compile(r"(?:.*/)?(train|val)(?:_class/class00([1-8])|/([0-7]))/
 _COLUMNS = ["sample", "path", "split", "label", "valence", "arousal", *LANDMARKS]
 
 
-def _classes(classes: int, release: str) -> list[str]:
-    return CLASSES[:classes]
-
-
 def _official(classes: int, release: str) -> list[Counts]:
     if release == "folders":
         return [{"train": 37553, "test": 4000}] if classes == 8 else []
@@ -52,16 +48,15 @@ def _official(classes: int, release: str) -> list[Counts]:
 
 @dataset(
     "affectnet",
-    classes=_classes,
+    classes=lambda classes, release: CLASSES[:classes],
     official=_official,
     options={"classes": (7, 8), "release": ("full", "reduced", "folders")},
 )
 def read(source: Source, classes: int, release: str) -> "pd.DataFrame":
     """Index of the expressions 0..6 (7 classes) or 0..7 (8, with contempt); with landmarks, valence and arousal.
 
-    ``release`` is what the archive has to hold, see `RELEASES`; "folders" has labels alone. Raises UserError (file,
-    line) for malformed rows, and for another release, saying which. ``attrs``: ``dropped`` counts the rows of other
-    categories, ``repeated`` lists those that name an image again, ``layout`` is the release.
+    ``release`` is what the archive has to hold, see `RELEASES`; "folders" has labels alone. ``attrs``: ``dropped``
+    counts the rows of other categories, ``repeated`` lists those that name an image again.
     """
     present = {
         "full": bool(source.find_all("training.csv")),
@@ -69,24 +64,16 @@ def read(source: Source, classes: int, release: str) -> "pd.DataFrame":
         "folders": any(map(_IN_FOLDER.fullmatch, source.names())),
     }
     if not present[release]:
-        found = next((name for name in present if present[name]), None)
-        if found is None:
-            raise UserError(
-                f"{source.path}: holds no {RELEASES[release]}; check that it is the right and complete archive"
-            )
-        raise UserError(
-            f"{source.path}: holds {RELEASES[found]}, not {RELEASES[release]}: "
-            f"set options: {{release: {found}}} for the dataset"
-        )
-    if release == "full":
-        rows = _from_csv(source, classes)
-    else:
-        rows = _from_arrays(source) if release == "reduced" else _from_folders(source)
-    rows, repeated = _without_repeats(rows, classes)
+        wrong = f"no {RELEASES[release]}; check that it is the right and complete archive"
+        if found := next(filter(present.get, present), None):
+            wrong = f"{RELEASES[found]}, not {RELEASES[release]}: set options: {{release: {found}}} for the dataset"
+        raise UserError(f"{source.path}: holds {wrong}")
+    parse = {"full": _from_csv, "reduced": _from_arrays, "folders": _from_folders}[release]
+    rows, repeated = _without_repeats(parse(source), classes)
     others = rows["label"] >= classes
     index = rows[~others].reset_index(drop=True)
     names = dict(enumerate(CLASSES)) | NOT_EXPRESSIONS
-    dropped = {names[code]: int(n) for code, n in rows.loc[others, "label"].value_counts().items()}
+    dropped = rows.loc[others, "label"].map(names).value_counts().to_dict()
     index.attrs |= {"dropped": dropped, "repeated": repeated, "layout": f"release {release}"}
     return index
 
@@ -109,8 +96,8 @@ def _without_repeats(rows: "pd.DataFrame", classes: int) -> tuple["pd.DataFrame"
     return rows[why == ""].reset_index(drop=True), gone[["sample", "split", "label", "why"]].to_dict("records")
 
 
-def _from_csv(source: Source, classes: int) -> "pd.DataFrame":
-    """All rows of training.csv and validation.csv; NaN for absent landmarks and those of other categories."""
+def _from_csv(source: Source) -> "pd.DataFrame":
+    """All rows of training.csv and validation.csv; NaN for absent landmarks."""
     import numpy as np
     import pandas as pd
 
@@ -130,13 +117,8 @@ def _from_csv(source: Source, classes: int) -> "pd.DataFrame":
                 raise UserError(f"{where}: {len(fields)} columns; expected {len(HEADER)}: {','.join(HEADER)}")
             path, *_, points, expression, valence, arousal = fields
             code = _code(expression, where)
-            try:
-                affect = float(valence), float(arousal)
-            except ValueError as error:
-                raise UserError(
-                    f"{where}: valence and arousal are {valence!r} and {arousal!r}; expected numbers"
-                ) from error
-            five = five_landmarks(points, where) if points and code < classes else none
+            affect = _number(valence, f"{where}: valence"), _number(arousal, f"{where}: arousal")
+            five = five_landmarks(points, where) if points and code < len(CLASSES) else none
             table.append((path.rpartition(".")[0], prefix + path, files[name], code, *affect, *five))
     index = pd.DataFrame(table, columns=_COLUMNS)
     # Training comes first, in whatever order the archive holds the two.
@@ -154,22 +136,14 @@ def _from_arrays(source: Source) -> "pd.DataFrame":
 
     faces: dict[tuple[str, int], dict] = {}
     names = {name: match for name in source.names() if (match := _ANNOTATION.fullmatch(name))}
+    parse = {"lnd": _five_of, "exp": lambda array, where: _code(str(array.item()), where)}
     for name, content in source.stream(names):
         top, folder, number, kind = names[name].groups()
-        face = faces.setdefault((folder, int(number)), {"top": top, "number": number})
-        where = f"{source.path}: {name}"
+        face, where = faces.setdefault((folder, int(number)), {"top": top, "number": number}), f"{source.path}: {name}"
         array = _array(content, where)
-        if kind == "lnd":
-            face[kind] = _five_of(array, where)
-        elif array.size != 1:
+        if kind != "lnd" and array.size != 1:
             raise UserError(f"{where}: {array.size} values; expected one {'expression' if kind == 'exp' else 'number'}")
-        elif kind == "exp":
-            face[kind] = _code(str(array.item()), where)
-        else:
-            try:
-                face[kind] = float(array.item())
-            except ValueError as error:
-                raise UserError(f"{where}: {array.item()!r}; expected one number") from error
+        face[kind] = parse[kind](array, where) if kind in parse else _number(array.item(), where)
     none = np.full(len(LANDMARKS), np.nan)
     table = []
     for (folder, _), face in sorted(faces.items(), key=lambda item: item[0]):
@@ -196,6 +170,13 @@ def _from_folders(source: Source) -> "pd.DataFrame":
     return pd.DataFrame(table, columns=_COLUMNS[:4])
 
 
+def _number(value: object, where: str) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {value!r}; expected a number") from error
+
+
 def _code(text: str, where: str) -> int:
     allowed = len(CLASSES) + len(NOT_EXPRESSIONS)
     if not text.isdecimal() or int(text) >= allowed:
@@ -213,7 +194,7 @@ def _array(content: bytes, where: str) -> "np.ndarray":
 
 
 def five_landmarks(text: str, where: str) -> "np.ndarray":
-    """Five landmarks, 10 numbers, of 68 points "x;y;x;y;..."; UserError for anything else."""
+    """Five landmarks, 10 numbers, of 68 points "x;y;x;y;..."."""
     import numpy as np
 
     return _five_of(np.array(text.split(";")), f"{where}: facial_landmarks")

@@ -22,13 +22,9 @@ class CountsError(UserError):
 
 def per_class(index: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, int]]:
     """Images of each split and class, split -> class name -> count; without empty splits."""
-    counts = pd.crosstab(index["split"], index["label"])
-    counts = counts.reindex(index=SPLITS, columns=range(len(classes)), fill_value=0)
-    return {
-        split: dict(zip(classes, map(int, row), strict=True))
-        for split, row in zip(SPLITS, counts.to_numpy(), strict=True)
-        if row.any()
-    }
+    counts = pd.crosstab(index["split"], index["label"]).reindex(columns=range(len(classes)), fill_value=0)
+    rows = dict(zip(counts.index, counts.to_numpy().tolist(), strict=True))
+    return {split: dict(zip(classes, rows[split], strict=True)) for split in SPLITS if split in rows}
 
 
 def check_counts(
@@ -39,36 +35,31 @@ def check_counts(
 ) -> pd.DataFrame | None:
     """The table of expected and found images, None for "any"; CountsError if it has a difference.
 
-    ``expect`` is "any", "official" (one of ``official``, see `Parser.official`), or a mapping from split to its total
-    or its counts per class in label order. Splits that the expectation does not name are not compared. Rows that the
-    parser left out as repeated (``attrs["repeated"]``) count as found: the archive holds them. Raises UserError if a
-    class has no training or test image, whatever is expected.
+    ``expect`` is "any", "official" (one of ``official``), or a mapping from some splits to their totals or counts per
+    class in label order. Rows that the parser left out as repeated count as found: the archive holds them. Whatever is
+    expected, a class without a training or test image is a UserError.
     """
     found = per_class(index, classes)
     for split, kind in (("train", "training"), ("test", "test")):
-        empty = [name for name in classes if not found.get(split, {}).get(name)]
-        if empty:
-            named = ", ".join(repr(name) for name in empty)
+        if empty := [repr(name) for name in classes if not found.get(split, {}).get(name)]:
             verb = "class {} has" if len(empty) == 1 else "classes {} have"
-            raise UserError(f"{verb.format(named)} no {kind} image; check the archive and the dataset's options")
+            lacking = f"{verb.format(', '.join(empty))} no {kind} image"
+            raise UserError(f"{lacking}; check the archive and the dataset's options")
     if expect == "any":
         return None
     if expect == "official" and not official:
         raise UserError("expect: official, but the official counts of this dataset are not known; give counts, or any")
     for repeated in index.attrs.get("repeated", []):
         found[repeated["split"]][classes[repeated["label"]]] += 1
-    wanted = official if expect == "official" else [expect]
+    wanted = [expect] if isinstance(expect, Mapping) else official
     tables = [compare(found, counts, classes) for counts in wanted]
     table = min(tables, key=lambda table: (table["difference"] != 0).sum())
     wrong = table[table["difference"] != 0]
     if len(wrong):
-        first = wrong.iloc[0]
-        raise CountsError(
-            f"image counts differ in {len(wrong)} of {len(table)} cells, first {first['split']} {first['class']}: "
-            f"expected {first['expected']:,}, found {first['found']:,}; complete the archive, "
-            "or set expect to your counts, or to any",
-            table,
-        )
+        split, name, expected, here, _ = wrong.iloc[0]
+        first = f"first {split} {name}: expected {expected:,}, found {here:,}"
+        remedy = "complete the archive, or set expect to your counts, or to any"
+        raise CountsError(f"image counts differ in {len(wrong)} of {len(table)} cells, {first}; {remedy}", table)
     return table
 
 
@@ -81,10 +72,10 @@ def compare(found: Mapping[str, Mapping[str, int]], wanted: Mapping, classes: Se
         here = [found.get(split, {}).get(name, 0) for name in classes]
         if isinstance(counts, int):
             rows.append((split, "all", counts, sum(here)))
-            continue
-        if len(counts) != len(classes):
+        elif len(counts) == len(classes):
+            rows += [(split, *cells) for cells in zip(classes, counts, here, strict=True)]
+        else:
             raise UserError(f"expected counts: {split} lists {len(counts)} classes; the dataset has {len(classes)}")
-        rows += [(split, *cells) for cells in zip(classes, counts, here, strict=True)]
     table = pd.DataFrame(rows, columns=["split", "class", "expected", "found"])
     table["difference"] = table["found"] - table["expected"]
     return table
@@ -109,11 +100,7 @@ def index_summary(
     options: Mapping[str, Any],
     expect: Any,
 ) -> dict[str, Any]:
-    """The content of index.json, of an index whose counts have been checked.
-
-    layout is the release that the parser recognised (None where there is only one); counts split -> class -> images;
-    left_out reason -> rows; noted what is odd and was kept; repeated the rows that name an image again.
-    """
+    """The content of index.json, of an index whose counts have been checked; docs/data.md describes it."""
     return {
         "dataset": dataset,
         "archive": archive.name,
@@ -132,7 +119,7 @@ def index_summary(
 
 
 def in_words(index: pd.DataFrame) -> str:
-    """The summary in one line."""
+    """What an index holds and left out, in one line."""
     per_split = ", ".join(f"{n:,} {split}" for split, n in index["split"].value_counts().items())
     layout = f" ({index.attrs['layout']})" if "layout" in index.attrs else ""
     line = f"{per_split}{layout}; left out: {', '.join(f'{n:,} {why}' for why, n in _left_out(index).items())}"
@@ -141,6 +128,5 @@ def in_words(index: pd.DataFrame) -> str:
 
 
 def _left_out(index: pd.DataFrame) -> dict[str, int]:
-    """Rows that are not in the index, reason -> count."""
     repeated = Counter(row["why"] for row in index.attrs.get("repeated", []))
     return {**index.attrs.get("dropped", {}), **repeated, "missing": index.attrs.get("missing", 0)}

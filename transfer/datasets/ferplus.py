@@ -51,11 +51,8 @@ OFFICIAL: dict[str, list[Counts]] = {
 
 
 def _lists(rule: str) -> dict[str, str]:
-    return (
-        {entry.file: "download it with `transfer fetch ran_ferplus`" for entry in RAN_LISTS.values()}
-        if rule == "ran"
-        else {}
-    )
+    wanted = RAN_LISTS.values() if rule == "ran" else ()
+    return {entry.file: "download it with `transfer fetch ran_ferplus`" for entry in wanted}
 
 
 @dataset(
@@ -68,8 +65,7 @@ def _lists(rule: str) -> dict[str, str]:
 def read(source: Source, rule: str, lists: Mapping[str, Path] | None = None) -> "pd.DataFrame":
     """Index of the images that have a label under ``rule``, with their ten votes in ``vote_*``.
 
-    "ran" takes images and labels from the RAN authors' ``lists``, for "majority" and "argmax" see `label_votes`. Raises
-    UserError (file, line) for malformed rows. ``attrs["dropped"]`` counts unnamed rows and rows without a label.
+    "ran" takes images and labels from the RAN authors' ``lists``, for "majority" and "argmax" see `label_votes`.
     """
     import numpy as np
     import pandas as pd
@@ -81,7 +77,7 @@ def read(source: Source, rule: str, lists: Mapping[str, Path] | None = None) -> 
     votes = np.array(vote_rows, dtype=np.int64).reshape(-1, len(COLUMNS))
     index["label"] = label_votes(votes, "majority" if rule == "ran" else rule)
     index[VOTES] = votes
-    if rule == "ran":
+    if lists:
         return _as_listed(index, lists, unnamed)
     labelled = index[index["label"] >= 0].reset_index(drop=True)
     labelled.attrs["dropped"] = {"unnamed": unnamed, "unlabelled": len(index) - len(labelled)}
@@ -89,10 +85,9 @@ def read(source: Source, rule: str, lists: Mapping[str, Path] | None = None) -> 
 
 
 def _as_listed(index: "pd.DataFrame", lists: Mapping[str, Path], unnamed: int) -> "pd.DataFrame":
-    """The images of the RAN authors' lists with their labels there.
+    """The images of the RAN authors' lists with their labels there; what is not in ``index`` gets a path in no archive.
 
-    Their training list holds Training and PublicTest together, and becomes the training split as it is. What is not in
-    ``index`` is absent from the archive, and gets a path that shows it.
+    Their training list holds Training and PublicTest together, and becomes the training split as it is.
     """
     import pandas as pd
 
@@ -149,7 +144,7 @@ def _from_csv(source: Source) -> "Parsed":
     pixels_name, votes_name = source.find("fer2013.csv"), source.find("fer2013new.csv")
     contents = dict(source.stream([pixels_name, votes_name]))
     usages = _usages(f"{source.path}: {pixels_name}", contents[pixels_name])
-    header = ["Usage", "Image name", *COLUMNS]
+    header, apart = ["Usage", "Image name", *COLUMNS], "the files do not belong together"
     lines = csv_rows(votes_name, contents[votes_name])
     if next(lines, (0, []))[1] != header:
         raise UserError(f"{source.path}: {votes_name}, line 1: expected the header {','.join(header)}")
@@ -159,24 +154,18 @@ def _from_csv(source: Source) -> "Parsed":
         if _fields(where, fields, header)[0] not in USAGES:
             raise UserError(f"{where}: Usage is {fields[0]!r}; expected {', '.join(USAGES)}")
         if count > len(usages) or usages[count - 1] != fields[0]:
-            raise UserError(
-                f"{where}: Usage is not that of the same row of {pixels_name}; the files do not belong together"
-            )
+            raise UserError(f"{where}: Usage is not that of the same row of {pixels_name}; {apart}")
         if not fields[1]:
             unnamed += 1
             continue
         rows.append((fields[1].removesuffix(".png"), f"{pixels_name}#{count - 1}", USAGES[fields[0]]))
         votes.append(_votes(fields[2:], where))
     if count != len(usages):
-        raise UserError(
-            f"{source.path}: {votes_name} has {count} rows and {pixels_name} {len(usages)}; "
-            "the files do not belong together"
-        )
+        raise UserError(f"{source.path}: {votes_name} has {count} rows and {pixels_name} {len(usages)}; {apart}")
     return rows, votes, unnamed
 
 
 def _usages(where: str, content: bytes) -> list[str]:
-    """The Usage of each row of fer2013.csv."""
     rows = csv_rows(where, content)
     header = next(rows, (0, []))[1]
     if not {"pixels", "Usage"} <= set(header):

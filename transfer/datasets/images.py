@@ -3,7 +3,8 @@
 import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,22 +23,17 @@ class BrokenImage(ValueError):
 
 
 def decode(content: bytes) -> np.ndarray:
-    """Decode an image file to RGB, uint8 (height, width, 3), upright by its EXIF orientation.
-
-    Raises BrokenImage for a damaged image, another kind of file (naming it), and more than 50 megapixels.
-    """
+    """Decode an image file to RGB, uint8 (height, width, 3), upright by its EXIF orientation; or raise BrokenImage."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BrokenImage(f"{image.width}x{image.height} pixels; the limit is {MAX_PIXELS:,}")
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height <= MAX_PIXELS:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except BrokenImage:
-        raise
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged data
         kind = looks_like(content[:HEAD])
         if kind and not kind.endswith(" image"):
             raise BrokenImage(f"is {kind}, not an image") from error
         raise BrokenImage(" ".join(f"{type(error).__name__}: {error}".split())) from error
+    raise BrokenImage(f"{image.width}x{image.height} pixels; the limit is {MAX_PIXELS:,}")
 
 
 def decode_pixels(text: str) -> np.ndarray:
@@ -60,43 +56,35 @@ def stream_images(source: Source, paths: Sequence[str]) -> Iterator[tuple[int, n
     Images are RGB, uint8 (height, width, 3). ``paths`` are those of an index: names in ``source``, or
     ``<csv>#<0-based data row>``. A broken image is None, with the reason; a damaged archive raises UserError.
     """
-    wanted: dict[str, dict[int | None, list[int]]] = defaultdict(lambda: defaultdict(list))
+    wanted: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position, path in enumerate(paths):
         name, row = split_path(path)
-        wanted[name][row].append(position)
+        wanted[name][-1 if row is None else row].append(position)
     for name, content in source.stream(wanted):
         rows = wanted[name]
-        if None in rows:
-            image, error = _attempt(decode, content)
-            yield from ((position, image, error) for position in rows[None])
-        else:
-            yield from _stream_rows(f"{source.path}: {name}", content, rows)
+        images: Iterable[tuple[int, Any]] = [(-1, content)]
+        if -1 not in rows:
+            images = _pixel_rows(f"{source.path}: {name}", content, max(rows))
+        for row, encoded in images:
+            if row in rows:
+                image, error = None, ""
+                try:
+                    image = decode(encoded) if row < 0 else decode_pixels(encoded)
+                except BrokenImage as broken:
+                    error = str(broken)
+                yield from ((position, image, error) for position in rows[row])
 
 
-def _stream_rows(
-    where: str, content: bytes, rows: dict[int, list[int]]
-) -> Iterator[tuple[int, np.ndarray | None, str]]:
+def _pixel_rows(where: str, content: bytes, last: int) -> Iterator[tuple[int, str]]:
     lines = csv_rows(where, content)
     header = next(lines, (0, []))[1]
     if "pixels" not in header:
         raise UserError(f"{where}, line 1: expected a header with the column pixels")
-    column = header.index("pixels")
-    number = -1
-    for number, (_, fields) in enumerate(lines):
-        if number in rows:
-            image, error = _attempt(decode_pixels, fields[column] if column < len(fields) else "")
-            yield from ((position, image, error) for position in rows[number])
-    if max(rows) > number:
-        raise UserError(
-            f"{where}: has {number + 1} rows, row {max(rows)} is required; if the archive has changed, index it again"
-        )
-
-
-def _attempt(decoder: Callable, content: bytes | str) -> tuple[np.ndarray | None, str]:
-    try:
-        return decoder(content), ""
-    except BrokenImage as error:
-        return None, str(error)
+    column, row = header.index("pixels"), -1
+    for row, (_, fields) in enumerate(lines):
+        yield row, fields[column] if column < len(fields) else ""
+    if last > row:
+        raise UserError(f"{where}: has {row + 1} rows, row {last} is required; index the archive again if it changed")
 
 
 class HashedSource:

@@ -33,8 +33,7 @@ def read(source: Source, images: str) -> "pd.DataFrame":
     """Index in the order of the list file; with landmarks and attributes if Annotation/manual/ is present.
 
     ``images`` chooses Image/original/ or the authors' 100x100 Image/aligned/. The landmarks are those of the original
-    image, hence left out for the aligned ones. ``gender``, ``race`` and ``age`` are codes, see `ATTRIBUTES`. Raises
-    UserError (file, line) for malformed lines.
+    image, hence left out for the aligned ones. ``gender``, ``race`` and ``age`` are codes, see `ATTRIBUTES`.
     """
     import pandas as pd
 
@@ -46,34 +45,25 @@ def read(source: Source, images: str) -> "pd.DataFrame":
             continue
         match = re.fullmatch(r"((train|test)_\d+)\.jpg\s+([1-7])", line.strip())
         if not match:
-            raise UserError(
-                f"{source.path}: {list_name}, line {number}: {line.strip()[:60]!r}; expected a name and "
-                "a label from 1 to 7, such as 'train_00001.jpg 5'"
-            )
+            expected = "a name and a label from 1 to 7, such as 'train_00001.jpg 5'"
+            where = f"{source.path}: {list_name}, line {number}"
+            raise UserError(f"{where}: {line.strip()[:60]!r}; expected {expected}")
         sample, split, label = match.groups()
         name = f"{sample}_aligned.jpg" if images == "aligned" else f"{sample}.jpg"
         rows.append((sample, f"{prefix}Image/{images}/{name}", split, int(label) - 1))
     index = pd.DataFrame(rows, columns=["sample", "path", "split", "label"])
     annotations = {f"{prefix}Annotation/manual/{sample}_manu_attri.txt": sample for sample in index["sample"]}
-    annotations = {name: sample for name, sample in annotations.items() if name in source}
-    if not annotations:
+    present = [name for name in annotations if name in source]
+    if not present:
         return index
-    table = pd.DataFrame(
-        {
-            annotations[name]: _annotation(f"{source.path}: {name}", content)
-            for name, content in source.stream(annotations)
-        },
-        index=[*LANDMARKS, *ATTRIBUTES],
-    ).T
+    numbers = {annotations[n]: _annotation(f"{source.path}: {n}", content) for n, content in source.stream(present)}
+    table = pd.DataFrame(numbers, index=[*LANDMARKS, *ATTRIBUTES]).T
     # The authors do not say whose left comes first; it is the same for all images, so the typical face decides.
     if (table["landmark_0_x"] - table["landmark_1_x"]).median() > 0:
-        mirrored = {
-            f"landmark_{a}_{axis}": f"landmark_{b}_{axis}" for a, b in ("01", "10", "34", "43") for axis in "xy"
-        }
-        table = table.rename(columns=mirrored)
+        mirrored = [f"landmark_{i}_{axis}" for i in (1, 0, 2, 4, 3) for axis in "xy"]
+        table = table.rename(columns=dict(zip(LANDMARKS, mirrored, strict=True)))
     columns = [*(LANDMARKS if images == "original" else []), *ATTRIBUTES]
-    table = table[columns].astype(dict.fromkeys(ATTRIBUTES, "Int64"))
-    return index.join(table, on="sample")
+    return index.join(table[columns].astype(dict.fromkeys(ATTRIBUTES, "Int64")), on="sample")
 
 
 def _annotation(name: str, content: bytes) -> list[float]:

@@ -15,8 +15,7 @@ from transfer.utils.errors import UserError, choices
 if TYPE_CHECKING:
     import pandas as pd
 
-Counts = dict[str, int | list[int]]
-"""Per split either the total or the number of images per class, in label order."""
+Counts = dict[str, int | list[int]]  # per split either the total or the number of images per class, in label order
 
 LANDMARKS = [f"landmark_{i}_{axis}" for i in range(5) for axis in "xy"]
 """Left eye, right eye, nose tip, left and right mouth corner; pixels of the original image; left = smaller x."""
@@ -26,7 +25,7 @@ _PARSERS: dict[str, "Parser"] = {}
 
 @dataclass(frozen=True)
 class Parser:
-    """How one dataset is read. Every method takes the dataset's options as keywords; see ``options``."""
+    """How one dataset is read; every method takes the dataset's ``options`` as keywords."""
 
     name: str
     read: "Callable[..., pd.DataFrame]"
@@ -63,9 +62,8 @@ class Parser:
         """The index: one row per image, with sample, path, split, label, class_name and what the dataset has besides.
 
         ``path`` is the name in ``source``, or ``<csv>#<0-based data row>`` for images held in a csv file. ``attrs``
-        counts what was left out: ``missing`` (absent images) and ``dropped`` (reason -> rows); ``noted`` counts what is
-        odd and was kept. ``raw_dir`` is the folder of `lists`. Raises UserError for malformed files and missing lists,
-        and for absent images unless ``missing`` is "drop".
+        counts what was left out: ``missing`` (absent images, a UserError unless ``missing`` is "drop") and ``dropped``
+        (reason -> rows); ``noted`` counts what is odd and was kept. ``raw_dir`` is the folder of `lists`.
         """
         resolved, lists = self.resolve(options), self.lists(raw_dir, **options)
         for file, path in lists.items():
@@ -79,15 +77,13 @@ class Parser:
         present = index["path"].map(lambda path: split_path(path)[0] in source).astype(bool)
         absent = index["path"][~present]
         if len(absent) and missing == "stop":
-            splits = (~present).groupby(index["split"], sort=False).agg(["sum", "size"]).itertuples()
-            per_split = ", ".join(f"{name} {gone:,} of {listed:,}" for name, gone, listed in splits)
-            raise UserError(
-                f"{source.path}: {len(absent):,} of {len(index):,} listed images are absent ({per_split}), first "
-                f"{', '.join(absent[:3])}; complete the archive, or set missing: drop for the dataset"
-            )
+            splits = (~present).groupby(index["split"], sort=False)
+            per_split = ", ".join(f"{name} {part.sum():,} of {len(part):,}" for name, part in splits)
+            gone = f"{len(absent):,} of {len(index):,} listed images are absent ({per_split})"
+            remedy = "complete the archive, or set missing: drop for the dataset"
+            raise UserError(f"{source.path}: {gone}, first {', '.join(absent[:3])}; {remedy}")
         index = index[present].reset_index(drop=True)
-        names = self.classes(**options)
-        index.insert(4, "class_name", index["label"].map(dict(enumerate(names))).astype(str))
+        index.insert(4, "class_name", index["label"].map(dict(enumerate(self.classes(**options)))).astype(str))
         index.attrs["missing"] = len(absent)
         return index
 
@@ -103,9 +99,8 @@ def dataset(
     """Register the decorated function ``read(source, **options)`` as the parser of dataset ``name``.
 
     ``read`` returns the columns sample, path, split, label in this order, then optional ones. ``options`` lists the
-    allowed values of each option, the default first; ``read``, ``classes`` and ``official`` get all of them. So does
-    ``lists``, which names the files below raw_dir that these options need besides the archive, each with the way to get
-    it; where there are any, ``read`` gets the keyword ``lists``: name -> path.
+    allowed values of each option, the default first; all functions get all of them. ``lists`` names the files below
+    raw_dir that these options need, each with the way to get it; ``read`` then gets ``lists``, name -> path.
     """
 
     def register(read: "Callable[..., pd.DataFrame]") -> "Callable[..., pd.DataFrame]":
@@ -118,14 +113,14 @@ def dataset(
 
 def names() -> list[str]:
     """Names of all datasets."""
-    for module in pkgutil.iter_modules(transfer.datasets.__path__, "transfer.datasets."):
-        importlib.import_module(module.name)
+    for module in pkgutil.iter_modules(transfer.datasets.__path__):
+        importlib.import_module(f"transfer.datasets.{module.name}")
     return sorted(_PARSERS)
 
 
 def get(name: str) -> Parser:
     """The parser of dataset ``name``; UserError with the known names if there is none."""
-    if name not in _PARSERS and any(module.name == name for module in pkgutil.iter_modules(transfer.datasets.__path__)):
+    if name not in _PARSERS and name in (module.name for module in pkgutil.iter_modules(transfer.datasets.__path__)):
         importlib.import_module(f"transfer.datasets.{name}")
     if name not in _PARSERS:
         raise UserError(f"unknown dataset {name!r}; {choices(name, names())}")

@@ -9,9 +9,7 @@ from transfer.utils.errors import UserError
 
 _SQRT_THRESHOLD = 0.15  # oversample_thr of the authors' later configuration, configs/_base_/datasets/RAF.py
 
-
-DROPPED = "dropped"
-"""The split of training images that are excluded as copies of validation or test images."""
+DROPPED = "dropped"  # the split of training images that are excluded as copies of validation or test images
 
 
 def split_rows(table: pd.DataFrame, val_fraction: float, seed: int, groups: np.ndarray | None = None) -> pd.DataFrame:
@@ -21,7 +19,6 @@ def split_rows(table: pd.DataFrame, val_fraction: float, seed: int, groups: np.n
     at least 1, at most n - 1) are sampled for validation. ``groups`` gives copies of one picture the same number:
     training rows that share it with a test or validation row get the split "dropped", before the validation split is
     sampled and again after it. Returns the columns row (int64 position in ``table``), sample, split, label.
-    Raises UserError for a class with fewer than two training rows, which cannot be both trained on and validated.
     """
     split = table["split"].to_numpy(dtype=object, copy=True)
     labels = table["label"].to_numpy()
@@ -41,14 +38,8 @@ def split_rows(table: pd.DataFrame, val_fraction: float, seed: int, groups: np.n
             split[rng.choice(rows, n_val, replace=False)] = "val"
     if groups is not None:
         split[training_copies(split, groups)] = DROPPED
-    return pd.DataFrame(
-        {
-            "row": np.arange(len(table), dtype=np.int64),
-            "sample": table["sample"].to_numpy(),
-            "split": split,
-            "label": labels.astype(np.int64),
-        }
-    )
+    columns = {"sample": table["sample"].to_numpy(), "split": split, "label": labels.astype(np.int64)}
+    return pd.DataFrame({"row": np.arange(len(table), dtype=np.int64), **columns})
 
 
 def training_copies(split: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -66,7 +57,6 @@ def upsampling_plan(
     of the largest, by whole repeats and a remainder sampled without replacement (``seed``). "sqrt": every row of a
     class with frequency f ceil(max(1, sqrt(0.15 / f))) times, as ClassBalancedDataset(oversample_thr=0.15,
     method="sqrt") of the authors' later code (mmcls/datasets/dataset_wrappers.py).
-    Raises UserError for a class of ``class_names`` without training rows.
     """
     counts = np.bincount(labels, minlength=len(class_names))
     empty = [name for name, count in zip(class_names, counts, strict=True) if count == 0]

@@ -5,7 +5,6 @@ their folders and names. Their labels are those of our indices: RAF-DB from surp
 columns, AffectNet by its codes. The files are read unchanged; oddities are counted.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,25 +21,17 @@ _RAFDB_POSE = r"(?P<label>[0-6])/(?P<name>test_\d+)_aligned\.jpg"
 _FERPLUS_POSE = r"(?P<label>[0-7])/(?P<name>fer\d+)\.jpg"
 _HASH = r"(?P<label>[0-7])/(?P<name>[0-9a-f]{56})"
 _EXAMPLE = "83dac9d7eec7fb0bfef79b4d35ddc69a6f7fb458d3bffc4e78f33ad9"
+_RAFDB_OCCLUSION = r"(?P<name>test_\d+)_aligned (?P<label>[0-6]) [0-4]"  # the last number is the kind of occlusion
+_FERPLUS_OCCLUSION = r"(?P<label>[0-7])_(?P<name>fer\d+)\.png \d \d"  # the number of crops, the kind of occlusion
 
 LISTS: dict[str, dict[str, NameList]] = {
     "rafdb": {
-        "occlusion": NameList(
-            # name, label, kind of occlusion
-            "RAF_DB_dir/rafdb_occlusion_list.txt",
-            r"(?P<name>test_\d+)_aligned (?P<label>[0-6]) [0-4]",
-            "test_0003_aligned 3 4",
-        ),
+        "occlusion": NameList("RAF_DB_dir/rafdb_occlusion_list.txt", _RAFDB_OCCLUSION, "test_0003_aligned 3 4"),
         "pose30": NameList("RAF_DB_dir/val_raf_db_list.txt", _RAFDB_POSE, "0/test_0004_aligned.jpg"),
         "pose45": NameList("RAF_DB_dir/val_raf_db_list_45.txt", _RAFDB_POSE, "0/test_0004_aligned.jpg"),
     },
     "ferplus": {
-        "occlusion": NameList(
-            # label, name, number of crops, kind of occlusion
-            "FERplus_dir/jianfei_occlusion_list.txt",
-            r"(?P<label>[0-7])_(?P<name>fer\d+)\.png \d \d",
-            "1_fer0034656.png 8 0",
-        ),
+        "occlusion": NameList("FERplus_dir/jianfei_occlusion_list.txt", _FERPLUS_OCCLUSION, "1_fer0034656.png 8 0"),
         "pose30": NameList("FERplus_dir/pose_30_ferplus_list.txt", _FERPLUS_POSE, "0/fer0032226.jpg"),
         "pose45": NameList("FERplus_dir/pose_45_ferplus_list.txt", _FERPLUS_POSE, "0/fer0032226.jpg"),
     },
@@ -71,10 +62,8 @@ def find_subsets(
 ) -> tuple["pd.DataFrame", dict[str, dict[str, Any]]]:
     """Faces of the test split that the lists name, and for each subset a report on its list.
 
-    ``files`` are those of `list_files`. The table has the columns sample and subset. The report has per subset: rows
-    and unique names of the list; listed_twice (names); other_class (names with a label beyond the ``classes`` of this
-    dataset, such as contempt); absent (other names that are no test image here) and absent_first; label_differs
-    (images whose label in the index is another) and label_differs_first; matched (images in the subset).
+    ``files`` are those of `list_files`. The table has the columns sample and subset. In the report, other_class counts
+    absent names with a label beyond the ``classes`` of this dataset, such as contempt, and absent the others.
     """
     import pandas as pd
 
@@ -93,13 +82,13 @@ def find_subsets(
         missing = [name for name, label in absent.items() if label < classes]
         differs = matched.loc[matched["label"] != matched["listed"], "sample"].unique().tolist()
         samples = matched["sample"].drop_duplicates()
-        tables.append(pd.DataFrame({"sample": samples, "subset": subset}))
+        tables.append(samples.to_frame().assign(subset=subset))
         report[subset] = {
             "file": file.name,
             "sha256": sha256(file),
             "rows": len(rows),
             "unique": len(names),
-            "listed_twice": [name for name, count in Counter(name for name, _ in rows).items() if count > 1],
+            "listed_twice": listed["name"][listed["name"].duplicated()].unique().tolist(),
             "other_class": len(foreign),
             "absent": len(missing),
             "absent_first": missing[:_SHOWN],

@@ -10,13 +10,12 @@ from pathlib import Path
 from transfer.utils.errors import UserError
 from transfer.utils.filetype import HEAD, looks_like
 
-LISTS_FOLDER = "challenge_lists"
-"""Where the RAN authors' lists lie below raw_dir, under the names of their repository."""
+LISTS_FOLDER = "challenge_lists"  # where the RAN authors' lists lie below raw_dir, under the names of their repository
 
 
 @dataclass(frozen=True)
 class NameList:
-    """A list with one image a line; ``pattern`` finds its name and label, ``example`` shows a line."""
+    """A list with one image a line; ``pattern`` finds its name and label."""
 
     file: str
     pattern: str

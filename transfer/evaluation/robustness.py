@@ -89,7 +89,7 @@ def landmark_points(faces: FaceParams) -> np.ndarray | None:
     """The landmarks in an aligned face, (5, 2) pixels; None where the template has none."""
     if faces.template in ("box", "none"):
         return None
-    return template(faces.size, faces.margin, None if isinstance(faces.template, str) else faces.template)
+    return template(faces.size, faces.margin, faces.template)
 
 
 def on_template(manifest: pd.DataFrame, data: Path, faces: FaceParams) -> np.ndarray:

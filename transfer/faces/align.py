@@ -52,19 +52,19 @@ def align_dataset(
     class_name, status and n_faces of the detection, sha256 of the aligned pixels, and the source_sha256 of the image's
     file ("" where it has none). Returns the counts: images, rows, aligned (with landmarks), whole, dropped_no_face,
     dropped_broken. ``progress`` is called with the number of images done so far.
-    Raises UserError for broken images under "stop", for landmarks that coincide, and where no image is left.
     """
     is_broken = (faces["status"] == "broken").to_numpy()
     if broken == "stop" and is_broken.any():
-        raise UserError(_broken_message(index, faces, is_broken))
+        lost = list(zip(index["path"][is_broken], faces["error"][is_broken], strict=True))
+        named = "; ".join(f"{path}: {error}" for path, error in lost[:3])
+        more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise UserError(f"{len(lost)} broken images ({named}{more}); replace them or set broken: drop")
     points = landmarks_of(index, faces, landmarks)
     has_points = np.isfinite(points).all(axis=(1, 2)) & ~is_broken
     kept = has_points if no_face == "drop" else ~is_broken
     if not kept.any():
-        raise UserError(
-            f"no image can be aligned ({len(index)} images, {is_broken.sum()} broken, the others without a face); "
-            "check the archive, or set no_face: whole"
-        )
+        found = f"{len(index)} images, {is_broken.sum()} broken, the others without a face"
+        raise UserError(f"no image can be aligned ({found}); check the archive, or set no_face: whole")
     matrices = placements(points, faces, template, size, margin)
     placed = np.isfinite(matrices).all(axis=(1, 2))
     degenerate = has_points & ~placed & (template != "none")
@@ -87,39 +87,23 @@ def align_dataset(
                 if image is None:
                     path = index["path"].iloc[i]
                     raise UserError(f"an image that detection could read is broken now ({path}: {error}); detect again")
-                face = warp(image, matrices[i], size) if placed[i] else _whole(image, size)
+                if placed[i]:
+                    face = warp(image, matrices[i], size)
+                else:
+                    face = np.asarray(ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BILINEAR))
                 store[row_of[i]] = face
                 digests[row_of[i]] = hashlib.sha256(face.tobytes()).hexdigest()
         manifest["sha256"] = digests
         sources = source_sha256 or {}
         manifest["source_sha256"] = [sources.get(split_path(path)[0], "") for path in index.loc[kept, "path"]]
         manifest.to_parquet(part_parquet, index=False)
-    return {
-        "images": len(index),
-        "rows": len(manifest),
-        "aligned": int(has_points.sum()),
-        "whole": int((kept & ~has_points).sum()),
-        "dropped_no_face": int((~kept & ~is_broken).sum()),
-        "dropped_broken": int(is_broken.sum()),
-    }
-
-
-def _broken_message(index: pd.DataFrame, faces: pd.DataFrame, is_broken: np.ndarray) -> str:
-    first = np.flatnonzero(is_broken)[:3]
-    named = "; ".join(f"{index['path'].iloc[i]}: {faces['error'].iloc[i]}" for i in first)
-    more = f"; and {is_broken.sum() - len(first)} more" if is_broken.sum() > len(first) else ""
-    return f"{is_broken.sum()} broken images ({named}{more}); replace them or set broken: drop"
-
-
-def _whole(image: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BILINEAR))
+    rows = {"aligned": has_points, "whole": kept & ~has_points, "dropped_no_face": ~kept & ~is_broken}
+    counts = {name: int(mask.sum()) for name, mask in (rows | {"dropped_broken": is_broken}).items()}
+    return {"images": len(index), "rows": len(manifest)} | counts
 
 
 def landmarks_of(index: pd.DataFrame, faces: pd.DataFrame, landmarks: str) -> np.ndarray:
-    """The (N, 5, 2) landmarks to align by: "mtcnn" from ``faces``, "supplied" from ``index``; NaN where there are none.
-
-    Raises UserError for "supplied" where the dataset supplies none.
-    """
+    """Landmarks (N, 5, 2) to align by, NaN where there are none: of ``faces`` ("mtcnn") or ``index`` ("supplied")."""
     if landmarks == "supplied":
         require_landmarks(index)
     table = faces if landmarks == "mtcnn" else index
@@ -128,11 +112,9 @@ def landmarks_of(index: pd.DataFrame, faces: pd.DataFrame, landmarks: str) -> np
 
 def require_landmarks(index: pd.DataFrame) -> None:
     """Raise UserError where a dataset's index has no landmarks, as ``landmarks: supplied`` needs them."""
-    missing = [name for name in LANDMARK_COLUMNS if name not in index.columns]
-    if missing:
-        raise UserError(
-            f"landmarks: supplied, but the dataset's index has no column {missing[0]}; use landmarks: mtcnn"
-        )
+    for name in LANDMARK_COLUMNS:
+        if name not in index.columns:
+            raise UserError(f"landmarks: supplied, but the dataset's index has no column {name}; use landmarks: mtcnn")
 
 
 def placements(points: np.ndarray, faces: pd.DataFrame, kind: Template, size: int, margin: float = 0.0) -> np.ndarray:
@@ -143,30 +125,25 @@ def placements(points: np.ndarray, faces: pd.DataFrame, kind: Template, size: in
     """
     if kind == "none":
         return np.full((len(points), 2, 3), np.nan)
-    if kind == "box":
-        return _squares(faces[BOX_COLUMNS].to_numpy(np.float64), size, margin)
-    return similarity(points, template(size, margin, None if isinstance(kind, str) else kind))
-
-
-def _squares(boxes: np.ndarray, size: int, margin: float) -> np.ndarray:
-    """Scaling and translation of the square around each box to the inner part of the face, from edge to edge."""
+    if kind != "box":
+        return similarity(points, template(size, margin, kind))
+    boxes = faces[BOX_COLUMNS].to_numpy(np.float64)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     scale = size * (1 - 2 * margin) / (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-    matrices = np.zeros((len(boxes), 2, 3))
-    matrices[:, 0, 0] = matrices[:, 1, 1] = scale
+    matrices = scale[:, None, None] * np.eye(2, 3)
     matrices[:, :, 2] = (size - 1) / 2 - scale[:, None] * centre
     matrices[~np.isfinite(scale)] = np.nan
     return matrices
 
 
-def template(size: int, margin: float = 0.0, points: Sequence[Sequence[float]] | None = None) -> np.ndarray:
-    """The five-point template for a square face of ``size`` pixels: ArcFace's, or ``points`` as fractions of the side.
+def template(size: int, margin: float = 0.0, kind: Template = "arcface") -> np.ndarray:
+    """The template for a square face of ``size`` pixels: five points as fractions of the side, or else ArcFace's.
 
     Returns (5, 2) float64, x and y in pixels (pixel centres at integers). ``margin`` is the fraction of ``size`` that
     is added as context on each side: the face shrinks towards the centre accordingly.
     Source: face.evoLVe, applications/align/align_trans.py (template times size / 112).
     """
-    fractions = _ARCFACE_POINTS / _ARCFACE_SIZE if points is None else np.asarray(points, np.float64)
+    fractions = _ARCFACE_POINTS / _ARCFACE_SIZE if isinstance(kind, str) else np.asarray(kind, np.float64)
     return size * (margin + (1 - 2 * margin) * fractions)
 
 

@@ -1,9 +1,11 @@
 """MTCNN in batches: one box and five landmarks for every image, or the reason why there are none."""
 
 import sys
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -26,7 +28,6 @@ PART_PIXELS = 32_000_000  # canvases of a part: 100 MB, and some seconds of work
 PART_IMAGES = 4096
 BATCH_BYTES = {"cpu": 48_000_000, "cuda": 2_000_000_000}  # of one worker; larger ones are slower on a CPU
 _PIXEL_BYTES = 64  # what a canvas pixel needs while its batch is searched, most of it for the summed-area table
-_AHEAD = 2  # parts that are read and not yet done
 _MAX_SIDE = 320
 _STEP = 16  # canvases grow in steps, so that images of almost equal sizes share a batch
 _MIRRORED = [1, 0, 2, 4, 3]  # a mirrored left eye is a right eye
@@ -41,11 +42,7 @@ _COLUMNS = {
 
 
 def detect_dataset(archive: Source, index: pd.DataFrame, state: "DetectionState", **options: Any) -> pd.DataFrame:
-    """Find the face of every image of ``index`` (sample, path); a run that was killed continues after its last part.
-
-    ``options`` are those of :func:`detect_parts`. Returns the table of :func:`detect`, the same whether or not the run
-    was interrupted.
-    """
+    """The table of :func:`detect` for the images of ``index``; a run that was killed continues after its last part."""
     parts = state.load()
     done = {row for part in parts for row in part["row"]}
     if done:
@@ -68,11 +65,12 @@ def detect(images: Images, samples: Sequence[str], **options: Any) -> pd.DataFra
     probability, five landmarks (pixels of the original image, pixel centres at integers), width, height, error. Of
     several faces it holds the one chosen by :func:`choose`; ``n_faces`` counts them all.
     """
-    return _assemble(list(detect_parts(images, **options)), samples)
+    return _assemble(detect_parts(images, **options), samples)
 
 
-def _assemble(parts: Sequence[pd.DataFrame], samples: Sequence[str]) -> pd.DataFrame:
-    table = pd.concat([_frame([]), *parts], ignore_index=True).sort_values("row", ignore_index=True)
+def _assemble(parts: Iterable[pd.DataFrame], samples: Sequence[str]) -> pd.DataFrame:
+    none = pd.DataFrame([], columns=list(_COLUMNS)).astype(_COLUMNS)
+    table = pd.concat([none, *parts], ignore_index=True).sort_values("row", ignore_index=True)
     table.insert(0, "sample", [samples[row] for row in table.pop("row")])
     return table
 
@@ -99,27 +97,18 @@ def detect_parts(
     an interrupted run continued. Memory stays bounded.
     """
     done = 0
-
-    def table(broken: list[Row], batches: Batches) -> pd.DataFrame:
-        """The rows of a part, once its batches are searched."""
-        nonlocal done
-        rows = list(broken)
-        done += len(broken)
-        for canvases, future in batches:
-            rows += [_row(canvas, faces) for canvas, (faces, _) in zip(canvases, future.result(), strict=True)]
-            done += len(canvases)
-            if progress:
-                progress(done)
-        return _frame(rows)
-
     with DetectorPool(threads, device) as pool:
-        ahead: deque[tuple[list[Row], Batches]] = deque()
-        for canvases, broken in _parts(images, min_side, border):
-            ahead.append((broken, pool.start(canvases, min_face, border)))
-            if len(ahead) == _AHEAD:
-                yield table(*ahead.popleft())
-        while ahead:
-            yield table(*ahead.popleft())
+        parts = _parts(images, min_side, border)
+        started = ((broken, pool.start(canvases, min_face, border)) for canvases, broken in parts)
+        # A part is read while the one before it is searched.
+        for (rows, batches), _ in pairwise(chain(started, [([], [])])):
+            done += len(rows)
+            for batch, future in batches:
+                rows += [_row(canvas, faces) for canvas, (faces, _) in zip(batch, future.result(), strict=True)]
+                done += len(batch)
+                if progress:
+                    progress(done)
+            yield pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
 def _parts(images: Images, min_side: int, border: float) -> Iterator[tuple[list["Canvas"], list[Row]]]:
@@ -127,8 +116,7 @@ def _parts(images: Images, min_side: int, border: float) -> Iterator[tuple[list[
     canvases, broken, pixels = [], [], 0
     for row, image, error in images:
         if image is None:
-            none = {"n_faces": 0, "width": 0, "height": 0}
-            broken.append({"row": row, "status": "broken", "error": error, **none})
+            broken.append({"row": row, "status": "broken", "error": error, "n_faces": 0, "width": 0, "height": 0})
         else:
             canvases.append(place(row, image, min_side, border))
             pixels += canvases[-1].pixels[..., 0].size
@@ -140,7 +128,6 @@ def _parts(images: Images, min_side: int, border: float) -> Iterator[tuple[list[
 
 
 def _row(canvas: "Canvas", faces: Faces) -> Row:
-    """The row of an image: its chosen face in pixels of the image."""
     size = dict(zip(("width", "height"), canvas.size.tolist(), strict=True))
     row = {"row": canvas.row, "status": "none", "n_faces": len(faces.boxes), "error": "", **size}
     if len(faces.boxes) == 0:
@@ -152,10 +139,6 @@ def _row(canvas: "Canvas", faces: Faces) -> Row:
     row |= zip(BOX_COLUMNS, corners[k].ravel().tolist(), strict=True)
     row |= zip(LANDMARK_COLUMNS, canvas.to_image(faces.points[k]).ravel().tolist(), strict=True)
     return row
-
-
-def _frame(rows: list[Row]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
 def choose(boxes: np.ndarray, width: float, height: float) -> int:
@@ -173,14 +156,10 @@ class Canvas(NamedTuple):
     """A scaled image, surrounded by its mean colour."""
 
     row: int
-    pixels: np.ndarray
-    """(H, W, 3) uint8."""
-    offset: np.ndarray
-    """x and y of the scaled image inside the canvas."""
-    scale: np.ndarray
-    """Canvas pixels per image pixel, in x and in y."""
-    size: np.ndarray
-    """Width and height of the image."""
+    pixels: np.ndarray  # (H, W, 3) uint8
+    offset: np.ndarray  # x and y of the scaled image inside the canvas
+    scale: np.ndarray  # canvas pixels per image pixel, in x and in y
+    size: np.ndarray  # width and height of the image
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
         """``points`` (..., 2) from the canvas's outer corner, as pixels of the image with centres at integers."""
@@ -188,7 +167,7 @@ class Canvas(NamedTuple):
 
 
 def place(row: int, image: np.ndarray, min_side: int, border: float) -> Canvas:
-    """Put ``image`` (H, W, 3) uint8 onto a canvas; ``min_side`` and ``border`` are those of :func:`detect_parts`."""
+    """Put ``image`` (H, W, 3) uint8 onto a canvas, see :func:`detect_parts`."""
     size = np.array([image.shape[1], image.shape[0]])
     scale = np.clip(size.min(), min_side, _MAX_SIDE) / size.min()
     scale = min(scale, 4 * _MAX_SIDE / size.max())  # a ribbon of 10 x 5000 pixels must not become a giant
@@ -204,33 +183,28 @@ def place(row: int, image: np.ndarray, min_side: int, border: float) -> Canvas:
 
 
 class Detection(NamedTuple):
-    """What was found on a canvas."""
+    """The faces of a canvas; ``mirrored``: found only in its mirror image."""
 
     faces: Faces
     mirrored: bool
-    """Whether it was found only in the mirror image; ``faces`` are those of the canvas all the same."""
 
 
 class DetectorPool:
     """Workers that search batches of canvases: one thread per core with one torch thread each, or a CUDA device.
 
-    Independent batches keep all cores busy, where the threads of one small convolution mostly wait for each other; and
-    the result of a batch does not depend on the number of cores.
+    The threads of one small convolution would mostly wait for each other.
     """
 
     def __init__(self, threads: int | None = None, device: str = "cpu") -> None:
-        """``threads`` None: one per core that this process may use."""
         self.cascade = Cascade(device)
         self.workers = (threads or cores()) if self.cascade.device.type == "cpu" else 1
 
     def __enter__(self) -> Self:
-        """Start the workers."""
         self._threads_before = torch.get_num_threads()
         self._executor = ThreadPoolExecutor(self.workers, initializer=lambda: torch.set_num_threads(1))
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop them; batches that have not begun are not searched."""
         self._executor.shutdown(cancel_futures=True)
         torch.set_num_threads(self._threads_before)
 
@@ -243,13 +217,14 @@ class DetectorPool:
         for (height, width, _), group in groups.items():
             size = max(1, BATCH_BYTES[self.cascade.device.type] // _PIXEL_BYTES // (height * width))
             smallest = smallest_face(group[0].pixels, min_face, border)
-            for batch in (group[start : start + size] for start in range(0, len(group), size)):
+            for start in range(0, len(group), size):
+                batch = group[start : start + size]
                 batches.append((batch, self._executor.submit(search, self.cascade, batch, smallest)))
         return batches
 
 
 def smallest_face(pixels: np.ndarray, min_face: float, border: float) -> float:
-    """The smallest face to look for in canvas pixels, from its fraction of the image's short side."""
+    """``min_face``, a fraction of the image's short side, in pixels of the canvas."""
     return min_face * min(pixels.shape[:2]) / (1 + 2 * border)
 
 
@@ -269,20 +244,18 @@ def search(cascade: Cascade, canvases: Sequence[Canvas], min_face: float) -> lis
 
 
 def state_key(index_file: Path, archive: Path, search: Mapping[str, Any], device: str) -> str:
-    """Digest of all that decides what a detection finds: index, archive, parameters, code, torch and device.
-
-    Of the archive (or folder) only size and modification time count.
-    """
+    """Digest of all that decides what a detection finds; of the archive, its size and modification time."""
     stat = archive.stat()
     source = [str(archive), stat.st_size, stat.st_mtime_ns]
     return digest(sha256(index_file), source, dict(search), step_digest("detect"), torch.__version__, device)
 
 
+@dataclass
 class DetectionState:
     """The finished parts of a detection, one file each; ``key`` is that of :func:`state_key`."""
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key = folder, key
+    folder: Path
+    key: str
 
     def load(self) -> list[pd.DataFrame]:
         """The parts before the first that is missing or damaged; all other files, also those of other keys, go."""

@@ -7,21 +7,17 @@ leaves the image, which is common in FER images. Here they are placed in the cro
 """
 
 from contextlib import nullcontext
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import conv2d, linear, pad, prelu
+from torch.nn.functional import conv2d, linear, max_pool2d, pad, prelu
 
-SCALE_FACTOR = 0.709
-"""From one level of the image pyramid to the next, as in facenet-pytorch."""
-THRESHOLDS = (0.6, 0.7, 0.7)
-"""Probabilities that a face must reach in the three networks, as in facenet-pytorch."""
-CHANNELS = 4
-"""Three colours and a zero: a pixel's four sums are then moved as one value of 16 bytes."""
+SCALE_FACTOR = 0.709  # from one level of the image pyramid to the next, as in facenet-pytorch
+THRESHOLDS = (0.6, 0.7, 0.7)  # probabilities that a face must reach in the three networks, as in facenet-pytorch
+CHANNELS = 4  # three colours and a zero: a pixel's four sums are then moved as one value of 16 bytes
 
 _CELL, _STRIDE = 12, 2  # side of the smallest face that P-Net sees, and the distance of its cells
 _MAP_BYTES = {"cpu": 4_000_000, "cuda": 400_000_000}  # of a network's largest map: on a CPU it then stays in the cache
@@ -32,22 +28,19 @@ class Faces(NamedTuple):
 
     boxes: np.ndarray
     """(k, 5) float64: x0, y0, x1, y1, probability; pixels are counted from 1, and x1, y1 are the last ones inside."""
-    points: np.ndarray
-    """(k, 5, 2) float64: x and y of the landmarks, in pixels from the outer corner of the image."""
+    points: np.ndarray  # (k, 5, 2) float64: x and y of the landmarks, in pixels from the outer corner of the image
 
 
 class Cascade:
-    """P-Net proposes, R-Net refines, O-Net decides and finds the landmarks.
-
-    Source: Zhang et al., Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks (2016).
-    """
+    """P-Net proposes, R-Net refines, O-Net decides and finds the landmarks (Zhang et al. 2016, arXiv:1604.02878)."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.pnet = Network("pnet", (2, 1, 1), ("conv4_1", "conv4_2"), self.device)
         self.rnet = Network("rnet", (3, 3, 1), ("dense5_1", "dense5_2"), self.device)
         self.onet = Network("onet", (3, 3, 2, 1), ("dense6_1", "dense6_2", "dense6_3"), self.device)
-        _load_nms()
+        [library] = _package("torchvision").glob("_C*")
+        torch.ops.load_library(str(library))  # registers torch.ops.torchvision.nms
 
     @torch.inference_mode()
     def find(self, pixels: np.ndarray, min_face: float) -> list[Faces]:
@@ -57,41 +50,27 @@ class Cascade:
             return self._find(torch.as_tensor(np.ascontiguousarray(pixels), device=self.device), min_face)
 
     def _find(self, pixels: torch.Tensor, min_face: float) -> list[Faces]:
-        n, height, width, _ = pixels.shape
-        none = [Faces(np.zeros((0, 5)), np.zeros((0, 5, 2)))] * n
         areas = Areas(pixels)
-        boxes, owner = self._propose(areas, height, width, min_face)
-
-        boxes, owner, cut = _cut(boxes, owner, height, width)
-        if len(boxes) == 0:
-            return none
-        outputs = _apply(self.rnet, areas, owner, cut, 24)
-        passed, boxes = _passed(boxes, outputs, THRESHOLDS[1])
-        owner, shift = owner[passed], outputs[passed, 2:6]
+        boxes, owner = self._propose(areas, min_face)
+        boxes, owner, _, shift = _confirmed(self.rnet, areas, boxes, owner, 24, THRESHOLDS[1])
         kept = _suppress(boxes, owner, 0.7)
         boxes, owner = _squared(_shifted(boxes[kept], shift[kept])), owner[kept]
-
-        boxes, owner, cut = _cut(boxes, owner, height, width)
-        if len(boxes) == 0:
-            return none
-        outputs = _apply(self.onet, areas, owner, cut, 48)
-        passed, boxes = _passed(boxes, outputs, THRESHOLDS[2])
-        owner, cut, shift = owner[passed], cut[passed], outputs[passed, 2:6]
-        points = outputs[passed, 6:].view(-1, 2, 5).transpose(1, 2)
+        boxes, owner, cut, said = _confirmed(self.onet, areas, boxes, owner, 48, THRESHOLDS[2])
+        points = said[:, 4:].view(-1, 2, 5).transpose(1, 2)
         points = cut[:, None, :2] + points * (cut[:, 2:] - cut[:, :2])[:, None]
-        boxes = _shifted(boxes, shift)
+        boxes = _shifted(boxes, said[:, :4])
         kept = _suppress_inside(boxes, owner, 0.7)
         found, marks, image = (values[kept].cpu().numpy() for values in (boxes.double(), points.double(), owner))
-        return [Faces(found[image == i], marks[image == i]) for i in range(n)]
+        return [Faces(found[image == i], marks[image == i]) for i in range(len(areas))]
 
-    def _propose(self, areas: "Areas", height: int, width: int, min_face: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def _propose(self, areas: "Areas", min_face: float) -> tuple[torch.Tensor, torch.Tensor]:
         """P-Net over an image pyramid: square boxes (M, 5) and the image that each belongs to (M,)."""
         # Multiplied step by step as facenet-pytorch does: boxes are rounded down after a division by the scale.
         scale = _CELL / min_face
-        side = min(height, width) * scale
+        side = min(areas.height, areas.width) * scale
         proposals, owners = [], []
         while side >= _CELL:
-            shape = int(height * scale + 1), int(width * scale + 1)
+            shape = int(areas.height * scale + 1), int(areas.width * scale + 1)
             step = max(1, _MAP_BYTES[self.device.type] // (4 * shape[0] * shape[1] * self.pnet.width))
             parts = [slice(start, start + step) for start in range(0, len(areas), step)]
             boxes, owner = _cells_above(torch.cat([self.pnet(areas.level(*shape, part)) for part in parts]), scale)
@@ -109,7 +88,7 @@ class Cascade:
 class Network:
     """One stage of the cascade: convolutions, each with a PReLU and perhaps a pooling, then the heads side by side.
 
-    Source: Zhang et al. (2016), Figure 2; facenet-pytorch, models/mtcnn.py.
+    Source of the weights: facenet-pytorch.
     """
 
     def __init__(
@@ -136,10 +115,8 @@ class Network:
             weight = weight.view(-1, side, side, channels).transpose(1, 2).flatten(1)
             rest = weights[f"dense{last}.bias"], weights[f"prelu{last}.weight"]
             self.dense = tuple(value.to(device) for value in (weight, *rest))
-        self.heads = (
-            torch.cat([weights[f"{head}.weight"].flatten(1) for head in heads]).to(device),
-            torch.cat([weights[f"{head}.bias"] for head in heads]).to(device),
-        )
+        heads_weight = torch.cat([weights[f"{head}.weight"].flatten(1) for head in heads])
+        self.heads = heads_weight.to(device), torch.cat([weights[f"{head}.bias"] for head in heads]).to(device)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """The outputs of the heads, the two logits first.
@@ -150,26 +127,11 @@ class Network:
         for weight, bias, slope, pool in self.convolutions:
             x = prelu(conv2d(x, weight, bias), slope)
             if pool > 1:
-                x = max_pool(max_pool(x, 2, pool), 3, pool)
+                x = max_pool2d(x, pool, 2, ceil_mode=True)
         if self.dense is None:
             return conv2d(x, self.heads[0][:, :, None, None], self.heads[1])
         weight, bias, slope = self.dense
         return linear(prelu(linear(x.permute(0, 2, 3, 1).flatten(1), weight, bias), slope), *self.heads)
-
-
-def max_pool(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
-    """Maximum over ``size`` (2 or 3) neighbours along ``dim``, every second window; the last one may be cut.
-
-    Along both dimensions one after the other it is torch's ``max_pool2d(x, size, 2, ceil_mode=True)``.
-    """
-    count = -(-(x.shape[dim] - size) // 2) + 1
-    every_second = (slice(None),) * dim
-    first, *others = (x[(*every_second, slice(k, k + 2 * count - 1, 2))] for k in range(size))
-    out = torch.maximum(first, others.pop(0)) if others[0].shape[dim] == count else first.clone()
-    for other in others:
-        part = out.narrow(dim, 0, other.shape[dim])
-        torch.maximum(part, other, out=part)
-    return out
 
 
 class Areas:
@@ -181,44 +143,37 @@ class Areas:
 
     def __init__(self, pixels: torch.Tensor) -> None:
         """``pixels`` is (N, H, W, 3) uint8; 255 H W must fit into 31 bits: at most 8.4 megapixels."""
-        n, height, width, _ = pixels.shape
-        sums = torch.zeros(n, height + 1, width + 1, CHANNELS, dtype=torch.int32, device=pixels.device)
+        n, self.height, self.width, _ = pixels.shape
+        sums = torch.zeros(n, self.height + 1, self.width + 1, CHANNELS, dtype=torch.int32, device=pixels.device)
         sums[:, 1:, 1:, :3] = pixels
         self._sums = _pack(sums.cumsum_(1).cumsum_(2))  # in place: new memory would cost more than the sums
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self._sums)
 
     def level(self, height: int, width: int, part: slice) -> torch.Tensor:
         """The images ``part`` at another size: (n, height, width, 4) float32 from 0 to 255."""
         sums = self._sums[part]
-        (top, bottom), (left, right) = (
-            _cells(0, length - 1, count, sums.device)
-            for length, count in zip(sums.shape[1:], (height, width), strict=True)
-        )
+        top, bottom = _cells(0, self.height, height, sums.device)
+        left, right = _cells(0, self.width, width, sums.device)
         rows = _pack(_unpack(sums.index_select(1, bottom)).sub_(_unpack(sums.index_select(1, top))))
         total = _unpack(rows.index_select(2, right)).sub_(_unpack(rows.index_select(2, left)))
-        return total * _inverse((bottom - top)[:, None] * (right - left))
+        return total * (1 / ((bottom - top)[:, None] * (right - left)))[..., None]
 
     def crops(self, owner: torch.Tensor, cut: torch.Tensor, side: int) -> torch.Tensor:
-        """Rectangles as squares: (M, side, side, 4) float32 from 0 to 255.
-
-        ``owner`` (M,) numbers the images, ``cut`` (M, 4) holds x0, y0, x1, y1, whole numbers: x0 <= x < x1.
-        """
-        height, width = self._sums.shape[1:]
+        """Rectangles ``cut`` (M, 4) of the images ``owner`` (M,) as squares: (M, side, side, 4) float32."""
         x0, y0, x1, y1 = cut[:, :, None].unbind(1)
         left, right = _cells(x0, x1 - x0, side, cut.device)
         top, bottom = _cells(y0, y1 - y0, side, cut.device)
         size = (bottom - top)[:, :, None] * (right - left)[:, None]
-        top, bottom = (((owner[:, None] * height + row) * width)[:, :, None] for row in (top, bottom))
+        begin = owner[:, None] * (self.height + 1)
+        top, bottom = (((begin + row) * (self.width + 1))[:, :, None] for row in (top, bottom))
         left, right = left[:, None], right[:, None]
         total = self._at(bottom + right).sub_(self._at(bottom + left))
         total.sub_(self._at(top + right)).add_(self._at(top + left))
-        return total * _inverse(size)
+        return total * (1 / size)[..., None]
 
     def _at(self, index: torch.Tensor) -> torch.Tensor:
-        """Sums up to the pixels of these numbers."""
         return _unpack(self._sums.view(-1).index_select(0, index.flatten())).view(*index.shape, CHANNELS)
 
 
@@ -226,10 +181,6 @@ def _cells(start: torch.Tensor | int, length: torch.Tensor | int, count: int, de
     """First, and one past the last, of the pixels that each of ``count`` cells meets; neighbours may share one."""
     step = torch.arange(count, device=device)
     return start + step * length // count, start - (-(step + 1) * length // count)
-
-
-def _inverse(size: torch.Tensor) -> torch.Tensor:
-    return (1 / size)[..., None]
 
 
 def _pack(sums: torch.Tensor) -> torch.Tensor:
@@ -251,28 +202,26 @@ def _cells_above(outputs: torch.Tensor, scale: float) -> tuple[torch.Tensor, tor
     return torch.cat([*corners, probability[above][:, None], outputs.permute(0, 2, 3, 1)[above][:, 2:]], dim=1), owner
 
 
-def _cut(boxes: torch.Tensor, owner: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, ...]:
-    """Boxes that meet their image, ordered by image, their owners, and the pixels inside: x0 <= x < x1, from 0."""
+def _confirmed(
+    network: Network, areas: Areas, boxes: torch.Tensor, owner: torch.Tensor, side: int, threshold: float
+) -> tuple[torch.Tensor, ...]:
+    """The boxes (M, 5) that ``network`` accepts in crops of ``side`` pixels, ordered by image.
+
+    Also their owners, the pixels of the crops (M, 4: x0 <= x < x1, from 0), and the other outputs of the network.
+    """
     # Beyond its border an image has no pixels; the clamp also keeps boxes that went astray within whole numbers.
-    size = boxes.new_tensor([width, height])
+    size = boxes.new_tensor([areas.width, areas.height])
     first, last = boxes[:, :2].trunc().maximum(torch.ones_like(size)) - 1, boxes[:, 2:4].trunc().minimum(size)
     order = owner.argsort(stable=True)
     order = order[(last > first).all(dim=1)[order]]
-    return boxes[order], owner[order], torch.cat([first, last], dim=1)[order].long()
-
-
-def _apply(network: Network, areas: Areas, owner: torch.Tensor, cut: torch.Tensor, side: int) -> torch.Tensor:
-    """The outputs of ``network`` for each crop, computed a few crops at a time."""
+    boxes, owner, cut = boxes[order], owner[order], torch.cat([first, last], dim=1)[order].long()
     step = max(1, _MAP_BYTES[cut.device.type] // (4 * side * side * network.width))
     parts = zip(owner.split(step), cut.split(step), strict=True)
-    return torch.cat([network(areas.crops(some, rectangles, side)) for some, rectangles in parts])
-
-
-def _passed(boxes: torch.Tensor, outputs: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which boxes reach the threshold, and these with their new probability."""
+    outputs = torch.cat([network(areas.crops(some, rectangles, side)) for some, rectangles in parts])
     probability = outputs[:, :2].softmax(1)[:, 1]
     passed = probability > threshold
-    return passed, torch.cat([boxes[passed, :4], probability[passed, None]], dim=1)
+    boxes = torch.cat([boxes[passed, :4], probability[passed, None]], dim=1)
+    return boxes, owner[passed], cut[passed], outputs[passed, 2:]
 
 
 def _shifted(boxes: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
@@ -289,19 +238,11 @@ def _squared(boxes: torch.Tensor) -> torch.Tensor:
     return torch.cat([corner, corner + longer, boxes[:, 4:]], dim=1)
 
 
-@cache
 def _package(name: str) -> Path:
-    """The folder of an installed package, which is not imported: these two take seconds."""
+    """The folder of an installed package, which is not imported: facenet-pytorch and torchvision take seconds."""
     spec = find_spec(name)
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent
-
-
-@cache
-def _load_nms() -> None:
-    """Register ``torch.ops.torchvision.nms``, by torchvision's compiled part alone."""
-    [library] = _package("torchvision").glob("_C*")
-    torch.ops.load_library(str(library))
 
 
 def _suppress(boxes: torch.Tensor, owner: torch.Tensor, threshold: float) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,27 +30,27 @@ def store_writer(path: Path, rows: int, size: int) -> Iterator["StoreWriter"]:
         yield StoreWriter(handle, offset, shape[1:])
 
 
+@dataclass
 class StoreWriter:
     """Rows of a .npy file, written where they belong; see :func:`store_writer`."""
 
-    def __init__(self, handle: BinaryIO, offset: int, row_shape: tuple[int, ...]) -> None:
-        self.handle, self.offset, self.row_shape = handle, offset, row_shape
-        self.row_bytes = int(np.prod(row_shape))
+    handle: BinaryIO
+    offset: int
+    row_shape: tuple[int, ...]
 
     def __setitem__(self, row: int, face: np.ndarray) -> None:
-        """Write one face. Raises ValueError for another shape or type."""
+        """Write one face; ValueError for another shape or type."""
         if face.shape != self.row_shape or face.dtype != np.uint8:
             raise ValueError(f"a row of the store is uint8 {self.row_shape}, not {face.dtype} {face.shape}")
-        self.handle.seek(self.offset + int(row) * self.row_bytes)
+        self.handle.seek(self.offset + int(row) * face.nbytes)
         self.handle.write(np.ascontiguousarray(face).data)
 
 
 def check_store(path: Path, aligned: pd.DataFrame, faces: int | None = None) -> None:
-    """Check that the store ``path`` is the one that ``aligned`` describes: its shape, and every test face's hash.
+    """Check the shape of the store ``path`` and the hash of every test face; UserError with the first that differs.
 
     ``aligned`` is indexed by the rows of the store, and may be a subset of the manifest; ``faces`` is the number of
-    rows of the whole manifest. Reads the test faces only: a fraction of a second. Raises UserError, naming the first
-    face that differs.
+    rows of the whole manifest.
     """
     faces = len(aligned) if faces is None else faces
     again = "make it again with transfer align, or delete it and run snakemake"
@@ -69,11 +70,7 @@ def check_store(path: Path, aligned: pd.DataFrame, faces: int | None = None) -> 
 
 
 def evaluation_faces(aligned: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the manifest that are never trained on, sorted by split and sample.
-
-    Columns ``EVALUATION_COLUMNS``: ``sha256`` is of the aligned pixels (size * size * 3 bytes, RGB, row by row),
-    ``source_sha256`` of the file that holds the image.
-    """
+    """The rows of the manifest that are never trained on, ``EVALUATION_COLUMNS``, sorted by split and sample."""
     rows = aligned.loc[aligned["split"] != "train", EVALUATION_COLUMNS]
     return rows.sort_values(["split", "sample"], ignore_index=True)
 

@@ -6,7 +6,6 @@ import shutil
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
@@ -14,30 +13,26 @@ from urllib.parse import urljoin, urlsplit
 from transfer.datasets.archives import find
 from transfer.sources.table import SOURCES, SourceEntry, SourceFile
 from transfer.utils.errors import UserError
-from transfer.utils.files import atomic, write_json
+from transfer.utils.files import atomic, sha256, write_json
 from transfer.utils.filetype import HEAD, HTML, looks_like
+from transfer.utils.progress import progress
 
 if TYPE_CHECKING:
     import requests
     from rich.table import Table
 
 LOCK = Path("params/sources.lock.json")
-"""The sha256 of files for which params/sources.yaml has none, as first seen. It lies beside the table, and not in
-raw_dir, so that git keeps it: everyone in a team works with the same bytes."""
-WAITS = (1, 2, 4)
-"""Seconds before each further attempt."""
-TIMEOUT = 60
-"""Seconds without a byte."""
+"""The sha256 of files for which params/sources.yaml has none, as first seen; kept by git, for a team's equal bytes."""
+WAITS = (1, 2, 4)  # seconds before each further attempt
+TIMEOUT = 60  # seconds without a byte
 
 
 def fetch(name: str, entry: SourceEntry, raw_dir: Path, mirror: str | None = None) -> Iterator[str]:
     """Download the missing files of ``entry`` and check all of them; yields what was done, a line each.
 
-    ``mirror`` is an address below which the files have the same paths as below raw_dir. Raises UserError for a file
-    that cannot be downloaded, that must be obtained by hand, or that is not the expected one.
+    ``mirror`` is an address below which the files have the same paths as below raw_dir.
     """
-    packed = packed_archive(entry, raw_dir)
-    if packed:
+    if packed := packed_archive(entry, raw_dir):
         yield f"{name}: {packed} is present; nothing to fetch"
     elif entry.files:
         for file in entry.files:
@@ -49,15 +44,13 @@ def fetch(name: str, entry: SourceEntry, raw_dir: Path, mirror: str | None = Non
 
 
 def fetch_file(entry: SourceEntry, file: SourceFile, raw_dir: Path, mirror: str | None = None) -> str:
-    """Download one file unless it is present, and check it; what was done, in one line. Raises UserError as `fetch`."""
+    """Download one file unless it is present, and check it; what was done, in one line."""
     path = raw_dir / file.path
     present = path.exists()
     if not present:
-        packed = packed_archive(entry, raw_dir)
-        if packed:
-            raise UserError(
-                f"{path}: not downloaded, since its folder would be read instead of {packed}; unpack or move that file"
-            )
+        if packed := packed_archive(entry, raw_dir):
+            instead = f"its folder would be read instead of {packed}; unpack or move that file"
+            raise UserError(f"{path}: not downloaded, since {instead}")
         if file.url is None:
             raise UserError(f"{path}: {_by_hand(entry, raw_dir)}")
         _locked()  # a broken file is an error before the download, not after it
@@ -70,52 +63,51 @@ def fetch_file(entry: SourceEntry, file: SourceFile, raw_dir: Path, mirror: str 
 def download(url: str, target: Path, check: Callable[[Path], object], size: int | None = None) -> None:
     """Download ``url`` to ``target`` over HTTPS, under a temporary name until ``check`` has accepted it.
 
-    ``size`` is the expected number of bytes, if known. Cut connections and busy servers are tried again. Proxies are
-    those of the environment. Raises UserError, in one line.
+    ``size`` is the expected number of bytes, if known. Cut connections and busy servers are tried again.
     """
     import requests
-    from pooch import HTTPDownloader
 
     _require_https(url)
     for wait in (*WAITS, None):
         try:
-            with atomic(target) as part, ExitStack() as stack:
-                get = HTTPDownloader(
-                    progressbar=_Bar(stack, target.name),
-                    chunk_size=1 << 18,
-                    timeout=TIMEOUT,
-                    headers={"Accept-Encoding": "identity"},  # sizes are those of the file, not of its compression
-                    hooks={"response": lambda answer, **_: _accept(answer, target, size)},
-                )
-                get(url, part, None)
+            with atomic(target) as part:
+                _stream(url, part, target, size)
                 check(part)
             return
         except requests.RequestException as error:
-            reason = _reason(error)
             status = error.response.status_code if isinstance(error, requests.HTTPError) else 0
             if wait is None or 400 <= status < 500 and status not in (408, 429):
-                raise UserError(f"{url}: {reason}") from None
+                raise UserError(f"{url}: {_reason(error)}") from None
             time.sleep(wait)
         except OSError as error:
             raise UserError(f"{target}: {error.strerror or error}; nothing was kept") from None
 
 
-def _accept(answer: "requests.Response", target: Path, size: int | None) -> None:
-    """Refuse an answer, before its content is read, that cannot be the file; redirects pass through here as well."""
-    if answer.is_redirect:
-        _require_https(urljoin(answer.url, answer.headers["Location"]))
-    if answer.status_code != 200:
-        return
-    length = answer.headers.get("Content-Length", "")
-    if answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise UserError(f"{answer.url}: returned a web page instead of the file, perhaps a login, quota or error page")
-    if not length and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
-        raise UserError(f"{answer.url}: the server does not state the length, so a cut would go unnoticed")
-    total, free = int(length or 0), shutil.disk_usage(target.parent).free
-    if total and size not in (None, total):
-        raise UserError(f"{answer.url}: {total:,} bytes on the server; expected {size:,}: another version of the file")
-    if max(total, size or 0) > free:
-        raise UserError(f"{target}: needs {max(total, size or 0):,} bytes, {free:,} are free on the disk; make room")
+def _stream(url: str, part: Path, target: Path, size: int | None) -> None:
+    """One attempt; an answer that cannot be the file is refused before its content is read."""
+    import requests
+
+    def follow(answer: requests.Response, **_: object) -> None:
+        if answer.is_redirect:
+            _require_https(urljoin(answer.url, answer.headers["Location"]))
+
+    identity = {"Accept-Encoding": "identity"}  # sizes are those of the file, not of its compression
+    with requests.get(url, stream=True, timeout=TIMEOUT, headers=identity, hooks={"response": follow}) as answer:
+        answer.raise_for_status()
+        total, need = int(answer.headers.get("Content-Length") or 0), size or 0
+        free = shutil.disk_usage(target.parent).free
+        if answer.headers.get("Content-Type", "").startswith("text/html"):
+            raise UserError(f"{answer.url}: returned a web page instead of the file, perhaps a login or quota page")
+        if not total and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
+            raise UserError(f"{answer.url}: the server does not state the length, so a cut would go unnoticed")
+        if total and size not in (None, total):
+            raise UserError(f"{answer.url}: {total:,} bytes on the server; expected {size:,}: another version")
+        if max(total, need) > free:
+            raise UserError(f"{target}: needs {max(total, need):,} bytes, {free:,} are free on the disk; make room")
+        with open(part, "wb") as file, progress(target.name, total or need, "bytes") as report:
+            for block in answer.iter_content(1 << 18):
+                file.write(block)
+                report(file.tell())
 
 
 def _require_https(url: str) -> None:
@@ -130,7 +122,7 @@ def _reason(error: "requests.RequestException") -> str:
 
     if isinstance(error, requests.HTTPError):
         return f"HTTP {error.response.status_code} {error.response.reason}"
-    host = urlsplit(error.request.url).netloc if error.request else ""
+    host = urlsplit(str(error.request.url)).netloc if error.request else ""
     reasons = {
         requests.exceptions.SSLError: f"no trusted connection to {host}",
         requests.exceptions.ProxyError: f"no connection to {host} through the proxy",
@@ -141,56 +133,29 @@ def _reason(error: "requests.RequestException") -> str:
     return next((text for kind, text in reasons.items() if isinstance(error, kind)), str(error))
 
 
-class _Bar:
-    """What pooch reports its progress to: shown like the other bars of this package."""
-
-    def __init__(self, stack: ExitStack, name: str) -> None:
-        self.total, self._stack, self._name, self._done = 0, stack, name, 0
-        self.reset = self.close = lambda: None  # the bar ends with the stack
-
-    def update(self, more: int) -> None:
-        """Count bytes; the last piece counts as a full one."""
-        from transfer.utils.progress import progress
-
-        if not self._done and self.total:
-            self._report = self._stack.enter_context(progress(self._name, self.total, "bytes"))
-        self._done = min(self._done + more, self.total)
-        if self._done:
-            self._report(self._done)
-
-
 def _by_hand(entry: SourceEntry, raw_dir: Path) -> str:
     return f"missing, must be obtained manually from {entry.page}: {entry.ask.replace('RAW_DIR', str(raw_dir))}"
 
 
 def check(file: SourceFile, path: Path, shown: Path | None = None) -> str:
-    """The sha256 of ``path``, which has to be ``file``; ``shown`` is its name in messages.
-
-    Raises UserError, in one line, if size or checksum are not those of params/sources.yaml or of the lock file.
-    """
+    """The sha256 of ``path``; UserError, in one line, unless it is ``file``; ``shown`` is its name in messages."""
     shown, size = shown or path, path.stat().st_size
     with open(path, "rb") as handle:
         if looks_like(handle.read(HEAD)) == HTML:
             raise UserError(f"{shown}: a web page instead of the file, perhaps of a login or quota; get the file again")
+        md5 = hashlib.file_digest(handle, "md5").hexdigest() if file.md5 and not handle.seek(0) else ""
     if file.size not in (None, size):
         raise UserError(f"{shown}: {size:,} bytes; expected {file.size:,} ({SOURCES}): cut off, or another version")
-    sha256 = _digest(path, "sha256")
-    for kind, expected in (("sha256", file.sha256), ("sha256", file.sha256_prefix), ("md5", file.md5)):
-        found = sha256 if kind == "sha256" or not expected else _digest(path, kind)
+    digest = sha256(path)
+    known = (("sha256", digest, file.sha256), ("sha256", digest, file.sha256_prefix), ("md5", md5, file.md5))
+    for kind, found, expected in known:
         if expected and not found.startswith(expected):
             raise UserError(f"{shown}: {kind} is {found}; expected {expected} ({SOURCES}): damaged, or another file")
     earlier = _locked().get(file.path)
-    if earlier not in (None, sha256):
-        raise UserError(
-            f"{shown}: sha256 is {sha256}; first seen as {earlier} ({LOCK}): damaged, or changed at its source; "
-            f"if the change is wanted, remove its entry from {LOCK}"
-        )
-    return sha256
-
-
-def _digest(path: Path, kind: str) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+    if earlier not in (None, digest):
+        changed = f"first seen as {earlier} ({LOCK}): damaged, or changed at its source"
+        raise UserError(f"{shown}: sha256 is {digest}; {changed}; if it should change, remove its entry from {LOCK}")
+    return digest
 
 
 def _compared(file: SourceFile, digest: str) -> str:
@@ -210,9 +175,7 @@ def _compared(file: SourceFile, digest: str) -> str:
 
 def _locked() -> dict[str, str]:
     try:
-        table = json.loads(LOCK.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+        table = json.loads(LOCK.read_text(encoding="utf-8")) if LOCK.exists() else {}
     except ValueError as error:
         raise UserError(f"{LOCK}: not a JSON file: {error}") from None
     if not isinstance(table, dict):
@@ -228,11 +191,8 @@ def packed_archive(entry: SourceEntry, raw_dir: Path) -> Path | None:
 
 def is_there(entry: SourceEntry, raw_dir: Path) -> bool:
     """Whether all files of ``entry``, or the archive that holds them, are below ``raw_dir``; they are not opened."""
-    if packed_archive(entry, raw_dir):
-        return True
-    if entry.files:
-        return all((raw_dir / file.path).exists() for file in entry.files)
-    return (raw_dir / str(entry.archive)).is_dir()
+    places = [file.path for file in entry.files] or [str(entry.archive)]
+    return bool(packed_archive(entry, raw_dir)) or all((raw_dir / place).exists() for place in places)
 
 
 def instructions(name: str, entry: SourceEntry, raw_dir: Path) -> str:
@@ -245,8 +205,8 @@ def instructions(name: str, entry: SourceEntry, raw_dir: Path) -> str:
         "cite": entry.citation,
         "not confirmed": entry.unconfirmed,
     }
-    layout = {"width": 110, "subsequent_indent": " " * 16, "break_long_words": False, "break_on_hyphens": False}
-    wrapped = [textwrap.fill(text, initial_indent=f"  {key:<14}", **layout) for key, text in lines.items() if text]
+    wrap = textwrap.TextWrapper(110, subsequent_indent=" " * 16, break_long_words=False, break_on_hyphens=False)
+    wrapped = [line for key, text in lines.items() if text for line in wrap.wrap(f"  {key:<14}{text}")]
     return "\n".join([f"{name} is missing and must be downloaded manually:", *wrapped])
 
 

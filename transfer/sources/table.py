@@ -65,15 +65,15 @@ class SourceEntry(Strict):
 
     @model_validator(mode="after")
     def _is_complete(self) -> "SourceEntry":
-        downloads = self.how == "download"
-        if downloads and not (self.files and all(file.url for file in self.files)):
-            raise ValueError("how: download needs files with a url each")
-        if not downloads and any(file.url for file in self.files):
-            raise ValueError(f"how: {self.how} has no url in its files; downloads have how: download")
-        if not downloads and not self.ask:
-            raise ValueError(f"how: {self.how} needs ask: what to ask for, and which file to put where")
-        if not self.files and not self.archive:
-            raise ValueError("needs files, or the archive that they make up")
+        urls, by_hand = [file.url for file in self.files], self.how != "download"
+        for wrong, message in (
+            (not by_hand and not (urls and all(urls)), "how: download needs files with a url each"),
+            (by_hand and any(urls), f"how: {self.how} has no url in its files; downloads have how: download"),
+            (by_hand and not self.ask, f"how: {self.how} needs ask: what to ask for, and which file to put where"),
+            (not self.files and not self.archive, "needs files, or the archive that they make up"),
+        ):
+            if wrong:
+                raise ValueError(message)
         return self
 
 
@@ -95,7 +95,7 @@ class Sources(Strict):
 
 
 def load(path: Path = SOURCES) -> dict[str, SourceEntry]:
-    """The sources by name. Raises UserError: file, line, key and what is allowed."""
+    """The sources by name; UserError with file, line and key for a wrong entry."""
     return read_model(path, Sources).sources
 
 
@@ -108,35 +108,28 @@ def get(name: str, path: Path = SOURCES) -> SourceEntry:
 
 
 def find(name: str, table: Mapping[str, SourceEntry]) -> tuple[str, SourceEntry, SourceFile | None]:
-    """The source called ``name``, or the one that has a file of this path, and that file.
-
-    Raises UserError, with the known names, if there is neither.
-    """
+    """The source called ``name``, or the one with a file of this path and that file; UserError if there is neither."""
     if name in table:
         return name, table[name], None
-    for owner, entry in table.items():
-        for file in entry.files:
-            if file.path == name:
-                return owner, entry, file
+    files = {file.path: (owner, entry, file) for owner, entry in table.items() for file in entry.files}
+    if name in files:
+        return files[name]
     raise UserError(f"{SOURCES}: no source {name!r}; allowed: {', '.join(table)}, or the path of one of their files")
 
 
 def where_to_get(archive: str, table: Mapping[str, SourceEntry]) -> str:
     """Where to get the dataset in ``archive``, in one line; empty if no source is known."""
-    found = {
-        name: entry for name, entry in table.items() if entry.archive and archive in archives.spellings(entry.archive)
+    pages = {
+        name: entry.page
+        for name, entry in table.items()
+        if entry.archive and archive in archives.spellings(entry.archive)
     }
-    if not found:
-        return ""
-    pages = " and ".join(entry.page for entry in found.values())
-    return f"Available from {pages}; run `transfer fetch {' '.join(found)}` for instructions"
+    wanted = f"Available from {' and '.join(pages.values())}; run `transfer fetch {' '.join(pages)}` for instructions"
+    return wanted if pages else ""
 
 
 def archive_path(params: Params, dataset: str) -> Path:
-    """Folder or archive of ``dataset``; a synthetic one need not exist yet.
-
-    Raises UserError for an unknown parser or a wrong option, and for a missing archive, with the way to get it.
-    """
+    """Folder or archive of ``dataset``, which exists unless it is synthetic; UserError with the way to get it."""
     definition = params.dataset_definitions[dataset]
     try:
         parser = registry.get(definition.parser)
@@ -152,20 +145,8 @@ def archive_path(params: Params, dataset: str) -> Path:
         raise UserError(f"dataset {dataset}: {error}. {hint}".rstrip()) from None
 
 
-def archive_is_there(params: Params, dataset: str) -> bool:
-    """Whether the archive of ``dataset`` is present, or synthetic."""
-    try:
-        archive_path(params, dataset)
-    except UserError:
-        return False
-    return True
-
-
 def weights_path(params: Params, name: str) -> Path:
-    """The file of a source of weights in params/sources.yaml; one that the workflow downloads need not exist yet.
-
-    Raises UserError for a missing file that must be obtained by hand, with the way to get it.
-    """
+    """The file of a source of weights, present unless it is a download; UserError with the way to get it."""
     entry = get(name)
     path = Path(params.raw_dir) / entry.files[0].path
     if entry.how != "download" and not path.is_file():

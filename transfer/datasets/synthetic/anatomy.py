@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-Line = np.ndarray | list[tuple[float, float]]
-"""Points x, y in face units."""
+Line = np.ndarray | list[tuple[float, float]]  # points x, y in face units
 
 
 class Identity(SimpleNamespace):
@@ -33,13 +32,6 @@ _PROPORTIONS = {
     "nose_w": (0.175, 0.175, 0.02), "mouth_y": (0.92, 0.92, 0.03), "mouth_w": (0.325, 0.325, 0.022),
     "mouth_rest": (0.0, 0.0, 0.012), "lip_up": (0.062, 0.062, 0.012), "lip_low": (0.084, 0.084, 0.014),
 }  # fmt: skip
-
-
-def _proportions(rng: np.random.Generator, gender: int) -> dict[str, float]:
-    """A value of each of `_PROPORTIONS`; nobody is far from the mean."""
-    return {
-        name: row[gender] + row[2] * min(max(rng.standard_normal(), -2.5), 2.5) for name, row in _PROPORTIONS.items()
-    }
 
 
 def sample_identity(rng: np.random.Generator) -> Identity:
@@ -66,7 +58,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         gender=gender,
         race=0 if tone < 2 else (2 if tone < 4 else 1),
         age=age,
-        **_proportions(rng, gender),
+        **{key: row[gender] + row[2] * min(max(rng.standard_normal(), -2.5), 2.5) for key, row in _PROPORTIONS.items()},
         hair_style=styles[rng.choice(4, p=[0.4, 0.25, 0.2, 0.15])],
         beard=float(rng.random() < 0.45) * rng.uniform(0.2, 1) if gender == 0 and age >= 2 else 0.0,
         glasses=bool(rng.random() < 0.12),
@@ -94,6 +86,7 @@ def _spline_matrix(n: int, closed: bool, steps: int) -> np.ndarray:
     return matrix if closed else np.vstack([matrix, eye[-1:]])
 
 
+SIDES = (-1, 1)
 ALONG = np.linspace(-1, 1, 17)  # along an eye or the mouth, from left to right; the corners are -1 and 1
 
 
@@ -113,18 +106,17 @@ class Geometry:
 
 
 def build_geometry(rng: np.random.Generator, who: Identity, a: dict[str, float]) -> Geometry:
-    """The lines of the face of ``who`` when it does the actions ``a``, looking about where ``rng`` says."""
-    sides = (-1, 1)
-    lopsided = np.clip(1 + np.array(sides) * a["asymmetry"], 0, 2)
+    """The lines of the face of ``who`` when it does the actions ``a``."""
+    lopsided = np.clip(1 + np.array(SIDES) * a["asymmetry"], 0, 2)
     gaze = rng.normal(0, [0.022, 0.008])
     pull = a["corner_pull"] * lopsided
     outline, chin = _outline(who, a)
     return Geometry(
         outline=outline,
         chin=chin,
-        brows=[_brow(who, a, side, lopsided[i]) for i, side in enumerate(sides)],
-        lids=[_lids(who, a, side) for side in sides],
-        irises=[np.array([side * who.eye_x, -0.25 * who.eye_h]) + gaze for side in sides],
+        brows=[_brow(who, a, side, lopsided[i]) for i, side in enumerate(SIDES)],
+        lids=[_lids(who, a, side) for side in SIDES],
+        irises=[np.array([side * who.eye_x, -0.25 * who.eye_h]) + gaze for side in SIDES],
         nose=np.array([0.0, who.nose_y - 0.06 * a["nose_wrinkle"] - 0.01 * a["lip_raise"]]),
         nose_w=who.nose_w * (1 + 0.18 * a["nose_wrinkle"] + 0.10 * min(a["corner_pull"], 1)),
         lips=_lips(who, a, pull, a["dimple"] * lopsided),
@@ -133,7 +125,6 @@ def build_geometry(rng: np.random.Generator, who: Identity, a: dict[str, float])
 
 
 def _outline(who: Identity, a: dict[str, float]) -> tuple[np.ndarray, float]:
-    """The face's contour, and the chin's y."""
     chin = who.chin + 0.22 * a["jaw_drop"] - 0.03 * a["chin_raise"]
     w, top, jaw = who.width, who.forehead, who.jaw
     right = [(0, top - 0.38), (0.50 * w, top - 0.28), (0.88 * w, top + 0.12), (w, -0.10), (0.97 * w, 0.38)]
@@ -143,7 +134,6 @@ def _outline(who: Identity, a: dict[str, float]) -> tuple[np.ndarray, float]:
 
 
 def _brow(who: Identity, a: dict[str, float], side: int, lopsided: float) -> np.ndarray:
-    """A brow's centre line from its inner to its outer end, (9, 2)."""
     s = np.linspace(0, 1, 9)
     outer = a["outer_raise"] * lopsided
     raised = 0.19 * a["inner_raise"] * (1 - s) ** 1.6 + 0.20 * outer * np.exp(-(((s - 0.68) / 0.38) ** 2))
@@ -154,7 +144,6 @@ def _brow(who: Identity, a: dict[str, float], side: int, lopsided: float) -> np.
 
 
 def _lids(who: Identity, a: dict[str, float], side: int) -> tuple[np.ndarray, np.ndarray]:
-    """An eye's upper and lower lid from left to right, (17, 2) each."""
     up = who.eye_h * (1 + 0.90 * a["lid_raise"] - 0.35 * a["lid_tighten"] - 0.60 * a["lid_droop"])
     up *= 1 - 0.30 * a["nose_wrinkle"] - 0.35 * a["cheek_raise"] * min(a["corner_pull"], 1)
     low = 0.62 * who.eye_h * (1 + 0.35 * a["lid_raise"] - 0.65 * a["lid_tighten"] - 0.60 * a["cheek_raise"])
@@ -171,7 +160,6 @@ def _lids(who: Identity, a: dict[str, float], side: int) -> tuple[np.ndarray, np
 
 
 def _lips(who: Identity, a: dict[str, float], pull: np.ndarray, dimple: np.ndarray) -> dict[str, np.ndarray]:
-    """The four lip lines from left to right, (17, 2) each; ``pull`` and ``dimple`` have a value per side."""
     jaw, smile = a["jaw_drop"], min(a["corner_pull"], 1)
     middle = who.mouth_y + 0.04 * jaw
     spread = 1 + 0.26 * pull + 0.28 * a["lip_stretch"] + 0.06 * a["lip_raise"] - 0.22 * jaw * (1 - smile)
@@ -203,12 +191,10 @@ def _lips(who: Identity, a: dict[str, float], pull: np.ndarray, dimple: np.ndarr
 def points68(g: Geometry) -> np.ndarray:
     """The 68 annotation points in face units."""
     below = g.outline[g.outline[:, 1] > -0.15]
-    centre = np.array([0.0, 0.25])
-    angle = np.arctan2(*(below - centre).T)  # 0 straight down, negative to the left
+    angle = np.arctan2(*(below - [0, 0.25]).T)  # 0 straight down, negative to the left
     order = np.argsort(angle)
     wanted = np.linspace(angle[order[0]], angle[order[-1]], 17)
     jaw = np.stack([np.interp(wanted, angle[order], below[order, c]) for c in range(2)], 1)
-    brow_left, brow_right = g.brows[0][::-2], g.brows[1][::2]
     nose_y = g.nose[1]
     bridge = np.stack([np.zeros(4), np.linspace(-0.02, nose_y, 4)], 1)
     base = np.array([(u * g.nose_w, nose_y + 0.11 + 0.025 * (1 - abs(u))) for u in (-0.9, -0.45, 0, 0.45, 0.9)])
@@ -218,7 +204,7 @@ def points68(g: Geometry) -> np.ndarray:
     lips = g.lips
     outer = [*lips["outer_up"][[0, 3, 6, 8, 10, 13, 16]], *lips["outer_low"][[13, 10, 8, 6, 3]]]
     inner = [*lips["inner_up"][[1, 5, 8, 11, 15]], *lips["inner_low"][[11, 8, 5]]]
-    return np.vstack([jaw, brow_left, brow_right, bridge, base, eyes, outer, inner])
+    return np.vstack([jaw, g.brows[0][::-2], g.brows[1][::2], bridge, base, eyes, outer, inner])
 
 
 # Facial actions, each about 0 (absent) to 1 (full): numbers 1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 24, 25, 26 (or
@@ -229,39 +215,27 @@ ACTIONS = (
     "lid_droop",
 )  # fmt: skip
 
-# expression -> action -> (strength at full intensity, probability that this face shows it)
-EXPRESSIONS: dict[str, dict[str, tuple[float, float]]] = {
-    "neutral": {},
-    "happiness": {
-        "corner_pull": (1.0, 1.0), "cheek_raise": (0.8, 0.85), "lips_part": (0.9, 0.75), "jaw_drop": (0.25, 0.3),
-        "lid_tighten": (0.3, 0.3),
-    },
-    "sadness": {
-        "inner_raise": (1.0, 0.9), "brow_lower": (0.3, 0.4), "corner_depress": (1.0, 0.9), "chin_raise": (0.7, 0.5),
-        "lid_droop": (0.6, 0.75), "lips_part": (0.2, 0.1),
-    },
-    "surprise": {
-        "inner_raise": (0.9, 0.95), "outer_raise": (1.0, 0.95), "lid_raise": (0.9, 0.9), "lips_part": (0.5, 0.9),
-        "jaw_drop": (1.0, 0.9),
-    },
-    "fear": {
-        "inner_raise": (1.0, 0.9), "outer_raise": (0.4, 0.5), "brow_lower": (0.5, 0.8), "lid_raise": (1.0, 0.95),
-        "lid_tighten": (0.2, 0.3), "lip_stretch": (1.0, 0.9), "lips_part": (0.9, 0.85), "jaw_drop": (0.3, 0.4),
-    },
-    "disgust": {
-        "nose_wrinkle": (1.0, 0.95), "lip_raise": (1.0, 0.9), "brow_lower": (0.45, 0.7), "lid_tighten": (0.6, 0.8),
-        "corner_depress": (0.4, 0.5), "chin_raise": (0.4, 0.25), "lips_part": (0.5, 0.5), "cheek_raise": (0.3, 0.4),
-    },
-    "anger": {
-        "brow_lower": (1.1, 0.97), "lid_raise": (0.6, 0.7), "lid_tighten": (0.5, 0.6), "lip_press": (1.0, 0.65),
-        "corner_depress": (0.3, 0.4), "chin_raise": (0.3, 0.4), "nose_wrinkle": (0.3, 0.2), "lips_part": (0.7, 0.25),
-        "jaw_drop": (0.35, 0.2),
-    },
-    "contempt": {
-        "corner_pull": (0.7, 0.97), "dimple": (1.0, 0.95), "lid_droop": (0.35, 0.5), "outer_raise": (0.45, 0.5),
-        "chin_raise": (0.25, 0.3),
-    },
-}  # fmt: skip
+# expression -> its actions, each with its strength at full intensity and the probability that a face shows it
+_PATTERNS = {
+    "neutral": "",
+    "happiness": "corner_pull 1 1, cheek_raise 0.8 0.85, lips_part 0.9 0.75, jaw_drop 0.25 0.3, lid_tighten 0.3 0.3",
+    "sadness": "inner_raise 1 0.9, brow_lower 0.3 0.4, corner_depress 1 0.9, chin_raise 0.7 0.5, lid_droop 0.6 0.75, "
+    "lips_part 0.2 0.1",
+    "surprise": "inner_raise 0.9 0.95, outer_raise 1 0.95, lid_raise 0.9 0.9, lips_part 0.5 0.9, jaw_drop 1 0.9",
+    "fear": "inner_raise 1 0.9, outer_raise 0.4 0.5, brow_lower 0.5 0.8, lid_raise 1 0.95, lid_tighten 0.2 0.3, "
+    "lip_stretch 1 0.9, lips_part 0.9 0.85, jaw_drop 0.3 0.4",
+    "disgust": "nose_wrinkle 1 0.95, lip_raise 1 0.9, brow_lower 0.45 0.7, lid_tighten 0.6 0.8, "
+    "corner_depress 0.4 0.5, chin_raise 0.4 0.25, lips_part 0.5 0.5, cheek_raise 0.3 0.4",
+    "anger": "brow_lower 1.1 0.97, lid_raise 0.6 0.7, lid_tighten 0.5 0.6, lip_press 1 0.65, corner_depress 0.3 0.4, "
+    "chin_raise 0.3 0.4, nose_wrinkle 0.3 0.2, lips_part 0.7 0.25, jaw_drop 0.35 0.2",
+    "contempt": "corner_pull 0.7 0.97, dimple 1 0.95, lid_droop 0.35 0.5, outer_raise 0.45 0.5, chin_raise 0.25 0.3",
+}
+EXPRESSIONS: dict[str, list[tuple[str, float, float]]] = {
+    name: [(action, float(weight), float(chance)) for action, weight, chance in map(str.split, pattern.split(", "))]
+    if pattern
+    else []
+    for name, pattern in _PATTERNS.items()
+}
 
 
 def sample_actions(rng: np.random.Generator, expression: str, intensity: float) -> dict[str, float]:
@@ -274,8 +248,8 @@ def sample_actions(rng: np.random.Generator, expression: str, intensity: float) 
     if rng.random() < 0.15:
         parts.append((str(rng.choice(list(EXPRESSIONS))), intensity * rng.uniform(0.1, 0.35)))
     for name, strength in parts:
-        for action, (weight, probability) in EXPRESSIONS[name].items():
-            if rng.random() < probability:
+        for action, weight, chance in EXPRESSIONS[name]:
+            if rng.random() < chance:
                 actions[action] = max(actions[action], weight * strength * rng.uniform(0.75, 1.15))
     # Every face moves a little, neutral ones too: muscles at rest, speech, habit.
     for action, noise in zip(ACTIONS, rng.exponential(0.04, len(ACTIONS)), strict=True):

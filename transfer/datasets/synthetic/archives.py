@@ -25,7 +25,6 @@ Counts = Mapping[str, Mapping[str, int]]  # split -> class name -> images
 Members = Iterator[tuple[str, bytes]]  # name, content
 
 CLASSES: dict[str, list[str]] = {"rafdb": rafdb.CLASSES, "ferplus": ferplus.CLASSES, "affectnet": affectnet.CLASSES}
-_OPTIONS = {"rafdb": {}, "ferplus": {"rule": "majority"}, "affectnet": {"classes": 8}}
 _TOTAL = {
     "rafdb": {"train": 480, "test": 300},
     "ferplus": {"train": 480, "val": 100, "test": 300},
@@ -65,10 +64,11 @@ _CROP_100 = np.array([(32.5, 40.5), (67.5, 40.5), (50.0, 61.0), (35.5, 80.5), (6
 
 def default_counts(kind: Kind, scale: float = 1.0) -> dict[str, dict[str, int]]:
     """Images per split and class: the real dataset's proportions with a floor for rare classes, times ``scale``."""
-    official, counts = registry.get(kind).official(**_OPTIONS[kind])[0], {}
+    options = {"classes": 8} if kind == "affectnet" else {}
+    official, counts = registry.get(kind).official(**options)[0], {}
     for split, total in _TOTAL[kind].items():
-        real, floor = official[split], max(2, round(_FLOOR[split] * scale))
-        share = total * scale / sum(real)
+        real, floor = np.array(official[split]), max(2, round(_FLOOR[split] * scale))
+        share = total * scale / real.sum()
         counts[split] = {name: max(floor, round(n * share)) for name, n in zip(CLASSES[kind], real, strict=True)}
     return counts
 
@@ -76,9 +76,8 @@ def default_counts(kind: Kind, scale: float = 1.0) -> dict[str, dict[str, int]]:
 def write_archive(kind: Kind, path: str | Path, seed: int, scale: float = 1.0, counts: Counts | None = None) -> None:
     """Write a synthetic dataset to ``path``: a zip for "rafdb" and "affectnet", a tar.gz for "ferplus".
 
-    ``counts`` (split -> class name -> images) replaces ``default_counts(kind, scale)``. The same arguments give the
-    same bytes. FERPlus and AffectNet gain a few images that their rules drop: votes for unknown and for not a face,
-    expression codes 8 to 10.
+    ``counts`` replaces ``default_counts(kind, scale)``. The same arguments give the same bytes. FERPlus and AffectNet
+    gain a few images that their rules drop: votes for unknown and for not a face, expression codes 8 to 10.
     """
     write = _write_tar_gz if kind == "ferplus" else _write_zip
     with atomic(path) as part:
@@ -129,15 +128,14 @@ def _encode(image: Image.Image, form: str, **options: int) -> bytes:
 
 
 def _crop(face: Face, template: np.ndarray, side: int) -> Image.Image:
-    """The face turned and scaled so that its landmarks lie on ``template`` in the least-squares sense."""
-    # In complex numbers a similarity is picture = a * crop + b.
+    """The face with its landmarks on ``template``, a least-squares similarity: picture = a * crop + b, complex."""
     target, source = template @ [1, 1j], face.landmarks @ [1, 1j]
     centred = target - target.mean()
     a = np.vdot(centred, source) / np.vdot(centred, centred).real
     b = source.mean() - a * target.mean()
-    coefficients = (a.real, -a.imag, b.real, a.imag, a.real, b.imag)
-    picture = Image.fromarray(face.image)
-    return picture.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+    affine = (a.real, -a.imag, b.real, a.imag, a.real, b.imag)
+    form, smooth = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return Image.fromarray(face.image).transform((side, side), form, affine, smooth)
 
 
 def _rafdb(seed: int, counts: Counts) -> Members:
@@ -181,13 +179,10 @@ def _ferplus(seed: int, counts: Counts) -> Members:
 
 def _votes(rng: np.random.Generator, name: str, intensity: float) -> list[int]:
     """Ten taggers' votes over the eight classes, unknown and NF; a faint expression is often read as neutral."""
-    chance = np.zeros(10)
-    chance[ferplus.CLASSES.index(name)] = 1.0
+    chance, others = np.zeros(10), _TAKEN_FOR[name]
     doubt = rng.beta(1.2, 3.2) * (1.25 - 0.6 * intensity)
-    others = _TAKEN_FOR[name]
-    weights = rng.dirichlet(np.full(len(others), 0.6))
-    chance = (1 - doubt) * chance
-    for other, weight in zip(others, weights, strict=True):
+    chance[ferplus.CLASSES.index(name)] = 1 - doubt
+    for other, weight in zip(others, rng.dirichlet(np.full(len(others), 0.6)), strict=True):
         chance[ferplus.CLASSES.index(other)] += doubt * weight * 0.9
     chance[8] += doubt * 0.1
     return rng.multinomial(10, chance).tolist()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from transfer.datasets.synthetic.anatomy import ALONG, Geometry, Identity, Line, smooth
+from transfer.datasets.synthetic.anatomy import ALONG, SIDES, Geometry, Identity, Line, smooth
 
 CANVAS = (256, 304)  # width and height of the canvas in pixels
 UNIT = 80.0  # canvas pixels per face unit
@@ -14,7 +14,6 @@ ORIGIN = np.array([-1.6, -1.72])  # face units at the canvas' upper left corner
 CELL = 4  # canvas pixels per cell of the coarse grid of smooth shading
 
 Colour = tuple[int, ...]
-SIDES = (-1, 1)
 
 
 def rgb(colour: np.ndarray, gain: float = 1.0) -> Colour:
@@ -32,29 +31,33 @@ class Pen:
         self, image: Image.Image, scale: float = 1.0, corner: np.ndarray = ORIGIN, alpha: Image.Image | None = None
     ) -> None:
         self.unit, self.corner = UNIT * scale, corner
-        self.draw, self.alpha = ImageDraw.Draw(image), ImageDraw.Draw(alpha) if alpha else None
+        self.images = [ImageDraw.Draw(each) for each in (image, alpha) if each]
 
-    def pixels(self, points: Line) -> list[float]:
-        """Face units to the image's pixels, as ImageDraw takes them."""
-        return ((np.asarray(points) - self.corner) * self.unit).ravel().tolist()
-
-    def _both(self, shape: str, points: Line, fill: int | Colour, **options: Any) -> None:
-        pixels = self.pixels(points)
-        getattr(self.draw, shape)(pixels, fill=fill, **options)
-        if self.alpha:
-            getattr(self.alpha, shape)(pixels, fill=255, **options)
+    def shape(self, name: str, points: Line, fill: int | Colour | None, **options: Any) -> None:
+        """Draw a shape of ImageDraw."""
+        pixels = ((np.asarray(points) - self.corner) * self.unit).ravel().tolist()
+        for image, colour in zip(self.images, (fill, 255), strict=False):
+            getattr(image, name)(pixels, fill=colour, **options)
 
     def area(self, points: Line, fill: int | Colour) -> None:
         """Fill a polygon."""
-        self._both("polygon", points, fill)
+        self.shape("polygon", points, fill)
+
+    def band(self, one: np.ndarray, other: np.ndarray, fill: int | Colour) -> None:
+        """Fill what lies between two lines of the same direction."""
+        self.area(np.vstack([one, other[::-1]]), fill)
 
     def line(self, points: Line, fill: int | Colour, width: float) -> None:
         """Draw a line, ``width`` in face units."""
-        self._both("line", points, fill, width=max(1, round(width * self.unit)), joint="curve")
+        self.shape("line", points, fill, width=max(1, round(width * self.unit)), joint="curve")
+
+    def curve(self, points: Line, fill: int | Colour, width: float, steps: int = 6) -> None:
+        """Draw a smooth line through ``points``."""
+        self.line(smooth(points, closed=False, steps=steps), fill, width)
 
     def disc(self, x: float, y: float, rx: float, ry: float, fill: int | Colour) -> None:
         """Fill an ellipse."""
-        self._both("ellipse", [(x - rx, y - ry), (x + rx, y + ry)], fill)
+        self.shape("ellipse", [(x - rx, y - ry), (x + rx, y + ry)], fill)
 
 
 def paint(
@@ -65,8 +68,7 @@ def paint(
     ``light`` is a unit vector towards the light: x to the right of the picture, y down, z towards the viewer.
     """
     cloth = _muted(rng)
-    canvas = Image.new("RGB", CANVAS, rgb(cloth))
-    alpha = Image.new("L", CANVAS, 0)
+    canvas, alpha = Image.new("RGB", CANVAS, rgb(cloth)), Image.new("L", CANVAS, 0)
     solid, pen = Pen(canvas, alpha=alpha), Pen(canvas)
 
     _hair_behind(solid, who)
@@ -83,7 +85,11 @@ def paint(
         for x, y in zip(rng.normal(0, 0.42, 50), rng.normal(0.38, 0.14, 50), strict=True):
             pen.disc(x, y, 0.012, 0.012, rgb(who.skin * [0.82, 0.72, 0.66]))
     canvas.paste(rgb(who.skin * [0.60, 0.50, 0.47]), mask=_creases(who, a, g))
-    _nose(pen, who, g)
+    x, y = g.nose
+    for side in SIDES:
+        pen.disc(x + side * 0.44 * g.nose_w, y + 0.098, 0.30 * g.nose_w, 0.026, rgb(who.skin, 0.30))
+        wing = [(x + side * u * g.nose_w, y + v) for u, v in ((0.80, 0.10), (1.00, 0.05), (0.92, -0.03))]
+        pen.curve(wing, rgb(who.skin, 0.62), 0.03, steps=4)
     _mouth(pen, who, a, g)
     for i in range(2):
         _eye(canvas, pen, who, g, i)
@@ -92,7 +98,9 @@ def paint(
     for brow in g.brows:
         _brow(pen, who, brow)
     _hair_in_front(rng, pen, who)
-    canvas = _shade(canvas, _shading(who, a, g, light, ambient=rng.uniform(0.35, 0.6)))
+    # In the shading 128 stands for one.
+    lit = np.asarray(canvas, np.uint16) * np.asarray(_shading(who, a, g, light, ambient=rng.uniform(0.35, 0.6))) >> 7
+    canvas = Image.fromarray(np.minimum(lit, 255).astype(np.uint8))
     if who.glasses:
         _glasses(rng, canvas, who)
     if occluded:
@@ -102,19 +110,8 @@ def paint(
 
 
 def _muted(rng: np.random.Generator) -> np.ndarray:
-    """A colour of cloth."""
     return np.clip(rng.uniform(30, 200) + rng.normal(0, 28, 3), 10, 240)
 
-
-def _shade(canvas: Image.Image, shading: Image.Image) -> Image.Image:
-    """Product of an image and a shading in which 128 stands for one."""
-    product = np.asarray(canvas).astype(np.uint16)
-    product *= np.asarray(shading)
-    product >>= 7
-    return Image.fromarray(np.minimum(product, 255, out=product).astype(np.uint8))
-
-
-# --------------------------------------------------------------------------------------------------------------- light
 
 _GRID_X, _GRID_Y = (start + (np.arange(n // CELL) + 0.5) * CELL / UNIT for start, n in zip(ORIGIN, CANVAS, strict=True))
 _SKULL = 1 - (_GRID_X / 1.12) ** 2 - (((_GRID_Y - 0.15) / 1.75) ** 2)[:, None]
@@ -134,10 +131,8 @@ def _both(x: float, *rest: float) -> list[tuple[float, ...]]:
 
 
 def _shading(who: Identity, a: dict[str, float], g: Geometry, light: np.ndarray, ambient: float) -> Image.Image:
-    """What the colours are multiplied with: light on the face's relief, hollows, blush, stubble; 128 is one."""
-    mouth_y = float(g.lips["inner_up"][8, 1])
-    low_lip = float(g.lips["outer_low"][8, 1])
-    nose_y = float(g.nose[1])
+    """What the colours are multiplied with: light on the face's relief, hollows, blush, stubble."""
+    mouth_y, low_lip, nose_y = g.lips["inner_up"][8, 1], g.lips["outer_low"][8, 1], g.nose[1]
     cheek = 0.07 + 0.07 * min(a["corner_pull"], 1) + 0.05 * a["cheek_raise"] + 0.03 * a["nose_wrinkle"]
     relief = _SKULL + _bumps(
         [
@@ -192,9 +187,9 @@ def _creases(who: Identity, a: dict[str, float], g: Geometry) -> Image.Image:
 
     def line(points: Line, strength: float, width: float = 0.04) -> None:
         if strength > 0.04:
-            pen.line(smooth(points, closed=False, steps=4), int(255 * min(strength, 1)), width)
+            pen.curve(points, int(255 * min(strength, 1)), width, steps=4)
 
-    nose_y, old = float(g.nose[1]), who.wrinkles
+    nose_y, old = g.nose[1], who.wrinkles
     for i, side in enumerate(SIDES):
         cx, cy = g.lips["inner_up"][-i]  # -0 is the left corner, -1 the right one
         fold = 0.10 + 0.30 * old + 0.75 * g.pull[i] + 0.9 * a["nose_wrinkle"] + 0.5 * a["lip_raise"]
@@ -213,9 +208,8 @@ def _creases(who: Identity, a: dict[str, float], g: Geometry) -> Image.Image:
             feet = [(outer[0] + side * 0.06, outer[1] + dy * 0.5), (outer[0] + side * 0.19, outer[1] + dy * 1.6)]
             line(feet, 0.65 * a["cheek_raise"] + 0.4 * old - 0.15, 0.02)
 
-        inner = g.brows[i][0]
-        frown = [(side * 0.055, inner[1] - 0.06), (side * 0.065, inner[1] + 0.11)]
-        line(frown, 1.05 * a["brow_lower"] + 0.15 * old - 0.1)
+        y = g.brows[i][0, 1]
+        line([(side * 0.055, y - 0.06), (side * 0.065, y + 0.11)], 1.05 * a["brow_lower"] + 0.15 * old - 0.1)
         for k in range(2):
             bridge = [(side * 0.02, -0.03 + 0.08 * k), (side * 0.12, 0.03 + 0.09 * k)]
             line(bridge, 0.95 * a["nose_wrinkle"] - 0.05)
@@ -225,12 +219,9 @@ def _creases(who: Identity, a: dict[str, float], g: Geometry) -> Image.Image:
     for k in range(3):
         y = who.brow_y - 0.20 - 0.12 * k - 0.05 * a["inner_raise"]
         line([(-reach, y + dip), (0, y - dip), (reach, y + dip)], forehead)
-    dent = float(g.lips["outer_low"][8, 1]) + 0.10
+    dent = g.lips["outer_low"][8, 1] + 0.10
     line([(-0.16, dent + 0.05), (0, dent), (0.16, dent + 0.05)], 0.7 * a["chin_raise"] - 0.05, 0.06)
     return mask.filter(ImageFilter.BoxBlur(0.9)).resize(CANVAS, Image.Resampling.BILINEAR)
-
-
-# ------------------------------------------------------------------------------------------------------------- features
 
 
 def _eye(canvas: Image.Image, pen: Pen, who: Identity, g: Geometry, i: int) -> None:
@@ -239,7 +230,7 @@ def _eye(canvas: Image.Image, pen: Pen, who: Identity, g: Geometry, i: int) -> N
     corner = ORIGIN + np.floor((np.minimum(upper, lower).min(0) - 0.05 - ORIGIN) * UNIT) / UNIT
     extent = np.ceil((np.maximum(upper, lower).max(0) + 0.05 - corner) * UNIT).astype(int).tolist()
     opening, ball = Image.new("L", extent, 0), Image.new("RGB", extent, (220, 214, 210))
-    Pen(opening, corner=corner).area(np.vstack([upper, lower[::-1]]), 255)
+    Pen(opening, corner=corner).band(upper, lower, 255)
     eyeball = Pen(ball, corner=corner)
     x, y = g.irises[i]
     for radius, colour in ((1.0, rgb(who.iris, 0.55)), (0.86, rgb(who.iris)), (0.45, (12, 10, 10))):
@@ -256,64 +247,43 @@ def _eye(canvas: Image.Image, pen: Pen, who: Identity, g: Geometry, i: int) -> N
 
 def _brow(pen: Pen, who: Identity, line: np.ndarray) -> None:
     half = 0.5 * who.brow_thick * np.interp(np.linspace(0, 1, len(line)), [0, 0.15, 0.6, 1], [0.75, 1.0, 0.85, 0.15])
-    thick = np.stack([np.zeros_like(half), half], 1)
-    shape = np.vstack([smooth(line - thick, closed=False, steps=3), smooth(line + thick, closed=False, steps=3)[::-1]])
+    thick = half[:, None] * [0, 1]
+    shape = np.vstack([smooth(line - thick, False, 3), smooth(line + thick, False, 3)[::-1]])
     colour = np.minimum(0.78 * who.hair + 0.22 * who.skin, who.skin * 0.72)
     pen.line(shape, rgb(0.55 * colour + 0.45 * who.skin), 0.03)
     pen.area(shape, rgb(colour))
 
 
-def _nose(pen: Pen, who: Identity, g: Geometry) -> None:
-    x, y = g.nose
-    for side in SIDES:
-        pen.disc(x + side * 0.44 * g.nose_w, y + 0.098, 0.30 * g.nose_w, 0.026, rgb(who.skin, 0.30))
-        wing = [(x + side * u * g.nose_w, y + v) for u, v in ((0.80, 0.10), (1.00, 0.05), (0.92, -0.03))]
-        pen.line(smooth(wing, closed=False, steps=4), rgb(who.skin, 0.62), 0.03)
-
-
 def _mouth(pen: Pen, who: Identity, a: dict[str, float], g: Geometry) -> None:
     up, low = g.lips["inner_up"], g.lips["inner_low"]
-    pen.area(np.vstack([g.lips["outer_up"], up[::-1]]), rgb(who.lips, 0.86))
-    pen.area(np.vstack([low, g.lips["outer_low"][::-1]]), rgb(who.lips))
-    gap = low[:, 1] - up[:, 1]
+    pen.band(g.lips["outer_up"], up, rgb(who.lips, 0.86))
+    pen.band(low, g.lips["outer_low"], rgb(who.lips))
+    gap, down = low[:, 1] - up[:, 1], np.array([0.0, 1.0])
     if gap.max() > 0.02:
-        below = np.zeros((len(gap), 2))
-
-        def band(edge: np.ndarray, depth: np.ndarray, colour: Colour) -> None:
-            below[:, 1] = depth
-            pen.area(np.vstack([edge, (edge + below)[::-1]]), colour)
-
-        band(up, gap, (58, 18, 20))
+        pen.band(up, up + gap[:, None] * down, (58, 18, 20))
         if a["jaw_drop"] > 0.3:
-            tongue = slice(4, -4)
-            pen.area(
-                np.vstack([(low - np.stack([0 * gap, np.minimum(gap * 0.4, 0.14)], 1))[tongue], low[tongue][::-1]]),
-                (150, 66, 66),
-            )
+            tongue = low - np.minimum(gap * 0.4, 0.14)[:, None] * down
+            pen.band(tongue[4:-4], low[4:-4], (150, 66, 66))
         bared = a["lip_raise"] + a["corner_pull"] + 0.7 * a["lip_stretch"] + 0.3 * a["jaw_drop"] + 0.6 * a["lips_part"]
-        teeth = 1 - np.abs(ALONG) ** 3
-        band(up, np.minimum(gap * 0.9, 0.115 * min(bared, 1)) * teeth, (232, 226, 214))
+        teeth = (1 - np.abs(ALONG) ** 3)[:, None] * down
+        pen.band(up, up + np.minimum(gap * 0.9, 0.115 * min(bared, 1))[:, None] * teeth, (232, 226, 214))
         if a["lip_stretch"] > 0.35 and gap.max() > 0.10:
-            band(low, -np.minimum(gap * 0.3, 0.06) * teeth, (212, 204, 192))
+            pen.band(low, low - np.minimum(gap * 0.3, 0.06)[:, None] * teeth, (212, 204, 192))
     else:
         pen.line(up, rgb(who.lips, 0.38), 0.04)
-    pen.line(up[:4], rgb(who.lips, 0.42), 0.03)
-    pen.line(up[-4:], rgb(who.lips, 0.42), 0.03)
-
-
-# ------------------------------------------------------------------------------------------------------ hair and covers
+    for corner in (up[:4], up[-4:]):
+        pen.line(corner, rgb(who.lips, 0.42), 0.03)
 
 
 def _hair_behind(solid: Pen, who: Identity) -> None:
-    top, w = who.forehead - 0.50, who.width
-    crown = {"curly": 0.30, "long": 0.18, "bob": 0.16}.get(who.hair_style, 0.12)
-    half = {
-        "curly": [(w + 0.28, 0.3), (w + 0.36, -0.5), (0.75, top - 0.2)],
-        "long": [(w + 0.22, 2.3), (w + 0.28, 0.6), (w + 0.18, -0.6), (0.6, top - 0.08)],
-        "bob": [(w + 0.12, 1.2), (w + 0.28, 0.7), (w + 0.16, -0.6), (0.6, top - 0.08)],
-    }.get(who.hair_style, [(w + 0.06, 0.0), (w + 0.08, -0.6), (0.6, top - 0.02)])
     if who.hair_style == "bald":
         return
+    top, w = who.forehead - 0.50, who.width
+    crown, *half = {
+        "curly": [0.30, (w + 0.28, 0.3), (w + 0.36, -0.5), (0.75, top - 0.2)],
+        "long": [0.18, (w + 0.22, 2.3), (w + 0.28, 0.6), (w + 0.18, -0.6), (0.6, top - 0.08)],
+        "bob": [0.16, (w + 0.12, 1.2), (w + 0.28, 0.7), (w + 0.16, -0.6), (0.6, top - 0.08)],
+    }.get(who.hair_style, [0.12, (w + 0.06, 0.0), (w + 0.08, -0.6), (0.6, top - 0.02)])
     if who.hair_style == "bun":
         solid.disc(0, top - 0.12, 0.32, 0.26, rgb(who.hair, 0.9))
     right = np.array(half)
@@ -322,7 +292,6 @@ def _hair_behind(solid: Pen, who: Identity) -> None:
 
 
 def _hair_in_front(rng: np.random.Generator, pen: Pen, who: Identity) -> None:
-    """The hair on and around the forehead, with strands that run from the parting outwards."""
     if who.hair_style == "bald":
         return
     top, w, line = who.forehead - 0.48, who.width, who.forehead
@@ -341,24 +310,22 @@ def _hair_in_front(rng: np.random.Generator, pen: Pen, who: Identity) -> None:
     tips = np.stack([u * (w + 0.06), line - 0.12 + 0.55 * np.abs(u) ** 2.2], 1)
     roots = np.broadcast_to([part * 0.6, top - 0.06], tips.shape)
     bends = (roots + tips) / 2 + np.stack([0.10 * u, np.full(24, -0.12)], 1)
-    for strand, gain in zip(
-        smooth(np.stack([roots, bends, tips], 1), False, 4), rng.uniform(0.65, 1.5, 24), strict=True
-    ):
-        pen.line(strand, rgb(who.hair, gain), 0.02)
+    for strand, gain in zip(np.stack([roots, bends, tips], 1), rng.uniform(0.65, 1.5, 24), strict=True):
+        pen.curve(strand, rgb(who.hair, gain), 0.02, steps=4)
 
 
 def _beard(canvas: Image.Image, who: Identity, g: Geometry) -> None:
     """A full beard; the shadow of a shaven one is part of the shading."""
     corners = g.lips["inner_up"][[0, -1]]
-    corner_x, corner_y = float(np.abs(corners[:, 0]).max()), float(corners[:, 1].mean())
-    over = float(g.lips["outer_up"][6, 1])
+    corner_x, corner_y = np.abs(corners[:, 0]).max(), corners[:, 1].mean()
+    over = g.lips["outer_up"][6, 1]
     edge = [(0, g.chin + 0.07), (0.32, g.chin + 0.02), (0.66 * who.jaw + 0.12, g.chin - 0.16), (who.jaw + 0.05, 0.95)]
     edge += [(who.width - 0.02, 0.35), (who.width - 0.16, 0.60), (corner_x + 0.14, corner_y), (0.22, over - 0.10)]
     right = smooth([*edge, (0, over - 0.05)], closed=False)
     mask = Image.new("L", canvas.size, 0)
     pen = Pen(mask)
-    pen.area(np.vstack([right, (right * [-1, 1])[::-1]]), int(255 * who.beard))
-    pen.area(np.vstack([g.lips["outer_up"] - [0, 0.012], g.lips["outer_low"][::-1] + [0, 0.015]]), 0)
+    pen.band(right, right * [-1, 1], int(255 * who.beard))
+    pen.band(g.lips["outer_up"] - [0, 0.012], g.lips["outer_low"] + [0, 0.015], 0)
     canvas.paste(rgb(0.9 * who.hair), mask=mask.filter(ImageFilter.BoxBlur(2.5)))
 
 
@@ -367,14 +334,13 @@ def _glasses(rng: np.random.Generator, canvas: Image.Image, who: Identity) -> No
     frame, width, radius = rgb(rng.integers(10, 90, 3)), rng.uniform(0.03, 0.06), rng.uniform(0.08, 0.22)
     for side in SIDES:
         x = side * who.eye_x
-        rim = pen.pixels([(x - 0.29, -0.19), (x + 0.29, 0.25)])
-        pen.draw.rounded_rectangle(rim, radius * UNIT, outline=frame, width=round(width * UNIT))
+        look = {"radius": radius * UNIT, "width": round(width * UNIT), "outline": frame}
+        pen.shape("rounded_rectangle", [(x - 0.29, -0.19), (x + 0.29, 0.25)], None, **look)
         pen.line([(x + side * 0.29, -0.02), (side * who.width, -0.06)], frame, width)
     pen.line([(-who.eye_x + 0.28, -0.02), (0, -0.05), (who.eye_x - 0.28, -0.02)], frame, width)
 
 
 def _occlude(rng: np.random.Generator, canvas: Image.Image, alpha: Image.Image, who: Identity) -> None:
-    """A hand, a scarf, strands of hair, a bar or dark glasses over a part of the face."""
     kind = rng.choice(["hand", "scarf", "strands", "bar", "dark_glasses"], p=[0.28, 0.22, 0.22, 0.2, 0.08])
     solid, pen, side, colour = Pen(canvas, alpha=alpha), Pen(canvas), rng.choice([-1, 1]), _muted(rng)
     if kind == "hand":
@@ -386,20 +352,19 @@ def _occlude(rng: np.random.Generator, canvas: Image.Image, alpha: Image.Image, 
             tip = root + length * np.array([math.sin(lean - side * 0.3), -math.cos(lean)])
             for gain, width in ((0.62, 0.17), (0.84, 0.135)):  # the rim, then the finger
                 solid.line([root + [0, 0.5], root, tip], rgb(who.skin, gain), width)
-                solid.disc(*tip, width / 2, width / 2, rgb(who.skin, gain))
+                solid.disc(tip[0], tip[1], width / 2, width / 2, rgb(who.skin, gain))
         solid.disc(palm[0], palm[1] + 0.45, 0.38, 0.45, rgb(who.skin, 0.82))
     elif kind == "scarf":
         y = rng.uniform(0.98, 1.25)
         edge = [(-1.2, y - 0.15), (-0.4, y + 0.06), (0.4, y + 0.05), (1.2, y - 0.18), (1.4, 2.2), (-1.4, 2.2)]
         solid.area(smooth(edge, closed=True), rgb(colour))
         for down in (0.1, 0.3, 0.5):
-            fold = [(-1.2, y + down), (0, y + down + 0.18), (1.2, y + down - 0.04)]
-            pen.line(smooth(fold, closed=False), rgb(colour, 0.7), 0.04)
+            pen.curve([(-1.2, y + down), (0, y + down + 0.18), (1.2, y + down - 0.04)], rgb(colour, 0.7), 0.04)
     elif kind == "strands":
         x, low = side * rng.uniform(0.25, 0.75), rng.uniform(0.6, 1.1)
         for right in np.arange(7) * 0.03:
             path = [(side * 0.15, -1.25), (x + right, -0.4), (x + side * 0.15 + right, 0.35), (x + side * 0.1, low)]
-            pen.line(smooth(path, closed=False), rgb(who.hair, rng.uniform(0.8, 1.25)), 0.03)
+            pen.curve(path, rgb(who.hair, rng.uniform(0.8, 1.25)), 0.03)
     elif kind == "bar":
         angle, aside = rng.uniform(-0.9, 0.9), rng.choice([-1, 1]) * rng.uniform(0.45, 1.0)
         along = np.array([math.sin(angle), math.cos(angle)])

@@ -20,20 +20,17 @@ __all__ = ["EXPRESSIONS", "Face", "Style", "background", "expose", "render_face"
 class Style:
     """How a population is photographed: size of the face, pose, occlusion and picture quality.
 
-    ``scale`` is the range of the inter-ocular distance as a fraction of the picture's side; ``shift`` the standard
-    deviation of the face's place in the same fraction; ``roll``, ``yaw``, ``pitch`` standard deviations in degrees;
-    ``occlusion`` the probability that something covers a part of the face; ``blur`` and ``noise`` the upper ends of a
-    blur radius (percent of the picture's side) and a noise level (grey levels).
+    ``roll``, ``yaw``, ``pitch`` are standard deviations in degrees, ``blur`` and ``noise`` upper ends.
     """
 
-    scale: tuple[float, float] = (0.27, 0.34)
-    shift: float = 0.02
+    scale: tuple[float, float] = (0.27, 0.34)  # range of the distance between the eyes, in sides of the picture
+    shift: float = 0.02  # standard deviation of the face's place, in sides of the picture
     roll: float = 7.0
     yaw: float = 11.0
     pitch: float = 7.0
-    occlusion: float = 0.15
-    blur: float = 0.7
-    noise: float = 7.0
+    occlusion: float = 0.15  # probability
+    blur: float = 0.7  # radius in percent of the picture's side
+    noise: float = 7.0  # grey levels
 
 
 def _depth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -76,8 +73,7 @@ class Pose:
         return u, v
 
 
-def sample_pose(rng: np.random.Generator, style: Style, size: int) -> Pose:
-    """A pose that puts the middle of the face near the middle of a picture of ``size`` pixels."""
+def _sample_pose(rng: np.random.Generator, style: Style, size: int) -> Pose:
     yaw, pitch, roll = np.deg2rad(np.clip(rng.normal(0, [style.yaw, style.pitch, style.roll]), -28, 28)).tolist()
     unit = rng.uniform(*style.scale) * size / 0.8  # the eyes are 0.8 face units apart
     x, y = rng.normal(0, style.shift, 2) * size + size * np.array([0.5, 0.53])
@@ -107,11 +103,8 @@ def _view(head: Image.Image, pose: Pose, size: int, over: int) -> Image.Image:
         pixels = matrix @ ((units - origin) * UNIT).astype(np.float32) @ matrix.T
         # Beyond the canvas its edge goes on: shoulders, or nothing.
         index.append(np.clip(pixels, 0, length - 1, out=pixels).astype(np.int32))
-    column, row = index
-    row *= CANVAS[0]
-    row += column
     flat = np.asarray(head).view(np.uint32).ravel()
-    return Image.fromarray(flat.take(row).view(np.uint8).reshape(n, n, 4))
+    return Image.fromarray(flat.take(index[1] * CANVAS[0] + index[0]).view(np.uint8).reshape(n, n, 4))
 
 
 def background(rng: np.random.Generator, size: int) -> Image.Image:
@@ -141,19 +134,8 @@ def expose(rng: np.random.Generator, image: Image.Image, style: Style) -> np.nda
     cast = (rng.normal(1, [0.03, 0.015, 0.04]) * gain * contrast).astype(np.float32)
     noise = rng.standard_normal((size, size), dtype=np.float32) * np.float32(rng.uniform(1, style.noise))
     noise += np.float32(115 * (1 - contrast) * gain)
-    value = np.multiply(image, cast, dtype=np.float32)
-    value *= vignette[..., None]
-    value += noise[..., None]
-    return np.clip(value, 0, 255, out=value).astype(np.uint8)
-
-
-def take_picture(rng: np.random.Generator, head: Image.Image, pose: Pose, size: int, style: Style) -> np.ndarray:
-    """Picture of a painted head before a background, (size, size, 3) uint8 RGB."""
-    over = 2 if size >= 96 else 3
-    picture = background(rng, size).resize((size * over, size * over), Image.Resampling.NEAREST)
-    view = _view(head, pose, size, over)
-    picture.paste(view, (0, 0), view)
-    return expose(rng, picture.reduce(over), style)
+    value = np.asarray(image, np.float32) * cast * vignette[..., None] + noise[..., None]
+    return np.clip(value, 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -161,8 +143,7 @@ class Face:
     """A synthetic face: ``image`` (size, size, 3) uint8 RGB, ``points`` (68, 2) x, y in pixels, ``box`` x0, y0, x1, y1.
 
     The points are in the order of the 68-point annotation: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, mouth 48-67.
-    ``gender`` (0 or 1), ``race`` (0 to 2) and ``age`` (0 to 4) are codes of what is visible: hair and beard, skin tone,
-    wrinkles and grey hair.
+    ``gender``, ``race`` and ``age`` are RAF-DB's codes for hair and beard, skin tone, wrinkles and grey hair.
     """
 
     image: np.ndarray
@@ -180,17 +161,18 @@ class Face:
 
 
 def render_face(rng: np.random.Generator, expression: str, intensity: float, size: int, style: Style = Style()) -> Face:
-    """Render one face of a new person who shows ``expression``, a key of EXPRESSIONS, at ``intensity`` in [0, 1].
-
-    Returns a Face with a background; its points and box are in pixels of the image and inside it.
-    """
+    """One face of a new person who shows ``expression``, a key of EXPRESSIONS, at ``intensity`` in [0, 1]."""
     who = sample_identity(rng)
     actions = sample_actions(rng, expression, intensity)
     geometry = build_geometry(rng, who, actions)
-    pose = sample_pose(rng, style, size)
+    pose = _sample_pose(rng, style, size)
     light = rng.normal([0, -0.3, 1.25], [0.4, 0.3, 0.2])
     head = paint(rng, who, actions, geometry, light / np.linalg.norm(light), bool(rng.random() < style.occlusion))
-    image = take_picture(rng, head, pose, size, style)
+    over = 2 if size >= 96 else 3
+    picture = background(rng, size).resize((size * over, size * over), Image.Resampling.NEAREST)
+    view = _view(head, pose, size, over)
+    picture.paste(view, (0, 0), view)
+    image = expose(rng, picture.reduce(over), style)
 
     points = np.clip(pose.forward(points68(geometry)), 0, size - 1)
     outline = np.clip(pose.forward(geometry.outline[geometry.outline[:, 1] > -0.8]), 0, size - 1)
