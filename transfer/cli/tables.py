@@ -90,6 +90,8 @@ def _photo(image: Path, weights: Path, aligned: bool, out: Path | None) -> None:
     if not weights.exists():
         raise UserError(f"{weights}: missing; give a run's model.safetensors with --weights, or train this one")
     out = out or Path(f"{image.stem}_attention.png")
+    if out.suffix not in (".png", ".svg"):
+        raise UserError(f"{out}: expected a name that ends in .png or .svg")
 
     from transfer.explain.attention import explain_photo, photo_figure
     from transfer.utils.plots import save

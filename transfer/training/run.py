@@ -131,7 +131,7 @@ def fit(
                     raise Stopped(stop.number, _save_within_epoch(run)) from None
                 run.meter, run.seconds_before = None, 0.0
                 run.seconds.append(time.perf_counter() - start)
-                _save(run)
+                run.save()
                 status = "KILLED"
                 for listener in listeners:
                     listener.on_epoch(run.history[-1])
@@ -249,17 +249,11 @@ def _progress(run: Run) -> Iterator[Callable[[int], None]]:
         yield on_batch
 
 
-def _save(run: Run) -> None:
-    if run.group.first:
-        run.save()
-    run.group.wait()
-
-
 def _save_within_epoch(run: Run) -> str:
     """Save the epoch in progress between two of its steps; the line that says so."""
     meter = run.meter
     assert meter is not None
     meter.check()
-    _save(run)
+    run.save()
     where = f" in epoch {meter.epoch + 1} after step {meter.step} of {meter.steps}"
     return f"{where}: the state is saved, and the same command continues there"

@@ -113,7 +113,9 @@ class Run:
             "epoch": self.meter and self.meter.state(),
             "seconds_before": self.seconds_before,
         }
-        save_state(self.state_file, self.identity, state)
+        if self.group.first:
+            save_state(self.state_file, self.identity, state)
+        self.group.wait()
 
     def resume(self) -> bool:
         """Continue from the resume state; False if there is none for this run."""
