@@ -173,7 +173,7 @@ def test_faces_of_a_dataset_keep_their_classes(tmp_path):
     labels = np.arange(40) % 5
     np.save(tmp_path / "aligned.npy", np.repeat(labels, 16 * 16 * 3).reshape(40, 16, 16, 3).astype(np.uint8))
     pd.DataFrame({"label": labels}).to_parquet(tmp_path / "aligned.parquet")
-    source = stored_faces("some", tmp_path / "aligned.npy", tmp_path / "aligned.parquet", count=12)
+    source = stored_faces("some", tmp_path / "aligned.npy", tmp_path / "aligned.parquet", tmp_path, count=12)
     assert len(source.rows) == len(set(source.rows)) == 12 and source.classes == 5
     made = bench._plain(
         ModelParams(name="transfer_tiny", img_size=16), TrainParams(batch_size=2), source, CPU, 0, tmp_path

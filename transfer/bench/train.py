@@ -94,9 +94,12 @@ def synthetic_faces(folder: Path, side: int) -> Source:
     return Source("synthetic faces", folder / "synthetic.npy", np.arange(FACES), labels, CLASSES)
 
 
-def stored_faces(dataset: str, store: Path, table: Path, count: int = 512) -> Source:
-    """A draw of a dataset's aligned faces: aligned.npy, and aligned.parquet in the same order."""
-    labels = pd.read_parquet(table, columns=["label"])["label"].to_numpy()
+def stored_faces(dataset: str, store: Path, table: Path, folder: Path, count: int = 512) -> Source:
+    """A random sample of a dataset's aligned faces: aligned.npy, and aligned.parquet in the same order.
+
+    ``folder``, for temporary files, is not used.
+    """
+    labels = pd.read_parquet(table, columns=["label"])["label"].to_numpy(copy=True)  # torch wants it writable
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:count])
     return Source(dataset, store, rows, labels, int(labels.max()) + 1)
 
