@@ -15,7 +15,6 @@ from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 _KEY = ("dataset", "recipe", "protocol")
 _ARTIFACTS = ("env.json", "metrics.json", "predictions.parquet")
@@ -63,7 +62,9 @@ def _download(client: "MlflowClient", params: Params, copy: Layout, name: str) -
     problems = []
     for dataset, recipe, seed in params.table_runs(name):
         who = f"{dataset} {recipe} seed{seed}"
-        run = _find(client, f"{params.experiment}/{dataset}", recipe, seed)
+        found = client.get_experiment_by_name(f"{params.experiment}/{dataset}")
+        query = f"tags.recipe = '{recipe}' and tags.seed = '{seed}' and tags.`{IN_TABLE}` = 'true'"
+        run = next(iter(client.search_runs([found.experiment_id], query, max_results=1)), None) if found else None
         if run is None:
             problems.append(f"{who}: missing or incomplete in MLflow; run: transfer track sync")
             continue
@@ -78,11 +79,3 @@ def _download(client: "MlflowClient", params: Params, copy: Layout, name: str) -
             if run.data.metrics.get(key) != value
         ]
     return problems
-
-
-def _find(client: "MlflowClient", experiment: str, recipe: str, seed: int) -> "Run | None":
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return None
-    query = f"tags.recipe = '{recipe}' and tags.seed = '{seed}' and tags.`{IN_TABLE}` = 'true'"
-    return next(iter(client.search_runs([found.experiment_id], query, max_results=1)), None)

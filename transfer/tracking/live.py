@@ -80,10 +80,11 @@ class Tracking:
             self._file = None
 
     def _open(self, first: dict[str, Any]) -> None:
-        self._file = file = spool_folder() / f"{uuid.uuid4().hex}{MESSAGES}"
+        file = spool_folder() / f"{uuid.uuid4().hex}{MESSAGES}"
         # Under another name until it is locked and has its first line: an unlocked file is that of a killed run.
         hidden = file.with_suffix(".new")
         self._handle = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._file = file
         locked(self._handle)
         self._write(first)
         hidden.rename(file)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+Known = frozenset[tuple[str, int]]
 _BATCH = 1000  # metrics; a limit of mlflow.utils.validation
 _CREATE_SECONDS = 120  # for another process that creates the database
 _CONNECT_SECONDS = 5
@@ -200,17 +201,20 @@ def every_page(search: Callable[..., Any], *arguments: Any, **options: Any) -> I
         yield from page
 
 
-def logged_points(client: "MlflowClient", run: "Run") -> set[tuple[str, int]]:
+def logged_points(client: "MlflowClient", run: "Run") -> Known:
     """The (metric, step) pairs of a run; MLflow would store a pair that is logged again a second time."""
-    return {(key, point.step) for key in run.data.metrics for point in client.get_metric_history(run.info.run_id, key)}
+    histories = [client.get_metric_history(run.info.run_id, key) for key in run.data.metrics]
+    return frozenset((point.key, point.step) for history in histories for point in history)
 
 
-def log_points(client: "MlflowClient", run_id: str, points: Sequence[Point]) -> None:
-    """Log values of metrics."""
+def log_points(client: "MlflowClient", run_id: str, points: Sequence[Point], known: Known = frozenset()) -> Known:
+    """Log the points that are not ``known``, as (metric, step); return the known ones afterwards."""
     from mlflow.entities import Metric
 
-    for start in range(0, len(points), _BATCH):
-        client.log_batch(run_id, metrics=[Metric(*point) for point in points[start : start + _BATCH]])
+    new = [Metric(*point) for point in points if (point[0], point[3]) not in known]
+    for start in range(0, len(new), _BATCH):
+        client.log_batch(run_id, metrics=new[start : start + _BATCH])
+    return known | {(metric.key, metric.step) for metric in new}
 
 
 def log_settings(client: "MlflowClient", run: "Run", params: dict[str, str], tags: dict[str, str]) -> None:

@@ -125,9 +125,8 @@ class _Sync:
         with tempfile.TemporaryDirectory() as folder:
             metrics = _metrics_file(directory, Path(folder), **identity)
             results = json.loads(metrics.read_text(encoding="utf-8"))
-            known = store.logged_points(self.client, run)
             points = content.points + result_points(results, content.ended)
-            store.log_points(self.client, run_id, [point for point in points if (point[0], point[3]) not in known])
+            store.log_points(self.client, run_id, points, store.logged_points(self.client, run))
             for file in (*(directory / name for name in _INPUTS), metrics):
                 self.client.log_artifact(run_id, str(file))
         if run.info.status != "FINISHED":
@@ -184,10 +183,8 @@ class _Sync:
             models.register(self.client, name, file, parent, alias, tags)
             self.done.registered += 1
         elif asked:
-            self.done.outdated.append(
-                f"{name}@{alias} is not renewed, since its weights were removed; to make them again: snakemake "
-                f"--cores all {file}"
-            )
+            why = "is not renewed, since its weights were removed; to make them again: snakemake --cores all"
+            self.done.outdated.append(f"{name}@{alias} {why} {file}")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class SpooledRun:
         self._rest = b""
         self._messages: list[dict[str, Any]] = []
         self._run: Run | None = None
-        self._known: set[tuple[str, int]] = set()
+        self._known: store.Known = frozenset()
         self._ended_at: float | None = None
         self.retry_at = 0.0
         self.done = False
@@ -87,9 +87,7 @@ class SpooledRun:
 
     def _log(self, client: "MlflowClient", points: list[Point]) -> None:
         assert self._run is not None
-        new = [point for point in points if (point[0], point[3]) not in self._known]
-        store.log_points(client, self._run.info.run_id, new)
-        self._known |= {(point[0], point[3]) for point in new}
+        self._known = store.log_points(client, self._run.info.run_id, points, self._known)
 
     def _end(self, client: "MlflowClient", status: str, time_ms: int | None) -> None:
         if self._run is not None:
