@@ -105,7 +105,7 @@ def test_resuming_on_the_device(tmp_path):
     resumed = fit(params, "faces", "full", 0, layout)
     assert len(resumed.history) == 2
     assert all(value.device.type == "cuda" for value in resumed.model.state_dict().values())
-    velocities = resumed.optimizer.state_dict().values()
+    velocities = resumed.optimizer.velocity.values()
     assert velocities and all(velocity.device.type == "cuda" for velocity in velocities)
     train(params, "faces", "full", 0, layout)
     assert (layout.run("faces", "full", 0) / "predictions.parquet").is_file()
