@@ -77,6 +77,14 @@ def test_several_gpus_need_cuda_and_torchrun(monkeypatch):
         join(TrainParams(gpus=2), "run")
 
 
+def test_more_gpus_than_there_are_is_one_line(transfer, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    code, _, error = transfer(
+        *("train", "--set", "train.gpus=2", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0")
+    )
+    assert (code, error) == (1, "error: train.gpus: 2, but torch sees 1 CUDA devices; lower it\n")
+
+
 def test_the_old_key_is_refused_with_the_new_name(transfer):
     code, _, error = transfer("params", "--set", "train.processes=2")
     assert code == 1 and "train.processes: renamed; write train.gpus" in error

@@ -155,7 +155,7 @@ def test_a_synthetic_archive_does_not_depend_on_the_name_of_its_dataset():
     inputs = Inputs(load())
     assert inputs.synthetic["demo_rafdb.zip"] == "demo_rafdb"
     options = inputs.synthetic_values(SimpleNamespace(archive="demo_rafdb.zip"))
-    assert options[:2] == ["--set=raw_dir=data/raw", "--set=datasets=[drawn]"]
+    assert options[:2] == ["--set=raw_dir=data/raw", "--set=datasets=[synthetic]"]
     assert "demo_rafdb.zip" in options[2] and '"synthetic":1' in options[2]
 
 

@@ -67,6 +67,10 @@ def train(
     R/state/DATASET/RECIPE/seedSEED. With train.gpus above 1, torchrun starts a process per GPU."""
     gpus = params.run(dataset, recipe).train.gpus
     if gpus > 1 and "RANK" not in os.environ:
+        from torch.cuda import device_count
+
+        if (found := device_count()) < gpus:  # in one line, which torchrun would bury
+            raise UserError(f"train.gpus: {gpus}, but torch sees {found} CUDA devices; lower it")
         torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
         os.execv(sys.executable, [sys.executable, "-m", *torchrun, "-m", "transfer", *sys.argv[1:]])
 
