@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -29,14 +29,19 @@ def take(gpus: Sequence[str], count: int, per_gpu: int, what: str, folder: Path)
     ]
     taken: list[int] = []
     told = False
-    with FileLock(folder / "several.lock") if count > 1 else nullcontext():
+    collecting = FileLock(folder / "several.lock")
+    try:
         while True:
-            for position, lock in locks:
-                if len(taken) < count and position not in taken:
-                    with suppress(Timeout):
-                        lock.acquire(blocking=False)
-                        taken.append(position)
-                        _held.append(lock)
+            with suppress(Timeout):
+                if count > 1 and not collecting.is_locked:
+                    collecting.acquire(blocking=False)
+            if count == 1 or collecting.is_locked:
+                for position, lock in locks:
+                    if len(taken) < count and position not in taken:
+                        with suppress(Timeout):
+                            lock.acquire(blocking=False)
+                            taken.append(position)
+                            _held.append(lock)
             if len(taken) == count:
                 return sorted(taken)
             if not told:
@@ -44,6 +49,8 @@ def take(gpus: Sequence[str], count: int, per_gpu: int, what: str, folder: Path)
                 waits = f"waiting for {count} of {len(gpus)} GPUs, which other jobs use"
                 print(f"{what}: {waits} (train.jobs_per_device lets several share one)", file=sys.stderr, flush=True)
             time.sleep(0.5)
+    finally:
+        collecting.release()
 
 
 def lock_folder() -> Path:
