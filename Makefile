@@ -74,7 +74,7 @@ lint: $(VENV)/installed
 	$(RUN) snakemake --lint
 
 test: lint
-	$(RUN) pytest --numprocesses auto --dist loadgroup $(ARGS)
+	$(RUN) pytest --numprocesses auto --dist loadfile $(ARGS)
 
 clean-env:
 	rm -rf $(VENV)
