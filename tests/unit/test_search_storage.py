@@ -3,8 +3,13 @@
 import re
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from threading import Barrier
+from urllib.parse import quote
 
 import optuna
+import psycopg2
 import pytest
 from postgres import PASSWORD, Postgres
 from tiny_search import kill, load, scripted, search_params, start_worker, states, wait_for
@@ -136,6 +141,20 @@ def test_two_workers_on_postgresql_and_a_killed_one(server, layout):
     assert len(written) == 2
     for path in written:
         assert PASSWORD not in path.read_text() and "s3cr" not in path.read_text()
+
+
+def test_workers_that_start_at_once_share_the_creation_of_the_tables(server, tmp_path):
+    urls, there = [f"sqlite:///{tmp_path}/new.db"], server.url(quote(PASSWORD, safe=""))
+    for name in ("one", "two", "three"):
+        with closing(psycopg2.connect(there)) as database:
+            database.autocommit = True
+            database.cursor().execute(f"CREATE DATABASE {name}")
+        urls.append(there.replace("/postgres", f"/{name}"))
+    for url in urls:
+        together = Barrier(4)
+        with ThreadPoolExecutor(4) as workers:
+            found = list(workers.map(lambda _, url=url, start=together: (start.wait(), open_storage(url))[1], range(4)))
+        assert [storage.get_all_studies() for storage in found] == [[]] * 4
 
 
 def test_a_server_that_dies_and_comes_back(server, layout):

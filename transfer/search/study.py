@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartb
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from transfer.layout import Layout
 from transfer.params import Params, PrunerParams, SearchDefinition
@@ -30,6 +31,7 @@ WORKER = "worker"
 """User attribute of a trial: the worker that trains it."""
 HEARTBEAT = 60
 """Seconds between a database's signs of life of a running trial; without one for twice as long it is retried."""
+_ATTEMPTS = 6
 
 retry = RetryHeartbeatStaleTrialCallback()
 """Queues the values of a failed trial again."""
@@ -67,7 +69,15 @@ def open_storage(url: str) -> BaseStorage:
             return JournalStorage(JournalFileBackend(url))
         options = {"timeout": 100} if path else {"connect_timeout": 10}
         engine = {"pool_pre_ping": True, "connect_args": options}
-        return RDBStorage(url, engine, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=retry)
+        attempts = 0
+        while True:
+            try:
+                return RDBStorage(url, engine, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=retry)
+            except DBAPIError as error:  # workers that start at the same time all try to create the tables
+                attempts += 1
+                if attempts == _ATTEMPTS or not re.search("already exists|UNIQUE constraint|database is locked", str(error)):
+                    raise
+                time.sleep(0.5)
     except (ImportError, OSError, RuntimeError, ValueError, LookupError, TypeError, SQLAlchemyError) as error:
         # RuntimeError: tables of another version. ValueError, LookupError, TypeError: a damaged journal.
         raise _unusable(url, error) from None
