@@ -1,6 +1,8 @@
 """The verbs of `transfer bench`: speed and memory, to be measured again on another machine."""
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -99,7 +101,7 @@ def startup(
 ) -> None:
     """Processor seconds of commands before they do any work, and the ratio to `import torch`. Reads: D of a dataset.
     Writes: nothing."""
-    from transfer.bench.startup import bench_startup, commands
+    from transfer.bench.startup import bench_startup, commands, stand_ins
 
     run = []
     if dataset:
@@ -107,7 +109,9 @@ def startup(
         run = ["--dataset", dataset, "--recipe", "full", "--seed", "0", "--set", "tracking=false"]
         run += [word for file in files or () for word in ("--params", str(file))]
         run += [word for value in values or () for word in ("--set", value)]
-    result = bench_startup(commands(verbs(context.find_root().command), run), rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        stand_ins(Path(folder))
+        result = bench_startup(commands(verbs(context.find_root().command), run, Path(folder)), rounds)
     if as_json:
         print(json.dumps(result, indent=2))
         return

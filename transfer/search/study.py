@@ -32,6 +32,7 @@ WORKER = "worker"
 HEARTBEAT = 60
 """Seconds between a database's signs of life of a running trial; without one for twice as long it is retried."""
 _ATTEMPTS = 6
+_CREATING = re.compile("already exists|UNIQUE constraint|database is locked")
 
 retry = RetryHeartbeatStaleTrialCallback()
 """Queues the values of a failed trial again."""
@@ -75,7 +76,9 @@ def open_storage(url: str) -> BaseStorage:
                 return RDBStorage(url, engine, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=retry)
             except DBAPIError as error:  # workers that start at the same time all try to create the tables
                 attempts += 1
-                if attempts == _ATTEMPTS or not re.search("already exists|UNIQUE constraint|database is locked", str(error)):
+                if attempts == _ATTEMPTS or not re.search(
+                    "already exists|UNIQUE constraint|database is locked", str(error)
+                ):
                     raise
                 time.sleep(0.5)
     except (ImportError, OSError, RuntimeError, ValueError, LookupError, TypeError, SQLAlchemyError) as error:
