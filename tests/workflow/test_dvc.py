@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Repository
+from repository import ROOT, Repository
 
 from transfer.params.read import load
 

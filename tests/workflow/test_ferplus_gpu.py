@@ -5,7 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from conftest import Repository
+from repository import Repository
 
 pytestmark = pytest.mark.workflow
 

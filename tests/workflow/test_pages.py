@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import shown
 from browser import driver  # noqa: F401
-from conftest import SMALLEST, Repository
+from repository import SMALLEST, Repository
 
 pytestmark = pytest.mark.workflow
 

@@ -8,7 +8,7 @@ import time
 
 import pandas as pd
 import pytest
-from conftest import SMALLEST, Repository
+from repository import SMALLEST, Repository
 
 pytestmark = pytest.mark.workflow
 

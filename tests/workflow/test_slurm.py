@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pandas as pd
 import pytest
-from conftest import SMALLEST, Repository
+from repository import SMALLEST, Repository
 from slurm import Cluster, missing
 from unit.postgres import PASSWORD, Postgres
 
@@ -159,7 +159,8 @@ def test_workers_and_mlflow_share_postgresql(cluster, table):
         assert done.returncode == 0, done.stdout
         folder = repository.root / "results/smallest/search/searched/demo_rafdb"
         trials = pd.read_csv(folder / "trials.csv")
-        assert trials["state"].isin(["complete", "pruned"]).sum() == len(trials) == 4
+        assert trials["state"].isin(["complete", "pruned"]).all()
+        assert len(trials) in (4, 5), "at most one more per other worker"
         workers = [json.loads((folder / f"worker{number}.json").read_text()) for number in range(2)]
         assert sorted(workers[0]["trials"] + workers[1]["trials"]) == trials["trial"].tolist()
         assert set(cluster.jobs("rule_search_worker").values()) == {"COMPLETED"}

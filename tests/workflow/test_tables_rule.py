@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import shown
 from browser import driver, wait_for  # noqa: F401
-from conftest import ROOT, SMALLEST, Repository
+from repository import ROOT, SMALLEST, Repository
 
 pytestmark = pytest.mark.workflow
 

@@ -76,9 +76,7 @@ def open_storage(url: str) -> BaseStorage:
                 return RDBStorage(url, engine, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=retry)
             except DBAPIError as error:  # workers that start at the same time all try to create the tables
                 attempts += 1
-                if attempts == _ATTEMPTS or not re.search(
-                    "already exists|UNIQUE constraint|database is locked", str(error)
-                ):
+                if attempts == _ATTEMPTS or not _CREATING.search(str(error)):
                     raise
                 time.sleep(0.5)
     except (ImportError, OSError, RuntimeError, ValueError, LookupError, TypeError, SQLAlchemyError) as error:
