@@ -1,6 +1,6 @@
 """The network of a weight file or a finished run, and the aligned test faces that it is shown."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def _with_args(model: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in model.items() if key in own} | ({"args": args} if args else {})
 
 
-def store_of(path: Path, about: dict[str, Any], rows: np.ndarray) -> FaceStore:
+def store_of(path: Path, about: Mapping[str, Any], rows: np.ndarray) -> FaceStore:
     """An aligned store, as the network of this description (`load_model`) is fed it."""
     return FaceStore(path, rows=rows, **{key: about["model"][key] for key in ("img_size", "mean", "std")})
 

@@ -71,7 +71,7 @@ def input_of(params: "ModelParams") -> dict[str, Any]:
     if params.name.startswith(TIMM):
         import timm
 
-        config = timm.get_pretrained_cfg(params.name.removeprefix(TIMM)).to_dict()
+        config = timm.get_pretrained_cfg(params.name.removeprefix(TIMM), allow_unregistered=False).to_dict()  # type: ignore[union-attr]
         own = {"img_size": config["input_size"][-1], "mean": config["mean"], "std": config["std"]}
     return {key: getattr(params, key) or value for key, value in own.items()}
 
@@ -211,7 +211,11 @@ def _written(module: str, name: str) -> Iterator[tuple[str, ast.expr | None, ast
                 for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
                     yield argument.arg, argument.annotation, default
                 if function.args.kwarg:
-                    above = ast.unparse(node.bases[0]) if is_class else ast.unparse(function.returns or ast.Name(""))
+                    above = (
+                        ast.unparse(node.bases[0])
+                        if isinstance(node, ast.ClassDef)
+                        else ast.unparse(function.returns or ast.Name(""))
+                    )
                     yield from _written(module, above)
 
 
@@ -228,21 +232,21 @@ def check_models(params: "Params") -> None:
             key, other = min(parts), f"only TransFER has it, and the model is {model.name}"
             raise ParamsError(("recipe_definitions", recipe, key), f"{other}; leave it out, or name a transfer_ model")
         if wrong := problem(model):
-            blocks = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
+            blocks: list[tuple[str, ...]] = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
             tables = [
                 ("table_definitions", name, "sweep", "over")
                 for name, table in params.table_definitions.items()
                 if table.sweep and recipe in table.sweep.recipes()
             ]
-            places = [*((*table, ".".join(("model", *wrong[0]))) for table in tables)]
+            places: list[tuple[str, ...]] = [(*table, ".".join(("model", *wrong[0]))) for table in tables]
             places += [(*block, "model", *wrong[0]) for block in blocks]
             raise ParamsError(next((place for place in places if holds(values, place)), places[-1]), wrong[1])
     for name in params.searches:
         search = params.search_definitions[name]
         for dataset, ends in itertools.product(params.datasets, search.ends()):
-            recipe = varied(params.recipe_definitions[search.recipe], ends)
-            varied_params = params.model_copy(update={"recipe_definitions": params.recipe_definitions | {name: recipe}})
-            if wrong := problem(varied_params.run(dataset, name).model):
+            end = {name: varied(params.recipe_definitions[search.recipe], ends)}
+            trial = params.model_copy(update={"recipe_definitions": params.recipe_definitions | end})
+            if wrong := problem(trial.run(dataset, name).model):
                 raise ParamsError(("search_definitions", name, "space", *ends), wrong[1])
 
 

@@ -166,14 +166,16 @@ def _model(recipe: RecipeDefinition, *blocks: Strict) -> ModelParams:
     Arguments belong to one model: those of blocks that come before another one is named do not count.
     """
     given = [block.model_dump(exclude_unset=True) for block in blocks]
-    names = list(itertools.accumulate((block.get("name") for block in given), lambda old, new: new or old))
+    names: list[str | None] = list(
+        itertools.accumulate((block.get("name") for block in given), lambda old, new: new or old)
+    )
     name = names[-1] or ModelParams().name
     transfer = is_transfer(name)
     for block, there in zip(given, names, strict=True):
         if not (transfer and is_transfer(there or name)) and there not in (None, name):
             block.pop("args", None)
     if transfer:
-        off = {} if recipe.local_cnns else {"num_lanets": 0}
+        off: dict[str, Any] = {} if recipe.local_cnns else {"num_lanets": 0}
         off |= {part: 0.0 for part in ("mad", "msad") if not getattr(recipe, part)}
         given = [{"args": PARTS}, *given[:2], {"args": off}, *given[2:]]
     return merged(ModelParams(), *given)

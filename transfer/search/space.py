@@ -32,10 +32,10 @@ def draw(trial: "Trial", space: SearchSpace, lanets: int) -> dict[str, Any]:
 
 def cells(space: SearchSpace, lanets: int) -> list[dict[str, Any]]:
     """Every combination of a grid once, in order; without mad where there are fewer than two LANets."""
-    lists = [part if isinstance(part, list) else part.values() for part in space.values()]
+    lists: list[Any] = [part if isinstance(part, list) else part.values() for part in space.values()]
     found: list[dict[str, Any]] = []
     for combination in itertools.product(*lists):
-        cell = dict(zip(space, combination, strict=True))
+        cell: dict[str, Any] = dict(zip(space, combination, strict=True))
         if cell.get(LANETS, lanets) < 2:
             cell.pop(MAD, None)
         if cell not in found:
@@ -45,7 +45,7 @@ def cells(space: SearchSpace, lanets: int) -> list[dict[str, Any]]:
 
 def conditional(space: SearchSpace) -> bool:
     """Whether some trials have no mad."""
-    counts = space.get(LANETS, [2])
+    counts: Any = space.get(LANETS, [2])
     return MAD in space and (counts.low if isinstance(counts, SearchRange) else min(counts)) < 2
 
 
