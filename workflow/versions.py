@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transfer.models.registry import modules as models
+from transfer.models.registry import module_of
 from transfer.params import RUNTIME_KEYS, Params, RunParams, digest
 from transfer.tables import kinds
 from transfer.utils.code_digest import step_digest
@@ -27,7 +27,7 @@ class Versions:
 
     def _model_code(self, step: str, wildcards: Wildcards) -> str:
         """Digest of a step that runs a model."""
-        return self._code(step, models()[self._run(wildcards).model.name])
+        return self._code(step, module_of(self._run(wildcards).model.name))
 
     def synthesize(self, wildcards: Wildcards) -> str:
         return self._code("synthesize")
@@ -98,7 +98,7 @@ class Versions:
         run = self.params.run(wildcards.dataset, search.recipe)
         train = run.train.model_dump(mode="json", exclude=RUNTIME_KEYS)
         definition = search.model_dump(mode="json", exclude={"workers"})
-        code = self._code("search", models()[run.model.name])
+        code = self._code("search", module_of(run.model.name))
         return digest(definition, run.model, run.sampling.upsample, train, code)
 
     def search_report(self, wildcards: Wildcards) -> str:

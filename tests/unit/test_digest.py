@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 import transfer
+from transfer.models.registry import module_of
 from transfer.utils.code_digest import NOT_HASHED, STEPS, Package, closure, code_digest, step_digest
 
 MODULES = {
@@ -142,7 +143,9 @@ def test_a_step_depends_on_its_own_part_of_the_package(step, apart_from):
 
 
 def test_training_depends_on_the_model():
-    assert {"transfer.models.lanet", "transfer.models.dropping", "transfer.training.loop"} <= closure(*STEPS["train"])
+    ours = closure(*STEPS["train"], module_of("transfer_base"))
+    assert {"transfer.models.lanet", "transfer.models.dropping", "transfer.training.loop"} <= ours
+    assert not {"transfer.models.lanet", "transfer.models.transfer"} & closure(*STEPS["train"], module_of("timm/vgg13"))
 
 
 def test_the_page_is_no_part_of_the_alignment():

@@ -92,7 +92,7 @@ def make_table(runs, seeds=(0, 1, 2), recipes=RECIPES, datasets=DATASETS, protoc
         experiment="fake",
         datasets=list(datasets),
         protocols=protocols,
-        model={"num_lanets": 2, "mad": 0.6, "msad": 0.3},
+        model={"args": {"num_lanets": 2, "mad": 0.6, "msad": 0.3}},
         dataset_definitions={
             name: {"parser": name.split("_")[-2 if family else -1], "archive": name, "reported_as": family}
             for name, family in datasets.items()
@@ -229,7 +229,7 @@ def test_a_sweep_has_its_values_as_columns(built, tmp_path):
     recipes = {("demo_rafdb", f"full_stem_stages{value}"): None for value in (1, 2)}
     for metrics in tmp_path.rglob("metrics.json"):
         tamper(metrics, lambda content, name=metrics.parts[-3]: content.update(recipe=name))
-    sweep = {"sweep": {"over": {"model.stem_stages": [1, 2]}}, "baseline": "full_stem_stages1"}
+    sweep = {"sweep": {"over": {"model.args.stem_stages": [1, 2]}}, "baseline": "full_stem_stages1"}
     made = make_table(tmp_path, recipes=recipes, datasets={"demo_rafdb": None}, **sweep)
     assert list(made.frame) == [*FORMATS, "stem_stages"]
     assert list(made.frame["stem_stages"].drop_duplicates()) == [1, 2]

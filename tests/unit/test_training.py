@@ -240,7 +240,7 @@ def test_dropping_has_a_stream_of_its_own(copy, monkeypatch):
     monkeypatch.setattr(run, "train_epoch", recording)
     weights = []
     for rates in ({"mad": 0.0, "msad": 0.0}, {"mad": 0.9, "msad": 0.5}, {"msad": 0.5, "msad_mode": "token"}):
-        found = fit(tiny_params(model=rates, train={"epochs": 2}), "faces", "full", 0, copy)
+        found = fit(tiny_params(model={"args": rates}, train={"epochs": 2}), "faces", "full", 0, copy)
         weights.append(found.model.head.weight.detach())
     one, two, three = seen[:6], seen[6:12], seen[12:]
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(one, two, three, strict=True))
@@ -251,7 +251,7 @@ def test_every_step_drops_anew(copy, monkeypatch):
     masks = []
     keep = dropping.keep_all_but_one
     monkeypatch.setattr(dropping, "keep_all_but_one", lambda *args: masks.append(keep(*args)) or masks[-1])
-    fit(tiny_params(train={"epochs": 2}, model={"mad": 1.0}), "faces", "full", 0, copy)
+    fit(tiny_params(train={"epochs": 2}, model={"args": {"mad": 1.0}}), "faces", "full", 0, copy)
     by_step = {mask.flatten().numpy().tobytes() for mask in masks[::3]}  # MAD and two blocks with MSAD
     assert len(masks) == 18 and len(by_step) > 3  # of 2 ** 8
 
@@ -526,7 +526,7 @@ def test_an_image_size_that_the_stem_does_not_divide(layout):
 
 def test_mad_with_one_lanet_is_refused():
     with pytest.raises(ValueError, match="needs num_lanets >= 2") as caught:
-        tiny_params(model={"num_lanets": 1})
+        tiny_params(model={"args": {"num_lanets": 1}})
     assert isinstance(caught.value.errors()[0]["ctx"]["error"], ParamsError)
 
 

@@ -131,7 +131,10 @@ def test_paddle_model_gives_the_authors_logits(tmp_path, slope, lanets, classes)
         found, expected = model(images), authors_logits(arrays, images, lanets)
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
     assert (expected[0] - expected[1]).abs().max() > 0.05, "the image counts"
-    assert about["model"]["num_lanets"] == lanets and (about["protocol"], about["epoch"]) == ("test_selected", 33)
+    assert about["model"]["args"]["num_lanets"] == lanets and (about["protocol"], about["epoch"]) == (
+        "test_selected",
+        33,
+    )
     assert len(about["classes"]) == classes and (about["classes"] == CLASSES) == (classes == 7)
 
 

@@ -73,12 +73,16 @@ def train(
     import sys
 
     from transfer.bench.train import bench_train, table
+    from transfer.params.recipes import is_transfer
     from transfer.training.device import choose_device
     from transfer.utils.environment import cores
 
+    changes: dict[str, Any] = {"name": model, "img_size": img_size}
+    if not (is_transfer(model) and is_transfer(chosen.model.name)):
+        changes["args"] = {}
     batch_size = batch_size or (256 if choose_device(chosen.train.device).type == "cuda" else 16)
     result = bench_train(
-        chosen.model.model_copy(update={"name": model, "img_size": img_size}),
+        chosen.model.model_copy(update=changes),
         chosen.train.model_copy(update={"batch_size": batch_size}),
         threads=threads or cores(),
         rounds=rounds,

@@ -1,6 +1,6 @@
 """The network of a weight file or a finished run, and the aligned test faces that it is shown."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from transfer.faces.store import check_store, digest_test_faces
-from transfer.models.registry import create_model
+from transfer.models.registry import create_model, input_of
 from transfer.models.weights import importers
 from transfer.models.weights.load import read_safetensors
 from transfer.params import ModelParams, TrainParams
 from transfer.runs.predictions import predictions_frame
 from transfer.runs.read import Run
-from transfer.training.batches import normalize, resized
+from transfer.training.batches import FaceStore, normalize, resized
 from transfer.training.device import claim_device
 from transfer.training.loop import predict
 from transfer.utils.errors import UserError, remake
@@ -42,7 +42,9 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
         if "fills" in about and "model" not in about:
             raise UserError(f"{weights}: only a part of a model, to begin a run with (model.pretrained)")
     try:
-        model = create_model(ModelParams(**about["model"]), len(about["classes"]))
+        params = ModelParams(**_with_args(about["model"]))
+        about["model"] = params.model_dump() | input_of(params)
+        model = create_model(params, len(about["classes"]))
     except (KeyError, ValueError) as error:  # ValueError: other keys than ours
         raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
     try:
@@ -50,6 +52,18 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
     except RuntimeError as error:
         raise UserError(f"{weights}: its tensors do not fit the model that it names: {error}") from None
     return model.eval(), about
+
+
+def _with_args(model: dict[str, Any]) -> dict[str, Any]:
+    """A model's parameters; files of version 0.1.0 have its arguments beside the other keys."""
+    own = ModelParams.model_fields
+    args = {key: value for key, value in model.items() if key not in own}
+    return {key: value for key, value in model.items() if key in own} | ({"args": args} if args else {})
+
+
+def store_of(path: Path, about: Mapping[str, Any], rows: np.ndarray) -> FaceStore:
+    """An aligned store, as the network of this description (`load_model`) is fed it."""
+    return FaceStore(path, rows=rows, **{key: about["model"][key] for key in ("img_size", "mean", "std")})
 
 
 @dataclass(frozen=True)
@@ -99,12 +113,13 @@ class Network:
 
         As after an epoch: in the run's precision, and bit-equal on its machine for the same batches.
         """
-        side = self.about["model"]["img_size"]
+        side, mean, std = (self.about["model"][key] for key in ("img_size", "mean", "std"))
 
         def images() -> Iterator[Tensor]:
             for faces in batches:
                 shown = np.ascontiguousarray(faces if faces.shape[1] == side else resized(faces, side))
-                yield normalize(torch.from_numpy(shown).to(self.device).permute(0, 3, 1, 2).float().div_(255))
+                images = torch.from_numpy(shown).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+                yield normalize(images, mean, std)
 
         return predictions_frame(
             samples.tolist(),

@@ -1,13 +1,16 @@
 """The models by name: for runs, and for timm as soon as timm is imported.
 
-Importing timm takes seconds, since it brings a thousand models, and a run needs none of them. ``register`` therefore
-keeps our models itself and hands them to timm when somebody imports it, before or after this package.
+Importing timm takes seconds, since it brings a thousand models, and a run of ours needs none of them. ``register``
+therefore keeps our models itself and hands them to timm when somebody imports it, before or after this package; what
+they understand is read from their source. A model called ``timm/NAME`` is timm's.
 """
 
 import ast
 import importlib
+import inspect
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -18,9 +21,16 @@ from typing import TYPE_CHECKING, Any
 from transfer.utils.errors import UserError, choices
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from torch import nn
 
     from transfer.params import ModelParams, Params
+
+TIMM = "timm/"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RESERVED = ("self", "pretrained", "num_classes", "in_chans", "img_size")
+"""Arguments that are not given in ``model.args``: the data and other keys decide them."""
 
 _REGISTERED: dict[str, Callable[..., Any]] = {}
 
@@ -50,35 +60,194 @@ def model_function(name: str) -> Callable[..., Any]:
     return _REGISTERED[name]
 
 
+def module_of(name: str) -> str:
+    """The module that makes the model ``name``, for the digest of the code that a run depends on."""
+    return __name__ if name.startswith(TIMM) else modules()[name]
+
+
+def input_of(params: "ModelParams") -> dict[str, Any]:
+    """What a model is fed, as keys of its parameters: img_size, mean, std; its own where the parameters have none."""
+    own = {"img_size": _signature(params.name)[1], "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if params.name.startswith(TIMM):
+        import timm
+
+        config = timm.get_pretrained_cfg(params.name.removeprefix(TIMM), allow_unregistered=False).to_dict()  # type: ignore[union-attr]
+        own = {"img_size": config["input_size"][-1], "mean": config["mean"], "std": config["std"]}
+    return {key: getattr(params, key) or value for key, value in own.items()}
+
+
 def create_model(params: "ModelParams", num_classes: int) -> "nn.Module":
-    """The network of a run. Raises UserError for an unknown name or contradictory values."""
-    if params.name not in modules():
-        raise UserError(f"model.name: unknown model {params.name!r}; {choices(params.name, modules())}")
+    """The network of a run. Raises UserError for an unknown name, or arguments that it does not take."""
+    if wrong := problem(params):
+        raise UserError(f"model.{'.'.join(wrong[0])}: {wrong[1]}")
     try:
-        return model_function(params.name)(num_classes=num_classes, **params.model_dump(exclude={"name", "pretrained"}))
-    except (ValueError, TypeError) as error:  # TypeError: a model that lacks one of our keywords
+        return _made(params, num_classes)
+    except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"model {params.name}: {error}") from error
 
 
-def check_models(params: "Params") -> None:
-    """Raise ParamsError if a run names an unknown model, or weights that do not fit it."""
+def _made(params: "ModelParams", num_classes: int) -> "nn.Module":
+    size = {"img_size": input_of(params)["img_size"]} if _signature(params.name)[1] else {}
+    if not params.name.startswith(TIMM):
+        model: nn.Module = model_function(params.name)(num_classes=num_classes, **size, **params.args)
+        return model
+    import timm
+
+    return timm.create_model(params.name.removeprefix(TIMM), num_classes=num_classes, **size, **params.args)
+
+
+def problem(params: "ModelParams") -> tuple[tuple[str, ...], str] | None:
+    """The key below ``model`` that is wrong, and what is wrong with it, as far as can be told without training."""
+    from pydantic import ValidationError
+
     from transfer.models.weights.catalogue import problem as weights_problem
+
+    name = params.name
+    known = _timm(name) or (*modules(), f"{TIMM}NAME")
+    if name not in known:
+        return ("name",), f"unknown model {name!r}; {choices(name, _nearest(name, known))}"
+    arguments = _signature(name)[0]
+    try:
+        arguments.model_validate(params.args)
+    except ValidationError as error:
+        first = error.errors()[0]
+        argument = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            return ("args", argument), f"{name} has no such argument; {choices(argument, arguments.model_fields)}"
+        return ("args", argument), f"{first['msg'].replace('Input should', 'should')}, found {first['input']!r}"
+    if wrong := weights_problem(name, params.pretrained):
+        return ("pretrained",), wrong
+    if name.startswith(TIMM) and (wrong := _cannot_be_made(params.model_dump_json())):
+        return ("name",), wrong
+    return None
+
+
+def _nearest(name: str, known: Sequence[str]) -> Sequence[str]:
+    from difflib import get_close_matches
+
+    return known if len(known) < 50 else get_close_matches(name, known, n=5)
+
+
+def _timm(name: str) -> tuple[str, ...]:
+    """The names of timm's models, if ``name`` is of that form; without importing timm for others."""
+    return _timm_names() if name.startswith(TIMM) else ()
+
+
+@cache
+def _timm_names() -> tuple[str, ...]:
+    import timm
+
+    return tuple(f"{TIMM}{name}" for name in timm.list_models() if name not in modules())
+
+
+@cache
+def _cannot_be_made(params: str) -> str | None:
+    """What timm says of a model of ours, such as an input size that it cannot have; without memory for its weights."""
+    import torch
+
+    from transfer.params import ModelParams
+
+    try:
+        with torch.device("meta"):
+            _made(ModelParams.model_validate_json(params), 7)
+    except NotImplementedError:  # a few initial values cannot be computed without memory
+        return None
+    except Exception as error:
+        return f"timm does not make it: {error}".replace("\n", " ")
+    return None
+
+
+@cache
+def _signature(name: str) -> tuple["type[BaseModel]", int | None]:
+    """What may stand in ``model.args`` of a known model, typed; and its own input size, if it is told one."""
+    import typing
+
+    import pydantic
+
+    from transfer.params import base
+
+    found: dict[str, tuple[Any, Any]] = {}
+    if name.startswith(TIMM):
+        import timm
+
+        entry = timm.model_entrypoint(name.removeprefix(TIMM))
+        classes = getattr(typing.get_type_hints(entry).get("return"), "__mro__", ())
+        for function in (entry, *(vars(kind).get("__init__") for kind in classes)):
+            if function is not None and hasattr(function, "__code__"):
+                for parameter in inspect.signature(function).parameters.values():
+                    if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                        found.setdefault(parameter.name, (Any, parameter.default))
+    else:
+        names = vars(typing) | vars(base) | {"Sequence": Sequence}
+        for argument, annotation, default in _written(modules()[name], name):
+            try:
+                kind = eval(ast.unparse(annotation), dict(names)) if annotation else Any
+            except NameError:
+                kind = Any
+            found.setdefault(argument, (kind, ast.literal_eval(default) if default else ...))
+    size = found.get("img_size", (None, None))[1]
+    fields = {key: value for key, value in found.items() if key not in RESERVED}
+    optional = {
+        key: (kind, None if default is inspect.Parameter.empty else default) for key, (kind, default) in fields.items()
+    }
+    config = pydantic.ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    made = pydantic.create_model(name, __config__=config, **optional)  # type: ignore[call-overload]
+    return made, size if isinstance(size, int) else 224 if size else None
+
+
+def _written(module: str, name: str) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
+    """Argument, annotation and default of a model's function and, below ``**kwargs``, of the class that it returns."""
+    tree = ast.parse(Path(__file__).with_name(f"{module.rpartition('.')[2]}.py").read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+            yield from _written(str(node.module), name)
+        is_class = isinstance(node, ast.ClassDef) and node.name == name
+        for function in node.body if is_class else [node]:  # type: ignore[attr-defined]
+            if isinstance(function, ast.FunctionDef) and function.name == ("__init__" if is_class else name):
+                listed, given = function.args.args, function.args.defaults
+                defaults = [None] * (len(listed) - len(given)) + list(given)
+                for argument, default in zip(listed, defaults, strict=True):
+                    yield argument.arg, argument.annotation, default
+                for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+                    yield argument.arg, argument.annotation, default
+                if function.args.kwarg:
+                    above = (
+                        ast.unparse(node.bases[0])
+                        if isinstance(node, ast.ClassDef)
+                        else ast.unparse(function.returns or ast.Name(""))
+                    )
+                    yield from _written(module, above)
+
+
+def check_models(params: "Params") -> None:
+    """Raise ParamsError if a run or a trial names an unknown model, or arguments or weights that do not fit it."""
     from transfer.params import ParamsError
     from transfer.params.read import holds
+    from transfer.params.recipes import SHORTHANDS, is_transfer, varied
 
+    values = params.model_dump(exclude_unset=True)
     for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.all_runs()):
-        model = params.run(dataset, recipe).model
-        if model.name not in modules():
-            key, wrong = "name", f"unknown model {model.name!r}; {choices(model.name, modules())}"
-        elif problem := weights_problem(model.name, model.pretrained):
-            key, wrong = "pretrained", problem
-        else:
-            continue
-        blocks = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
-        values = params.model_dump(exclude_unset=True)
-        raise ParamsError(
-            next((*block, "model", key) for block in blocks if holds(values, (*block, "model", key))), wrong
-        )
+        model, parts = params.run(dataset, recipe).model, params.recipe(recipe).model_fields_set & SHORTHANDS
+        if parts and not is_transfer(model.name) and model.name in (*modules(), *_timm(model.name)):
+            key, other = min(parts), f"only TransFER has it, and the model is {model.name}"
+            raise ParamsError(("recipe_definitions", recipe, key), f"{other}; leave it out, or name a transfer_ model")
+        if wrong := problem(model):
+            blocks: list[tuple[str, ...]] = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
+            tables = [
+                ("table_definitions", name, "sweep", "over")
+                for name, table in params.table_definitions.items()
+                if table.sweep and recipe in table.sweep.recipes()
+            ]
+            places: list[tuple[str, ...]] = [(*table, ".".join(("model", *wrong[0]))) for table in tables]
+            places += [(*block, "model", *wrong[0]) for block in blocks]
+            raise ParamsError(next((place for place in places if holds(values, place)), places[-1]), wrong[1])
+    for name in params.searches:
+        search = params.search_definitions[name]
+        for dataset, ends in itertools.product(params.datasets, search.ends()):
+            end = {name: varied(params.recipe_definitions[search.recipe], ends)}
+            trial = params.model_copy(update={"recipe_definitions": params.recipe_definitions | end})
+            if wrong := problem(trial.run(dataset, name).model):
+                raise ParamsError(("search_definitions", name, "space", *ends), wrong[1])
 
 
 def register_with_timm() -> None:

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from transfer.models.ir50 import IRStem
 from transfer.models.lanet import LocalCNNs
-from transfer.models.registry import register
+from transfer.models.registry import IMAGENET_MEAN, IMAGENET_STD, register
 from transfer.models.vit import Block
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from transfer.params.base import Fraction
 
 
 class TransFER(nn.Module):
@@ -39,8 +37,8 @@ class TransFER(nn.Module):
         num_lanets: int = 2,
         lanet_ratio: int = 16,
         lanet_norm: bool = True,
-        mad: float = 0.0,
-        msad: float = 0.0,
+        mad: Fraction = 0.0,
+        msad: Fraction = 0.0,
         msad_mode: Literal["head", "token"] = "head",
         embed_dim: int = 768,
         depth: int = 8,

@@ -3,11 +3,11 @@
 ``transfer.params.read`` reads the files; the JSON schema ``params/schema.json`` is generated from these models.
 """
 
-from transfer.params.base import SPLITS, Name, ParamsError, S, Strict, digest, merge
+from transfer.params.base import SPLITS, Name, ParamsError, S, Strict, digest, merge, nested
 from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingParams
 from transfer.params.experiment import Params
 from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams
-from transfer.params.search import CountRange, PrunerParams, RateRange, SearchDefinition, SearchSpace
+from transfer.params.search import PrunerParams, SearchDefinition, SearchRange, SearchSpace
 from transfer.params.tables import TableDefinition
 from transfer.params.train import (
     RUNTIME_KEYS,
@@ -21,7 +21,6 @@ from transfer.params.train import (
 
 __all__ = [
     "Augmentation",
-    "CountRange",
     "DatasetDefinition",
     "FaceParams",
     "ModelOverride",
@@ -31,7 +30,6 @@ __all__ = [
     "ParamsError",
     "PrunerParams",
     "RUNTIME_KEYS",
-    "RateRange",
     "RecipeDefinition",
     "RecipeOnDataset",
     "RobustnessParams",
@@ -40,6 +38,7 @@ __all__ = [
     "SPLITS",
     "SamplingParams",
     "SearchDefinition",
+    "SearchRange",
     "SearchSpace",
     "Strict",
     "TableDefinition",
@@ -47,4 +46,5 @@ __all__ = [
     "TrainParams",
     "digest",
     "merge",
+    "nested",
 ]

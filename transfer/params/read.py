@@ -13,20 +13,13 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from transfer.params.base import ParamsError, S, Strict, merge
+from transfer.params.base import ParamsError, S, Strict, merge, nested, renamed
 from transfer.params.experiment import Params
 from transfer.utils.errors import UserError, choices, did_you_mean
 from transfer.utils.files import write_text
 
 DEFAULT = Path("params/default.yaml")
 SCHEMA = Path("params/schema.json")
-RENAMED = {
-    "train.processes": "train.gpus",
-    "train.flip_views": "train.hflip_tta",
-    "train.targets: votes": "train.targets: soft_labels",
-}
-"""Keys of earlier versions, or keys with a value, and what they are called now."""
-
 _SNAPSHOT = "# All parameters of a workflow, as it started: nothing else is read below this file."
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 
@@ -58,12 +51,9 @@ def load(
         if not equals:
             raise UserError(f"--set {value}: expected key=value, such as train.epochs=3")
         try:
-            nested: Any = yaml.load(text, _Loader)
+            command_line = merge(command_line, nested(key, yaml.load(text, _Loader)))
         except yaml.YAMLError as error:
             raise UserError(f"--set {value}: not a YAML value: {getattr(error, 'problem', error)}") from None
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        command_line = merge(command_line, nested)
     return validate(merge(config, command_line), files, command_line, checks)
 
 
@@ -208,9 +198,8 @@ def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...], model: type[B
     if kind == "value_error":
         return str(error["ctx"]["error"])
     key = _key(loc)
-    for old, new in RENAMED.items():
-        if f".{key}".endswith(f".{old}") or f".{key}: {value}".endswith(f".{old}"):
-            return f"renamed; write {new}"
+    if advice := renamed(key, value):
+        return advice
     if kind == "extra_forbidden":
         return f"unknown key; {choices(str(loc[-1]), _allowed(loc[:-1], model))}"
     if kind == "missing":

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
+from transfer.models.registry import input_of
 from transfer.models.weights.load import KEY
 from transfer.params import digest
 from transfer.runs.predictions import predictions_frame, write_predictions
@@ -21,7 +22,7 @@ def write_run(run: Run) -> None:
     selected, protocol, data = run.selected, run.params.checkpoint_protocol, run.data
     chosen = selected.get(protocol) or {"epoch": len(run.history), "weights": run.weights()}
     about = {
-        "model": run.settings.model.model_dump(mode="json"),
+        "model": run.settings.model.model_dump(mode="json") | input_of(run.settings.model),
         "faces": run.params.face_params(run.dataset).model_dump(mode="json"),
         "classes": data.classes,
         "run": f"{run.params.experiment}/{run.dataset}/{run.recipe}/seed{run.seed}",

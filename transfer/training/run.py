@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from transfer.layout import Layout
-from transfer.models.registry import create_model, modules
+from transfer.models.registry import create_model, module_of
 from transfer.models.weights.load import load_pretrained
 from transfer.params import RUNTIME_KEYS, Params, digest
 from transfer.training.batches import evaluation_batches, training_batches
@@ -161,7 +161,7 @@ def run_identity(params: Params, dataset: str, recipe: str, seed: int, layout: L
         "protocols": " ".join(params.protocols),
         "data": data_digest(settings, dataset, layout),
         "pretrained weights": digest(_pretrained_sha256(params, dataset, recipe, layout)),
-        "code": step_digest("train", modules()[settings.model.name]),
+        "code": step_digest("train", module_of(settings.model.name)),
     }
 
 
