@@ -32,6 +32,8 @@ def positive(values: tuple[float, ...]) -> tuple[float, ...]:
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Range = Annotated[tuple[Fraction, Fraction], AfterValidator(rising)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Channels = tuple[Fraction, Fraction, Fraction]
 Protocol = Literal["last", "val_selected", "test_selected"]
 Upsample = Literal["full", "sqrt", "none"]
@@ -104,6 +106,7 @@ RENAMED = {
     "train.processes": "train.gpus",
     "train.flip_views": "train.hflip_tta",
     "train.targets: votes": "train.targets: soft_labels",
+    "train.label_smoothing": "train.loss.args.label_smoothing",
     **{f"model.{name}": f"model.args.{name}" for name in _ARGS},
     **{f"space.{name}": f"model.args.{name}" for name in ("mad", "msad", "num_lanets")},
 }

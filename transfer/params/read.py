@@ -128,6 +128,19 @@ def holds(values: Any, loc: Sequence[str | int]) -> bool:
     return True
 
 
+def where(params: Params, dataset: str, recipe: str, key: tuple[str, ...]) -> tuple[str, ...]:
+    """The place of a run's resolved ``key``, such as ("model", "name"), in the parameters: the last one that set it."""
+    places: list[tuple[str, ...]] = [
+        ("table_definitions", name, "sweep", "over", ".".join(key))
+        for name, table in params.table_definitions.items()
+        if table.sweep and recipe in table.sweep.recipes()
+    ]
+    recipes = ("recipe_definitions", recipe)
+    places += [(*recipes, "datasets", dataset, *key), (*recipes, *key), ("dataset_definitions", dataset, *key), key]
+    values = params.model_dump(exclude_unset=True)
+    return next((place for place in places if holds(values, place)), key)
+
+
 def schema_text(model: type[Strict] = Params, partial: bool = True) -> str:
     """JSON schema of ``model`` for editors; ``partial``: no key is required, since override files hold only changes."""
     schema = model.model_json_schema()

@@ -33,6 +33,15 @@ class Augmentation(Strict):
     """Range of the erased area, as a fraction of the image."""
 
 
+class LossParams(Strict):
+    """The loss."""
+
+    name: Name = "cross_entropy"
+    """A file of transfer/losses, such as eac."""
+    args: dict[str, Any] = {}
+    """What this loss alone understands, such as label_smoothing."""
+
+
 class TrainParams(Strict):
     """The training run."""
 
@@ -53,7 +62,7 @@ class TrainParams(Strict):
     """Length of the linear warm-up."""
     clip_norm: Annotated[float, Field(ge=0)] = 10.0
     """Largest L2 norm of the gradient; 0: no clipping."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    loss: LossParams = LossParams()
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay per step of the exponential moving average of the weights, which is evaluated and saved; 0: none."""
     targets: Literal["label", "soft_labels"] = "label"

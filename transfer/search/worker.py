@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from transfer.layout import Layout
+from transfer.losses.registry import module_of as loss_module
 from transfer.models.registry import module_of
 from transfer.params import RUNTIME_KEYS, Params, digest
 from transfer.search import study as studies
@@ -120,7 +121,7 @@ def identity(params: Params, search: str, dataset: str, layout: Layout) -> dict[
     return plain | {
         "recipe": start.model_dump(mode="json", exclude={"train": RUNTIME_KEYS}),
         "data": digest([sha256(data / name) for name in ("aligned.parquet", "split.parquet")]),
-        "code": step_digest("train", module_of(start.model.name)),
+        "code": step_digest("train", module_of(start.model.name), loss_module(start.train.loss.name)),
     }
 
 
