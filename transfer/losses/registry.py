@@ -95,6 +95,6 @@ def check_losses(params: "Params") -> None:
     from transfer.params import ParamsError
     from transfer.params.read import where
 
-    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.all_runs()):
+    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.selected_runs()):
         if wrong := problem(params.run(dataset, recipe)):
             raise ParamsError(where(params, dataset, recipe, ("train", "loss", *wrong[0])), wrong[1])

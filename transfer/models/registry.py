@@ -140,8 +140,10 @@ def _cannot_be_made(params: str) -> str | None:
     from transfer.params import ModelParams
 
     try:
+        model = ModelParams.model_validate_json(params)
         with torch.device("meta"):
-            _made(ModelParams.model_validate_json(params), 7)
+            side = input_of(model)["img_size"]
+            _made(model, 7).eval()(torch.zeros(1, 3, side, side))
     except NotImplementedError:  # a few initial values cannot be computed without memory
         return None
     except Exception as error:
@@ -173,7 +175,7 @@ def check_models(params: "Params") -> None:
     from transfer.params.read import where
     from transfer.params.recipes import SHORTHANDS, is_transfer, varied
 
-    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.all_runs()):
+    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.selected_runs()):
         model, parts = params.run(dataset, recipe).model, params.recipe(recipe).model_fields_set & SHORTHANDS
         if parts and not is_transfer(model.name) and model.name in (*modules(), *_timm(model.name)):
             key, other = min(parts), f"only TransFER has it, and the model is {model.name}"
