@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from transfer.bench.plain import Faces, PlainTraining
 from transfer.datasets.synthetic.render import EXPRESSIONS, render_face
 from transfer.faces.store import store_writer
-from transfer.models.registry import create_model, input_of
+from transfer.models.registry import count_macs, create_model, input_of
 from transfer.params import ModelParams, TrainParams
 from transfer.training.batches import FaceStore, training_batches
 from transfer.training.device import choose_device, choose_precision
@@ -156,15 +155,6 @@ class PeakMatmul:
                     torch.cuda.synchronize()
                 self.best = max(self.best, (2 * len(matrix) ** 3 / (time.perf_counter() - start), len(matrix)))
                 times += 1
-
-
-def count_macs(model: nn.Module, side: int, device: torch.device) -> int:
-    """Multiplications of one image's forward pass, counted as it runs: matrix products and convolutions."""
-    training = model.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, 3, side, side, device=device))
-    model.train(training)
-    return counter.get_total_flops() // 2
 
 
 def _ours(

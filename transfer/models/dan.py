@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from transfer.models.ir50 import IR50
 from transfer.models.registry import register
 from transfer.models.resnet18 import FaceResNet
 
@@ -34,11 +35,12 @@ class AttentionHead(nn.Module):
         return pooled * self.channels(pooled)
 
 
-class DAN(FaceResNet):
-    """Faces (N, 3, H, W) to logits (N, num_classes), batch-normed: ``num_heads`` attention heads on ResNet-18."""
+class _Heads(nn.Module):
+    """Attention heads on a trunk of one map, and batch norm of the logits."""
 
-    def __init__(self, num_classes: int = 7, num_heads: int = 4, stem: Literal["3x3", "7x7"] = "3x3") -> None:
-        super().__init__(num_classes, stem)
+    num_features: int
+
+    def add_heads(self, num_classes: int, num_heads: int) -> None:
         self.heads = nn.ModuleList(AttentionHead(self.num_features) for _ in range(num_heads))
         self.fc = nn.Sequential(nn.Linear(self.num_features, num_classes), nn.BatchNorm1d(num_classes))
 
@@ -50,6 +52,22 @@ class DAN(FaceResNet):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.forward_heads(x).sum(dim=1)
         return x if pre_logits else self.fc(x)
+
+
+class DAN(_Heads, FaceResNet):
+    """Faces (N, 3, H, W) to logits (N, num_classes), on ResNet-18 as in the paper."""
+
+    def __init__(self, num_classes: int = 7, num_heads: int = 4, stem: Literal["3x3", "7x7"] = "3x3") -> None:
+        super().__init__(num_classes, stem)
+        self.add_heads(num_classes, num_heads)
+
+
+class DANOnIR50(_Heads, IR50):
+    """The same on IR-50, the trunk of TransFER."""
+
+    def __init__(self, num_classes: int = 7, num_heads: int = 4) -> None:
+        super().__init__(num_classes)
+        self.add_heads(num_classes, num_heads)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -65,3 +83,9 @@ def _initialise(module: nn.Module) -> None:
 def dan(num_classes: int = 7, num_heads: int = 4, stem: Literal["3x3", "7x7"] = "3x3") -> DAN:
     """19.72 M parameters."""
     return DAN(num_classes, num_heads, stem)
+
+
+@register
+def dan_ir50(num_classes: int = 7, num_heads: int = 4) -> DANOnIR50:
+    """For the pretrained IR-50 of face.evoLVe (docs/weights.md)."""
+    return DANOnIR50(num_classes, num_heads)

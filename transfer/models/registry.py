@@ -21,6 +21,7 @@ from transfer.params import arguments
 from transfer.utils.errors import UserError, choices
 
 if TYPE_CHECKING:
+    import torch
     from pydantic import BaseModel
     from torch import nn
 
@@ -94,6 +95,44 @@ def _made(params: "ModelParams", num_classes: int) -> "nn.Module":
     import timm
 
     return timm.create_model(params.name.removeprefix(TIMM), num_classes=num_classes, **size, **params.args)
+
+
+def count_macs(model: "nn.Module", side: int, device: "torch.device | str") -> int:
+    """Multiplications of one image's forward pass, counted as it runs: matrix products and convolutions."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    training = model.training
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 3, side, side, device=device))
+    model.train(training)
+    return counter.get_total_flops() // 2
+
+
+def size_of(params: "ModelParams", num_classes: int) -> dict[str, Any]:
+    """backbone, parameters, macs (of one image) and pretrained of a model, for tables; without memory for its weights.
+
+    ``backbone`` is the trunk that methods share, so that rows of equal trunk can be compared; of timm the network.
+    """
+    return dict(_size_of(params.model_dump_json(), num_classes))
+
+
+@cache
+def _size_of(written: str, num_classes: int) -> dict[str, Any]:
+    import torch
+
+    from transfer.params import ModelParams
+
+    params = ModelParams.model_validate_json(written)
+    with torch.device("meta"):
+        model = create_model(params, num_classes)
+        macs = count_macs(model, input_of(params)["img_size"], "meta")
+    return {
+        "backbone": getattr(model, "backbone", params.name.removeprefix(TIMM)),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": macs,
+        "pretrained": ", ".join(params.pretrained) or "no",
+    }
 
 
 def problem(params: "ModelParams") -> tuple[tuple[str, ...], str] | None:

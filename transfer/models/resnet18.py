@@ -16,6 +16,8 @@ class FaceResNet(ResNet):  # type: ignore[misc]
     map of 6x6; "7x7" is the usual network, whose last map is 1/32 of the input (7x7 at 224).
     """
 
+    backbone = "ResNet-18"
+
     def __init__(self, num_classes: int = 7, stem: Literal["3x3", "7x7"] = "3x3") -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes)
         self.num_classes, self.num_features = num_classes, 512

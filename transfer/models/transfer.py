@@ -26,6 +26,8 @@ class TransFER(nn.Module):
     lies outside [0, 1], MAD has fewer than two maps to choose from, or the stem does not divide ``img_size``.
     """
 
+    backbone = "IR stem and ViT"
+
     def __init__(
         self,
         num_classes: int = 7,

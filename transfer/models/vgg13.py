@@ -21,6 +21,8 @@ class VGG13(nn.Module):
     0.5. No batch norm. Glorot's uniform start values, biases 0.
     """
 
+    backbone = "VGG13"
+
     def __init__(self, num_classes: int = 8, img_size: int = 64) -> None:
         super().__init__()
         self.num_classes, self.num_features = num_classes, 1024
