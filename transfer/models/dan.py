@@ -39,6 +39,7 @@ class _Heads(nn.Module):
     """Attention heads on a trunk of one map, and batch norm of the logits."""
 
     num_features: int
+    fc: nn.Module
 
     def add_heads(self, num_classes: int, num_heads: int) -> None:
         self.heads = nn.ModuleList(AttentionHead(self.num_features) for _ in range(num_heads))
