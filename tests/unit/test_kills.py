@@ -64,12 +64,12 @@ def signal_in(monkeypatch, epoch, step, number=signal.SIGTERM, times=1):
 
     def signalled(model, optimizer, batches, meter, *rest):
         def watched():
-            for images, targets in batches:
+            for images, targets, rows in batches:
                 trained.append((meter.epoch, meter.step))
                 if trained[-1] == (epoch, step):
                     for _ in range(times):
                         os.kill(os.getpid(), number)
-                yield images, targets
+                yield images, targets, rows
 
         return train_epoch(model, optimizer, watched(), meter, *rest)
 

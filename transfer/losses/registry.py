@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from transfer.losses.base import Loss
-    from transfer.params import Params, RunParams
+    from transfer.params import LossParams, Params, RunParams
 
 RESERVED = ("self", "model", "num_classes", "num_samples")
 """Arguments that are not given in ``train.loss.args``."""
@@ -34,6 +34,8 @@ def module_of(name: str) -> str:
 def create_loss(settings: "RunParams", model: "nn.Module", num_classes: int, num_samples: int) -> "Loss":
     """The loss of a run; ``num_samples`` are the rows of its store. Raises UserError: it does not fit the model."""
     params = settings.train.loss
+    if wrong := _wrong(params):
+        raise UserError(f"train.loss.{'.'.join(wrong[0])}: {wrong[1]}")
     kind = importlib.import_module(module_of(params.name)).Loss
     given = {"model": model, "num_classes": num_classes, "num_samples": num_samples}
     wanted = arguments.written(_file(params.name), "Loss")
@@ -51,15 +53,16 @@ def _file(name: str) -> Path:
 
 def problem(settings: "RunParams") -> tuple[tuple[str, ...], str] | None:
     """The key below ``train.loss`` that is wrong, and what is wrong with it, as far as can be told without training."""
-    loss = settings.train.loss
+    if wrong := _wrong(settings.train.loss):
+        return wrong
+    return None if settings.train.loss.name == "cross_entropy" else _does_not_fit(settings.model_dump_json())
+
+
+def _wrong(loss: "LossParams") -> tuple[tuple[str, ...], str] | None:
     if loss.name not in names():
         return ("name",), f"unknown loss {loss.name!r}; {choices(loss.name, names())}"
     accepted = arguments.typed(loss.name, arguments.written(_file(loss.name), "Loss"), RESERVED)
-    if wrong := arguments.problem(accepted, loss.args):
-        return wrong
-    if loss.name == "cross_entropy":
-        return None
-    return _does_not_fit(settings.model_dump_json())
+    return arguments.problem(accepted, loss.args)
 
 
 @cache

@@ -67,7 +67,12 @@ def module_of(name: str) -> str:
 
 
 def input_of(params: "ModelParams") -> dict[str, Any]:
-    """What a model is fed, as keys of its parameters: img_size, mean, std; its own where the parameters have none."""
+    """What a model is fed, as keys of its parameters: img_size, mean, std; its own where the parameters have none.
+
+    Raises UserError for an unknown model.
+    """
+    if wrong := _unknown(params.name):
+        raise UserError(f"model.name: {wrong}")
     own = {"img_size": _signature(params.name)[1], "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if params.name.startswith(TIMM):
         import timm
@@ -140,9 +145,8 @@ def problem(params: "ModelParams") -> tuple[tuple[str, ...], str] | None:
     from transfer.models.weights.catalogue import problem as weights_problem
 
     name = params.name
-    known = _timm(name) or (*modules(), f"{TIMM}NAME")
-    if name not in known:
-        return ("name",), f"unknown model {name!r}; {choices(name, _nearest(name, known))}"
+    if unknown := _unknown(name):
+        return ("name",), unknown
     if wrong := arguments.problem(_signature(name)[0], params.args):
         return wrong
     if text := weights_problem(name, params.pretrained):
@@ -150,6 +154,11 @@ def problem(params: "ModelParams") -> tuple[tuple[str, ...], str] | None:
     if name.startswith(TIMM) and (text := _cannot_be_made(params.model_dump_json())):
         return ("name",), text
     return None
+
+
+def _unknown(name: str) -> str | None:
+    known = _timm(name) or (*modules(), f"{TIMM}NAME")
+    return None if name in known else f"unknown model {name!r}; {choices(name, _nearest(name, known))}"
 
 
 def _nearest(name: str, known: Sequence[str]) -> Sequence[str]:
