@@ -24,8 +24,7 @@ from transfer.tables.build import build_table
 from transfer.tables.text import to_csv
 from transfer.tracking import models
 from transfer.tracking.check import check
-from transfer.tracking.listener import MlflowListener
-from transfer.tracking.live import Tracking
+from transfer.tracking.live import MlflowListener, Tracking
 from transfer.tracking.sync import sync
 from transfer.training.run import train
 from transfer.utils.errors import UserError
@@ -287,14 +286,14 @@ exec(sys.argv[2])
 sync(tiny_params(train={"epochs": 2}, faces={"size": 32}), Layout("tiny"))
 """
 KILL = """
-count, read = 0, module.read_run
-def read_run(*arguments, **keywords):
+count, read = 0, module.view_of
+def view_of(*arguments, **keywords):
     global count
     count += 1
     if count == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return read(*arguments, **keywords)
-module.read_run = read_run
+module.view_of = view_of
 """
 
 
@@ -350,7 +349,7 @@ def test_a_damaged_run_is_left_out_and_said(changed):
     done = sync(PARAMS, changed)
     assert done.unchanged == 2 and len(done.problems) == 2
     assert "seed0/history.csv: not that of a finished run (ValueError" in done.problems[0]
-    assert "seed1/env.json: not that of a finished run (KeyError: 'protocols')" in done.problems[1]
+    assert "seed1/env.json: not that of a finished run (KeyError: 'weights_sha256')" in done.problems[1]
 
 
 def test_a_run_without_metrics_is_evaluated(layout):
@@ -446,7 +445,7 @@ def test_a_sync_waits_for_the_writer(trained, mlflow_store):
     start = {"experiment": "tiny", "dataset": "faces", "recipe": "full", "seed": 0, "digest": env["digest"]}
     tracker = Tracking(**start, params={}, tags={})
     for row in pd.read_csv(run / "history.csv").to_dict("records"):
-        tracker.log_epoch(int(row.pop("epoch")), row)
+        tracker.log_epoch(row)
     tracker.finish("FINISHED", run)
     done = sync(PARAMS, layout)
     assert (done.created, done.completed) == (3, 1)

@@ -74,7 +74,7 @@ def train(
         torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
         os.execv(sys.executable, [sys.executable, "-m", *torchrun, "-m", "transfer", *sys.argv[1:]])
 
-    from transfer.tracking.listener import MlflowListener
+    from transfer.tracking.live import MlflowListener
     from transfer.training import run
 
     listeners = [MlflowListener()] if params.tracking else []

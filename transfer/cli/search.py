@@ -30,7 +30,7 @@ def search(
     existing(layout.data(dataset) / "split.parquet", "sample")
 
     from transfer.search.worker import work
-    from transfer.tracking.listener import MlflowListener
+    from transfer.tracking.live import MlflowListener
 
     def listeners(trial: int) -> list[MlflowListener]:
         return [MlflowListener(f"search/{search}/{dataset}", f"trial{trial}")] if params.tracking else []

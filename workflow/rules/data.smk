@@ -1,4 +1,25 @@
-# Raw archives and their indices.
+# Raw files and what is made of them once: downloads, synthetic archives, indices, subsets, imported weights.
+
+
+# Compute nodes often have no Internet access.
+localrules:
+    fetch_source,
+
+
+rule fetch_source:
+    output:
+        # update: an existing file, perhaps put there by hand, is not deleted before the job or when the job fails.
+        file=update(f"{RAW_DIR}/{{source_file}}"),
+    log:
+        f"results/{EXPERIMENT}/logs/fetch_source/{{source_file}}.log",
+    conda:
+        "../envs/transfer.yaml"
+    params:
+        raw_dir=f"raw_dir={RAW_DIR}",
+    message:
+        "Downloading {wildcards.source_file}"
+    shell:
+        "python -m transfer fetch {wildcards.source_file:q} --set {params.raw_dir:q} > {log} 2>&1"
 
 
 rule synthesize_archive:
@@ -65,3 +86,25 @@ rule find_subsets:
         "Finding challenge subsets of {wildcards.dataset}"
     shell:
         "python -m transfer subsets --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+
+
+rule import_weights:
+    input:
+        inputs.weights_file_of,
+    output:
+        weights="results/{experiment}/weights/{weights}.safetensors",
+        report="results/{experiment}/weights/{weights}.json",
+    log:
+        "results/{experiment}/logs/import_weights/{weights}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=versions.weights,
+    message:
+        "Importing the weights {wildcards.weights}"
+    shell:
+        "python -m transfer weights {wildcards.weights} --params {params.config} > {log} 2>&1"
