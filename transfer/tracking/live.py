@@ -5,7 +5,6 @@ seconds of importing MLflow are spent once for all runs, trouble with the store 
 last words are still shown. Locks are the kernel's (flock): they end with their process, however it ends.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from transfer.tracking.store import environment_tags, epoch_metrics, epoch_points, new_view, result_points
 from transfer.training.listeners import Listener, Status
 from transfer.utils.errors import UserError
+from transfer.utils.locks import locked
 
 if TYPE_CHECKING:
     from transfer.training.state import Run
@@ -163,15 +163,6 @@ def spool_folder() -> Path:
     if own.stat().st_uid != os.getuid():
         raise PermissionError(f"{own} belongs to another user")
     return folder
-
-
-def locked(handle: int) -> bool:
-    """Take the lock of an open file; False if another process holds it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def read_problem(folder: Path) -> str:

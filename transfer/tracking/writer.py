@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transfer.tracking import store
-from transfer.tracking.live import LOCK, PROBLEM, VIEWS, locked
+from transfer.tracking.live import LOCK, PROBLEM, VIEWS
 from transfer.utils.errors import UserError
+from transfer.utils.locks import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

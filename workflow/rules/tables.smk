@@ -16,7 +16,7 @@ rule make_table:
         tex="results/{experiment}/{table}.tex",
         html=report(
             "results/{experiment}/report/{table}.html",
-            caption="../report/table.rst",
+            caption="../report/caption.rst",
             category="Tables",
             labels=captions.table_labels,
         ),
@@ -91,7 +91,7 @@ rule draw_figure:
     output:
         png=report(
             "results/{experiment}/figures/{table}_{dataset}.png",
-            caption="../report/figure.rst",
+            caption="../report/caption.rst",
             category="Figures",
             labels=captions.figure_labels,
         ),
@@ -121,7 +121,7 @@ rule draw_attention:
     output:
         report(
             expand("results/{{experiment}}/figures/{name}_{{dataset}}.png", name=["attention", "lanets"]),
-            caption="../report/figure.rst",
+            caption="../report/caption.rst",
             category="Figures",
             labels={"figure": "attention", "dataset": "{dataset}", "protocol": PARAMS.checkpoint_protocol},
         ),
