@@ -27,7 +27,7 @@ rule detect_faces:
         " --dataset {wildcards.dataset} > {log} 2>&1"
 
 
-rule align_faces:
+use rule index_dataset as align_faces with:
     input:
         archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
@@ -38,21 +38,15 @@ rule align_faces:
         evaluation="results/{experiment}/data/{dataset}/evaluation.csv",
     log:
         "results/{experiment}/logs/align_faces/{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=240,
     params:
+        verb="align",
         config=SNAPSHOT,
         version=versions.align,
     message:
         "Aligning the faces of {wildcards.dataset}"
-    shell:
-        "python -m transfer align --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
 
-rule inspect_faces:
+use rule index_dataset as inspect_faces with:
     input:
         archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
@@ -64,21 +58,15 @@ rule inspect_faces:
         report="results/{experiment}/data/{dataset}/faces.json",
     log:
         "results/{experiment}/logs/inspect_faces/{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=60,
     params:
+        verb="inspect",
         config=SNAPSHOT,
         version=versions.inspect,
     message:
         "Quality page of {wildcards.dataset}"
-    shell:
-        "python -m transfer inspect --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
 
-rule sample_faces:
+use rule index_dataset as sample_faces with:
     input:
         manifest=rules.align_faces.output.manifest,
         copies=inputs.copies_of,
@@ -87,15 +75,9 @@ rule sample_faces:
         plans=expand("results/{{experiment}}/data/{{dataset}}/plan_{upsample}.npy", upsample=UPSAMPLING),
     log:
         "results/{experiment}/logs/sample_faces/{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=30,
     params:
+        verb="sample",
         config=SNAPSHOT,
         version=versions.sample,
     message:
         "Splitting and balancing {wildcards.dataset}"
-    shell:
-        "python -m transfer sample --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"

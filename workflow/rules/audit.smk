@@ -1,7 +1,7 @@
 # The leak audit: duplicates within and across splits and datasets.
 
 
-rule hash_images:
+use rule index_dataset as hash_images with:
     input:
         archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
@@ -10,21 +10,15 @@ rule hash_images:
         thumbnails="results/{experiment}/data/{dataset}/thumbnails.npy",
     log:
         "results/{experiment}/logs/hash_images/{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=240,
     params:
+        verb="hash",
         config=SNAPSHOT,
         version=versions.hash,
     message:
         "Hashing the images of {wildcards.dataset}"
-    shell:
-        "python -m transfer hash --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
 
-rule find_duplicates:
+use rule index_dataset as find_duplicates with:
     input:
         hashes=rules.hash_images.output.hashes,
         thumbnails=rules.hash_images.output.thumbnails,
@@ -32,18 +26,12 @@ rule find_duplicates:
         duplicates="results/{experiment}/data/{dataset}/duplicates.parquet",
     log:
         "results/{experiment}/logs/find_duplicates/{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=240,
     params:
+        verb="duplicates",
         config=SNAPSHOT,
         version=versions.duplicates,
     message:
         "Finding duplicates within {wildcards.dataset}"
-    shell:
-        "python -m transfer duplicates --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
 
 rule audit_copies:

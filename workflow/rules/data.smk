@@ -42,6 +42,7 @@ rule synthesize_archive:
         "python -m transfer synthesize {params.values:q} --dataset synthetic > {log} 2>&1"
 
 
+# Further steps of a dataset use this rule: they differ in verb and files.
 rule index_dataset:
     input:
         archive=inputs.archive_of,
@@ -55,17 +56,18 @@ rule index_dataset:
         "../envs/transfer.yaml"
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=240,
     params:
+        verb="index",
         config=SNAPSHOT,
         version=versions.index,
     message:
         "Indexing images, labels and splits of {wildcards.dataset}"
     shell:
-        "python -m transfer index --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer {params.verb} --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
 
-rule find_subsets:
+use rule index_dataset as find_subsets with:
     input:
         index=rules.index_dataset.output.index,
         lists=inputs.subset_lists_of,
@@ -74,18 +76,12 @@ rule find_subsets:
         report="results/{experiment}/data/{dataset}/subsets.json",
     log:
         "results/{experiment}/logs/find_subsets/{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=30,
     params:
+        verb="subsets",
         config=SNAPSHOT,
         version=versions.subsets,
     message:
         "Finding challenge subsets of {wildcards.dataset}"
-    shell:
-        "python -m transfer subsets --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
 
 rule import_weights:

@@ -85,12 +85,13 @@ rule evaluate_robustness:
         runtime=240,
         gpu=needs.gpus,
     params:
+        verb="robustness",
         config=SNAPSHOT,
         version=versions.robustness,
     message:
         "Robustness of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "python -m transfer robustness --params {params.config} --set train.threads={threads}"
+        "python -m transfer {params.verb} --params {params.config} --set train.threads={threads}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
 
 
@@ -126,7 +127,7 @@ rule evaluate_cross:
         " --on {wildcards.test_dataset} > {log} 2>&1"
 
 
-rule measure_diversity:
+use rule evaluate_robustness as measure_diversity with:
     input:
         weights=rules.train_model.output.weights,
         predictions=rules.train_model.output.predictions,
@@ -138,18 +139,9 @@ rule measure_diversity:
         "results/{experiment}/evaluations/attention/{dataset}/{recipe}/seed{seed}/diversity.json",
     log:
         "results/{experiment}/logs/measure_diversity/{dataset}/{recipe}/seed{seed}.log",
-    conda:
-        "../envs/transfer.yaml"
-    threads: needs.threads
-    resources:
-        mem_mb=needs.store_mb,
-        runtime=60,
-        gpu=needs.gpus,
     params:
+        verb="diversity",
         config=SNAPSHOT,
         version=versions.diversity,
     message:
         "Diversity of maps and heads: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
-    shell:
-        "python -m transfer diversity --params {params.config} --set train.threads={threads}"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
