@@ -214,7 +214,7 @@ def directory(tmp_path, monkeypatch):
         ),
         (["weights", "x.pth"], "x.pth: no weights of params/sources.yaml"),
         (["weights", "x.pth", "--importer", "resnet"], "--importer resnet: unknown; allowed: face_evolve_ir50, "),
-        (["weights", "x.pth", "--importer", "timm_vit_small"], "x.pth: cannot be read (No such file or directory)"),
+        (["weights", "x.pth", "--importer", "timm_vit_small"], "x.pth: no such file; expected a torch state dict"),
         (
             ["weights", "ir50_ms1m"],
             "data/raw/weights/backbone_ir50_ms1m_epoch120.pth is missing. Download backbone_ir",
