@@ -185,12 +185,12 @@ def demo(mlflow_folder) -> Path:
 def test_without_a_terminal_nothing_goes_unless_it_is_told(demo, transfer, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     code, out, err = transfer("prune")
-    assert code == 1 and f"10 B  {demo}: seed9 is not in seeds" in out
-    assert err == "error: 1 files and folders, 10 B: cannot ask, stdin is no terminal; pass --yes to remove them\n"
+    assert code == 1 and f"10 bytes  {demo}: seed9 is not in seeds" in out
+    assert err == "error: 1 files and folders, 10 bytes: cannot ask, stdin is no terminal; pass --yes to remove them\n"
     code, out, err = transfer("prune", "--dry-run", "--yes")
-    assert (code, err) == (0, "") and out.endswith("1 files and folders, 10 B would be removed\n") and demo.exists()
+    assert (code, err) == (0, "") and out.endswith("1 files and folders, 10 bytes would be removed\n") and demo.exists()
     code, out, _ = transfer("prune", "--yes")
-    assert code == 0 and out.endswith("removed: 1 files and folders, 10 B\n") and not demo.exists()
+    assert code == 0 and out.endswith("removed: 1 files and folders, 10 bytes\n") and not demo.exists()
     assert "results/demo: no such experiment" in transfer("prune", "--yes")[2]
 
 
@@ -202,7 +202,7 @@ def test_on_a_terminal_it_asks(demo, answer, gone):
     done = subprocess.run(command, stdin=terminal, capture_output=True, text=True, env=environment)
     os.close(keyboard), os.close(terminal)
     assert done.returncode == 0, done.stderr
-    assert "Remove 1 files and folders, 10 B? [y/N]" in done.stdout
+    assert "Remove 1 files and folders, 10 bytes? [y/N]" in done.stdout
     assert demo.exists() != gone
 
 

@@ -22,7 +22,6 @@ from transfer.layout import Layout
 from transfer.runs.metrics import evaluate
 from transfer.tables.build import build_table
 from transfer.tables.text import to_csv
-from transfer.tracking import models
 from transfer.tracking.check import check
 from transfer.tracking.live import MlflowListener, Tracking
 from transfer.tracking.sync import sync
@@ -193,7 +192,7 @@ def test_the_means_are_those_of_the_seeds_that_are_asked_for_now(changed):
 
 def test_a_second_sync_changes_nothing(changed, monkeypatch):
     before = everything()
-    monkeypatch.setattr(models, "register", None)
+    monkeypatch.setattr("transfer.tracking.sync.register", None)
     done = sync(PARAMS, changed)
     assert (done.created, done.completed, done.unchanged, done.registered) == (0, 0, 4, 0)
     assert everything() == before

@@ -27,8 +27,8 @@ def summary(
 ) -> Summary:
     """Summarise one value per seed, all NaN if one is.
 
-    Two seeds or more: Student's t interval of the mean, cut to the range ``within``. One seed: no standard deviation, and
-    the interval is Wilson's over the test faces, ``faces`` = (correct, total); without ``faces`` there is none.
+    Two seeds or more: Student's t interval of the mean, cut to the range ``within``. One seed: no standard deviation,
+    and the interval is Wilson's over the test faces, ``faces`` = (correct, total); without ``faces`` there is none.
     """
     mean = float(np.mean(values))
     if len(values) == 1:
