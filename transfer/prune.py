@@ -58,19 +58,11 @@ def unneeded(layout: Layout, chosen: Params) -> list[Item]:
     return [*cut, *_runs(layout, needed), *_states(layout, needed), *_weights(layout, needed)]
 
 
-def _unnamed(needed: Sequence[Params], dataset: str, recipe: str, seed: str) -> str | None:
-    """Why no parameters name a run; None if some do."""
-    missing = []
-    for params in needed:
-        runs = params.selected_runs()
-        named = {"datasets": {run[0] for run in runs}, "recipes": {run[1] for run in runs}}
-        named["seeds"] = {f"seed{run[2]}" for run in runs}
-        values = dict(zip(named, (dataset, recipe, seed), strict=True))
-        absent = [f"{value} is not in {key}" for key, value in values.items() if value not in named[key]]
-        if not absent:
-            return None
-        missing.append(absent)
-    return min(missing, key=len)[0]
+def _unnamed(needed: Sequence[Params], *names: str) -> str | None:
+    """Why no parameters name a run, by dataset, recipe and seed0; None if they do."""
+    runs = [(dataset, recipe, f"seed{seed}") for params in needed for dataset, recipe, seed in params.selected_runs()]
+    named = zip(names, zip(*runs, strict=True), ("datasets", "recipes", "seeds"), strict=True)
+    return next((f"{name} is not in {key}" for name, known, key in named if name not in known), None)
 
 
 def _runs(layout: Layout, needed: Sequence[Params]) -> Iterator[Item]:

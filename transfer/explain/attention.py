@@ -26,8 +26,7 @@ from transfer.training.device import choose_device
 from transfer.training.loop import predict
 from transfer.utils.code_digest import step_digest
 from transfer.utils.errors import UserError
-from transfer.utils.files import write_json
-from transfer.utils.plots import recipe_name, save
+from transfer.utils.plots import recipe_name, save_captioned
 
 _RULE = (
     "the first test face, in the order of the aligned store, that all columns classify correctly; where there is none, "
@@ -127,11 +126,7 @@ def write_attention(params: Params, layout: Layout, dataset: str, recipes: Seque
     }
     written = []
     for name, (figure, caption) in figures.items():
-        *pictures, text = [layout.figures / f"{name}_{dataset}{suffix}" for suffix in (".png", ".svg", ".json")]
-        for path in pictures:
-            save(figure, path)
-        write_json(text, {"caption": caption} | about)
-        written += [*pictures, text]
+        written += save_captioned(figure, layout.figures / f"{name}_{dataset}", {"caption": caption} | about)
     return written
 
 
