@@ -262,4 +262,4 @@ def assert_landmarks(points, size):
     left_eye, right_eye, nose, left_mouth, right_mouth = points
     assert left_eye[0] < right_eye[0] and left_mouth[0] < right_mouth[0]
     assert max(left_eye[1], right_eye[1]) < min(left_mouth[1], right_mouth[1])
-    assert left_eye[1] < nose[1] < right_mouth[1] + 2
+    assert left_eye[1] < nose[1] < max(left_mouth[1], right_mouth[1])
