@@ -169,16 +169,14 @@ ACTIONS = tuple(dict.fromkeys(action for actions in EXPRESSIONS.values() for act
 
 
 def sample_actions(rng: np.random.Generator, expression: str, intensity: float) -> dict[str, float]:
-    """Facial actions of one face: most of its expression's, times ``intensity`` in [0, 1], at times another's too.
+    """Facial actions of one face: most of its expression's, times ``intensity`` in [0, 1].
 
     "asymmetry" in [-1, 1] is added: positive is stronger on the right.
     """
-    other = str(rng.choice(list(EXPRESSIONS))) if rng.random() < 0.15 else "neutral"
     # Every face moves a little, neutral ones too: muscles at rest, speech, habit.
-    actions = dict(zip(ACTIONS, np.minimum(rng.exponential(0.05, len(ACTIONS)), 0.2).tolist(), strict=True))
-    for name, strength in ((expression, intensity), (other, 0.3 * intensity)):
-        for action, weight in EXPRESSIONS[name].items():
-            if rng.random() < 0.88:
-                actions[action] = max(actions[action], weight * strength * rng.uniform(0.75, 1.15))
+    actions = dict(zip(ACTIONS, np.minimum(rng.exponential(0.04, len(ACTIONS)), 0.2).tolist(), strict=True))
+    for action, weight in EXPRESSIONS[expression].items():
+        if rng.random() < 0.95:
+            actions[action] = max(actions[action], weight * intensity * rng.uniform(0.8, 1.15))
     actions["asymmetry"] = float(rng.choice([-1, 1]) * 0.9 if expression == "contempt" else rng.normal(0, 0.1))
     return actions

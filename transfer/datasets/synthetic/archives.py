@@ -26,7 +26,7 @@ Counts = Mapping[str, Mapping[str, int]]  # split -> class name -> images
 Members = Iterator[tuple[str, bytes]]  # name, content
 
 CLASSES: dict[str, list[str]] = {"rafdb": rafdb.CLASSES, "ferplus": ferplus.CLASSES, "affectnet": affectnet.CLASSES}
-_TOTAL = {"train": 300, "val": 100, "test": 240}
+_TOTAL = {"train": 270, "val": 100, "test": 240}
 _FLOOR = {"train": 20, "val": 10, "test": 10}
 # Part of the archives' bytes.
 _README = """\
@@ -115,7 +115,7 @@ def _members(kind: Kind, seed: int, counts: Counts) -> Members:
             # One stream per image, so that an image does not depend on how many others there are.
             rng = np.random.default_rng([seed, *(kind + split).encode(), number])
             known = label in CLASSES[kind]
-            intensity = 0.78 + 0.22 * rng.beta(2.2, 1.2) if known else 0.3
+            intensity = 0.85 + 0.15 * rng.beta(2.2, 1.2) if known else 0.3
             expression = label if known else str(rng.choice(CLASSES[kind]))
             size = int(rng.integers(*style.size))
             face = render_face(rng, expression, intensity, size, style)

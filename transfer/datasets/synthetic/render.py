@@ -181,7 +181,7 @@ def expose(rng: np.random.Generator, image: Image.Image, style: Style) -> np.nda
     """Light from one side, and the camera's blur, gain, contrast, colour cast and noise; (H, W, 3) uint8."""
     size = image.width
     pixels = np.asarray(image.filter(ImageFilter.BoxBlur(rng.uniform(0, style.blur) * size / 100)), np.float32)
-    across, down = np.clip(rng.normal(0, 0.2, 2), -0.4, 0.4)
+    across, down = np.clip(rng.normal(0, 0.12, 2), -0.3, 0.3)
     axis, third = np.linspace(-1, 1, size, dtype=np.float32), size // 3
     # A camera exposes for the middle of its picture, more or less.
     gain = rng.uniform(0.85, 1.2) * (125 / max(pixels[third:-third, third:-third].mean(), 25.0)) ** 0.4
