@@ -47,7 +47,7 @@ def default_counts(kind: Kind, scale: float = 1.0) -> dict[str, dict[str, int]]:
     options = {"classes": 8} if kind == "affectnet" else {}
     counts = {}
     for split, official in registry.get(kind).official(**options)[0].items():
-        real, floor = np.array(official), max(2, round(_FLOOR[split] * scale))
+        real, floor = np.array(official), max(3, round(_FLOOR[split] * scale))
         share = _TOTAL[split] * scale / real.sum()
         counts[split] = {name: max(floor, round(n * share)) for name, n in zip(CLASSES[kind], real, strict=True)}
     return counts
@@ -161,7 +161,7 @@ def _votes(image: _Sample) -> list[int]:
     """Ten taggers' votes over the eight classes, unknown and NF; a faint expression is often read as another."""
     chance = dict.fromkeys([*ferplus.CLASSES, "unknown", "NF"], 0.0) | {image.label: 1.0}
     if image.label in _READ:
-        doubt = image.rng.beta(1.2, 3.2) * (1.25 - 0.6 * image.intensity)
+        doubt = image.rng.beta(1.2, 4) * (1.25 - 0.6 * image.intensity)
         chance |= {image.label: 1 - doubt, _READ[image.label][2]: 0.9 * doubt, "unknown": 0.1 * doubt}
     return list(image.rng.multinomial(10, list(chance.values())))
 
