@@ -26,7 +26,7 @@ Counts = Mapping[str, Mapping[str, int]]  # split -> class name -> images
 Members = Iterator[tuple[str, bytes]]  # name, content
 
 CLASSES: dict[str, list[str]] = {"rafdb": rafdb.CLASSES, "ferplus": ferplus.CLASSES, "affectnet": affectnet.CLASSES}
-_TOTAL = {"train": 270, "val": 100, "test": 240}
+_TOTAL = {"train": 250, "val": 100, "test": 200}
 _FLOOR = {"train": 20, "val": 10, "test": 10}
 # Part of the archives' bytes.
 _README = """\
