@@ -222,7 +222,7 @@ def directory(tmp_path, monkeypatch):
         (["weights", "vit_small_p16_224"], "15ec54c9.pth: missing; make it with transfer fetch vit_small"),
         (["evaluate", "--dataset", "demo_rafdb"], "Missing option '--recipe', or --weights instead"),
         (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full"], "Missing option '--seed', or --weights instead"),
-        (["evaluate", "--dataset", "demo_rafdb", "--weights", "x.pdiparams"], "x.pdiparams: no such file; expected Paddle"),
+        (["evaluate", "--dataset", "demo_rafdb", "--weights", "x.pdiparams"], "x.pdiparams: no such file"),
         (
             ["evaluate", "--dataset", "demo_rafdb", "--weights", "x.safetensors", "--seed", "0"],
             "--weights takes the place of --recipe and --seed",
