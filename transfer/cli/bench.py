@@ -1,7 +1,7 @@
 """The verbs of `transfer bench`: speed and memory, to be measured again on another machine."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
