@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 from tiny_training import contents, tiny_dataset, tiny_params
@@ -192,6 +193,10 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_bits(tmp_path, monkeypat
             run.train(params, "faces", "baseline", 0, again)
     run.train(params, "faces", "baseline", 0, again)
     assert contents(layout, "baseline") == contents(again, "baseline")
+    if loss == "scn":
+        frames = [pd.read_parquet(at.run("faces", "baseline", 0) / "loss.parquet") for at in (layout, again)]
+        assert frames[0].equals(frames[1]) and len(frames[0]) == 22 and frames[0]["weights"].notna().any()
+        assert (frames[0]["relabelled"] >= 0).any(), "and some faces have another label"
 
 
 RECIPE = "recipe_definitions.other"

@@ -22,7 +22,7 @@ RESERVED = ("self", "model", "num_classes", "num_samples")
 def names() -> tuple[str, ...]:
     """All losses."""
     return tuple(
-        sorted(file.stem for file in Path(__file__).parent.glob("*.py") if "class Loss(base." in file.read_text())
+        sorted(file.stem for file in Path(__file__).parent.glob("*.py") if "\nclass Loss(base." in file.read_text())
     )
 
 

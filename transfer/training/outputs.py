@@ -1,4 +1,6 @@
-"""What a run leaves in its directory: model.safetensors, history.csv, predictions.parquet, env.json."""
+"""What a run leaves in its directory: model.safetensors, history.csv, predictions.parquet, env.json; loss.parquet, where
+its loss has a state for each training face.
+"""
 
 import json
 import time
@@ -36,6 +38,11 @@ def write_run(run: Run) -> None:
         save_file(weights, part, {KEY: json.dumps(about)})
     with atomic(run.directory / "history.csv") as part:
         pd.DataFrame(run.history).to_csv(part, index=False)
+    own = {name: value.cpu().numpy() for name, value in run.criterion.named_buffers() if len(value) == len(data.labels)}
+    if own:
+        trained = pd.DataFrame({"sample": data.samples, **own}).iloc[data.rows["train"]]
+        with atomic(run.directory / "loss.parquet") as part:
+            trained.to_parquet(part, index=False)
     frames = []
     for kept_by, best in selected.items():
         for split, probabilities in best["probabilities"].items():
