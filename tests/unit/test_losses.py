@@ -240,7 +240,10 @@ RECIPE = "recipe_definitions.other"
         ),
         ("{model: {name: timm/resnt18}}", "model.name: unknown model 'timm/resnt18'; allowed: timm/resnet18"),
         ("{mad: true, model: {name: resnet18}}", f"{RECIPE}.mad: only TransFER has it, and the model is resnet18"),
-        ("{model: {name: timm/inception_v3, img_size: 16}}", "model.name: timm does not make it: "),
+        (
+            "{model: {name: timm/vit_tiny_patch16_224, args: {embed_dim: 100}}}",
+            "model.args: timm does not make it: dim should",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line_before_any_job(recipe, expected):

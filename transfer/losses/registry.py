@@ -67,7 +67,7 @@ def _wrong(loss: "LossParams") -> tuple[tuple[str, ...], str] | None:
 
 @cache
 def _does_not_fit(settings: str) -> tuple[tuple[str, ...], str] | None:
-    """What a loss of ours finds lacking in the run's network or targets; built without memory for its weights."""
+    """What a loss finds lacking in the run's network or targets."""
     import torch
 
     from transfer.models.registry import create_model, input_of
@@ -75,7 +75,7 @@ def _does_not_fit(settings: str) -> tuple[tuple[str, ...], str] | None:
 
     run = RunParams.model_validate_json(settings)
     try:
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = create_model(run.model, 7)
             loss = create_loss(run, model, 7, 2)
             side = input_of(run.model)["img_size"]

@@ -115,7 +115,7 @@ def count_macs(model: "nn.Module", side: int, device: "torch.device | str") -> i
 
 
 def size_of(params: "ModelParams", num_classes: int) -> dict[str, Any]:
-    """backbone, parameters, macs (of one image) and pretrained of a model, for tables; without memory for its weights.
+    """backbone, parameters, macs (of one image) and pretrained of a model, for tables.
 
     ``backbone`` is the trunk that methods share, so that rows of equal trunk can be compared; of timm the network.
     """
@@ -129,9 +129,9 @@ def _size_of(written: str, num_classes: int) -> dict[str, Any]:
     from transfer.params import ModelParams
 
     params = ModelParams.model_validate_json(written)
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         model = create_model(params, num_classes)
-        macs = count_macs(model, input_of(params)["img_size"], "meta")
+    macs = count_macs(model, input_of(params)["img_size"], "cpu")
     return {
         "backbone": getattr(model, "backbone", params.name.removeprefix(TIMM)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -151,8 +151,6 @@ def problem(params: "ModelParams") -> tuple[tuple[str, ...], str] | None:
         return wrong
     if text := weights_problem(name, params.pretrained):
         return ("pretrained",), text
-    if name.startswith(TIMM) and (text := _cannot_be_made(params.model_dump_json())):
-        return ("name",), text
     return None
 
 
@@ -182,16 +180,14 @@ def _timm_names() -> tuple[str, ...]:
 
 @cache
 def _cannot_be_made(params: str) -> str | None:
-    """What timm says of a model of ours, such as an input size that it cannot have; without memory for its weights."""
+    """What timm says against a model, such as sizes that do not fit each other; without memory for its weights."""
     import torch
 
     from transfer.params import ModelParams
 
     try:
-        model = ModelParams.model_validate_json(params)
         with torch.device("meta"):
-            side = input_of(model)["img_size"]
-            _made(model, 7).eval()(torch.zeros(1, 3, side, side))
+            _made(ModelParams.model_validate_json(params), 7)
     except NotImplementedError:  # a few initial values cannot be computed without memory
         return None
     except Exception as error:
@@ -228,7 +224,10 @@ def check_models(params: "Params") -> None:
         if parts and not is_transfer(model.name) and model.name in (*modules(), *_timm(model.name)):
             key, other = min(parts), f"only TransFER has it, and the model is {model.name}"
             raise ParamsError(("recipe_definitions", recipe, key), f"{other}; leave it out, or name a transfer_ model")
-        if wrong := problem(model):
+        wrong = problem(model)
+        if not wrong and model.name.startswith(TIMM) and (text := _cannot_be_made(model.model_dump_json())):
+            wrong = ("args" if model.args else "name",), text
+        if wrong:
             raise ParamsError(where(params, dataset, recipe, ("model", *wrong[0])), wrong[1])
     for name in params.searches:
         search = params.search_definitions[name]

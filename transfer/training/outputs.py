@@ -1,5 +1,6 @@
-"""What a run leaves in its directory: model.safetensors, history.csv, predictions.parquet, env.json; loss.parquet, where
-its loss has a state for each training face.
+"""What a run leaves in its directory: model.safetensors, history.csv, predictions.parquet, env.json.
+
+And loss.parquet, where its loss has a state for each training face.
 """
 
 import json
