@@ -2,12 +2,14 @@
 
 import hashlib
 import io
+import re
+import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from transfer.datasets.archives import Source
 from transfer.datasets.text import csv_rows, split_path
@@ -15,7 +17,17 @@ from transfer.utils.errors import UserError
 from transfer.utils.filetype import HEAD, looks_like
 
 MAX_PIXELS = 50_000_000
+MAX_SCANS = 100  # of a progressive JPEG, which usually has ten
 FER2013_SIZE = 48
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")  # Pillow knows 40 more; for EPS it would start a program
+NOT_UPRIGHT = range(2, 9)
+"""EXIF orientations that turn or mirror an image."""
+_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
+_NO_RANGE = {"I": "32-bit integers", "F": "floating point numbers"}
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # the end of a JPEG's scan: RST0 to RST7 belong to it
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+# What a decoder that still waits for pixels takes for them, behind each of the marks that it may be waiting for.
+_MORE = b"".join(bytes(i * 37 % 251 + 1 for i in range(256)) + bytes([0xFF, 0xD0 + k]) for k in range(8))
 
 
 class BrokenImage(ValueError):
@@ -23,17 +35,76 @@ class BrokenImage(ValueError):
 
 
 def decode(content: bytes) -> np.ndarray:
-    """Decode an image file to RGB, uint8 (height, width, 3), upright by its EXIF orientation; or raise BrokenImage."""
+    """Decode an image file to RGB, uint8 (height, width, 3), upright by its EXIF orientation; or raise BrokenImage.
+
+    docs/data.md has what becomes of each format and pixel mode.
+    """
+    return decode_oriented(content)[0]
+
+
+def decode_oriented(content: bytes) -> tuple[np.ndarray, int]:
+    """As `decode`, with the EXIF orientation (1 to 8) of the stored pixels."""
     try:
-        image = Image.open(io.BytesIO(content))
-        if image.width * image.height <= MAX_PIXELS:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        with warnings.catch_warnings(action="ignore"):  # about tags that decide nothing here, and large images
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise BrokenImage(f"{image.width}x{image.height} pixels; the limit is {MAX_PIXELS:,}")
+            if image.mode in _NO_RANGE:
+                raise BrokenImage(f"its pixels are {_NO_RANGE[image.mode]} without a known range; convert it to 8 bits")
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            scans = _scans(content) if image.format in ("JPEG", "MPO") else []
+            if len(scans) > MAX_SCANS:  # each of them passes over all pixels
+                raise BrokenImage(f"a JPEG of {len(scans)} scans; the limit is {MAX_SCANS}")
+            rgb = _rgb(ImageOps.exif_transpose(image))
+            if scans and _is_cut(content, image, scans):
+                raise BrokenImage("truncated: its data end before its last pixels")
+            return np.array(rgb), orientation if orientation in NOT_UPRIGHT else 1
+    except BrokenImage:
+        raise
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged data
         kind = looks_like(content[:HEAD])
         if kind and not kind.endswith(" image"):
             raise BrokenImage(f"is {kind}, not an image") from error
+        if isinstance(error, UnidentifiedImageError):  # its text has the memory address of the content
+            raise BrokenImage("not an image that can be decoded, or damaged at its start") from error
         raise BrokenImage(" ".join(f"{type(error).__name__}: {error}".split())) from error
-    raise BrokenImage(f"{image.width}x{image.height} pixels; the limit is {MAX_PIXELS:,}")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode in _ALPHA or "transparency" in image.info:
+        image = image.convert("RGBA")  # colours below transparent pixels are arbitrary
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return image.convert("RGB")
+
+
+def _is_cut(content: bytes, image: Image.Image, scans: list[int]) -> bool:
+    """Whether a JPEG (``image``: as decoded) ends before its last pixels, which libjpeg then fills without an error.
+
+    Further data at the end of the last scan change the pixels of such a file, and of no other one. In a file of one
+    scan the missing pixels are grey, so that most others need not be decoded again.
+    """
+    if len(scans) == 1 and image.mode in ("L", "RGB"):
+        last = image.crop((image.width - 1, image.height - 1, image.width, image.height)).convert("L")
+        if abs(int(np.asarray(last)[0, 0]) - 128) > 2:
+            return False
+    longer = Image.open(io.BytesIO(content[: scans[-1]] + _MORE + content[scans[-1] :]), formats=FORMATS)
+    return longer.tobytes() != image.tobytes()
+
+
+def _scans(content: bytes) -> list[int]:
+    """Where each scan of a JPEG ends, one for most files; BrokenImage where a further one begins and is not there."""
+    at, ends = 2, list[int]()
+    while (marker := _MARKER.match(content, at)) and marker[0][-1] != _END_OF_IMAGE:
+        at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
+        if marker[0][-1] == _START_OF_SCAN:
+            following = _MARKER.search(content, at)
+            at = following.start() if following else len(content)
+            ends.append(at)
+    if len(ends) > 1 and not marker:
+        raise BrokenImage("truncated: its data end between two scans")
+    return ends
 
 
 def decode_pixels(text: str) -> np.ndarray:
