@@ -4,8 +4,9 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from transfer.utils.filetype import HEAD, HTML, ZIP, looks_like
 
 MAX_BYTES = 2 << 30
 """Largest file, and largest sum of tensors, that is read: IR-50 with its last layers has 0.2 GB."""
+MAX_PICKLE = 4_000_000
+"""Bytes, and instructions, of a pickle around its tensors: some seconds of work; TransFER's takes 50,000."""
 
 
 def read_torch(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
@@ -26,7 +29,9 @@ def read_torch(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
     try:
         if kind == ZIP:
             with zipfile.ZipFile(path) as archive:
-                if sum(member.file_size for member in archive.infolist()) > max_bytes:
+                sizes = {member.filename: member.file_size for member in archive.infolist()}
+                pickles = sum(size for name, size in sizes.items() if name.endswith(".pkl"))
+                if sum(sizes.values()) > max_bytes or pickles > MAX_PICKLE:
                     raise too_large
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols of files that are then refused
@@ -87,8 +92,26 @@ class _Array:
         return torch.from_numpy(self.array.astype(self.array.dtype.newbyteorder("=")))
 
 
+class _Bounded(dict[int, Any]):
+    """The unpickler's instructions, of which at most MAX_PICKLE are carried out."""
+
+    def __init__(self, instructions: Mapping[int, Any]) -> None:
+        super().__init__(instructions)
+        self.left = MAX_PICKLE
+
+    def __getitem__(self, instruction: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise _Refused(f"has more than {MAX_PICKLE:,} instructions")
+        return super().__getitem__(instruction)
+
+
 class _ArrayUnpickler(pickle._Unpickler):  # in Python: the C version allocates whatever memo size a file names
     """Knows the few names that arrays need and refuses every other one before anything is called."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.dispatch = _Bounded(self.dispatch)  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a name; made anew each time, so that a file cannot change it for the next one."""
