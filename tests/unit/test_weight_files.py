@@ -253,6 +253,7 @@ def test_a_safetensors_header_of_another_kind(tmp_path, header):
         {"classes": []},
         {"classes": "happiness"},
         {"classes": [1, 2]},
+        {"classes": ["a\x1b[2J", "b"]},
         {"faces": [1]},
         {"faces": {"size": "large"}},
         {"protocol": {"a": 1}},

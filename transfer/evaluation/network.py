@@ -15,7 +15,7 @@ from transfer.faces.store import check_store, digest_test_faces
 from transfer.models.registry import create_model
 from transfer.models.weights import importers
 from transfer.models.weights.load import read_safetensors
-from transfer.params import FaceParams, ModelParams, TrainParams
+from transfer.params import FaceParams, ModelParams, Protocol, TrainParams
 from transfer.runs.predictions import predictions_frame
 from transfer.runs.read import Run
 from transfer.training.batches import normalize, resized
@@ -29,16 +29,19 @@ BATCH = 256
 """Faces per batch, as in the evaluation after an epoch: other batches may give other last digits."""
 
 
+Label = Annotated[str, Field(pattern=r"^[\w ./-]{0,200}$")]
+
+
 class Header(BaseModel):
     """What a weight file says of itself, as far as it is used."""
 
     model: ModelParams
     faces: FaceParams
-    classes: Annotated[list[str], Field(min_length=1, max_length=1000)]
+    classes: Annotated[list[Label], Field(min_length=1, max_length=1000)]
     hflip_tta: bool
-    protocol: str
+    protocol: Protocol
     epoch: int
-    run: str = ""
+    run: Label = ""
 
 
 def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:

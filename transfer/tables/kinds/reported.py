@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transfer.tables.kinds import COUNTS, INTERVAL, Cells, Context, Formats, Kind, accuracy_cells
 from transfer.tables.reported import REPORTED, load_reported
 from transfer.tables.text import UNDEFINED, Section, grid, interval, mean, plain
+from transfer.utils.text import in_markdown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,7 @@ FORMATS: Formats = {
     "reported": "percent",
     **dict.fromkeys(["status", "source", "remark"], "text"),
 }
+_FREE_TEXT = ("method", "source", "remark")
 _FAMILIES = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet7": "AffectNet, 7 classes"}
 _FAMILIES |= {"affectnet8": "AffectNet, 8 classes"}
 
@@ -51,6 +53,7 @@ def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
 
 
 def _section(title: str, text: str, rows: pd.DataFrame) -> Section:
+    rows = rows.assign(**{name: rows[name].map(in_markdown, na_action="ignore") for name in _FREE_TEXT})
     sources = list(dict.fromkeys(rows["source"].dropna()))
 
     def source(row: Mapping[str, Any]) -> str:
