@@ -1,4 +1,4 @@
-"""Text of users, files and servers wherever it is shown: in pages, Markdown, LaTeX, Snakemake's report, the terminal."""
+"""Text of users, files and servers where it is shown: pages, Markdown, LaTeX, Snakemake's report, the terminal."""
 
 import pandas as pd
 import pytest

@@ -15,7 +15,8 @@ from transfer.faces.store import check_store, digest_test_faces
 from transfer.models.registry import create_model
 from transfer.models.weights import importers
 from transfer.models.weights.load import read_safetensors
-from transfer.params import FaceParams, ModelParams, Protocol, TrainParams
+from transfer.params import FaceParams, ModelParams, TrainParams
+from transfer.params.base import Protocol
 from transfer.runs.predictions import predictions_frame
 from transfer.runs.read import Run
 from transfer.training.batches import normalize, resized
