@@ -39,7 +39,7 @@ def test_no_page_holds_it_as_markup(text):
     for mark in ("<script", "<img", "<b>", "<div", "<a ", "<code", "<strong", "<em"):
         assert mark not in page, mark
     latex = to_latex(table).partition("\n")[2]  # the first line is a comment
-    assert "\\input{" not in latex and "$x" not in latex
+    assert "\\input{" not in latex and " $x" not in latex
     assert "<script" not in to_html("t", text), "nor where a text was not escaped at its source"
 
 

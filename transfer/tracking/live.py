@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from transfer.tracking.names import identity_tags, param_texts, tag_texts
+from transfer.utils.text import printable
 
 MESSAGES, PROBLEM, LOCK = ".jsonl", "problem.txt", "writer.lock"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +114,10 @@ class Tracking:
         if reason and not self._complained:
             self._complained = True
             advice = "the run's files are complete without it; show it later: transfer track sync"
-            print(f"MLflow does not show this run: {' '.join(reason.split())[:300]} ({advice})", file=sys.stderr)
+            print(
+                f"MLflow does not show this run: {printable(' '.join(reason.split())[:300])} ({advice})",
+                file=sys.stderr,
+            )
 
 
 def spool_folder() -> Path:
