@@ -71,10 +71,12 @@ def decode_oriented(content: bytes) -> tuple[np.ndarray, int]:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray(((np.asarray(image) + np.uint32(128)) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in _ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")  # colours below transparent pixels are arbitrary
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+        opaque = Image.new("RGB", image.size, "black")
+        opaque.paste(image, mask=image)
+        return opaque
     return image.convert("RGB")
 
 
