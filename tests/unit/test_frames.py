@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def faces():
     """A drawn face per class and split, with its 68 true points."""
-    style = Style(occlusion=0.0, noise=2.0)
+    style = Style(noise=2.0)
     return [render_face(np.random.default_rng(i), "happiness", 0.6, SIDE, style) for i in range(2 * len(CLASSES))]
 
 
