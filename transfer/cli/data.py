@@ -12,6 +12,7 @@ from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
     from transfer.params import Params
+    from transfer.utils.chain import Chain
 
 app = typer.Typer()
 tools = typer.Typer()
@@ -123,6 +124,9 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
     table.attrs.pop("repeated", None)  # it may be long, and is in index.json
     write_table(table, data / "index.parquet")
     write_json(data / "index.json", about)
+    made = [data / name for name in ("index.parquet", "index.json")]
+    lists = parser.lists(params.raw_dir, **options).values()
+    layout.chain.note(made, raw=[path, *lists], raw_dir=params.raw_dir)
     print(f"{dataset}: {said}")
 
 
@@ -130,7 +134,8 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the challenge subsets of the test split. Reads: D/index.parquet, the lists in raw_dir/challenge_lists.
     Writes: D/subsets.parquet, D/subsets.json."""
-    index_file = existing(layout.data(dataset) / "index.parquet", "index")
+    chain = layout.chain
+    index_file = existing(layout.data(dataset) / "index.parquet", "index", chain)
 
     import pandas as pd
 
@@ -146,6 +151,8 @@ def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
     table, report = find_subsets(listed, definition.parser, len(classes), lists)
     write_table(table, index_file.with_name("subsets.parquet"))
     write_json(index_file.with_name("subsets.json"), report)
+    made = [index_file.with_name(f"subsets.{suffix}") for suffix in ("parquet", "json")]
+    chain.note(made, [index_file], lists.values(), params.raw_dir)
     found = ", ".join(f"{subset} {counts['matched']:,} of {counts['unique']:,}" for subset, counts in report.items())
     print(f"{dataset}: {found}")
 
@@ -154,7 +161,7 @@ def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find faces and five landmarks with MTCNN. Reads: D/index.parquet, the archive. Writes: D/faces.parquet; resumes
     after a kill from R/state/DATASET/detect."""
-    index_file = existing(layout.data(dataset) / "index.parquet", "index")
+    chain, index_file = _indexed(params, layout, dataset)
 
     import pandas as pd
 
@@ -169,6 +176,7 @@ def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
         listed = pd.read_parquet(index_file)
         found = detect_dataset(archive, listed, state, threads=faces.threads, device=str(device), **search)
     write_table(found, layout.data(dataset) / "faces.parquet")
+    chain.note([layout.data(dataset) / "faces.parquet"], [index_file])
     state.remove()
     _say(dataset, found["status"].value_counts().items())
 
@@ -178,7 +186,8 @@ def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Warp the faces onto the template. Reads: D/index.parquet, D/faces.parquet, the archive. Writes: D/aligned.npy,
     D/aligned.parquet, D/evaluation.csv."""
     data = layout.data(dataset)
-    index_file, faces_file = existing(data / "index.parquet", "index"), existing(data / "faces.parquet", "detect")
+    chain, index_file = _indexed(params, layout, dataset)
+    faces_file = existing(data / "faces.parquet", "detect", chain)
     store, manifest = data / "aligned.npy", data / "aligned.parquet"
 
     import pandas as pd
@@ -198,6 +207,7 @@ def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
         counts = align_dataset(images, listed, faces, store, manifest, **options, source_sha256=hashes, progress=report)
     evaluated = evaluation_faces(pd.read_parquet(manifest))
     write_text(data / "evaluation.csv", evaluated.to_csv(index=False, lineterminator="\n"))
+    chain.note([store, manifest, data / "evaluation.csv"], [index_file, faces_file])
     _say(dataset, counts.items())
 
 
@@ -206,7 +216,8 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Quality page of detection and alignment. Reads: D/index.parquet, D/faces.parquet, D/aligned.npy,
     D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json."""
     data = layout.data(dataset)
-    store, manifest = (existing(data / f"aligned{suffix}", "align") for suffix in (".npy", ".parquet"))
+    chain, _ = _indexed(params, layout, dataset)
+    store, manifest = (existing(data / f"aligned{suffix}", "align", chain) for suffix in (".npy", ".parquet"))
 
     import numpy as np
     import pandas as pd
@@ -228,6 +239,7 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 
     images = np.load(store, mmap_mode="r")
     report = write_quality_page(data, listed, faces, aligned, images, alignment, about, originals)
+    chain.note([data / "faces.json"], [data / "faces.parquet", store, manifest])
     _say(dataset, report["counts"].items())
 
 
@@ -235,7 +247,7 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def hash_dataset(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Hash a dataset's images to find duplicates. Reads: D/index.parquet, the archive. Writes: D/hashes.parquet,
     D/thumbnails.npy."""
-    index_file = existing(layout.data(dataset) / "index.parquet", "index")
+    chain, index_file = _indexed(params, layout, dataset)
 
     import pandas as pd
 
@@ -249,14 +261,15 @@ def hash_dataset(params: "Params", layout: Layout, dataset: Dataset) -> None:
         stream = stream_images(archive, listed["path"].tolist())
         hashes = hash_images(stream, listed, index_file.with_name("thumbnails.npy"), report)
     write_table(hashes, index_file.with_name("hashes.parquet"))
+    chain.note([index_file.with_name(name) for name in ("hashes.parquet", "thumbnails.npy")], [index_file])
     _say(dataset, {"images": len(hashes), "of them that cannot be decoded": (hashes["sha256"] == "").sum()}.items())
 
 
 @verb(app)
 def duplicates(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the duplicates within a dataset. Reads: D/hashes.parquet, D/thumbnails.npy. Writes: D/duplicates.parquet."""
-    data = layout.data(dataset)
-    hashes_file, thumbnails_file = (existing(data / name, "hash") for name in ("hashes.parquet", "thumbnails.npy"))
+    data, chain = layout.data(dataset), layout.chain
+    found = [existing(data / name, "hash", chain) for name in ("hashes.parquet", "thumbnails.npy")]
 
     import numpy as np
     import pandas as pd
@@ -264,10 +277,11 @@ def duplicates(params: "Params", layout: Layout, dataset: Dataset) -> None:
     from transfer.audit.copies import duplicates as find_duplicates
     from transfer.utils.progress import progress
 
-    hashes, thumbnails = pd.read_parquet(hashes_file), np.load(thumbnails_file, mmap_mode="r")
+    hashes, thumbnails = pd.read_parquet(found[0]), np.load(found[1], mmap_mode="r")
     with progress("comparing", 2 * len(hashes)) as report:  # the images, and their mirror images
         pairs = find_duplicates(hashes, thumbnails, progress=report)
     write_table(pairs, data / "duplicates.parquet")
+    chain.note([data / "duplicates.parquet"], found)
     _say(dataset, {"pairs": len(pairs), **pairs["kind"].value_counts()}.items())
 
 
@@ -276,10 +290,11 @@ def audit(params: "Params", layout: Layout) -> None:
     """Report duplicates within and across splits and datasets. Reads: D/hashes.parquet, D/thumbnails.npy and
     D/duplicates.parquet of all datasets. Writes: R/audit/audit.csv, R/audit/audit.md, R/audit/duplicates.csv,
     R/audit/pairs.png."""
+    chain = layout.chain
     for dataset in params.datasets:
         for name in ("hashes.parquet", "thumbnails.npy"):
-            existing(layout.data(dataset) / name, "hash")
-        existing(layout.data(dataset) / "duplicates.parquet", "duplicates")
+            existing(layout.data(dataset) / name, "hash", chain)
+        existing(layout.data(dataset) / "duplicates.parquet", "duplicates", chain)
 
     from transfer.audit.report import write_audit
 
@@ -290,7 +305,8 @@ def audit(params: "Params", layout: Layout) -> None:
 def sample(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Split and balance. Reads: D/aligned.parquet, and D/duplicates.parquet unless sampling.duplicates is keep. Writes:
     D/split.parquet, D/plan_full.npy, D/plan_sqrt.npy, D/plan_none.npy."""
-    manifest_file = existing(layout.data(dataset) / "aligned.parquet", "align")
+    chain = layout.chain
+    manifest_file = existing(layout.data(dataset) / "aligned.parquet", "align", chain)
 
     import numpy as np
     import pandas as pd
@@ -300,20 +316,32 @@ def sample(params: "Params", layout: Layout, dataset: Dataset) -> None:
     from transfer.utils.files import atomic
 
     sampling, manifest, groups = params.sampling_params(dataset), pd.read_parquet(manifest_file), None
+    read, written = [manifest_file], [manifest_file.with_name("split.parquet")]
     if sampling.duplicates != "keep":
         from transfer.audit.copies import KINDS, copy_groups
 
-        pairs = pd.read_parquet(existing(manifest_file.with_name("duplicates.parquet"), "duplicates"))
+        read += [existing(manifest_file.with_name("duplicates.parquet"), "duplicates", chain)]
+        pairs = pd.read_parquet(read[1])
         groups = copy_groups(manifest["sample"].tolist(), pairs, KINDS[sampling.duplicates])
     split = split_rows(manifest, sampling.val_fraction, sampling.split_seed, groups)
     _say(dataset, split["split"].value_counts().items())
-    write_table(split, manifest_file.with_name("split.parquet"))
+    write_table(split, written[0])
     training = split[split["split"] == "train"]
     labels, rows = training["label"].to_numpy(), training["row"].to_numpy()
     for method in UPSAMPLING:
         plan = upsampling_plan(labels, rows, method, sampling.split_seed, classes_of(params, dataset))
-        with atomic(layout.plan(dataset, method)) as part:
+        written.append(layout.plan(dataset, method))
+        with atomic(written[-1]) as part:
             np.save(part, plan)
+    chain.note(written, read)
+
+
+def _indexed(params: "Params", layout: Layout, dataset: str) -> "tuple[Chain, Path]":
+    """A dataset's index. Raises UserError: missing, edited, or its archive was changed since."""
+    chain, index = layout.chain, existing(layout.data(dataset) / "index.parquet", "index")
+    chain.check(index)
+    chain.check_raw(index, [_archive(params, dataset)], params.raw_dir)
+    return chain, index
 
 
 def _archive(params: Any, dataset: str) -> Path:

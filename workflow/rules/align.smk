@@ -3,7 +3,7 @@
 
 rule detect_faces:
     input:
-        archive=inputs.archive_of,
+        archive=ancient(inputs.archive_of),
         index=rules.index_dataset.output.index,
     output:
         faces="results/{experiment}/data/{dataset}/faces.parquet",
@@ -29,7 +29,7 @@ rule detect_faces:
 
 rule align_faces:
     input:
-        archive=inputs.archive_of,
+        archive=ancient(inputs.archive_of),
         index=rules.index_dataset.output.index,
         faces=rules.detect_faces.output.faces,
     output:
@@ -54,7 +54,7 @@ rule align_faces:
 
 rule inspect_faces:
     input:
-        archive=inputs.archive_of,
+        archive=ancient(inputs.archive_of),
         index=rules.index_dataset.output.index,
         faces=rules.detect_faces.output.faces,
         images=rules.align_faces.output.images,

@@ -3,7 +3,7 @@
 
 rule hash_images:
     input:
-        archive=inputs.archive_of,
+        archive=ancient(inputs.archive_of),
         index=rules.index_dataset.output.index,
     output:
         hashes="results/{experiment}/data/{dataset}/hashes.parquet",

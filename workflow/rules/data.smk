@@ -23,8 +23,9 @@ rule synthesize_archive:
 
 rule index_dataset:
     input:
-        archive=inputs.archive_of,
-        lists=inputs.lists_of,
+        # Not their dates decide but what is in them: raw.
+        archive=ancient(inputs.archive_of),
+        lists=ancient(inputs.lists_of),
     output:
         index="results/{experiment}/data/{dataset}/index.parquet",
         summary="results/{experiment}/data/{dataset}/index.json",
@@ -38,6 +39,7 @@ rule index_dataset:
     params:
         config=SNAPSHOT,
         version=versions.index,
+        raw=inputs.raw_data_of,
     message:
         "Indexing images, labels and splits of {wildcards.dataset}"
     shell:
@@ -47,7 +49,7 @@ rule index_dataset:
 rule find_subsets:
     input:
         index=rules.index_dataset.output.index,
-        lists=inputs.subset_lists_of,
+        lists=ancient(inputs.subset_lists_of),
     output:
         subsets="results/{experiment}/data/{dataset}/subsets.parquet",
         report="results/{experiment}/data/{dataset}/subsets.json",
@@ -61,6 +63,7 @@ rule find_subsets:
     params:
         config=SNAPSHOT,
         version=versions.subsets,
+        raw=inputs.raw_lists_of,
     message:
         "Finding challenge subsets of {wildcards.dataset}"
     shell:

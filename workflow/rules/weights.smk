@@ -3,7 +3,7 @@
 
 rule import_weights:
     input:
-        inputs.weights_file_of,
+        ancient(inputs.weights_file_of),
     output:
         weights="results/{experiment}/weights/{weights}.safetensors",
         report="results/{experiment}/weights/{weights}.json",
@@ -17,6 +17,7 @@ rule import_weights:
     params:
         config=SNAPSHOT,
         version=versions.weights,
+        raw=inputs.raw_weights_of,
     message:
         "Importing the weights {wildcards.weights}"
     shell:
