@@ -22,7 +22,7 @@ CACHE = Path(".snakemake/digests")
 _JUNK = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.nfs[^/]*|\.DS_Store|\.directory|thumbs\.db|desktop\.ini)", re.I)
 _SMALL = 1 << 20  # bytes of a single file that is rather read than looked up
 _TICK_NS = 50_000_000  # longer than the step of a file system's clock: a later write within a step changes no time
-_NAMED = 5  # files of a suffix that are listed each; more are one entry
+_GROUPS, _NAMED = 40, 5  # groups of files; files of a group that are listed each, where more are one entry
 _SHORT = 16  # hexadecimal digits of an entry
 
 
@@ -39,7 +39,7 @@ def file_digest(path: Path) -> str:
 
 
 def contents(path: Path) -> list[str]:
-    """What is in a file or folder: a line per file, or per suffix with more than a few, each with a digest.
+    """What is in a file or folder: a line per file, or per group of more than a few, each with a digest.
 
     Equal lists mean equal names and bytes; junk is left out, links count as what they lead to. UserError: unreadable.
     """
@@ -47,18 +47,23 @@ def contents(path: Path) -> list[str]:
         found = _digests(path)
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read ({error.strerror}); make it readable") from None
-    suffixes: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in found:
-        suffixes.setdefault(os.path.splitext(name)[1], []).append(name)
+        folder, slash, last = name.rpartition("/")
+        groups.setdefault(f"{folder}{slash}*{os.path.splitext(last)[1]}", []).append(name)
+    for depth in (1, 0):  # where the folders are many, by the top ones; else by suffix alone
+        if len(groups) > _GROUPS:
+            finer, groups = groups, {}
+            for group, names in finer.items():
+                *folders, last = group.split("/")
+                groups.setdefault("/".join([*folders[:depth], last]), []).extend(names)
     lines = []
-    for suffix, names in suffixes.items():
+    for group, names in groups.items():
         if len(names) <= _NAMED:
             lines += [f"{name or path.name} {found[name][:_SHORT]}" for name in names]
         else:
-            whole = hashlib.sha256(
-                "".join(f"{found[name]} {name}\n" for name in names).encode(errors="surrogateescape")
-            )
-            lines.append(f"{len(names):,} files *{suffix} {whole.hexdigest()[:_SHORT]}")
+            every = "".join(f"{found[name]} {name}\n" for name in names).encode(errors="surrogateescape")
+            lines.append(f"{group} ({len(names):,} files) {hashlib.sha256(every).hexdigest()[:_SHORT]}")
     return sorted(lines)
 
 
