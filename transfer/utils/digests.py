@@ -23,6 +23,7 @@ _JUNK = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.nfs[^/]*|\.DS_Store|\.directo
 _SMALL = 1 << 20  # bytes of a single file that is rather read than looked up
 _TICK_NS = 50_000_000  # longer than the step of a file system's clock: a later write within a step changes no time
 _GROUPS, _NAMED = 40, 5  # groups of files; files of a group that are listed each, where more are one entry
+_SHOWN = 5000  # files to be read, from which on the progress is shown
 _SHORT = 16  # hexadecimal digits of an entry
 
 
@@ -80,7 +81,7 @@ def _digests(path: Path) -> dict[str, str]:
             files = (path / name if name else path for name in new)
             for done, (name, digest) in enumerate(zip(new, pool.map(sha256, files, chunksize=64), strict=True), 1):
                 known[name] = (states[name][0], digest)
-                if len(new) > 1:
+                if len(new) > _SHOWN:
                     report(done)
         settled = begun - _TICK_NS
         lines = (f"{' '.join(known[name])} {name}" for name, (_, changed) in states.items() if changed < settled)
