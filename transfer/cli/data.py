@@ -216,8 +216,8 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Quality page of detection and alignment. Reads: D/index.parquet, D/faces.parquet, D/aligned.npy,
     D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json."""
     data = layout.data(dataset)
+    store, manifest = (existing(data / f"aligned{suffix}", "align", layout.chain) for suffix in (".npy", ".parquet"))
     chain, _ = _indexed(params, layout, dataset)
-    store, manifest = (existing(data / f"aligned{suffix}", "align", chain) for suffix in (".npy", ".parquet"))
 
     import numpy as np
     import pandas as pd

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from transfer.tracking.names import RECIPE, RUN, Point
 from transfer.utils.errors import UserError
@@ -45,7 +46,7 @@ def open_store() -> "MlflowClient":
 
     import mlflow
 
-    uri = mlflow.get_tracking_uri()
+    uri = _tracking_uri()
     try:
         if uri.startswith(("http:", "https:")):
             _reach(uri)
@@ -75,10 +76,21 @@ def connected() -> "Iterator[MlflowClient]":
 
 def local_database() -> Path | None:
     """The store's sqlite file; None for another kind of store."""
+    uri = _tracking_uri()
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _tracking_uri() -> str:
+    """MLflow's own setting, or the default as a relative path.
+
+    MLflow quotes the absolute one, and SQLAlchemy does not read quotes: below a folder named a#b it would make a%23b.
+    """
     import mlflow
 
     uri = mlflow.get_tracking_uri()
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if uri.startswith("sqlite:///") and unquote(uri) == f"sqlite:///{Path('mlflow.db').absolute()}":
+        os.environ["MLFLOW_TRACKING_URI"] = uri = "sqlite:///mlflow.db"
+    return uri
 
 
 def one_line(error: BaseException) -> str:
@@ -156,7 +168,9 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, tags={"mlflow.note.content": _NOTE})
+            # Of a plain path MLflow would take %20 in the name of a folder for a blank.
+            quoted = (Path("mlruns") / name).absolute().as_uri() if "%" in os.getcwd() and local_database() else None
+            return client.create_experiment(name, quoted, tags={"mlflow.note.content": _NOTE})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
