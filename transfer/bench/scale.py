@@ -90,7 +90,9 @@ def made_up_runs(params: Params, dataset: str) -> None:
                     names = [f"{part}{number:05}" for number in range(len(truth))]
                     random /= random.sum(axis=1, keepdims=True)
                     frames.append(
-                        predictions_frame(names, truth, random, classes, split=part, protocol=protocol, epoch=1)
+                        predictions_frame(
+                            names, truth.tolist(), random, classes, split=part, protocol=protocol, epoch=1
+                        )
                     )
             write_predictions(run / "predictions.parquet", pd.concat(frames, ignore_index=True))
             write_json(run / "env.json", about | {"params": settings})

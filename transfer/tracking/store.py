@@ -81,14 +81,14 @@ def local_database() -> Path | None:
 
 
 def _tracking_uri() -> str:
-    """MLflow's own setting, or the default as a relative path.
+    """MLflow's own setting; a default that it has quoted as a relative path.
 
-    MLflow quotes the absolute one, and SQLAlchemy does not read quotes: below a folder named a#b it would make a%23b.
+    SQLAlchemy does not read quotes: below a folder named a#b it would make another one, a%23b.
     """
     import mlflow
 
     uri = mlflow.get_tracking_uri()
-    if uri.startswith("sqlite:///") and unquote(uri) == f"sqlite:///{Path('mlflow.db').absolute()}":
+    if "%" in uri and unquote(uri) == f"sqlite:///{Path('mlflow.db').absolute()}":
         os.environ["MLFLOW_TRACKING_URI"] = uri = "sqlite:///mlflow.db"
     return uri
 
