@@ -140,8 +140,8 @@ def test_a_folder_which_mlflow_no_longer_takes(monkeypatch):
 
 def test_the_store_is_in_the_folder_whatever_its_name(tmp_path):
     """A process of its own: MLflow keeps stores by their URI."""
-    folder = tmp_path / "a #1 50% ü {x}: b%20c"
-    folder.mkdir()
+    folder = tmp_path / "odd" / "a #1 50% ü {x}: b%20c"
+    folder.mkdir(parents=True)
     code = (
         "from pathlib import Path; from transfer.tracking import store; client = store.open_store(); Path('x').touch();"
         "run = client.create_run(store.experiment_id(client, 'demo/d')).info.run_id; client.log_artifact(run, 'x');"
@@ -152,4 +152,4 @@ def test_the_store_is_in_the_folder_whatever_its_name(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("x mlflow.db\n", 0), done.stderr
     assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlruns", "x"}
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
