@@ -141,7 +141,8 @@ def duplicates(
             different = first_code[a] != second_code[b]
             a, b, distance = a[different], b[different], distance[different]
             second = other_thumbnails[other_usable[b]]
-            alike = similarity(thumbnails[usable[a]], second[:, :, ::-1] if kind == "mirrored" else second)
+            some, of = np.unique(a, return_inverse=True)  # the pairs of a block share few first images
+            alike = similarity(thumbnails[usable[some]], second[:, :, ::-1] if kind == "mirrored" else second, of)
             copies = alike >= SIMILARITY[kind]
             found.append(_pairs(a[copies], b[copies], kind, distance[copies], alike[copies]))
             progress(offset + done)
@@ -213,13 +214,13 @@ def close_pairs(
     yield len(first), *_NONE
 
 
-def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def similarity(first: np.ndarray, second: np.ndarray, of: np.ndarray | slice = slice(None)) -> np.ndarray:
     """Return the normalised cross-correlation of pairs of thumbnails, the best over small shifts; 1 if the same.
 
-    (N, 32, 32) uint8 each to (N,) float32. Compared is what remains after subtracting a Gaussian blur, under a window
-    that fades towards the edge. 0 for a thumbnail of a single grey.
+    (N, 32, 32) uint8 each to (N,) float32; ``of`` says which of ``first`` each of ``second`` is compared with. What
+    remains after subtracting a Gaussian blur counts, under a window that fades towards the edge. 0 for a single grey.
     """
-    spectrum = _spectrum(first) * _spectrum(second).conj()
+    spectrum = _spectrum(first)[of] * _spectrum(second).conj()
     correlation = fft.irfft2(spectrum, s=(THUMBNAIL, THUMBNAIL))
     near = np.r_[0 : SHIFT + 1, -SHIFT:0]
     return correlation[:, near[:, None], near].max(axis=(1, 2), initial=0)
