@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from transfer.audit.copies import HASHES, MIRRORED, THUMBNAIL
-from transfer.bench.startup import stand_ins
 from transfer.datasets.registry import get as parser
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.params.read import load
 from transfer.runs.metrics import evaluate
 from transfer.runs.predictions import PROTOCOLS, predictions_frame, write_predictions
+from transfer.sources.table import get as get_source
 from transfer.utils.digests import contents
 from transfer.utils.environment import environment
 from transfer.utils.errors import UserError
@@ -40,7 +40,13 @@ def bench_scale(folder: Path, plans: list[int], runs: int, images: int) -> Itera
     os.chdir(folder)
     try:
         raw = Path("raw")
-        stand_ins(raw)
+        params = load([Path("params/paper.yaml")], [f"raw_dir={raw}"])
+        for name in {params.dataset_definitions[dataset].archive for dataset in params.all_datasets()}:
+            (raw / name).mkdir(parents=True, exist_ok=True)
+        for source in {name for run in params.selected_runs() for name in params.run(*run[:2]).model.pretrained}:
+            weights = raw / get_source(source).files[0].path
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            weights.touch()
         for number in plans:
             seeds = f"seeds=[{','.join(map(str, range(-(-number // 18))))}]"
             plan = ["snakemake", "-n", "--quiet", "rules", "--configfile", "params/paper.yaml"]

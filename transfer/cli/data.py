@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from transfer.cli.options import Dataset, classes_of, existing, verb, write_table
+from transfer.cli.options import Dataset, classes_of, existing, read_table, verb, write_table
 from transfer.layout import Layout
 from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from transfer.params import Params
     from transfer.utils.chain import Chain
 
@@ -124,9 +126,8 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
     table.attrs.pop("repeated", None)  # it may be long, and is in index.json
     write_table(table, data / "index.parquet")
     write_json(data / "index.json", about)
-    made = [data / name for name in ("index.parquet", "index.json")]
-    lists = parser.lists(params.raw_dir, **options).values()
-    layout.chain.note(made, raw=[path, *lists], raw_dir=params.raw_dir)
+    raw = [path, *parser.lists(params.raw_dir, **options).values()]
+    layout.chain.note([data / "index.parquet", data / "index.json"], raw=raw, raw_dir=params.raw_dir)
     print(f"{dataset}: {said}")
 
 
@@ -134,25 +135,21 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the challenge subsets of the test split. Reads: D/index.parquet, the lists in raw_dir/challenge_lists.
     Writes: D/subsets.parquet, D/subsets.json."""
-    chain = layout.chain
-    index_file = existing(layout.data(dataset) / "index.parquet", "index", chain)
-
-    import pandas as pd
+    data, definition, chain = layout.data(dataset), params.dataset_definitions[dataset], layout.chain
+    listed = read_table(data / "index.parquet", "index", chain)
 
     from transfer.datasets.subsets import find_subsets, list_files
     from transfer.utils.files import write_json
 
-    definition = params.dataset_definitions[dataset]
     lists = list_files(params.raw_dir, definition)
     if not lists:
         print(f"{dataset}: no subsets, since {params.raw_dir}/challenge_lists has no lists for it")
         return
-    listed, classes = pd.read_parquet(index_file), classes_of(params, dataset)
-    table, report = find_subsets(listed, definition.parser, len(classes), lists)
-    write_table(table, index_file.with_name("subsets.parquet"))
-    write_json(index_file.with_name("subsets.json"), report)
-    made = [index_file.with_name(f"subsets.{suffix}") for suffix in ("parquet", "json")]
-    chain.note(made, [index_file], lists.values(), params.raw_dir)
+    table, report = find_subsets(listed, definition.parser, len(classes_of(params, dataset)), lists)
+    write_table(table, data / "subsets.parquet")
+    write_json(data / "subsets.json", report)
+    made = [data / "subsets.parquet", data / "subsets.json"]
+    chain.note(made, [data / "index.parquet"], lists.values(), params.raw_dir)
     found = ", ".join(f"{subset} {counts['matched']:,} of {counts['unique']:,}" for subset, counts in report.items())
     print(f"{dataset}: {found}")
 
@@ -161,9 +158,8 @@ def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find faces and five landmarks with MTCNN. Reads: D/index.parquet, the archive. Writes: D/faces.parquet; resumes
     after a kill from R/state/DATASET/detect."""
-    chain, index_file = _indexed(params, layout, dataset)
-
-    import pandas as pd
+    index_file, chain = layout.data(dataset) / "index.parquet", layout.chain
+    listed = _indexed(params, layout, dataset, chain)
 
     from transfer.datasets.archives import open_source
     from transfer.faces.detect import DetectionState, detect_dataset, state_key
@@ -173,7 +169,6 @@ def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     search, device = faces.search(), claim_device(params.train, f"detection of {dataset}")
     state = DetectionState(layout.detection_state(dataset), state_key(index_file, path, search, device.type))
     with open_source(path) as archive:
-        listed = pd.read_parquet(index_file)
         found = detect_dataset(archive, listed, state, threads=faces.threads, device=str(device), **search)
     write_table(found, layout.data(dataset) / "faces.parquet")
     chain.note([layout.data(dataset) / "faces.parquet"], [index_file])
@@ -185,12 +180,9 @@ def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Warp the faces onto the template. Reads: D/index.parquet, D/faces.parquet, the archive. Writes: D/aligned.npy,
     D/aligned.parquet, D/evaluation.csv."""
-    data = layout.data(dataset)
-    chain, index_file = _indexed(params, layout, dataset)
-    faces_file = existing(data / "faces.parquet", "detect", chain)
+    data, chain = layout.data(dataset), layout.chain
+    listed, faces = _indexed(params, layout, dataset, chain), read_table(data / "faces.parquet", "detect", chain)
     store, manifest = data / "aligned.npy", data / "aligned.parquet"
-
-    import pandas as pd
 
     from transfer.datasets.archives import open_source
     from transfer.datasets.images import HashedSource, stream_images
@@ -199,15 +191,14 @@ def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
     from transfer.utils.files import write_text
     from transfer.utils.progress import progress
 
-    listed, faces = pd.read_parquet(index_file), pd.read_parquet(faces_file)
     with open_source(_archive(params, dataset)) as archive, progress("aligning faces", len(listed)) as report:
         source: Any = HashedSource(archive)
         images, hashes = stream_images(source, listed["path"].tolist()), source.sha256
         options = params.face_params(dataset).alignment()
         counts = align_dataset(images, listed, faces, store, manifest, **options, source_sha256=hashes, progress=report)
-    evaluated = evaluation_faces(pd.read_parquet(manifest))
+    evaluated = evaluation_faces(read_table(manifest, "align"))
     write_text(data / "evaluation.csv", evaluated.to_csv(index=False, lineterminator="\n"))
-    chain.note([store, manifest, data / "evaluation.csv"], [index_file, faces_file])
+    chain.note([store, manifest, data / "evaluation.csv"], [data / "index.parquet", data / "faces.parquet"])
     _say(dataset, counts.items())
 
 
@@ -215,12 +206,12 @@ def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Quality page of detection and alignment. Reads: D/index.parquet, D/faces.parquet, D/aligned.npy,
     D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json."""
-    data = layout.data(dataset)
-    store, manifest = (existing(data / f"aligned{suffix}", "align", layout.chain) for suffix in (".npy", ".parquet"))
-    chain, _ = _indexed(params, layout, dataset)
+    data, chain = layout.data(dataset), layout.chain
+    store = existing(data / "aligned.npy", "align", chain)
+    aligned = read_table(data / "aligned.parquet", "align", chain)
+    listed, faces = _indexed(params, layout, dataset, chain), read_table(data / "faces.parquet", "detect", chain)
 
     import numpy as np
-    import pandas as pd
 
     from transfer.datasets.archives import open_source
     from transfer.datasets.images import stream_images
@@ -228,7 +219,6 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     from transfer.utils.code_digest import step_digest
 
     path, alignment = _archive(params, dataset), params.face_params(dataset).alignment()
-    listed, faces, aligned = map(pd.read_parquet, (data / "index.parquet", data / "faces.parquet", manifest))
     code = {step: step_digest(step) for step in ("detect", "align")}
     about = {"dataset": dataset, "archive": path.name, "code": code}
 
@@ -239,7 +229,7 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 
     images = np.load(store, mmap_mode="r")
     report = write_quality_page(data, listed, faces, aligned, images, alignment, about, originals)
-    chain.note([data / "faces.json"], [data / "faces.parquet", store, manifest])
+    chain.note([data / "faces.json"], [data / "faces.parquet", store, data / "aligned.parquet"])
     _say(dataset, report["counts"].items())
 
 
@@ -247,21 +237,19 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def hash_dataset(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Hash a dataset's images to find duplicates. Reads: D/index.parquet, the archive. Writes: D/hashes.parquet,
     D/thumbnails.npy."""
-    chain, index_file = _indexed(params, layout, dataset)
-
-    import pandas as pd
+    data, chain = layout.data(dataset), layout.chain
+    listed = _indexed(params, layout, dataset, chain)
 
     from transfer.audit.copies import hash_images
     from transfer.datasets.archives import open_source
     from transfer.datasets.images import stream_images
     from transfer.utils.progress import progress
 
-    listed = pd.read_parquet(index_file)
     with open_source(_archive(params, dataset)) as archive, progress("hashing", len(listed)) as report:
         stream = stream_images(archive, listed["path"].tolist())
-        hashes = hash_images(stream, listed, index_file.with_name("thumbnails.npy"), report)
-    write_table(hashes, index_file.with_name("hashes.parquet"))
-    chain.note([index_file.with_name(name) for name in ("hashes.parquet", "thumbnails.npy")], [index_file])
+        hashes = hash_images(stream, listed, data / "thumbnails.npy", report)
+    write_table(hashes, data / "hashes.parquet")
+    chain.note([data / "hashes.parquet", data / "thumbnails.npy"], [data / "index.parquet"])
     _say(dataset, {"images": len(hashes), "of them that cannot be decoded": (hashes["sha256"] == "").sum()}.items())
 
 
@@ -269,19 +257,18 @@ def hash_dataset(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def duplicates(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the duplicates within a dataset. Reads: D/hashes.parquet, D/thumbnails.npy. Writes: D/duplicates.parquet."""
     data, chain = layout.data(dataset), layout.chain
-    found = [existing(data / name, "hash", chain) for name in ("hashes.parquet", "thumbnails.npy")]
+    hashes = read_table(data / "hashes.parquet", "hash", chain)
+    thumbnails = existing(data / "thumbnails.npy", "hash", chain)
 
     import numpy as np
-    import pandas as pd
 
     from transfer.audit.copies import duplicates as find_duplicates
     from transfer.utils.progress import progress
 
-    hashes, thumbnails = pd.read_parquet(found[0]), np.load(found[1], mmap_mode="r")
     with progress("comparing", 2 * len(hashes)) as report:  # the images, and their mirror images
-        pairs = find_duplicates(hashes, thumbnails, progress=report)
+        pairs = find_duplicates(hashes, np.load(thumbnails, mmap_mode="r"), progress=report)
     write_table(pairs, data / "duplicates.parquet")
-    chain.note([data / "duplicates.parquet"], found)
+    chain.note([data / "duplicates.parquet"], [data / "hashes.parquet", thumbnails])
     _say(dataset, {"pairs": len(pairs), **pairs["kind"].value_counts()}.items())
 
 
@@ -305,23 +292,21 @@ def audit(params: "Params", layout: Layout) -> None:
 def sample(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Split and balance. Reads: D/aligned.parquet, and D/duplicates.parquet unless sampling.duplicates is keep. Writes:
     D/split.parquet, D/plan_full.npy, D/plan_sqrt.npy, D/plan_none.npy."""
-    chain = layout.chain
-    manifest_file = existing(layout.data(dataset) / "aligned.parquet", "align", chain)
+    data, sampling, groups = layout.data(dataset), params.sampling_params(dataset), None
+    chain, read, written = layout.chain, [data / "aligned.parquet"], [data / "split.parquet"]
+    manifest = read_table(read[0], "align", chain)
 
     import numpy as np
-    import pandas as pd
 
     from transfer.datasets.sampling import split_rows, upsampling_plan
     from transfer.params.base import UPSAMPLING
     from transfer.utils.files import atomic
 
-    sampling, manifest, groups = params.sampling_params(dataset), pd.read_parquet(manifest_file), None
-    read, written = [manifest_file], [manifest_file.with_name("split.parquet")]
     if sampling.duplicates != "keep":
         from transfer.audit.copies import KINDS, copy_groups
 
-        read += [existing(manifest_file.with_name("duplicates.parquet"), "duplicates", chain)]
-        pairs = pd.read_parquet(read[1])
+        read.append(data / "duplicates.parquet")
+        pairs = read_table(read[1], "duplicates", chain)
         groups = copy_groups(manifest["sample"].tolist(), pairs, KINDS[sampling.duplicates])
     split = split_rows(manifest, sampling.val_fraction, sampling.split_seed, groups)
     _say(dataset, split["split"].value_counts().items())
@@ -336,12 +321,12 @@ def sample(params: "Params", layout: Layout, dataset: Dataset) -> None:
     chain.note(written, read)
 
 
-def _indexed(params: "Params", layout: Layout, dataset: str) -> "tuple[Chain, Path]":
+def _indexed(params: "Params", layout: Layout, dataset: str, chain: "Chain") -> "pd.DataFrame":
     """A dataset's index. Raises UserError: missing, edited, or its archive was changed since."""
-    chain, index = layout.chain, existing(layout.data(dataset) / "index.parquet", "index")
-    chain.check(index)
-    chain.check_raw(index, [_archive(params, dataset)], params.raw_dir)
-    return chain, index
+    path = layout.data(dataset) / "index.parquet"
+    listed = read_table(path, "index", chain)
+    chain.check_raw(path, [_archive(params, dataset)], params.raw_dir)
+    return listed
 
 
 def _archive(params: Any, dataset: str) -> Path:

@@ -94,6 +94,15 @@ def existing(path: Path, verb: str, chain: "Chain | None" = None) -> Path:
     return path
 
 
+def read_table(path: Path, verb: str, chain: "Chain | None" = None) -> "pd.DataFrame":
+    """The parquet file that ``transfer VERB`` makes. Raises UserError as `existing`."""
+    existing(path, verb, chain)
+
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
 def write_table(frame: "pd.DataFrame", path: Path) -> None:
     """Write ``frame`` as parquet, atomically."""
     from transfer.utils.files import atomic
