@@ -1,8 +1,6 @@
 """The verbs of `transfer bench`: speed and memory, to be measured again on another machine."""
 
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -75,20 +73,3 @@ def train(
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(table(result))
-
-
-@app.command()
-def scale(
-    plans: Annotated[list[int] | None, typer.Option(help="Runs of params/paper.yaml to plan; repeatable.")] = None,
-    runs: Annotated[int, typer.Option(min=18, help="Finished runs in a table.")] = 500,
-    images: Annotated[int, typer.Option(min=1, help="Images to search for duplicates, and files to digest.")] = 300_000,
-) -> None:
-    """Processor seconds, seconds and memory of large experiments, on made-up runs and hashes. Reads: nothing. Writes:
-    temporary files, about 2 GB."""
-    from transfer.bench.scale import bench_scale
-
-    print(f"{'':36}{'processor':>12}{'seconds':>12}{'memory':>12}")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, cost in bench_scale(Path(folder), plans or [90, 900, 4500], runs, images):
-            memory = f"{cost['gigabytes']:9.2f} GB" if "gigabytes" in cost else ""
-            print(f"{name:36}{cost['processor']:10.1f} s{cost['seconds']:10.1f} s{memory}", flush=True)

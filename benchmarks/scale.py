@@ -1,8 +1,15 @@
-"""Cost of large experiments, on made-up runs and hashes: planning, a table, the search for duplicates, a start."""
+"""Cost of large experiments, on made-up runs, hashes and files: planning, a table, the search for duplicates, a start.
 
+    python benchmarks/scale.py [--plans 90 900 4500] [--runs 500] [--images 300000]
+
+Needs about 2 GB for temporary files. Memory is the peak of the process.
+"""
+
+import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from startup import stand_ins
 
 from transfer.audit.copies import HASHES, MIRRORED, THUMBNAIL
 from transfer.datasets.registry import get as parser
@@ -18,21 +26,19 @@ from transfer.params import Params
 from transfer.params.read import load
 from transfer.runs.metrics import evaluate
 from transfer.runs.predictions import PROTOCOLS, predictions_frame, write_predictions
-from transfer.sources.table import get as get_source
 from transfer.utils.digests import contents
 from transfer.utils.environment import environment
-from transfer.utils.errors import UserError
 from transfer.utils.files import write_json
 
 _FACES = {"val": 1000, "test": 3000}
 _DATASET = "demo_rafdb"
 
 
-def bench_scale(folder: Path, plans: list[int], runs: int, images: int) -> Iterator[tuple[str, dict[str, float]]]:
+def measure(folder: Path, plans: list[int], runs: int, images: int) -> Iterator[tuple[str, dict[str, float]]]:
     """What was measured and its cost, one after the other: a dry run of each number of runs in ``plans``, a table of
     ``runs`` runs, the duplicates among ``images`` images, and looking whether a folder of them has changed.
 
-    Each is a process of its own in the empty ``folder``. Raises UserError if one fails.
+    Each is a process of its own in the empty ``folder``.
     """
     root = Path.cwd()
     for name in ("params", "workflow", "profiles", "Snakefile"):
@@ -40,13 +46,7 @@ def bench_scale(folder: Path, plans: list[int], runs: int, images: int) -> Itera
     os.chdir(folder)
     try:
         raw = Path("raw")
-        params = load([Path("params/paper.yaml")], [f"raw_dir={raw}"])
-        for name in {params.dataset_definitions[dataset].archive for dataset in params.all_datasets()}:
-            (raw / name).mkdir(parents=True, exist_ok=True)
-        for source in {name for run in params.selected_runs() for name in params.run(*run[:2]).model.pretrained}:
-            weights = raw / get_source(source).files[0].path
-            weights.parent.mkdir(parents=True, exist_ok=True)
-            weights.touch()
+        stand_ins(raw)
         for number in plans:
             seeds = f"seeds=[{','.join(map(str, range(-(-number // 18))))}]"
             plan = ["snakemake", "-n", "--quiet", "rules", "--configfile", "params/paper.yaml"]
@@ -135,7 +135,7 @@ def _measured(*command: str) -> dict[str, float]:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise UserError(f"python -m {' '.join(command)}: exit code {process.returncode}; run it by hand to see why")
+        sys.exit(f"error: python -m {' '.join(command)}: exit code {process.returncode}; run it by hand to see why")
     used = usage.ru_utime + usage.ru_stime
     return {"processor": used, "seconds": time.perf_counter() - begun, "gigabytes": usage.ru_maxrss / 1e6}
 
@@ -145,3 +145,21 @@ def _timed(call: Callable[[], Any]) -> dict[str, float]:
     begun, used = time.perf_counter(), time.process_time()
     call()
     return {"processor": time.process_time() - used, "seconds": time.perf_counter() - begun}
+
+
+def main() -> None:
+    """Print what was measured, line by line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plans", type=int, nargs="*", default=[90, 900, 4500])
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--images", type=int, default=300_000)
+    options = parser.parse_args()
+    print(f"{'':36}{'processor':>12}{'seconds':>12}{'memory':>12}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, cost in measure(Path(folder), options.plans, options.runs, options.images):
+            memory = f"{cost['gigabytes']:9.2f} GB" if "gigabytes" in cost else ""
+            print(f"{name:36}{cost['processor']:10.1f} s{cost['seconds']:10.1f} s{memory}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
