@@ -75,13 +75,12 @@ class Chain:
             yield from self.problems(source)
 
     def changed(self, path: Path, raw: Iterable[Path], raw_dir: str | Path) -> list[str]:
-        """What differs in the ``raw`` files since ``path`` was made from them: one entry each; none without a note."""
-        step, found = self._step(path), []
-        for file in raw if step else ():
-            before = step["raw"].get(below(file, raw_dir)) if step else None
-            now = contents(file)
-            if before is not None and before != now:
-                parts = sorted({line.rpartition(" ")[0] for line in {*before} ^ {*now}})
+        """What differs in the ``raw`` files since ``path`` was made from them, in words; none without file or note."""
+        before, found = self.raw(path) or {}, []
+        for file in raw:
+            noted = before.get(below(file, raw_dir))
+            if noted is not None and file.exists() and noted != (now := contents(file)):
+                parts = sorted({line.rpartition(" ")[0] for line in {*noted} ^ {*now}})
                 found.append(f"{file}" if parts == [file.name] else f"{file}: {', '.join(parts[:5])}")
         return found
 
@@ -97,7 +96,7 @@ class Chain:
             first = self.root / note.relative_to(self.folder).with_suffix("")
             problems += [line for name in self._in(first.parent) for line in self.problems(first.with_name(name))]
             raw = [Path(raw_dir) / name for name in self.raw(first) or ()]
-            changed = self.changed(first, (path for path in raw if path.exists()), raw_dir)
+            changed = self.changed(first, raw, raw_dir)
             problems += [f"{first}: made before {what} changed; {remake(first)}" for what in changed]
         files = (path for part in _PARTS for path in sorted((self.root / part).rglob("*")) if path.suffix in _NOTED)
         return problems, [path for path in files if self._noted(path) is None]
