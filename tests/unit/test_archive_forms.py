@@ -115,8 +115,9 @@ def test_what_is_left_out_has_a_reason(tmp_path):
     with open_source(folder) as source:
         left_out = dict(source.left_out)
         assert "not" not in source.names() and source.names() == ["d/a.jpg", "d/in.zip", "d/two.zip", "d/two/b.jpg"]
-    assert "truncated or corrupt" in left_out.pop("d/in.zip")
+        assert "truncated or corrupt" in source.damaged["d/in.zip"]
     assert left_out == {
+        "d/in.zip": "archives that cannot be read",
         "__MACOSX/d/._a.jpg": "files of the operating system",
         "d/.DS_Store": "files of the operating system",
         "d/two.zip": "archives that lie beside their unpacked folder",

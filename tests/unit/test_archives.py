@@ -451,8 +451,11 @@ def test_unknown_kind_of_file(tmp_path):
 
 def test_text_helpers():
     assert text_lines("l.txt", b"\xef\xbb\xbfa\r\nb\n") == ["a", "b"]
+    assert text_lines("l.txt", "\ufeffä\n".encode("utf-16-le")) == ["ä"]
     with pytest.raises(UserError, match=r"l\.txt: not a UTF-8 text file"):
-        text_lines("l.txt", b"\xff\xfe")
+        text_lines("l.txt", b"\xff\xfd")
+    assert list(csv_rows("l.csv", "\ufeffa;ä\n1;2\n".encode("utf-16-be"))) == [(1, ["a", "ä"]), (2, ["1", "2"])]
+    assert list(csv_rows("l.csv", b"a\tb\n1\t2,3\n")) == [(1, ["a", "b"]), (2, ["1", "2,3"])]
     rows = list(csv_rows("l.csv", b'\xef\xbb\xbfa, b\r\n\r\n"c,d",e\n'))
     assert rows == [(1, ["a", "b"]), (3, ["c,d", "e"])]
     with pytest.raises(UserError, match=r"l\.csv, line 2: not a csv file"):
@@ -468,4 +471,5 @@ def test_text_helpers():
 def test_split_path():
     assert split_path("d/fer2013.csv#17") == ("d/fer2013.csv", 17)
     assert split_path("d/a#17.png") == ("d/a#17.png", None)
+    assert split_path("d/a.csv#x") == ("d/a.csv#x", None)
     assert split_path("d/a.csv") == ("d/a.csv", None)

@@ -120,7 +120,8 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
         table, classes, dataset=dataset, archive=path, parser=parser.name, options=options, expect=expect
     )
     said = counts.in_words(table)
-    table.attrs.pop("repeated", None)  # it may be long, and is in index.json
+    for attribute in ("repeated", "files"):  # they may be long, and are in index.json
+        table.attrs.pop(attribute, None)
     write_table(table, data / "index.parquet")
     write_json(data / "index.json", about)
     print(f"{dataset}: {said}")
@@ -147,7 +148,8 @@ def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
     write_table(table, index_file.with_name("subsets.parquet"))
     write_json(index_file.with_name("subsets.json"), report)
     found = ", ".join(f"{subset} {counts['matched']:,} of {counts['unique']:,}" for subset, counts in report.items())
-    print(f"{dataset}: {found}")
+    empty = ", ".join(subset for subset, counts in report.items() if not counts["matched"])
+    print(f"{dataset}: {found}" + (f"; warning: no test image is in {empty}" if empty else ""))
 
 
 @verb(app)

@@ -35,12 +35,13 @@ MAX_RATIO = 100
 FREE = 64 << 20  # unpacked bytes that are always accepted: the ratio of a small text says nothing
 MAX_FILE = 4 << 30  # bytes of one file that is read into memory; fer2013.csv has 0.3 GB
 MAX_INNER, MAX_DEPTH = 200, 3  # archives inside an archive: each is an open file, and a copy if it is packed
+BY_THE_SYSTEM = "files of the operating system"  # why they are left out
 _STEP = 1 << 20
 _MAX_LINKS = 40  # as Linux follows
 _ENCRYPTED, _STRONGLY, _AES, _DEFLATE64 = 0x1, 0x40, 99, 9
 # Methods that zipfile reads, and how many packed bytes at once: those of 4 KiB unpack without bound.
 _STEPS = {zipfile.ZIP_STORED: _STEP, zipfile.ZIP_DEFLATED: _STEP, zipfile.ZIP_BZIP2: 4096, zipfile.ZIP_LZMA: 4096}
-_BY_THE_SYSTEM = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)")
+_SYSTEM_FILE = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)")
 _PART = re.compile(r"(.+\.(?:zip|7z|rar|tar|tgz|tar\.(?:gz|xz|bz2)))\.(?:\d{3}|[a-z]{2})", re.IGNORECASE)
 _SPLIT_ZIP = re.compile(r"(.+)\.z\d\d", re.IGNORECASE)
 _OTHER = re.compile(r"(.+?)(?:\.part\d+)?\.(?:rar|r\d\d|tar\.zst|tar\.z|tbz2?|txz|lzh|ace|arj)", re.IGNORECASE)
@@ -124,7 +125,7 @@ def _members(
             left_out[name] = "links to folders"
         else:
             left_out[name] = "links to no file"
-    left_out |= {name: "files of the operating system" for name in found if _BY_THE_SYSTEM.fullmatch(name)}
+    left_out |= {name: BY_THE_SYSTEM for name in found if _SYSTEM_FILE.fullmatch(name)}
     return {name: found[name] for name in sorted(found) if name not in left_out}, left_out
 
 
@@ -337,19 +338,20 @@ class Source:
         return found[0]
 
     def lacks(
-        self, what: str, name: str = "", remedy: str = "check that it is the right and complete archive"
+        self, what: str, name: str, below: str = "", remedy: str = "check that it is the right and complete archive"
     ) -> UserError:
         """The error that says ``what`` is not there, with what is there in its place, and with the remedy for that.
 
-        ``name`` is a file that is wanted; ``remedy`` is for the case that nothing else explains its absence.
+        That may be an archive inside that is damaged, or of a kind that is not read, or the file ``name`` in another
+        folder that starts with ``below``. ``remedy`` is for the case that nothing explains its absence.
         """
-        elsewhere = self.find_all(posixpath.basename(name)) if name else []
+        elsewhere = [found for found in self.find_all(posixpath.basename(name)) if found.startswith(below)]
         if self.damaged:
             remedy = next(iter(self.damaged.values()))
         elif unread := next((found for found in self._found if _remedy(found)), None):
             remedy = f"it holds {unread}: {_remedy(unread)}"
         elif elsewhere:
-            remedy = f"it holds {elsewhere[0]}: move the files to where they are looked for"
+            remedy = f"but {elsewhere[0]} is there: move such files to where they are looked for"
         return UserError(f"{self.path}: {what}; {remedy}")
 
     def require(self, folder: str) -> None:
@@ -358,6 +360,11 @@ class Source:
             place = posixpath.join(posixpath.dirname(name), folder_name(Path(name)), "")
             if place.startswith(folder) or folder.startswith(place):
                 raise UserError(error)
+
+    def size(self, name: str) -> int:
+        """Bytes of one file."""
+        storage, member = self._found[name]
+        return storage.size(member)
 
     def read(self, name: str) -> bytes:
         """The content of one file. For more than a few files use `stream`: a packed tar is read from its start."""
@@ -449,7 +456,7 @@ def _open_inner(
                 inner = _open(whole, file, password_file, stack)
                 source.opened.push(stack.pop_all())
         except UserError as error:
-            source.damaged[names[name]] = source.left_out[names[name]] = str(error)
+            source.damaged[names[name]], source.left_out[names[name]] = str(error), "archives that cannot be read"
             continue
         source.used.add(names[name])
         # Some archives hold the folder itself, others only what is in it.
