@@ -3,7 +3,6 @@
 The official test set was never released: the field tests on the validation set, so it is the test split here.
 """
 
-import hashlib
 import io
 import math
 import posixpath
@@ -79,12 +78,12 @@ def read(source: Source, classes: int, release: str) -> "pd.DataFrame":
     parsed = parse(source)
     rows, repeated = _without_repeats(parsed, classes)
     others = rows["label"] >= classes
-    index = rows[~others].drop(columns="image").reset_index(drop=True)
+    index = rows[~others].reset_index(drop=True)
     names, left_out = dict(enumerate(CLASSES)) | NOT_EXPRESSIONS, defaultdict(list, parsed.attrs.get("dropped", {}))
     for label, path in zip(rows["label"][others], rows["path"][others], strict=True):
         left_out[names[label]].append(path)
-    index.attrs |= {"dropped": dict(left_out), "noted": parsed.attrs.get("noted", {})}
-    index.attrs |= {"repeated": repeated, "layout": f"release {release}"}
+    index.attrs |= {"dropped": dict(left_out), "repeated": repeated}
+    index.attrs["layout"] = parsed.attrs.get("layout", f"release {release}")
     return index
 
 
@@ -92,16 +91,16 @@ def _without_repeats(rows: "pd.DataFrame", classes: int) -> tuple["pd.DataFrame"
     """The rows whose image has one label in one split, and those of the ``classes`` that went, with the reason.
 
     A test image is no training image. Of rows that agree the first stays. Of an image with different labels in one
-    split none stays: which label is right cannot be known. What an image is says the column ``image``.
+    split none stays: which label is right cannot be known.
     """
     import pandas as pd
 
     why = pd.Series("", index=rows.index)
-    tested = rows["image"].isin(rows.loc[rows["split"] == "test", "image"])
+    tested = rows["path"].isin(rows.loc[rows["split"] == "test", "path"])
     why[tested & (rows["split"] == "train")] = "rows of training images that are in the test split"
-    labels = rows.groupby(["split", "image"])["label"].transform("nunique")
+    labels = rows.groupby(["split", "path"])["label"].transform("nunique")
     why[(labels > 1) & (why == "")] = "rows of images with different labels"
-    why[rows.duplicated(["split", "image"]) & (why == "")] = "rows that list an image again"
+    why[rows.duplicated(["split", "path"]) & (why == "")] = "rows that list an image again"
     gone = rows.assign(why=why)[(why != "") & (rows["label"] < classes)]
     return rows[why == ""].reset_index(drop=True), gone[["sample", "path", "split", "label", "why"]].to_dict("records")
 
@@ -128,7 +127,6 @@ def _from_csv(source: Source) -> "pd.DataFrame":
             table.append((path, prefix + path, files[name], code, *affect, *five))
     index = pd.DataFrame(table, columns=_COLUMNS)
     index["sample"] = sample_names(index["sample"].tolist())
-    index["image"] = index["path"]
     # Training comes first, in whatever order the archive holds the two.
     return index.sort_values("split", key=lambda split: split != "train", kind="stable", ignore_index=True)
 
@@ -164,7 +162,6 @@ def _from_arrays(source: Source) -> "pd.DataFrame":
             affect = face.get("val", np.nan), face.get("aro", np.nan)
             table.append((f"{folder}/{number}", path, _SPLITS[folder], face["exp"], *affect, *face.get("lnd", none)))
     index = pd.DataFrame(table, columns=_COLUMNS)
-    index["image"] = index["path"]
     index.attrs["dropped"] = {"images without an expression": sorted(images.values())} if images else {}
     return index
 
@@ -173,28 +170,15 @@ def _from_folders(source: Source) -> "pd.DataFrame":
     """Images in a folder per class.
 
     train_class/class001/ to class008/: README of the repository of ExpLLM (starhiking), which counts 37,553 and 4,000
-    images. train/0/ to 7/: utils/convert_affectnet.py of yaoing/DAN. An image is its path; files of one name that have
-    equal bytes are one image.
+    images. train/0/ to 7/: utils/convert_affectnet.py of yaoing/DAN.
     """
     import pandas as pd
 
     found = read_folders(source, CLASSES, 0, _TRAIN, NOT_EXPRESSIONS)
     index = pd.DataFrame(found.rows, columns=_COLUMNS[1:4])
-    index.insert(0, "sample", sample_names([path[len(_root(path)) :] for path in index["path"]]))
-    alike = defaultdict(list)
-    for path in index["path"]:
-        alike[posixpath.basename(path), source.size(path)].append(path)
-    digests = {
-        path: hashlib.sha256(content).hexdigest()
-        for path, content in source.stream([path for paths in alike.values() if len(paths) > 1 for path in paths])
-    }
-    index["image"] = [digests.get(path, path) for path in index["path"]]
-    index.attrs |= {"dropped": dict(found.dropped), "noted": found.noted}
+    index.insert(0, "sample", sample_names(["/".join(path.split("/")[-3:]) for path in index["path"]]))
+    index.attrs |= {"dropped": dict(found.dropped), "layout": f"release folders{found.numbered}"}
     return index
-
-
-def _root(path: str) -> str:
-    return "".join(part + "/" for part in path.split("/")[:-3])
 
 
 def _number(value: object, where: str) -> float:

@@ -1,6 +1,5 @@
 """FERPlus: FER2013's images with Microsoft's ten-tagger votes, as PNG folders or as the two csv files."""
 
-import posixpath
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,11 +181,11 @@ def _from_csv(source: Source, pixels: str) -> "Parsed":
             unnamed.append(path)
     if count != len(emotions):
         raise UserError(f"{source.path}: {votes_name} has {count} rows and {pixels_name} {len(emotions)}; {apart}")
-    return rows, votes, unnamed, _check_emotions(emotions, all_votes, f"{source.path}: {votes_name}")
+    return rows, votes, unnamed, _check_emotions(emotions, all_votes)
 
 
-def _check_emotions(emotions: list[tuple[str, str | None, str]], votes: list[list[int]], file: str) -> dict[str, int]:
-    """Rows whose emotion is not the majority of their votes; UserError where a stretch of rows seems to be of others."""
+def _check_emotions(emotions: list[tuple[str, str | None, str]], votes: list[list[int]]) -> dict[str, int]:
+    """Rows whose emotion is not the majority of their votes; UserError for a stretch of rows that seem to be others."""
     import numpy as np
 
     codes = []
@@ -204,7 +203,7 @@ def _check_emotions(emotions: list[tuple[str, str | None, str]], votes: list[lis
         same = int((labels[stretch] == np.array(codes)[stretch]).sum())
         if same < _LEAST_AGREEMENT * len(stretch):
             what = f"emotion is the majority of the votes in {same} of {len(stretch)} rows from there on"
-            why = f"the rows of {posixpath.basename(file)} are in another order: get both files again, unsorted"
+            why = "the rows of fer2013new.csv are in another order: get both files again, unsorted"
             raise UserError(f"{emotions[stretch[0]][0]}: {what}; {why}")
     differs = int((labels[compared] != np.array(codes)[compared]).sum())
     return {"FER2013's emotion is not the majority of the votes": differs}

@@ -22,11 +22,11 @@ _EXACT, _CLOSE = 0.02, 0.1  # total variation between two distributions of the c
 
 @dataclass
 class ClassFolders:
-    """Images of class folders: rows (path, split, label), what was left out, and images per number of a folder."""
+    """Images of class folders: rows (path, split, label), what was left out, and in words what the numbers mean."""
 
     rows: list[tuple[str, str, int]] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    noted: dict[str, int] = field(default_factory=dict)
+    numbered: str = ""
 
 
 def is_image(name: str) -> bool:
@@ -68,15 +68,17 @@ def read_folders(
     if by_name and numbers:
         mixed = f"{next(iter(sorted(by_name)))}/ and {next(iter(sorted(numbers)))}/"
         raise UserError(f"{source.path}: class folders by name and by number ({mixed}); keep one kind")
-    trained = [match[3] for match in images.values() if match[2].lower() == "train"]
+    trained = [match[3] for match in images.values() if match[2].lower() == "train" and "/" not in match[4]]
     counts = Counter(numbers[folder] for folder in trained if folder in numbers)
     if len({*numbers.values()}) < len(numbers):
         raise UserError(f"{source.path}: two class folders have one number ({', '.join(sorted(numbers))}); keep one")
     if numbers:
         by_name = _labels(source, numbers, counts, classes, first, official)
         in_order = sorted(by_name.items(), key=lambda item: numbers[item[0]])
-        named = {folder: classes[label] for folder, label in in_order if label < len(classes)}
-        found.noted = {f"training images in folder {f} = {name}": counts[numbers[f]] for f, name in named.items()}
+        named = [
+            f"{folder} {classes[n]} {counts[numbers[folder]]:,}" for folder, n in in_order if 0 <= n < len(classes)
+        ]
+        found.numbered = f"; training images by number: {', '.join(named)}"
     splits = {match[2].lower() for match in images.values()} - {"train"}
     for name, match in images.items():
         split, label = match[2].lower(), by_name.get(match[3] or "", -1)
@@ -132,8 +134,8 @@ def _listed(source: Source, file: str, numbers: Mapping[str, int], classes: Sequ
     lines = [line.split() for line in text_lines(where, source.read(file)) if line.strip()]
     in_order = dict(zip(sorted(set(numbers.values())), lines, strict=False))
     pairs = [(str(number), line[0]) for number, line in in_order.items() if len(line) == 1]
-    if pairs and len(lines) != len(in_order):
-        raise UserError(f"{where}: {len(lines)} lines for {len(in_order)} numbered folders; give each a line")
+    if pairs and len(lines) != len(set(numbers.values())):
+        raise UserError(f"{where}: {len(lines)} lines for {len(set(numbers.values()))} numbered folders; one for each")
     names: dict[int, int] = {}
     for number, name in pairs or [(line[0], " ".join(line[1:])) for line in lines]:
         label = class_of(name.strip(":,;"), classes)

@@ -132,7 +132,7 @@ def _from_folders(source: Source, images: str) -> "pd.DataFrame":
         if not listed or (names[path], split) in listed:
             rows.append((official[2] if official else sample, path, split, label))
     index = pd.DataFrame(rows, columns=["sample", "path", "split", "label"])
-    index.attrs |= {"dropped": dict(found.dropped), "noted": found.noted, "layout": "class folders"}
+    index.attrs |= {"dropped": dict(found.dropped), "layout": f"class folders{found.numbered}"}
     return index.sort_values(["split", "sample"], ascending=[False, True], ignore_index=True)
 
 

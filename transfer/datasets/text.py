@@ -11,6 +11,7 @@ from pathlib import Path
 from transfer.utils.errors import UserError
 from transfer.utils.filetype import HEAD, looks_like
 
+_FIRST = 1 << 16  # characters of a first line that are looked at
 LISTS_FOLDER = "challenge_lists"  # where the RAN authors' lists lie below raw_dir, under the names of their repository
 
 
@@ -97,16 +98,14 @@ def csv_records(
         yield where, {column: field for column, field in zip(header, fields, strict=True) if column in known}
 
 
-_FIRST = 1 << 16  # characters of a first line that are looked at
-
-
 def _encoding(name: str, content: bytes) -> str:
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    kind = looks_like(content[:HEAD])
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding, kind = "utf-16" if marked else "utf-8-sig", looks_like(content[:HEAD])
     if kind:
         raise UserError(f"{name}: is {kind}, not a text file; get the file again")
-    return "utf-8-sig"
+    if "\0" in content[:HEAD].decode(encoding, "ignore"):
+        raise UserError(f"{name}: not a UTF-8 text file (it holds null characters); save it as UTF-8")
+    return encoding
 
 
 def whole_number(text: str) -> int | None:
