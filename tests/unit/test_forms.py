@@ -319,6 +319,13 @@ def test_alphabetical_numbers_of_rafdb(tmp_path):
         index("rafdb", files, tmp_path, "tar", images="aligned")
 
 
+def test_numbers_of_rafdb_from_zero(tmp_path):
+    files, _ = kaggle_rafdb()
+    files = {path.replace(f"/{n + 1}/", f"/{n}/"): b"" for n in range(7) for path in files if f"/{n + 1}/" in path}
+    with pytest.raises(UserError, match=r"class folders 0 to 6, where the official numbers start at 1"):
+        index("rafdb", files, tmp_path, images="aligned")
+
+
 def rafdb_list(stem="{}.jpg"):
     names = [(f"train_{n:05d}", n) for n in range(1, 8)] + [(f"test_{n:04d}", n) for n in range(1, 8)]
     lines = [f"{stem.format(name)} {label}" for name, label in names]

@@ -108,14 +108,14 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
     differences.unlink(missing_ok=True)
     try:
         counts.check_counts(table, classes, expect, parser.official(**options))
+        if params.face_params(dataset).landmarks == "supplied":
+            require_landmarks(table)
     except counts.CountsError as error:
         write_text(differences, error.table.to_csv(index=False))
         message = f"dataset {dataset} ({path}): {error} (table: {differences})"
         raise UserError(message, details=counts.as_text(error.table)) from None
     except UserError as error:
         raise UserError(f"dataset {dataset} ({path}): {error}") from None
-    if params.face_params(dataset).landmarks == "supplied":
-        require_landmarks(table)
     about = counts.index_summary(
         table, classes, dataset=dataset, archive=path, parser=parser.name, options=options, expect=expect
     )

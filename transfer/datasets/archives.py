@@ -250,7 +250,7 @@ def _seven_zip(path: Path, file: IO[bytes], password_file: Path, stack: ExitStac
     try:
         from py7zr import SevenZipFile
     except ImportError:
-        raise UserError(f"{path}: reading 7z needs py7zr; pip install transfer-fer[7z], or {_unpack(path)}") from None
+        raise UserError(f"{path}: reading 7z needs py7zr; pip install py7zr, or {_unpack(path)}") from None
     from py7zr.exceptions import PasswordRequired, UnsupportedCompressionMethodError
 
     password, packed, unpacked = _read_password(password_file), file.seek(0, 2), 0
@@ -352,7 +352,7 @@ class Source:
             remedy = f"it holds {unread}: {_remedy(unread)}"
         elif elsewhere:
             remedy = f"but {elsewhere[0]} is there: move such files to where they are looked for"
-        return UserError(f"{self.path}: {what}; {remedy}")
+        return UserError(f"{self.path}: {what}; {remedy}".removesuffix("; "))
 
     def require(self, folder: str) -> None:
         """Raise UserError if an archive that may hold files of ``folder`` cannot be read."""

@@ -46,6 +46,17 @@ def find_folders(source: Source) -> dict[str, re.Match[str]]:
     return {name: match for name in source.names() if is_image(name) and (match := _PLACE.fullmatch(name))}
 
 
+def only_folders(source: Source) -> dict[str, re.Match[str]]:
+    """As `find_folders`; UserError where they are in two places, or an archive that may hold more cannot be read."""
+    source.require("")
+    images = find_folders(source)
+    roots = sorted({match[1] for match in images.values() if match[3]})
+    if len(roots) > 1:
+        places = ", ".join(map(repr, roots[:3]))
+        raise UserError(f"{source.path}: class folders in {len(roots)} places ({places}); keep one")
+    return images
+
+
 def read_folders(
     source: Source, classes: Sequence[str], first: int, official: Sequence[int], others: Mapping[int, str] | None = None
 ) -> ClassFolders:
@@ -56,12 +67,7 @@ def read_folders(
     images per class are compared with the ``official`` ones of the training set: numbers in alphabetical order of the
     names are no official labels. ``others`` are numbers that mean no class, label -> name.
     """
-    source.require("")
-    found, images = ClassFolders(), find_folders(source)
-    roots = sorted({match[1] for match in images.values()})
-    if len(roots) > 1:
-        places = ", ".join(map(repr, roots[:3]))
-        raise UserError(f"{source.path}: class folders in {len(roots)} places ({places}); keep one")
+    found, images = ClassFolders(), only_folders(source)
     folders = {match[3] for match in images.values() if match[3]}
     by_name = {folder: label for folder in folders if (label := class_of(folder, classes)) is not None}
     numbers = {folder: int(match[2]) for folder in folders if (match := _NUMBER.fullmatch(folder))}
@@ -120,7 +126,7 @@ def _labels(
         what = f"the images per class folder ({shown}) are those of the classes in alphabetical order"
         raise UserError(f"{source.path}: {what}, not of the official numbers; {remedy}, or name the folders")
     shifted = 1 - first
-    if not one_based and first not in here:
+    if not one_based and (first not in here or here[0] < first):
         near = _distance([counts[shifted + label] for label in range(len(classes))], official)
         if near > _EXACT:
             what = f"class folders {here[0]} to {here[-1]}, where the official numbers start at {first}"

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Parser:
     read: "Callable[..., pd.DataFrame]"
     class_names: Callable[..., list[str]]
     official_counts: Callable[..., list[Counts]]
-    options: Mapping[str, tuple]
+    options: Mapping[str, tuple | Callable[[Any], Any]]
     list_files: Callable[..., dict[str, str]]
 
     def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,10 +45,14 @@ class Parser:
         for key, value in options.items():
             if key not in self.options:
                 raise UserError(f"{self.name}: unknown option {key!r}; {choices(key, self.options)}")
-            if value not in self.options[key]:
-                allowed = ", ".join(map(str, self.options[key]))
-                raise UserError(f"{self.name}: option {key} is {value!r}; allowed: {allowed}")
-        return {key: options.get(key, allowed[0]) for key, allowed in self.options.items()}
+            allowed = self.options[key]
+            if not callable(allowed) and value not in allowed:
+                shown = ", ".join(map(str, allowed))
+                raise UserError(f"{self.name}: option {key} is {value!r}; allowed: {shown}")
+        return {
+            key: allowed(options.get(key)) if callable(allowed) else options.get(key, allowed[0])
+            for key, allowed in self.options.items()
+        }
 
     def classes(self, **options: Any) -> list[str]:
         """Class names in label order."""
@@ -127,23 +132,37 @@ def dataset(
     *,
     classes: Callable[..., list[str]],
     official: Callable[..., list[Counts]],
-    options: Mapping[str, Sequence] | None = None,
+    options: Mapping[str, Sequence | Callable[[Any], Any]] | None = None,
     lists: Callable[..., dict[str, str]] | None = None,
 ) -> "Callable[[Callable[..., pd.DataFrame]], Callable[..., pd.DataFrame]]":
     """Register the decorated function ``read(source, **options)`` as the parser of dataset ``name``.
 
     ``read`` returns the columns sample, path, split, label in this order, then optional ones; what it left out is in
     ``attrs["dropped"]``, reason -> paths. ``options`` lists the
-    allowed values of each option, the default first; all functions get all of them. ``lists`` names the files below
+    allowed values of each option, the default first, or is a function that checks a value (None: not given) and returns
+    it; all functions get all of them. ``lists`` names the files below
     raw_dir that these options need, each with the way to get it; ``read`` then gets ``lists``, name -> path.
     """
 
     def register(read: "Callable[..., pd.DataFrame]") -> "Callable[..., pd.DataFrame]":
-        allowed = {key: tuple(values) for key, values in (options or {}).items()}
+        allowed = {key: values if callable(values) else tuple(values) for key, values in (options or {}).items()}
         _PARSERS[name] = Parser(name, read, classes, official, allowed, lists or (lambda **_: {}))
         return read
 
     return register
+
+
+def class_list(value: Any) -> list[str]:
+    """The option ``classes`` of datasets that have none of their own: two or more names, in label order."""
+    names = value if isinstance(value, list) else []
+    if (
+        len(names) < 2
+        or len(set(names)) < len(names)
+        or not all(re.fullmatch(r"[\w][\w .+-]{0,39}", name) for name in names)
+    ):
+        expected = "two or more different names in label order, such as [neutral, joy], of letters, digits and spaces"
+        raise UserError(f"option classes is {value!r}; expected {expected}")
+    return names
 
 
 def names() -> list[str]:
