@@ -174,3 +174,6 @@ def test_subsets(transfer, archive):
     assert table.to_dict("list") == {"sample": ["test_0003", "test_0001"], "subset": ["occlusion", "pose45"]}
     report = json.loads((DATA / "subsets.json").read_text())
     assert list(report) == ["occlusion", "pose45"] and report["occlusion"]["absent_first"] == ["test_0009"]
+    (lists / "val_raf_db_list_45.txt").write_bytes(b"0/test_0099_aligned.jpg\n")
+    out = transfer("subsets")[1]
+    assert out == "rafdb: occlusion 1 of 2, pose45 0 of 1; warning: no test image is in pose45\n"

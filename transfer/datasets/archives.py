@@ -33,7 +33,7 @@ SUFFIXES = tuple(_KINDS)
 MAX_RATIO = 100
 """Unpacked to packed bytes. Images do not shrink, csv files shrink to a third, bombs a thousandfold and more."""
 FREE = 64 << 20  # unpacked bytes that are always accepted: the ratio of a small text says nothing
-MAX_FILE = 4 << 30  # bytes of one file that is read into memory; fer2013.csv has 0.3 GB
+MAX_FILE = 1 << 30  # bytes of one file that is read into memory; fer2013.csv has 0.3 GB
 MAX_INNER, MAX_DEPTH = 200, 3  # archives inside an archive: each is an open file, and a copy if it is packed
 BY_THE_SYSTEM = "files of the operating system"  # why they are left out
 _STEP = 1 << 20

@@ -10,7 +10,10 @@ from transfer.datasets.archives import Source
 from transfer.datasets.text import text_lines
 from transfer.utils.errors import UserError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+IMAGES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".heic",
+)  # fmt: skip
+"""Suffixes of images, of those too that cannot be decoded: detection says so, where a file left out would be missed."""
 SYNONYMS = {
     "angry": "anger", "happy": "happiness", "sad": "sadness", "surprised": "surprise", "fearful": "fear",
     "afraid": "fear", "disgusted": "disgust",
