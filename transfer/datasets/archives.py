@@ -162,24 +162,24 @@ def _file_chunks(file: str) -> Iterator[bytes]:
 def _zip(path: Path, file: IO[bytes], password_file: Path) -> Storage:
     """A zip, encrypted (ZipCrypto or AES) or not; its directory is checked before anything is read."""
     password, packed, unpacked = _read_password(password_file), file.seek(0, 2), 0
+    files, links, encrypted = [], [], []
     with _intact(path):
         archive = zipfile.ZipFile(file)
-    archive.setpassword(password)  # type: ignore[arg-type]
-    files, links, encrypted = [], [], []
-    for info in archive.infolist():
-        unpacked += info.file_size
-        _accept(path, info.filename, packed, unpacked)
-        if info.volume:
-            raise UserError(f"{path}: a part of a split zip; {_remedy(f'{folder_name(path)}.z01')}")
-        if info.flag_bits & _STRONGLY or info.compress_type not in (*_STEPS, _AES, _DEFLATE64):
-            what = f"{info.filename!r} is compressed by method {info.compress_type}, or strongly encrypted"
-            raise UserError(f"{path}: {what}, which is not supported; {_unpack(path)}")
-        if stat.S_ISLNK(info.external_attr >> 16) and info.file_size < 4096:
-            links.append(info)
-        elif not info.is_dir() and not info.filename.endswith("\\"):
-            files.append((info.filename, info))
-        if info.flag_bits & _ENCRYPTED and info.file_size:
-            encrypted.append(info)
+        archive.setpassword(password)  # type: ignore[arg-type]
+        for info in archive.infolist():
+            unpacked += info.file_size
+            _accept(path, info.filename, packed, unpacked)
+            if info.volume:
+                raise UserError(f"{path}: a part of a split zip; {_remedy(f'{folder_name(path)}.z01')}")
+            if info.flag_bits & _STRONGLY or info.compress_type not in (*_STEPS, _AES, _DEFLATE64):
+                what = f"{info.filename!r} is compressed by method {info.compress_type}, or strongly encrypted"
+                raise UserError(f"{path}: {what}, which is not supported; {_unpack(path)}")
+            if stat.S_ISLNK(info.external_attr >> 16) and info.file_size < 4096:
+                links.append(info)
+            elif not info.is_dir() and not info.filename.endswith("\\"):
+                files.append((info.filename, info))
+            if info.flag_bits & _ENCRYPTED and info.file_size:
+                encrypted.append(info)
     if encrypted and password is None:
         remedy = f"write its password into {password_file}, or unpack it into the folder {folder_name(path)}/"
         raise UserError(f"{path}: encrypted; {remedy}")
