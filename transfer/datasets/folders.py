@@ -13,7 +13,7 @@ from transfer.utils.errors import UserError
 IMAGES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".heic",
 )  # fmt: skip
-"""Suffixes of images, also of some that cannot be decoded: left out they would vanish, detection names them."""
+"""Suffixes of images, those too that cannot be decoded: left out they would vanish, detection names them."""
 SYNONYMS = {
     "angry": "anger", "happy": "happiness", "sad": "sadness", "surprised": "surprise", "fearful": "fear",
     "afraid": "fear", "disgusted": "disgust",
