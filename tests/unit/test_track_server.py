@@ -88,7 +88,7 @@ seed, epochs, pause = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 start = dict(experiment="demo", dataset="demo_rafdb", recipe="full", seed=seed, digest="d")
 tracker = Tracking(**start, params={"lr": 0.1}, tags={"commit": "abc"})
 for epoch in range(1, epochs + 1):
-    tracker.log_epoch(epoch, {"loss": 1 / epoch, "val_accuracy": epoch / 100})
+    tracker.log_epoch({"epoch": epoch, "loss": 1 / epoch, "val_accuracy": epoch / 100})
     time.sleep(pause)
 tracker.finish()
 """

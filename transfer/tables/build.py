@@ -23,8 +23,8 @@ from transfer.tables.text import (
     to_markdown,
 )
 from transfer.utils.errors import UserError
-from transfer.utils.files import write_json, write_text
-from transfer.utils.plots import put_title, save_pair, style
+from transfer.utils.files import write_text
+from transfer.utils.plots import put_title, save_captioned, style
 
 _REAL = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet": "AffectNet"}
 _ENVIRONMENT = ("commit", "python", "torch", "timm", "cpu", "cores", "device", "precision", "deployment")
@@ -90,14 +90,11 @@ def write_figure(params: Params, layout: Layout, name: str, dataset: str) -> lis
         f"{params.experiment}, {dataset}{' (synthetic faces)' if synthetic else ''}, protocol {context.protocol}, "
         f"{seeds} seed{'s' if seeds > 1 else ''}, {faces:,} test faces"
     )
-    stem = layout.figures / f"{name}_{dataset}"
     with style():
         figure, what = draw(context)
         put_title(figure, what, of)
-    paths = save_pair(figure, stem)
-    content = {"caption": f"{what} ({of}).", "dataset": dataset, "synthetic": synthetic, "n_seeds": seeds}
-    write_json(stem.with_suffix(".json"), content)
-    return [*paths, stem.with_suffix(".json")]
+    about = {"caption": f"{what} ({of}).", "dataset": dataset, "synthetic": synthetic, "n_seeds": seeds}
+    return save_captioned(figure, layout.figures / f"{name}_{dataset}", about)
 
 
 def read_table_runs(
