@@ -161,7 +161,7 @@ def test_registry():
         parser.resolve({"image": "aligned"})
     with pytest.raises(UserError, match="rafdb: option images is 'cropped'; allowed: original, aligned"):
         parser.classes(images="cropped")
-    with pytest.raises(UserError, match="unknown dataset 'raf'; allowed: affectnet, ferplus, rafdb"):
+    with pytest.raises(UserError, match="unknown dataset 'raf'; allowed: affectnet, csv, ferplus, image_folder, rafdb"):
         registry.get("raf")
 
 

@@ -11,7 +11,7 @@ from transfer.datasets.text import text_lines
 from transfer.utils.errors import UserError
 
 IMAGES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".heic",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".avif", ".heic",
 )  # fmt: skip
 """Suffixes of images, those too that cannot be decoded: left out they would vanish, detection names them."""
 SYNONYMS = {
@@ -111,8 +111,8 @@ def _labels(
     official: Sequence[int],
 ) -> dict[str, int]:
     """Label of each numbered class folder."""
-    if file := source.find_all("classes.txt"):
-        return _listed(source, file[0], numbers, classes)
+    if source.find_all("classes.txt"):
+        return _listed(source, source.find("classes.txt"), numbers, classes)
     here = sorted(set(numbers.values()))
     one_based = any(folder.lower().startswith("class") for folder in numbers)
     first = 1 if one_based else first
