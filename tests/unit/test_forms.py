@@ -302,6 +302,16 @@ def test_kaggles_rafdb_that_contradicts_itself(change, message, tmp_path):
         index("rafdb", files, tmp_path, images="aligned")
 
 
+def test_kaggles_rafdb_with_more_than_its_csv_files_name(tmp_path):
+    files, truth = kaggle_rafdb()
+    files["DATASET/train/3/train_00099_aligned.jpg"] = b"more"
+    table = index("rafdb", files, tmp_path, images="aligned")
+    assert labels(table) == truth and table.attrs["dropped"] == {"images that the csv files do not name": 1}
+    files["DATASET/train/3/train_00001_aligned.jpg"] = files.pop("DATASET/train/3/train_00099_aligned.jpg")
+    with pytest.raises(UserError, match="has label 1 and lies in .* of 3|images of one name in several class folders"):
+        index("rafdb", files, tmp_path / "2", images="aligned")
+
+
 def test_kaggles_rafdb_has_the_aligned_images(tmp_path):
     with pytest.raises(UserError, match=r"holds class folders, .* set options: \{images: aligned\} for the dataset"):
         index("rafdb", kaggle_rafdb()[0], tmp_path)

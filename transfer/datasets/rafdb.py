@@ -77,7 +77,7 @@ def read(source: Source, images: str) -> "pd.DataFrame":
     index = pd.DataFrame(rows, columns=["sample", "path", "split", "label"])
     # Training comes first where the lists are two.
     index = index.sort_values("split", ascending=False, kind="stable", ignore_index=True) if len(lists) > 1 else index
-    index.attrs["dropped"] = {
+    dropped = {
         f"images of {prefix}Image/{other}/": paths
         for other in sorted({name.removeprefix(f"{prefix}Image/").split("/")[0] for name in names} - {images})
         if (paths := [name for name in names if name.startswith(f"{prefix}Image/{other}/")])
@@ -86,6 +86,7 @@ def read(source: Source, images: str) -> "pd.DataFrame":
     annotations = {f"{prefix}Annotation/manual/{sample}_manu_attri.txt": sample for sample in index["sample"]}
     present = [name for name in annotations if name in source]
     if not present:
+        index.attrs["dropped"] = dropped
         return index
     numbers = {annotations[n]: _annotation(f"{source.path}: {n}", content) for n, content in source.stream(present)}
     table = pd.DataFrame(numbers, index=[*LANDMARKS, *ATTRIBUTES]).T
@@ -94,7 +95,9 @@ def read(source: Source, images: str) -> "pd.DataFrame":
         mirrored = [f"landmark_{i}_{axis}" for i in (1, 0, 2, 4, 3) for axis in "xy"]
         table = table.rename(columns=dict(zip(LANDMARKS, mirrored, strict=True)))
     columns = [*(LANDMARKS if images == "original" else []), *ATTRIBUTES]
-    return index.join(table[columns].astype(dict.fromkeys(ATTRIBUTES, "Int64")), on="sample")
+    index = index.join(table[columns].astype(dict.fromkeys(ATTRIBUTES, "Int64")), on="sample")
+    index.attrs["dropped"] = dropped
+    return index
 
 
 def _from_folders(source: Source, images: str) -> "pd.DataFrame":
@@ -122,18 +125,21 @@ def _from_folders(source: Source, images: str) -> "pd.DataFrame":
                 if folder is None:
                     raise UserError(f"{where}: {row['image'][:80]!r} is in no folder of {split}; complete the archive")
                 listed.add((row["image"], split))
-    if listed:
-        found.dropped["images that the csv files do not name"] += [
-            path for path, split, _ in found.rows if (names[path], split) not in listed
-        ]
+    if listed and len(labels) < len(found.rows):
+        raise UserError(
+            f"{source.path}: images of one name in several class folders, which the csv files do not tell apart"
+        )
+    unlisted = [path for path, split, _ in found.rows if listed and (names[path], split) not in listed]
+    dropped = found.dropped | ({"images that the csv files do not name": unlisted} if unlisted else {})
     rows = []
     for (path, split, label), sample in zip(found.rows, sample_names([path for path, _, _ in found.rows]), strict=True):
         official = re.fullmatch(rf"(.*/)?({split}_\d+)(_aligned)?\.\w+", path)
         if not listed or (names[path], split) in listed:
             rows.append((official[2] if official else sample, path, split, label))
     index = pd.DataFrame(rows, columns=["sample", "path", "split", "label"])
-    index.attrs |= {"dropped": dict(found.dropped), "layout": f"class folders{found.numbered}"}
-    return index.sort_values(["split", "sample"], ascending=[False, True], ignore_index=True)
+    index = index.sort_values(["split", "sample"], ascending=[False, True], ignore_index=True)
+    index.attrs |= {"dropped": dropped, "layout": f"class folders{found.numbered}"}
+    return index
 
 
 def _annotation(name: str, content: bytes) -> list[float]:
