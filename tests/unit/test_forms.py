@@ -362,11 +362,15 @@ def test_images_one_level_deeper_are_not_absent(tmp_path):
     files = {f"Image/original/RAF/{name}.jpg": b"" for name, _ in names}
     files["EmoLabel/list_patition_label.txt"] = "\n".join(lines).encode()
     with pytest.raises(
-        UserError, match=r"14 of 14 .*; but Image/original/RAF/train_00001\.jpg is there: move such files"
+        UserError, match=r"14 of 14 .*; but Image/original/RAF/train_00001\.jpg is there: give such files the names"
     ):
         index("rafdb", files, tmp_path)
+    files = {f"Image/original/{name}.JPG" if "0001" in name else f"Image/original/{name}.jpg": b"" for name, _ in names}
+    files["EmoLabel/list_patition_label.txt"] = "\n".join(lines).encode()
+    with pytest.raises(UserError, match=r"2 of 14 .*; but Image/original/train_00001\.JPG is there: give such files"):
+        index("rafdb", files, tmp_path / "3")
     files = {f"Image/original/{name}.jpg": b"" for name, _ in names} | {"list_patition_label.txt": b"\n".join([b""])}
-    with pytest.raises(UserError, match=r"holds no EmoLabel/list_.*; but list_patition_label\.txt is there: move"):
+    with pytest.raises(UserError, match=r"holds no EmoLabel/list_.*; but list_patition_label\.txt is there: give"):
         index("rafdb", files, tmp_path / "2")
 
 
@@ -374,15 +378,17 @@ def test_absent_images_in_an_archive_that_is_not_read(tmp_path):
     _, lines = rafdb_list()
     files = {"EmoLabel/list_patition_label.txt": "\n".join(lines).encode()}
     for name, message in {
-        "Image/original.rar": r"it holds Image/original\.rar: unpack it with 7-Zip into the folder original/",
-        "Image/original.zip.001": r"it holds Image/original\.zip\.001: join the parts first",
+        "Image/original.rar": r"holds Image/original\.rar, .*; unpack it with 7-Zip into the folder original/",
+        "Image/original.zip.001": r"holds Image/original\.zip\.001, .*; join the parts first",
         "Image/original.zip": r"data\.zip/Image/original\.zip: truncated or corrupt",
     }.items():
         with pytest.raises(UserError, match=message):
             index("rafdb", files | {name: b"PK\3\4"}, tmp_path, "zip")
-    with pytest.raises(UserError, match=r"Annotation/manual\.zip: truncated or corrupt"):
-        pictures = {f"Image/original/{line.split()[0]}": b"" for line in lines}
-        index("rafdb", files | pictures | {"Annotation/manual.zip": b"PK\3\4"}, tmp_path, "zip")
+    files |= {f"Image/original/{line.split()[0]}": b"" for line in lines}
+    for name in ("manual.zip", "manual.part1.rar"):
+        with pytest.raises(UserError, match=rf"Annotation/{name}(: truncated or corrupt|, which is not read as it is)"):
+            index("rafdb", files | {f"Annotation/{name}": b"PK\3\4"}, tmp_path, "zip")
+    assert len(index("rafdb", files | {"Image/original.rar": b"", "Image/aligned.rar": b""}, tmp_path, "zip")) == 14
 
 
 # FERPlus

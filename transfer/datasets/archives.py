@@ -42,6 +42,7 @@ _ENCRYPTED, _STRONGLY, _AES, _DEFLATE64 = 0x1, 0x40, 99, 9
 # Methods that zipfile reads, and how many packed bytes at once: those of 4 KiB unpack without bound.
 _STEPS = {zipfile.ZIP_STORED: _STEP, zipfile.ZIP_DEFLATED: _STEP, zipfile.ZIP_BZIP2: 4096, zipfile.ZIP_LZMA: 4096}
 _SYSTEM_FILE = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)")
+_NO_ARCHIVES = (".jpg", ".png", ".npy", ".txt", ".csv")  # most of the files
 _PART = re.compile(r"(.+\.(?:zip|7z|rar|tar|tgz|tar\.(?:gz|xz|bz2)))\.(?:\d{3}|[a-z]{2})", re.IGNORECASE)
 _SPLIT_ZIP = re.compile(r"(.+)\.z\d\d", re.IGNORECASE)
 _OTHER = re.compile(r"(.+?)(?:\.part\d+)?\.(?:rar|r\d\d|tar\.zst|tar\.z|tbz2?|txz|lzh|ace|arj)", re.IGNORECASE)
@@ -170,7 +171,7 @@ def _zip(path: Path, file: IO[bytes], password_file: Path) -> Storage:
             unpacked += info.file_size
             _accept(path, info.filename, packed, unpacked)
             if info.volume:
-                raise UserError(f"{path}: a part of a split zip; {_remedy(f'{folder_name(path)}.z01')}")
+                raise UserError(f"{path}: a part of a split zip; {_join(folder_name(path))}")
             if info.flag_bits & _STRONGLY or info.compress_type not in (*_STEPS, _AES, _DEFLATE64):
                 what = f"{info.filename!r} is compressed by method {info.compress_type}, or strongly encrypted"
                 raise UserError(f"{path}: {what}, which is not supported; {_unpack(path)}")
@@ -346,20 +347,30 @@ class Source:
         folder that starts with ``below``. ``remedy`` is for the case that nothing explains its absence.
         """
         elsewhere = [found for found in self.find_all(posixpath.basename(name)) if found.startswith(below)]
-        if self.damaged:
-            remedy = next(iter(self.damaged.values()))
-        elif unread := next((found for found in self._found if _remedy(found)), None):
-            remedy = f"it holds {unread}: {_remedy(unread)}"
+        elsewhere += [found for found in self._found if name and f"/{found}".lower().endswith(f"/{name}".lower())]
+        if closed := next(self._closed(), None):
+            remedy = closed[1]
         elif elsewhere:
-            remedy = f"but {elsewhere[0]} is there: move such files to where they are looked for"
-        return UserError(f"{self.path}: {what}; {remedy}".removesuffix("; "))
+            remedy = f"but {elsewhere[0]} is there: give such files the names and places that are looked for"
+        return UserError(f"{self.path}: {what}; {remedy}")
 
     def require(self, folder: str) -> None:
-        """Raise UserError if an archive that may hold files of ``folder`` cannot be read."""
-        for name, error in self.damaged.items():
-            place = posixpath.join(posixpath.dirname(name), folder_name(Path(name)), "")
+        """Raise UserError if an archive that may hold files of ``folder`` is not read."""
+        for place, error in self._closed():
             if place.startswith(folder) or folder.startswith(place):
                 raise UserError(error)
+
+    def _closed(self) -> Iterator[tuple[str, str]]:
+        """The folder of each archive inside that is not read, unless it lies unpacked there, and the error."""
+        for name, error in self.damaged.items():
+            yield posixpath.join(posixpath.dirname(name), folder_name(Path(name)), ""), error
+        names = list(self._found)
+        for name in names:
+            if not name.endswith(_NO_ARCHIVES) and (foreign := _foreign(name)):
+                place = posixpath.join(posixpath.dirname(name), foreign[0], "")
+                below = bisect_left(names, place)
+                if not "".join(names[below : below + 1]).startswith(place):
+                    yield place, f"{self.path}: holds {name}, which is not read as it is; {foreign[1]}"
 
     def size(self, name: str) -> int:
         """Bytes of one file."""
@@ -447,7 +458,7 @@ def _open_inner(
             if depth > MAX_DEPTH:
                 raise UserError(f"{whole}: an archive inside {MAX_DEPTH} others; {_unpack(whole)}")
             if f"{name[:-4]}.z01" in outer.members:
-                raise UserError(f"{whole}: the last part of a split zip; {_remedy(f'{name[:-4]}.z01')}")
+                raise UserError(f"{whole}: the last part of a split zip; {_join(name[:-4])}")
             if source.path.is_file() and not outer.path.is_dir():
                 spent[1] += outer.size(outer.members[name])
                 _accept(whole, "", source.path.stat().st_size, spent[1])
@@ -473,7 +484,7 @@ def _open(path: Path, file: IO[bytes], password_file: Path, stack: ExitStack) ->
     suffix = _suffix(path.name)
     kind, folder = looks_like(file.read(HEAD)), folder_name(path)
     if path.with_name(f"{folder}.z01").exists():
-        raise UserError(f"{path}: the last part of a split zip; {_remedy(f'{folder}.z01')}")
+        raise UserError(f"{path}: the last part of a split zip; {_join(folder)}")
     if kind not in (None, _KINDS[suffix]):
         remedy = "download it again"
         if kind in _KINDS.values():
@@ -520,16 +531,21 @@ def _unpack(path: Path) -> str:
     return f"unpack {path.name} with 7-Zip into the folder {folder_name(path)}/"
 
 
-def _remedy(name: str) -> str:
-    """What to do with a file that looks like an archive and is not read, such as a part of one; "" for any other."""
+def _join(stem: str) -> str:
+    name = posixpath.basename(stem)
+    return f"join the parts first: zip -s 0 {name}.zip --out {name}_whole.zip, and take the parts away"
+
+
+def _foreign(name: str) -> tuple[str, str] | None:
+    """Of a file that looks like an archive and is not read, such as a part of one: its folder, and what to do."""
     file = posixpath.basename(name)
     if match := _PART.fullmatch(file):
-        return f"join the parts first: cat {match[1]}.* > {match[1]}"
+        return folder_name(Path(match[1])), f"join the parts first: cat {match[1]}.* > {match[1]}"
     if match := _SPLIT_ZIP.fullmatch(file):
-        return f"join the parts first: zip -s 0 {match[1]}.zip --out {match[1]}_whole.zip, and take the parts away"
+        return match[1], _join(match[1])
     if match := _OTHER.fullmatch(file):
-        return f"unpack it with 7-Zip into the folder {match[1]}/"
-    return ""
+        return match[1], f"unpack it with 7-Zip into the folder {match[1]}/"
+    return None
 
 
 def _read_password(file: Path) -> bytes | None:
@@ -549,7 +565,7 @@ def locate(raw_dir: Path, archive: str) -> Path:
         raw_dir = Path(raw_dir)
         wanted = archive.lower()
         for path in sorted(raw_dir.iterdir()) if raw_dir.is_dir() else []:
-            name, remedy = path.name, _remedy(path.name)
+            name, (_, remedy) = path.name, _foreign(path.name) or ("", "")
             if name.lower() != wanted and not name.lower().startswith(f"{wanted}.") or name.endswith(".password"):
                 continue
             if not remedy and name.lower() in map(str.lower, spellings(archive)):
