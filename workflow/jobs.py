@@ -9,6 +9,7 @@ from typing import Any
 from transfer.params import Params
 from transfer.params.train import TrainParams
 from transfer.tables import kinds
+from transfer.utils.text import in_rst
 from workflow.versions import Wildcards
 
 _LIBRARIES_MB = 4000
@@ -98,7 +99,7 @@ class Captions:
         return {"figure": wildcards.table, "dataset": wildcards.dataset, "protocol": protocol}
 
     def _title(self, table: str) -> str:
-        return self.params.table_definitions[table].title or table
+        return in_rst(self.params.table_definitions[table].title) or table
 
     def _seeds(self, table: str) -> str:
         number = len(self.params.table_seeds(table))
@@ -108,4 +109,4 @@ class Captions:
         """The dataset with its layout."""
         definition = self.params.dataset_definitions[name]
         synthetic = ", synthetic faces" if definition.synthetic is not None else ""
-        return f"{name} (layout {definition.layout}{synthetic})"
+        return f"{name} (layout {in_rst(definition.layout)}{synthetic})"

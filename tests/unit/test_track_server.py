@@ -45,6 +45,7 @@ class Server:
 
     def start(self) -> None:
         environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # ten processes for pages that nobody opens
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(
                 self.command, env=environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True

@@ -1,6 +1,7 @@
 """Readers of weight files: contents come back exactly, anything else is one line, and no code in a file is run."""
 
 import collections
+import json
 import os
 import pickle
 import struct
@@ -11,8 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from transfer.evaluation.network import load_model
+from transfer.models.registry import create_model
 from transfer.models.weights.importers import read_paddle, read_torch
-from transfer.models.weights.load import read_safetensors
+from transfer.models.weights.load import load_pretrained, read_safetensors
+from transfer.params import ModelParams
 from transfer.utils.errors import UserError
 
 
@@ -206,6 +210,70 @@ def test_paddle_pickle_with_other_names(tmp_path, body):
     good = pickle.dumps({"a": np.arange(3.0)}, 4)
     path.write_bytes(good)
     assert read_paddle(path)["a"].tolist() == [0, 1, 2], "a file does not change how the next one is read"
+
+
+# --- headers ---
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "header", ["null", "[]", '"x"', "3", DEEP, "[" + "[]," * 400_000 + "1]", '{"a":', "9" * 5000, "NaN", ""]
+)
+def test_a_header_that_is_no_object(tmp_path, header):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(1)}, path, {"transfer": header})
+    assert "nor imported weights" in refused(read_safetensors, path)
+    assert "\n" not in refused(load_model, path) and len(refused(load_model, path)) < 500
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"null", b"[]", b"3", DEEP.encode(), b'{"__metadata__":null}', b'{"__metadata__":[]}',
+     b'{"__metadata__":{"transfer":1}}',
+     b'{"a":null}', b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}',
+     b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}'],
+)  # fmt: skip
+def test_a_safetensors_header_of_another_kind(tmp_path, header):
+    path = tmp_path / "x.safetensors"
+    for length in (len(header), 1 << 40):
+        path.write_bytes(struct.pack("<Q", length) + header + bytes(4))
+        assert "nor imported weights" in refused(read_safetensors, path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": None},
+        {"model": []},
+        {"model": {"name": "transfer_tiny", "img_size": 10**9}},
+        {"classes": []},
+        {"classes": "happiness"},
+        {"classes": [1, 2]},
+        {"classes": ["a\x1b[2J", "b"]},
+        {"faces": [1]},
+        {"faces": {"size": "large"}},
+        {"protocol": {"a": 1}},
+        {"epoch": "three"},
+        {"hflip_tta": "maybe"},
+    ],
+    ids=str,
+)
+def test_a_header_whose_values_are_of_another_kind(tmp_path, change):
+    path = tmp_path / "x.safetensors"
+    about = {"model": {"name": "transfer_tiny"}, "faces": {}, "classes": ["a", "b"], "protocol": "last", "epoch": 1}
+    model = create_model(ModelParams(name="transfer_tiny"), 2)
+    save_file(model.state_dict(), path, {"transfer": json.dumps(about)})
+    assert load_model(path)[1]["epoch"] == 1
+    save_file({"a": torch.zeros(1)}, path, {"transfer": json.dumps(about | change)})
+    assert "not the model.safetensors of a run" in refused(load_model, path)
+
+
+@pytest.mark.parametrize("fills", [None, 3, "stem.", [1], {"stem.": 1}])
+def test_imported_weights_that_do_not_say_what_they_fill(tmp_path, fills):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(1)}, path, {"transfer": json.dumps({"fills": fills})})
+    assert "not imported weights" in refused(lambda file: load_pretrained(torch.nn.Linear(1, 1), [file]), path)
 
 
 # --- other contents, and absurd sizes ---

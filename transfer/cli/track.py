@@ -8,6 +8,7 @@ import typer
 from transfer.cli.options import verb
 from transfer.layout import Layout
 from transfer.utils.errors import UserError
+from transfer.utils.text import printable
 
 if TYPE_CHECKING:
     from transfer.params import Params
@@ -26,7 +27,7 @@ def sync(params: "Params", layout: Layout) -> None:
     runs = f"{done.created} runs created, {done.completed} completed, {done.unchanged} unchanged"
     print(f"{layout.experiment}: {runs}; {done.registered} models registered")
     for line in [*done.outdated, *(f"left out: {problem}" for problem in done.problems)]:
-        print(line)
+        print(printable(line))
     if done.problems:
         raise UserError(f"{len(done.problems)} runs of {layout.experiment} are not in MLflow; see the lines above")
 
@@ -39,7 +40,7 @@ def check(params: "Params", layout: Layout) -> None:
 
     cells, problems = compare(params, layout)
     for problem in problems:
-        print(problem)
+        print(printable(problem))
     table = layout.root / "table1.csv"
     if problems:
         raise UserError(f"{table} and MLflow differ in {len(problems)} places; see the lines above")
@@ -64,7 +65,7 @@ def prune(
     with nobody_else():
         items = unneeded(layout, params)
         for item in items:
-            print(f"{decimal(item.size):>10}  {item.path}: {item.why}")
+            print(printable(f"{decimal(item.size):>10}  {item.path}: {item.why}"))
         total = f"{len(items)} files and folders, {decimal(sum(item.size for item in items))}"
         if not items or dry_run:
             print(f"{total} would be removed" if items else "nothing to remove")

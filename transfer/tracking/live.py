@@ -22,6 +22,7 @@ from transfer.tracking.store import environment_tags, epoch_metrics, epoch_point
 from transfer.training.listeners import Listener, Status
 from transfer.utils.errors import UserError
 from transfer.utils.locks import locked
+from transfer.utils.text import printable
 
 if TYPE_CHECKING:
     from transfer.training.state import Run
@@ -147,7 +148,10 @@ class Tracking:
         if not self._complained:
             self._complained = True
             advice = "the run's files are complete without it; show it later: transfer track sync"
-            print(f"MLflow does not show this run: {' '.join(reason.split())[:300]} ({advice})", file=sys.stderr)
+            print(
+                f"MLflow does not show this run: {printable(' '.join(reason.split())[:300])} ({advice})",
+                file=sys.stderr,
+            )
 
 
 def spool_folder() -> Path:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from transfer.tables.kinds import COUNTS, INTERVAL, Cells, Context, Formats, Kind, accuracy_cells
 from transfer.tables.text import UNDEFINED, Section, grid, interval, mean, plain
 from transfer.utils.errors import UserError
+from transfer.utils.text import in_markdown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +71,7 @@ FORMATS: Formats = {
     "reported": "percent",
     **dict.fromkeys(["status", "source", "remark"], "text"),
 }
+_FREE_TEXT = ("method", "source", "remark")
 _FAMILIES = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet7": "AffectNet, 7 classes"}
 _FAMILIES |= {"affectnet8": "AffectNet, 8 classes"}
 
@@ -99,6 +101,7 @@ def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
 
 
 def _section(title: str, text: str, rows: pd.DataFrame) -> Section:
+    rows = rows.assign(**{name: rows[name].map(in_markdown, na_action="ignore") for name in _FREE_TEXT})
     sources = list(dict.fromkeys(rows["source"].dropna()))
 
     def source(row: Mapping[str, Any]) -> str:
