@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,9 @@ from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, sha256, write_json
 from transfer.utils.filetype import HEAD, HTML, ZIP, looks_like
 
+MAX_BYTES = 2 << 30
+"""Largest file, and largest sum of tensors, that is read: IR-50 with its last layers has 0.2 GB."""
+
 Tensors = dict[str, Tensor]
 Imported = tuple[Tensors, Report]
 """A state dict under our names, and what became of every tensor."""
@@ -39,9 +43,12 @@ def read_torch(path: Path) -> Tensors:
     """Tensors of a torch state dict by name. Raises UserError: damaged, or not just tensors."""
     expected = "a torch state dict without code"
     try:
+        _refuse_too_large(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols of files that are then refused
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # torch.load raises nearly anything on damaged data
         # without torch's advice, which is to run the code in the file
         patterns = r"GLOBAL \S+[^.\n]*", r"(?<=Unpickler error: ).*", r".*"
@@ -53,17 +60,40 @@ def read_torch(path: Path) -> Tensors:
 def read_paddle(path: Path) -> Tensors:
     """Tensors of a ``paddle.save`` state dict by name, without Paddle. Raises UserError: damaged, not just arrays."""
     expected = "Paddle parameters, a pickle of numpy arrays"
+    _refuse_too_large(path)
     try:
         with path.open("rb") as handle:
             content = _ArrayUnpickler(handle).load()
         if isinstance(content, dict):
             content.pop("StructuredToParameterName@@", None)  # a table of names that paddle.save adds
-            for name, item in content.items():
-                if isinstance(item, np.ndarray):  # in this machine's byte order, and in memory that torch may write to
-                    content[name] = torch.from_numpy(item.astype(item.dtype.newbyteorder("=")))
+            content = {name: item.tensor() if isinstance(item, _Array) else item for name, item in content.items()}
     except Exception as error:  # the unpickler raises nearly anything on damaged data
         raise _unreadable(path, expected, f"{type(error).__name__}: {error}") from None
     return _tensors(path, content, expected)
+
+
+class _Dtype:
+    """Stands in for numpy.dtype: plain numbers only, no objects and no fields."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"):
+            raise pickle.UnpicklingError(f"contains an array of type {code!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands in for numpy.ndarray, whose own __setstate__ is not made for hostile input."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, fortran, data = state
+        self.array = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if fortran else "C")
+
+    def tensor(self) -> Tensor:
+        """In this machine's byte order, and in memory that torch may write to: astype copies."""
+        return torch.from_numpy(self.array.astype(self.array.dtype.newbyteorder("=")))
 
 
 class _ArrayUnpickler(pickle._Unpickler):  # in Python: the C version allocates whatever memo size a file names
@@ -71,12 +101,24 @@ class _ArrayUnpickler(pickle._Unpickler):  # in Python: the C version allocates 
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return lambda *_: np.ndarray(0)
-        allowed: dict[str, Any] = {"numpy.dtype": np.dtype, "numpy.ndarray": np.ndarray}
+            return lambda *_: _Array()
+        allowed: dict[str, Any] = {"numpy.dtype": _Dtype, "numpy.ndarray": _Array}
         allowed["_codecs.encode"] = lambda text, _: text.encode("latin1")  # bytes, in pickles of protocol 2
         if f"{module}.{name}" not in allowed:
             raise pickle.UnpicklingError(f"asks for {module}.{name}, and arrays need no code")
         return allowed[f"{module}.{name}"]
+
+
+def _refuse_too_large(path: Path) -> None:
+    """Raise UserError for a file that unpacks to more than MAX_BYTES, or whose table of tensors is absurdly long."""
+    if path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            sizes = {member.filename: member.file_size for member in archive.infolist()}
+    else:
+        sizes = {"": path.stat().st_size if path.is_file() else 0}
+    table = max((size for name, size in sizes.items() if name.endswith(".pkl")), default=0)
+    if sum(sizes.values()) > MAX_BYTES or table > MAX_BYTES >> 7:
+        raise UserError(f"{path}: unpacks to more than any supported weights; check that it is the right file")
 
 
 def _unreadable(path: Path, expected: str, reason: str, usual: str = "") -> UserError:
