@@ -111,19 +111,20 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
     differences.unlink(missing_ok=True)
     try:
         counts.check_counts(table, classes, expect, parser.official(**options))
+        if params.face_params(dataset).landmarks == "supplied":
+            require_landmarks(table)
     except counts.CountsError as error:
         write_text(differences, error.table.to_csv(index=False))
         message = f"dataset {dataset} ({path}): {error} (table: {differences})"
         raise UserError(message, details=counts.as_text(error.table)) from None
     except UserError as error:
         raise UserError(f"dataset {dataset} ({path}): {error}") from None
-    if params.face_params(dataset).landmarks == "supplied":
-        require_landmarks(table)
     about = counts.index_summary(
         table, classes, dataset=dataset, archive=path, parser=parser.name, options=options, expect=expect
     )
     said = counts.in_words(table)
-    table.attrs.pop("repeated", None)  # it may be long, and is in index.json
+    for attribute in ("repeated", "files"):  # they may be long, and are in index.json
+        table.attrs.pop(attribute, None)
     write_table(table, data / "index.parquet")
     write_json(data / "index.json", about)
     raw = [path, *parser.lists(params.raw_dir, **options).values()]
@@ -151,7 +152,8 @@ def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
     made = [data / "subsets.parquet", data / "subsets.json"]
     chain.note(made, [data / "index.parquet"], lists.values(), params.raw_dir)
     found = ", ".join(f"{subset} {counts['matched']:,} of {counts['unique']:,}" for subset, counts in report.items())
-    print(f"{dataset}: {found}")
+    empty = ", ".join(subset for subset, counts in report.items() if not counts["matched"])
+    print(f"{dataset}: {found}" + (f"; warning: no test image is in {empty}" if empty else ""))
 
 
 @verb(app)
