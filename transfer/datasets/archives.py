@@ -23,6 +23,7 @@ from operator import attrgetter
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any
 
+from transfer.utils.digests import is_junk
 from transfer.utils.errors import UserError
 from transfer.utils.filetype import BZIP2, GZIP, HEAD, HTML, SEVEN_ZIP, TAR, XZ, ZIP, looks_like
 
@@ -41,7 +42,6 @@ _MAX_LINKS = 40  # as Linux follows
 _ENCRYPTED, _STRONGLY, _AES, _DEFLATE64 = 0x1, 0x40, 99, 9
 # Methods that zipfile reads, and how many packed bytes at once: those of 4 KiB unpack without bound.
 _STEPS = {zipfile.ZIP_STORED: _STEP, zipfile.ZIP_DEFLATED: _STEP, zipfile.ZIP_BZIP2: 4096, zipfile.ZIP_LZMA: 4096}
-_SYSTEM_FILE = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)")
 _NO_ARCHIVES = (".jpg", ".png", ".npy", ".txt", ".csv")  # most of the files
 _PART = re.compile(r"(.+\.(?:zip|7z|rar|tar|tgz|tar\.(?:gz|xz|bz2)))\.(?:\d{3}|[a-z]{2})", re.IGNORECASE)
 _SPLIT_ZIP = re.compile(r"(.+)\.z\d\d", re.IGNORECASE)
@@ -126,7 +126,7 @@ def _members(
             left_out[name] = "links to folders"
         else:
             left_out[name] = "links to no file"
-    left_out |= {name: BY_THE_SYSTEM for name in found if _SYSTEM_FILE.fullmatch(name)}
+    left_out |= {name: BY_THE_SYSTEM for name in found if is_junk(name)}
     return {name: found[name] for name in sorted(found) if name not in left_out}, left_out
 
 
