@@ -150,7 +150,7 @@ class Photo(NamedTuple):
 def explain_photo(image: Path, weights: Path, aligned: bool = False) -> Photo:
     """Detect, align (unless it is ``aligned``), predict and explain a photo. Raises UserError."""
     if not image.is_file():
-        raise UserError(f"{image}: no such file")
+        raise UserError(f"{image}: {'a folder; give an image' if image.is_dir() else 'no such file'}")
     try:
         decode(image.read_bytes())
     except BrokenImage:

@@ -66,7 +66,8 @@ def align_dataset(
         lost = list(zip(index["path"][is_broken], faces["error"][is_broken], strict=True))
         named = "; ".join(f"{path}: {error}" for path, error in lost[:3])
         more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
-        raise UserError(f"{len(lost)} broken images ({named}{more}); replace them or set broken: drop")
+        remedy = "replace them, or leave them out (of a dataset by faces: {broken: drop})"
+        raise UserError(f"{len(lost)} broken images ({named}{more}); {remedy}")
     points = landmarks_to_use(index, faces, landmarks, frame, misplaced)
     has_points = np.isfinite(points).all(axis=(1, 2)) & ~is_broken
     kept = has_points if no_face == "drop" else ~is_broken

@@ -93,7 +93,7 @@ class DatasetDefinition(Strict):
     """Name of the parser, a module of transfer/datasets."""
     archive: str
     """Folder or archive below raw_dir, with or without .zip, .tar, .tar.gz, .tgz."""
-    options: dict[str, str | int | bool] = {}
+    options: dict[str, str | int | bool | list[str]] = {}
     """Options of the parser, such as rule or classes."""
     expect: Literal["any", "official"] | dict[Split, int | list[int]] = "any"
     """Required counts: the official ones, or per split a total or a list by class."""

@@ -1,13 +1,16 @@
 """The one exception that users see as a single line."""
 
 import os
+import re
 from collections.abc import Iterable
 
 from transfer.utils.text import printable
 
+_LONG = re.compile(r"(\S{200})\S{200,}")
+
 
 class UserError(Exception):
-    """Wrong input: "<what is wrong> (<where>); <do this>", in one line.
+    """Wrong input: "<what is wrong> (<where>); <do this>", in one line, and of long words the start.
 
     The command line prints it on stderr and exits with ``exit_code``; a traceback appears only under ``--debug``.
     ``details``, such as a table, are printed on stdout before it. Control characters are escaped in both.
@@ -16,7 +19,7 @@ class UserError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(printable(message))
+        super().__init__(_LONG.sub(r"\1...", printable(message)))
         self.details = printable(details)
 
 
