@@ -18,7 +18,7 @@ from transfer.layout import Layout
 from transfer.models.registry import check_models
 from transfer.params import Params
 from transfer.params import read as config_files
-from transfer.utils.errors import UserError, did_you_mean
+from transfer.utils.errors import UserError, did_you_mean, message, one_line
 from transfer.utils.locks import RUNNING, share
 
 _LISTED = 3  # of the parameters that differ
@@ -26,12 +26,14 @@ _LISTED = 3  # of the parameters that differ
 
 @contextmanager
 def errors_in_lines() -> Iterator[None]:
-    """Print a UserError, one line per mistake, and exit with code 1."""
+    """Print wrong input and what the system refuses, a line each, and exit with code 1; Ctrl-C ends quietly."""
     try:
         yield
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (UserError, OSError) as error:
+        for line in message(error).splitlines():
+            print(f"error: {one_line(line)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -23,8 +23,8 @@ rule detect_faces:
     message:
         "Detecting faces and landmarks in {wildcards.dataset}"
     shell:
-        "python -m transfer detect --params {params.config} --set faces.threads={threads}"
-        " --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer detect --params {params.config:q} --set faces.threads={threads}"
+        " --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
 rule align_faces:
@@ -49,7 +49,7 @@ rule align_faces:
     message:
         "Aligning the faces of {wildcards.dataset}"
     shell:
-        "python -m transfer align --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer align --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
 rule inspect_faces:
@@ -75,7 +75,7 @@ rule inspect_faces:
     message:
         "Quality page of {wildcards.dataset}"
     shell:
-        "python -m transfer inspect --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer inspect --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
 rule sample_faces:
@@ -98,4 +98,4 @@ rule sample_faces:
     message:
         "Splitting and balancing {wildcards.dataset}"
     shell:
-        "python -m transfer sample --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer sample --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"

@@ -21,7 +21,7 @@ rule hash_images:
     message:
         "Hashing the images of {wildcards.dataset}"
     shell:
-        "python -m transfer hash --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer hash --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
 rule find_duplicates:
@@ -43,7 +43,7 @@ rule find_duplicates:
     message:
         "Finding duplicates within {wildcards.dataset}"
     shell:
-        "python -m transfer duplicates --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer duplicates --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
 rule audit_copies:
@@ -69,4 +69,4 @@ rule audit_copies:
     message:
         "Duplicates within and across splits and datasets of {wildcards.experiment}"
     shell:
-        "python -m transfer audit --params {params.config} > {log} 2>&1"
+        "python -m transfer audit --params {params.config:q} > {log:q} 2>&1"

@@ -18,7 +18,7 @@ rule synthesize_archive:
     message:
         "Generating synthetic dataset {wildcards.archive}"
     shell:
-        "python -m transfer synthesize {params.values:q} --dataset synthetic > {log} 2>&1"
+        "python -m transfer synthesize {params.values:q} --dataset synthetic > {log:q} 2>&1"
 
 
 rule index_dataset:
@@ -41,7 +41,7 @@ rule index_dataset:
     message:
         "Indexing images, labels and splits of {wildcards.dataset}"
     shell:
-        "python -m transfer index --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer index --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
 rule find_subsets:
@@ -64,4 +64,4 @@ rule find_subsets:
     message:
         "Finding challenge subsets of {wildcards.dataset}"
     shell:
-        "python -m transfer subsets --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer subsets --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"

@@ -21,9 +21,9 @@ rule evaluate_run:
         "Metrics of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     # The resume state can go: this job only starts once Snakemake has recorded the run as complete.
     shell:
-        "python -m transfer evaluate --params {params.config}"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
-        " && rm -rf results/{wildcards.experiment}/state/{wildcards.dataset}/{wildcards.recipe}/seed{wildcards.seed}"
+        "python -m transfer evaluate --params {params.config:q}"
+        " --dataset {wildcards.dataset:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
+        " && rm -rf results/{wildcards.experiment:q}/state/{wildcards.dataset:q}/{wildcards.recipe:q}/seed{wildcards.seed:q}"
 
 
 rule evaluate_robustness:
@@ -52,8 +52,8 @@ rule evaluate_robustness:
     message:
         "Robustness of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "python -m transfer robustness --params {params.config} --set train.threads={threads}"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
+        "python -m transfer robustness --params {params.config:q} --set train.threads={threads}"
+        " --dataset {wildcards.dataset:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
 
 
 rule evaluate_cross:
@@ -83,9 +83,9 @@ rule evaluate_cross:
     message:
         "Cross-dataset: {wildcards.recipe} of {wildcards.dataset} on {wildcards.test_dataset}, seed {wildcards.seed}"
     shell:
-        "python -m transfer cross --params {params.config} --set train.threads={threads}"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed}"
-        " --on {wildcards.test_dataset} > {log} 2>&1"
+        "python -m transfer cross --params {params.config:q} --set train.threads={threads}"
+        " --dataset {wildcards.dataset:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed:q}"
+        " --on {wildcards.test_dataset:q} > {log:q} 2>&1"
 
 
 rule measure_diversity:
@@ -113,5 +113,5 @@ rule measure_diversity:
     message:
         "Diversity of maps and heads: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "python -m transfer diversity --params {params.config} --set train.threads={threads}"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
+        "python -m transfer diversity --params {params.config:q} --set train.threads={threads}"
+        " --dataset {wildcards.dataset:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed:q} > {log:q} 2>&1"

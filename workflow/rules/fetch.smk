@@ -19,4 +19,4 @@ rule fetch_source:
     message:
         "Downloading {wildcards.source_file}"
     shell:
-        "python -m transfer fetch {wildcards.source_file:q} --set {params.raw_dir:q} > {log} 2>&1"
+        "python -m transfer fetch {wildcards.source_file:q} --set {params.raw_dir:q} > {log:q} 2>&1"

@@ -27,8 +27,8 @@ rule draw_figure:
     message:
         "Figure of {wildcards.table} on {wildcards.dataset}"
     shell:
-        "python -m transfer figure table --params {params.config}"
-        " --name {wildcards.table} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer figure table --params {params.config:q}"
+        " --name {wildcards.table:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
 rule draw_attention:
@@ -60,4 +60,4 @@ rule draw_attention:
     message:
         "Attention figures of {wildcards.dataset}"
     shell:
-        "python -m transfer figure attention --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer figure attention --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"

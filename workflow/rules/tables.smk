@@ -33,7 +33,7 @@ rule make_table:
     message:
         "Table {wildcards.table} of {wildcards.experiment}"
     shell:
-        "python -m transfer table --params {params.config} --name {wildcards.table} > {log} 2>&1"
+        "python -m transfer table --params {params.config:q} --name {wildcards.table:q} > {log:q} 2>&1"
 
 
 rule summarize_runs:
@@ -58,7 +58,7 @@ rule summarize_runs:
     message:
         "Accuracies and learning curves of {wildcards.experiment}"
     shell:
-        "python -m transfer overview --params {params.config} > {log} 2>&1"
+        "python -m transfer overview --params {params.config:q} > {log:q} 2>&1"
 
 
 rule publish_table:
@@ -80,5 +80,5 @@ rule publish_table:
     message:
         "Copying {input.csv} to {output.csv}"
     shell:
-        "(cp {input.csv} {output.csv}.part && cp {input.md} {output.md}.part"
-        " && mv {output.csv}.part {output.csv} && mv {output.md}.part {output.md}) > {log} 2>&1"
+        "(cp {input.csv:q} {output.csv:q}.part && cp {input.md:q} {output.md:q}.part"
+        " && mv {output.csv:q}.part {output.csv:q} && mv {output.md:q}.part {output.md:q}) > {log:q} 2>&1"

@@ -21,5 +21,5 @@ rule track:
     message:
         "Importing the runs of {EXPERIMENT} into MLflow and checking Table 1 against it"
     shell:
-        "(python -m transfer track sync --params {params.config}"
-        " && python -m transfer track check --params {params.config}) 2>&1 | tee {log}"
+        "(python -m transfer track sync --params {params.config:q}"
+        " && python -m transfer track check --params {params.config:q}) 2>&1 | tee {log:q}"

@@ -34,6 +34,6 @@ rule train_model:
     # --keep-state: after a kill Snakemake deletes outputs whose job it has not recorded; evaluate_run removes the state.
     # exec: a cluster's SIGTERM reaches the run, which saves its state; a shell in between would end the job.
     shell:
-        "exec python -m transfer train --params {params.config}"
-        " --set train.threads={params.threads_each}"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} --keep-state > {log} 2>&1"
+        "exec python -m transfer train --params {params.config:q}"
+        " --set train.threads={params.threads_each:q}"
+        " --dataset {wildcards.dataset:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed:q} --keep-state > {log:q} 2>&1"

@@ -20,4 +20,4 @@ rule import_weights:
     message:
         "Importing the weights {wildcards.weights}"
     shell:
-        "python -m transfer weights {wildcards.weights} --params {params.config} > {log} 2>&1"
+        "python -m transfer weights {wildcards.weights:q} --params {params.config:q} > {log:q} 2>&1"
