@@ -52,6 +52,8 @@ class Session:
         self._locks: list[IO[str]] = []
         if workflow.exec_mode.name != "DEFAULT":
             return
+        RUNNING.parent.mkdir(exist_ok=True)
+        RUNNING.touch()  # Snakemake needs this folder in a dry run too, and would say so in a page of traceback
         if not workflow.output_settings.dryrun:
             self._locks.append(share(RUNNING, _remove_stale_locks))
         if "SOURCES" in {usage.name for usage in workflow.storage_settings.shared_fs_usage}:

@@ -54,7 +54,8 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove what no table needs: checkpoints and resume states of runs that neither these parameters nor those of the
-    last workflow name, imported weights without a recipe, registered models without an alias. Reads: R, MLflow's store.
+    last workflow name, imported weights without a recipe, registered models without an alias, what killed writers
+    left. Reads: R, MLflow's store.
     Writes: nothing; removes RUN/model.safetensors, R/state/..., R/weights/..., model versions. Predictions stay."""
     from transfer.prune import unneeded
     from transfer.utils.locks import nobody_else
