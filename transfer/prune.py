@@ -176,11 +176,10 @@ def _models(layout: Layout) -> Iterator[Item]:
             continue
         logged = client.get_logged_model(_logged_model(version))
         path = Path(unquote(urlparse(logged.artifact_location).path)).parent
-        if path.name == logged.model_id and path.resolve().is_relative_to(
-            Path.cwd().resolve()
-        ):  # else another machine's, or a server's
+        here, path = Path.cwd().resolve(), path.resolve()
+        if path.name == logged.model_id and path.is_relative_to(here):  # else another machine's, or a server's
             why = f"{version.name} version {version.version}, which no alias names"
-            yield Item(path.resolve().relative_to(Path.cwd().resolve()), why, partial(_forget, client, version))
+            yield Item(path.relative_to(here), why, partial(_forget, client, version))
 
 
 def _forget(client: "MlflowClient", version: "ModelVersion") -> None:

@@ -52,8 +52,7 @@ class Session:
         self._locks: list[IO[str]] = []
         if workflow.exec_mode.name != "DEFAULT":
             return
-        RUNNING.parent.mkdir(exist_ok=True)
-        RUNNING.touch()  # Snakemake needs this folder in a dry run too, and would say so in a page of traceback
+        RUNNING.parent.mkdir(exist_ok=True)  # Snakemake would need a page of traceback to say that it cannot
         if not workflow.output_settings.dryrun:
             self._locks.append(share(RUNNING, _remove_stale_locks))
         if "SOURCES" in {usage.name for usage in workflow.storage_settings.shared_fs_usage}:
@@ -84,6 +83,7 @@ class Session:
     def start(self) -> None:
         """Before the first job: check the cluster, and write the parameters that the jobs read."""
         with errors_in_lines():
+            check_push(self.params)
             if self._workflow.executor_plugin.name == "slurm":
                 check_slurm(self._workflow.resource_settings)
             self._locks.append(begin(self.params))
@@ -134,6 +134,27 @@ def begin(params: Params) -> IO[str]:
             "wait until it ends, or give this one another name: --config experiment=NAME"
         )
     return lock
+
+
+def check_push(params: Params, pipeline: Path = Path("dvc.yaml")) -> None:
+    """Raise UserError if `dvc push` would upload faces of a real dataset: aligned ones, or those in figures."""
+    real = [name for name in params.selected_datasets() if params.dataset_definitions[name].synthetic is None]
+    if not real or not pipeline.is_file():
+        return
+    content, root = config_files.read_yaml(pipeline), Layout(params.experiment).root
+    blocks = [block for block in content.get("vars", []) if isinstance(block, dict)]  # others name a file
+    values = {key: str(value) for block in blocks for key, value in block.items()}
+    for out in [out for stage in content.get("stages", {}).values() for out in stage.get("outs", [])]:
+        named, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
+        # A value from elsewhere may be this experiment's name.
+        path = Path(re.sub(r"\$\{(\w+)\}", lambda key: values.get(key[1], params.experiment), named))
+        places = (root / "data", root / "figures")
+        holds = any(path.is_relative_to(place) or place.is_relative_to(path) for place in places)
+        if holds and options.get("push", True) and options.get("cache", True):
+            raise UserError(
+                f"{pipeline}: {named} would go to a remote with dvc push, and holds faces of {', '.join(real)}, which "
+                f"their licences forbid to pass on; write {{persist: true, push: false}} behind it"
+            )
 
 
 def check_slurm(settings: Any) -> None:

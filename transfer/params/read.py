@@ -53,7 +53,7 @@ def load(
     files = files[snapshots[-1] if snapshots else 0 :]
     config: dict[str, Any] = {}
     for file in files:
-        config = merge(config, _read(file))
+        config = merge(config, read_yaml(file))
     command_line = dict(command_line or {})
     for value in values:
         key, equals, text = value.partition("=")
@@ -79,7 +79,7 @@ def validate(
     The files are read again, since Snakemake takes the last of two equal keys without a word.
     """
     for file in files:
-        _read(Path(file))
+        read_yaml(Path(file))
     return _checked(config, files, command_line, checks)
 
 
@@ -100,7 +100,7 @@ def _checked(
 
 def read_model(file: Path, model: type[S]) -> S:
     """The content of a YAML file as ``model``. Raises UserError: file, line, key and what is allowed."""
-    return _validated(model, _read(file), ([file], {}))
+    return _validated(model, read_yaml(file), ([file], {}))
 
 
 def parse(text: str, where: str) -> Any:
@@ -245,7 +245,8 @@ def _descriptions(kind: type[BaseModel]) -> dict[str, str]:
     return found
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError as :func:`parse` does, and for anything else than a mapping."""
     try:
         content = parse(_text(file), str(file))
     except FileNotFoundError:

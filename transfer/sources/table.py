@@ -27,6 +27,8 @@ class SourceFile(Strict):
     """The address of the download; null: obtained by hand."""
     size: Annotated[int, Field(ge=1)] | None = None
     """Bytes."""
+    at_most: Annotated[int, Field(ge=1)] = 1_000_000_000
+    """Bytes after which a download of unknown size is stopped."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     sha256_prefix: Annotated[str, Field(pattern=r"^[0-9a-f]{8,63}$")] | None = None
     """The first digits of the sha256, which timm writes into its file names."""
