@@ -27,16 +27,17 @@ def different(values: list[Any]) -> list[Any]:
 
 
 _PLAIN = re.compile(r"[\w ./+=@,-]+")
-_LONGEST = 200  # bytes of a file's name: suffixes, such as that of its log, are added
+_LONGEST = 200, 500  # bytes of a file's name, and of its path: suffixes, such as that of its log, are added
 
 
 def plain(path: str) -> str:
     """Validator: a path that is the same in a shell, in Snakemake's patterns and on every file system."""
-    long = any(len(part.encode()) > _LONGEST for part in path.split("/"))
-    if long or not _PLAIN.fullmatch(path) or any(part != part.strip() or part[:1] == "-" for part in path.split("/")):
+    names, (name, whole) = path.split("/"), _LONGEST
+    wrong = not _PLAIN.fullmatch(path) or any(part != part.strip() or part[:1] == "-" for part in names)
+    if wrong or max(len(part.encode()) for part in names) > name or len(path.encode()) > whole:
         raise ValueError(
-            "expected a path of letters, digits, blanks between them and . _ - + = @ , whose names have at most "
-            f"{_LONGEST} bytes and do not begin with -, found {shown(path)}"
+            "expected a path of letters, digits, blanks between them and . _ - + = @ , whose names do not begin with - "
+            f"(at most {name} bytes each, {whole} together), found {shown(path)}"
         )
     return path
 

@@ -30,7 +30,7 @@ RENAMED = {
 _SNAPSHOT = "# All parameters of a workflow, as it started: nothing else is read below this file."
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 _MOST_BYTES, _MOST_VALUES, _DEEPEST = 1_000_000, 50_000, 20
-_LONGEST = 1000  # characters of a value without quotes, such as a number
+_LONGEST = 1000  # characters of what may be a number
 
 Source = tuple[Sequence[str | Path], Mapping[str, Any]]
 """Where a configuration came from: files, the later ones on top, and values of the command line."""
@@ -137,8 +137,8 @@ def _check_events(events: Iterable[Any], where: str) -> None:
             if keys is not None and len(items) % 2 == 0:
                 wrong = f"the key {shown(event.value)} is there twice" if event.value in keys else ""
                 keys.add(event.value)
-            if event.implicit[0] and len(event.value) > _LONGEST:
-                wrong = f"a value of more than {_LONGEST} characters; put text in quotes"
+            if event.implicit[0] and len(event.value) > _LONGEST and " " not in event.value:
+                wrong = f"a number or word of more than {_LONGEST} characters"
         if size > _MOST_VALUES:
             wrong = f"more than {_MOST_VALUES:,} values, with aliases (&, *) unfolded"
         if wrong:
@@ -302,7 +302,8 @@ def _allowed(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
 
 
 def _key(loc: tuple[str | int, ...]) -> str:
-    return ".".join(str(part) for part in loc) or "configuration"
+    names = (str(part) for part in loc)
+    return ".".join(name if re.fullmatch(r"[\w-]{1,64}", name) else shown(name) for name in names) or "configuration"
 
 
 def _origin(loc: tuple[str | int, ...], source: Source) -> str:
