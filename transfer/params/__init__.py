@@ -3,7 +3,7 @@
 ``transfer.params.read`` reads the files; the JSON schema ``params/schema.json`` is generated from these models.
 """
 
-from transfer.params.base import SPLITS, Below, Name, ParamsError, S, Strict, digest, merge
+from transfer.params.base import SPLITS, Name, ParamsError, S, Strict, digest, merge
 from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingParams
 from transfer.params.experiment import Params
 from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams
