@@ -22,11 +22,11 @@ def main(seed: int) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         campaign: list[Callable[[], Result]] = [
-            lambda: trials.kills(folder / "kills", 32, seed),
+            lambda: trials.kills(folder / "kills", 32, seed, seconds=420),
             lambda: trials.servers(folder / "servers", 30, seed),
             lambda: trials.parameters(folder / "parameters"),
             lambda: trials.archives(folder / "archives", 25, seed),
-            lambda: trials.full_disks(folder / "disks", 3, seed),
+            lambda: trials.full_disks(folder / "disks", 2, seed),
         ]
         for trial in campaign:
             begin = time.monotonic()
