@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from transfer.cli import bench, data, runs, search, tables, track
+from transfer.cli import bench, data, runs, tables, track
 from transfer.utils.errors import UserError, message, one_line
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ _PANELS = {
     "Data": [data.app],
     "Runs": [runs.app],
     "Tables": [tables.app],
-    "Search": [search.app],
+    "Search": [runs.search_app],
     "Tracking": [track.top],
     "Tools": [data.tools],
 }

@@ -3,24 +3,25 @@
 import errno
 import os
 import shutil
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from transfer.utils.text import printable
 
 
 class UserError(Exception):
     """Wrong input: "<what is wrong> (<where>); <do this>", in one line.
 
     The command line prints it on stderr and exits with ``exit_code``; a traceback appears only under ``--debug``.
-    ``details``, such as a table, are printed on stdout before it.
+    ``details``, such as a table, are printed on stdout before it. Control characters are escaped in both.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(message)
-        self.details = details
+        super().__init__(printable(message))
+        self.details = printable(details)
 
 
 _REMEDIES = {
@@ -78,9 +79,8 @@ _LONGEST = 3000  # characters of a line; lists of allowed names may be long
 
 
 def one_line(text: str) -> str:
-    """``text`` in one line, without what would move a terminal's cursor, change its colours or turn its direction."""
-    plain = (c if unicodedata.category(c)[0] != "C" else f"\\x{ord(c):02x}" for c in " ".join(text.split())[:_LONGEST])
-    return "".join(plain)
+    """``text`` in one line of bounded length, without what would move a terminal's cursor or change its colours."""
+    return printable(" ".join(text.split())[:_LONGEST])
 
 
 def shown(value: Any, most: int = 80) -> str:
