@@ -1,6 +1,6 @@
 # make table1   set up .venv, run the workflow on the demo, print results/table1.md
 # make test     set up .venv, run the linters and all tests
-# make faults   kills, full disks, hostile inputs: a quarter of an hour; writes a table into docs/reliability.md
+# make faults   kills, full disks, hostile inputs: half an hour, for a nightly run; writes a table into docs/reliability.md
 # make pull     fetch the files that DVC stores for this commit, so that nothing is left to do (docs/dvc.md)
 # make dashboard  show the search studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
 # make mlflow   show the runs: http://127.0.0.1:5000 (there choose "Model training", once)
@@ -79,6 +79,7 @@ test: lint
 
 faults: $(VENV)/installed
 	$(RUN) PYTHONPATH=tests:tests/faults python tests/faults/campaign.py $(ARGS)
+	$(RUN) pytest tests/faults/test_names.py --hypothesis-profile nightly
 
 clean-env:
 	rm -rf $(VENV)

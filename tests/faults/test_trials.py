@@ -31,12 +31,6 @@ def test_hostile_parameter_files(tmp_path, monkeypatch):
     assert trials.parameters(tmp_path / "checkout").losses == []
 
 
-@pytest.mark.slow
-def test_all_hostile_parameter_files_and_archives(tmp_path):
-    assert trials.parameters(tmp_path / "parameters").losses == []
-    assert trials.archives(tmp_path / "archives", 20, seed=0).losses == []
-
-
 def test_broken_servers(tmp_path):
     result = trials.servers(tmp_path, 5, seed=0)
     assert result.losses == [] and result.trials > 25
