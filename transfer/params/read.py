@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from transfer.params.base import ParamsError, S, Strict, merge
 from transfer.params.experiment import Params
-from transfer.utils.errors import UserError, choices, did_you_mean, shown
+from transfer.utils.errors import UserError, choices, did_you_mean, one_line, shown
 from transfer.utils.files import write_text
 
 DEFAULT = Path("params/default.yaml")
@@ -112,7 +112,7 @@ def parse(text: str, where: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+        raise UserError(f"{where}{line}: not YAML: {one_line(getattr(error, 'problem', None) or str(error))}") from None
 
 
 def _check_events(events: Iterable[Any], where: str) -> None:
