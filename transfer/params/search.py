@@ -1,13 +1,15 @@
 """Searches: their spaces, samplers and pruners."""
 
 from decimal import Decimal
+from math import prod
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from transfer.params.base import Fraction, Name, ParamsError, Strict, Upsample, different
+from transfer.params.base import Fraction, Name, ParamsError, Seed, Seeds, Strict, Upsample, different
 
 Number = TypeVar("Number", int, float)
+_MOST = 5000  # values of a range, and combinations of a grid
 
 
 def _stepped(low: Number, high: Number, step: Number) -> list[Number]:
@@ -21,6 +23,8 @@ def _stepped(low: Number, high: Number, step: Number) -> list[Number]:
 def _check_range(low: float, high: float, step: float | None) -> None:
     if low >= high:
         raise ValueError(f"expected low < high, found {low} and {high}")
+    if step and (high - low) / step > _MOST:
+        raise ValueError(f"more than {_MOST:,} steps from {low} to {high}; choose a wider step than {step}")
     if step:
         _stepped(low, high, step)
 
@@ -52,7 +56,7 @@ class CountRange(Strict):
 
     low: Annotated[int, Field(ge=0, le=16)]
     high: Annotated[int, Field(ge=0, le=16)]
-    step: Annotated[int, Field(ge=1)] = 1
+    step: Annotated[int, Field(ge=1, le=16)] = 1
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "CountRange":
@@ -87,19 +91,24 @@ class SearchSpace(Strict):
             raise ValueError("nothing to search; give mad, msad, num_lanets or upsample a range or a list")
         return self
 
+    def combinations(self) -> int:
+        """The size of a grid; a continuous range counts as one value."""
+        parts = [part for part in (self.mad, self.msad, self.num_lanets, self.upsample) if part is not None]
+        return prod(len(part if isinstance(part, list) else part.values() or [0]) for part in parts)
+
 
 class PrunerParams(Strict):
     """When a trial is pruned by its validation accuracy."""
 
     kind: Literal["median", "none"] = "median"
     """median: prune if the best epoch so far is worse than the median of the other trials at that epoch."""
-    startup_trials: Annotated[int, Field(ge=0)] = 5
+    startup_trials: Annotated[int, Field(ge=0, le=100000)] = 5
     """Completed trials before any is pruned."""
-    warmup_epochs: Annotated[int, Field(ge=0)] = 5
+    warmup_epochs: Annotated[int, Field(ge=0, le=10000)] = 5
     """Epochs of a trial before it may be pruned."""
-    interval_epochs: Annotated[int, Field(ge=1)] = 1
+    interval_epochs: Annotated[int, Field(ge=1, le=10000)] = 1
     """Epochs between two checks."""
-    min_trials: Annotated[int, Field(ge=1)] = 1
+    min_trials: Annotated[int, Field(ge=1, le=100000)] = 1
     """Trials that must have reached that epoch."""
 
 
@@ -117,10 +126,10 @@ class SearchDefinition(Strict):
     """Worker processes per study."""
     epochs: Annotated[int, Field(ge=1, le=10000)] | None = None
     """Epochs of a trial; null: train.epochs. The resulting recipe does not inherit it."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(different)] = [0]
+    seeds: Seeds = [0]
     """Seeds of the runs of a trial, whose value is the mean over them."""
-    sampler_seed: Annotated[int, Field(ge=0)] = 0
-    startup_trials: Annotated[int, Field(ge=1)] = 10
+    sampler_seed: Seed = 0
+    startup_trials: Annotated[int, Field(ge=1, le=100000)] = 10
     """Random trials before tpe starts."""
     pruner: PrunerParams = PrunerParams()
 
@@ -135,4 +144,6 @@ class SearchDefinition(Strict):
             rates = getattr(self.space, name)
             if grid and isinstance(rates, RateRange) and rates.step is None:
                 raise ParamsError(("space", name), "a grid needs a step or a list")
+        if grid and (size := self.space.combinations()) > _MOST:
+            raise ParamsError(("space",), f"a grid of {size:,} combinations; at most {_MOST:,}")
         return self

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from transfer.params.base import Fraction, Name, Override, ParamsError, Range, Strict
+from transfer.params.base import Fraction, Name, Override, ParamsError, Range, Seed, Strict
 from transfer.utils.errors import choices
 
 
@@ -46,12 +46,12 @@ class TrainParams(Strict):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
     """L2 weight decay, except of position embeddings and class token."""
     schedule: Literal["cosine", "step"] = "cosine"
-    milestones: list[Annotated[int, Field(ge=1)]] = [15, 30]
+    milestones: list[Annotated[int, Field(ge=1, le=10000)]] = [15, 30]
     """Epochs after which the step schedule multiplies the rate by gamma."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0, le=10000)] = 0.0
     """Length of the linear warm-up."""
-    clip_norm: Annotated[float, Field(ge=0)] = 10.0
+    clip_norm: Annotated[float, Field(ge=0, le=1e6)] = 10.0
     """Largest L2 norm of the gradient; 0: no clipping."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -89,7 +89,7 @@ several GPUs, random draws)."""
 class ModelParams(Strict):
     """The network, and the drop rates of the recipes that enable them."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "transfer_tiny"
+    name: Name = "transfer_tiny"
     """Name in timm's registry, such as transfer_base."""
     img_size: Annotated[int, Field(ge=16, le=448)] = 112
     """Side of the square input in pixels; aligned faces are resized to it."""
@@ -145,7 +145,7 @@ class RobustnessParams(Strict):
 
     corruptions: Literal["all"] | dict[Name, list[float]] = "all"
     """Severities per corruption, in the units of docs/robustness.md; all: every corruption at its defaults."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of noise and random positions, shared by all runs."""
 
     @model_validator(mode="after")
