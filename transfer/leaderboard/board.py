@@ -1,0 +1,199 @@
+"""Build the boards: read and check every entry, score it, rank it, and write pages, csv and JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from transfer.layout import Layout
+from transfer.leaderboard import entries, scores, tasks
+from transfer.leaderboard.checks import answers, check
+from transfer.leaderboard.entries import Submission, read_submission
+from transfer.leaderboard.ranks import ranks, sentence
+from transfer.leaderboard.scores import Row
+from transfer.leaderboard.tasks import Task, Truth
+from transfer.params import Params
+from transfer.tables.reported import load_reported
+from transfer.utils.errors import UserError, choices
+from transfer.utils.files import write_json, write_text
+
+RESULTS = Path("leaderboard")
+"""Below the results of all experiments."""
+TIERS = {
+    "measured": "trained and tested by this workflow",
+    "verified": "others' predictions, scored here",
+    "tool": "off the shelf, trained elsewhere on other labels",
+}
+Fault = tuple[str, str, str]
+"""Entry, check, what is wrong and where."""
+
+
+def submissions(folder: Path = entries.FOLDER) -> dict[str, Submission]:
+    """All entries by name, as far as they can be read."""
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    return {path.name: read_submission(path) for path in found}
+
+
+def check_entries(
+    found: Mapping[str, Submission],
+    names: Sequence[str],
+    known: Mapping[str, Task],
+    truths: dict[str, Truth],
+    layout: Layout,
+) -> list[Fault]:
+    """All faults of the entries ``names``; ``truths`` gets what had to be read."""
+    faults: list[Fault] = []
+    usable: dict[str, dict[str, dict[int, np.ndarray]]] = {}
+    for name in [*(other for other in found if other not in names), *names]:
+        one = found[name]
+        task = one.task
+        if task not in known:
+            wrong = [*one.faults, *([("fields", f"task {task} (task); {choices(task, known)}")] if task else [])]
+        elif name not in names and task not in {found[other].task for other in names}:
+            continue  # nothing here can be a copy of it
+        else:
+            truths.setdefault(task, tasks.checked_truth(task, known[task], layout))
+            wrong = check(one, known, truths[task], usable.get(task, {}))
+            if not wrong:
+                tables = {seed: answers(table, known[task], truths[task]) for seed, table in one.tables.items()}
+                usable.setdefault(task, {})[name] = tables
+        faults += [(name, *fault) for fault in wrong] if name in names else []
+    return faults
+
+
+def refuse(faults: Sequence[Fault]) -> None:
+    """Raise UserError for faults, with all of them as a table."""
+    if faults:
+        lines = [f"{name}: {which}: {' '.join(text.split())}" for name, which, text in faults]
+        count = len({name for name, *_ in faults})
+        more = f" (and {len(faults) - 1} more faults, listed above, in {count} entries)" if len(faults) > 1 else ""
+        raise UserError(f"leaderboard/entries/{lines[0]}{more}; docs/leaderboard.md has the checks", "\n".join(lines))
+
+
+@dataclass(frozen=True)
+class Board:
+    """A task with its scored rows, best first; everything that its page shows."""
+
+    name: str
+    task: Task
+    rows: list[dict[str, Any]]
+    """name, tier, title, rank (best, worst, letters; None if withdrawn), scores, about, files, withdrawn, doubts."""
+    sentences: dict[str, str]
+    """By tier."""
+    controls: list[dict[str, Any]]
+    reported: list[dict[str, Any]]
+    agreement: dict[str, dict[str, float]]
+    missed: list[str]
+    earlier: list[str]
+    """Entries of earlier versions, which are not scored."""
+
+    @property
+    def id(self) -> str:
+        """The name of its files."""
+        return f"{self.name}-v{self.task.version}"
+
+
+def boards(params: Params, layout: Layout) -> list[Board]:
+    """The boards of the tasks whose dataset is one of the experiment's. Raises UserError: any entry is refused."""
+    known = tasks.load_tasks()
+    here = {name: task for name, task in known.items() if task.dataset in params.datasets}
+    truths = {name: tasks.checked_truth(name, task, layout) for name, task in here.items()}
+    # Entries of tasks whose data are not here are left to who has the data; those of earlier versions stay listed.
+    found = {name: one for name, one in submissions().items() if one.task in here or one.task not in known}
+    earlier = {
+        name: one.task for name, one in found.items() if one.task in here and one.version < here[one.task].version
+    }
+    present = {name: one for name, one in found.items() if name not in earlier}
+    refuse(check_entries(present, list(present), here, truths, layout))
+    made = []
+    for name, task in here.items():
+        rows = scores.own_rows(name, task, truths[name], params, layout)
+        rows += [scores.of_submission(one, task, truths[name]) for one in present.values() if one.task == name]
+        reported_as = params.dataset_definitions[task.dataset].reported_as
+        older = [entry for entry, of in earlier.items() if of == name]
+        made.append(board(name, task, truths[name], rows, reported_as, older))
+    return made
+
+
+def board(
+    name: str, task: Task, truth: Truth, rows: Sequence[Row], reported_as: str | None, earlier: list[str]
+) -> Board:
+    """Score and rank the rows of a task."""
+    content, sentences = [], {}
+    for tier in TIERS:
+        of_tier = [row for row in rows if row.tier == tier]
+        counted = [row for row in of_tier if row.withdrawn is None]
+        right = [row.right(truth) for row in counted]
+        places = dict(zip((row.name for row in counted), ranks(right), strict=True)) if counted else {}
+        if counted:
+            sentences[tier] = sentence(right, len(truth.labels))
+        scored = [(row, scores.score(row, task, truth)) for row in of_tier]
+        for row, numbers in sorted(scored, key=lambda pair: (pair[0].withdrawn is not None, -pair[1]["accuracy"])):
+            content.append(
+                {"name": row.name, "tier": tier, "title": row.title}
+                | {"rank": asdict(places[row.name]) if row.name in places else None, "scores": numbers}
+                | {"about": row.about, "files": {key: path.as_posix() for key, path in row.files.items()}}
+                | {"withdrawn": row.withdrawn, "doubts": row.doubts}
+            )
+    counted = [row for row in rows if row.withdrawn is None]
+    reported = [one.model_dump() for one in load_reported() if one.dataset == reported_as]
+    return Board(
+        name,
+        task,
+        content,
+        sentences,
+        scores.controls(task, truth),
+        sorted(reported, key=lambda one: -one["accuracy"]),
+        scores.agreement(counted),
+        scores.missed_by_all(counted, truth),
+        earlier,
+    )
+
+
+def table(found: Sequence[Board]) -> pd.DataFrame:
+    """All rows of all boards, one line each: shares in percent."""
+    lines = []
+    for one in found:
+        for row in one.rows:
+            rank = row["rank"] or {}
+            numbers = {
+                key: value if value is None or key in ("n_seeds", "n_faces", "nll") else round(100 * value, 2)
+                for key, value in row["scores"].items()
+            }
+            lines.append(
+                {"task": f"{one.name}@{one.task.version}", "tier": row["tier"], "name": row["name"]}
+                | {"title": row["title"], "rank_best": rank.get("best"), "rank_worst": rank.get("worst")}
+                | {"letters": rank.get("letters"), "withdrawn": row["withdrawn"], "doubts": len(row["doubts"])}
+                | numbers
+                | {key: value for key, value in row["about"].items() if key not in ("notes", "single_run")}
+            )
+        for control in one.controls:
+            number = round(100 * control["accuracy"], 2)
+            lines.append({"task": f"{one.name}@{one.task.version}", "tier": "control", "title": control["control"]}
+                         | {"accuracy": number, "method": control["assumption"]})  # fmt: skip
+        for said in one.reported:
+            about = " ".join(filter(None, [said["source"], said["status"], said["remark"]]))
+            lines.append({"task": f"{one.name}@{one.task.version}", "tier": "reported", "title": said["method"]}
+                         | {"accuracy": said["accuracy"], "protocol": said["protocol"], "method": about})  # fmt: skip
+    frame = pd.DataFrame(lines)
+    whole = ["rank_best", "rank_worst", "doubts", "n_seeds", "n_faces", "attempts", "parameters", "macs"]
+    present = [column for column in whole if column in frame]
+    return frame.astype(dict.fromkeys(present, "Int64"))
+
+
+def build(params: Params, layout: Layout) -> Path:
+    """Write index.html, a page per board and entry, leaderboard.csv and leaderboard.json; returns the first."""
+    from transfer.leaderboard.page import pages
+
+    found = boards(params, layout)
+    folder = layout.results / RESULTS
+    content = {one.id: asdict(one) | {"task": one.task.model_dump(mode="json")} for one in found}
+    write_json(folder / "leaderboard.json", content)
+    write_text(folder / "leaderboard.csv", table(found).to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    others = {name: task for name, task in tasks.load_tasks().items() if name not in {one.name for one in found}}
+    for name, text in pages(found, others).items():
+        write_text(folder / name, text)
+    return folder / "index.html"
