@@ -12,21 +12,17 @@ from transfer.layout import Layout
 from transfer.leaderboard import entries, scores, tasks
 from transfer.leaderboard.checks import answers, check
 from transfer.leaderboard.entries import Submission, read_submission
+from transfer.leaderboard.page import TIERS, pages
 from transfer.leaderboard.ranks import ranks, sentence
 from transfer.leaderboard.scores import Row
 from transfer.leaderboard.tasks import Task, Truth
 from transfer.params import Params
-from transfer.tables.reported import load_reported
+from transfer.tables.reported import Reported, load_reported
 from transfer.utils.errors import UserError, choices
 from transfer.utils.files import write_json, write_text
 
 RESULTS = Path("leaderboard")
 """Below the results of all experiments."""
-TIERS = {
-    "measured": "trained and tested by this workflow",
-    "verified": "others' predictions, scored here",
-    "tool": "off the shelf, trained elsewhere on other labels",
-}
 Fault = tuple[str, str, str]
 """Entry, check, what is wrong and where."""
 
@@ -108,18 +104,19 @@ def boards(params: Params, layout: Layout) -> list[Board]:
     }
     present = {name: one for name, one in found.items() if name not in earlier}
     refuse(check_entries(present, list(present), here, truths, layout))
-    made = []
+    made, published = [], load_reported()
     for name, task in here.items():
         rows = scores.own_rows(name, task, truths[name], params, layout)
         rows += [scores.of_submission(one, task, truths[name]) for one in present.values() if one.task == name]
         reported_as = params.dataset_definitions[task.dataset].reported_as
+        said = [one for one in published if one.dataset == reported_as]
         older = [entry for entry, of in earlier.items() if of == name]
-        made.append(board(name, task, truths[name], rows, reported_as, older))
+        made.append(board(name, task, truths[name], rows, said, older))
     return made
 
 
 def board(
-    name: str, task: Task, truth: Truth, rows: Sequence[Row], reported_as: str | None, earlier: list[str]
+    name: str, task: Task, truth: Truth, rows: Sequence[Row], reported: Sequence[Reported], earlier: list[str]
 ) -> Board:
     """Score and rank the rows of a task."""
     content, sentences = [], {}
@@ -133,20 +130,19 @@ def board(
         scored = [(row, scores.score(row, task, truth)) for row in of_tier]
         for row, numbers in sorted(scored, key=lambda pair: (pair[0].withdrawn is not None, -pair[1]["accuracy"])):
             content.append(
-                {"name": row.name, "tier": tier, "title": row.title}
+                dict[str, Any](name=row.name, tier=tier, title=row.title)
                 | {"rank": asdict(places[row.name]) if row.name in places else None, "scores": numbers}
                 | {"about": row.about, "files": {key: path.as_posix() for key, path in row.files.items()}}
                 | {"withdrawn": row.withdrawn, "doubts": row.doubts}
             )
     counted = [row for row in rows if row.withdrawn is None]
-    reported = [one.model_dump() for one in load_reported() if one.dataset == reported_as]
     return Board(
         name,
         task,
         content,
         sentences,
         scores.controls(task, truth),
-        sorted(reported, key=lambda one: -one["accuracy"]),
+        sorted((one.model_dump() for one in reported), key=lambda one: -one["accuracy"]),
         scores.agreement(counted),
         scores.missed_by_all(counted, truth),
         earlier,
@@ -186,14 +182,12 @@ def table(found: Sequence[Board]) -> pd.DataFrame:
 
 def build(params: Params, layout: Layout) -> Path:
     """Write index.html, a page per board and entry, leaderboard.csv and leaderboard.json; returns the first."""
-    from transfer.leaderboard.page import pages
-
     found = boards(params, layout)
     folder = layout.results / RESULTS
     content = {one.id: asdict(one) | {"task": one.task.model_dump(mode="json")} for one in found}
     write_json(folder / "leaderboard.json", content)
     write_text(folder / "leaderboard.csv", table(found).to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     others = {name: task for name, task in tasks.load_tasks().items() if name not in {one.name for one in found}}
-    for name, text in pages(found, others).items():
+    for name, text in pages(found, others, folder).items():
         write_text(folder / name, text)
     return folder / "index.html"

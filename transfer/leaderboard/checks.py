@@ -177,7 +177,7 @@ def finite(case: Case) -> Iterator[str]:
     """Every probability is a number from 0 to 1."""
     for seed, table in case.tables.items():
         values = table.drop(columns="sample").to_numpy()
-        wrong = ~((values >= 0) & (values <= 1)).all(axis=1)
+        wrong = np.logical_not(((values >= 0) & (values <= 1)).all(axis=1))
         yield from _rows(table, seed, wrong, "not numbers from 0 to 1", "write probabilities, not logits or percent")
 
 
@@ -191,7 +191,7 @@ def sums(case: Case) -> Iterator[str]:
 
 
 def _rows(table: pd.DataFrame, seed: int, wrong: np.ndarray, what: str, advice: str) -> Iterator[str]:
-    if wrong.any():
+    if np.any(wrong):
         first = table["sample"].to_numpy()[wrong][:_SHOWN]
         listed = ", ".join(
             f"row {row + 1} {sample[:60]}" for row, sample in zip(np.flatnonzero(wrong), first, strict=False)

@@ -254,9 +254,9 @@ def _table(path: Path) -> pd.DataFrame:
     # where rows are longer than the header, pandas takes their first field for an index
     if "sample" not in frame or len(frame) > _ROWS or not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(f"{len(frame):,} rows of the columns {', '.join(map(str, frame))[:100]}")
-    if path.suffix == ".csv":
-        frame = frame.apply(lambda column: column if column.name == "sample" else pd.to_numeric(column, "coerce"))
     numbers = frame.columns.drop("sample")
+    if path.suffix == ".csv":
+        frame = frame.assign(**{name: pd.to_numeric(frame[name], "coerce") for name in numbers})
     if wrong := [name for name in numbers if len(frame) and frame[name].dtype.kind not in "fiu"]:
         raise ValueError(f"column {wrong[0]} holds no numbers")
     return frame.assign(sample=frame["sample"].astype(str)).astype(dict.fromkeys(numbers, np.float64))
