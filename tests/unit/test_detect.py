@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def faces():
     """Drawn faces, easy ones: their images and the true five landmarks."""
-    style = Style(occlusion=0.0, noise=2.0)
+    style = Style(noise=2.0)
     drawn = [render_face(np.random.default_rng(i), "happiness", 0.6, 96, style) for i in range(N)]
     points = [
         [face.points[36:42].mean(0), face.points[42:48].mean(0), face.points[30], face.points[48], face.points[54]]

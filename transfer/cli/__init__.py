@@ -3,6 +3,7 @@
 A verb imports its implementation when it runs, so that help and mistakes cost no start of pandas or torch.
 """
 
+import gc
 import sys
 
 import typer
@@ -62,3 +63,5 @@ def main() -> None:
             message = f"{type(error).__name__}: {error} (unexpected; --debug shows the traceback)"
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, UserError) else 1)
+    finally:
+        gc.freeze()  # else Python looks through all of torch's objects once more before it ends: 0.3 s
