@@ -177,7 +177,7 @@ def test_all_faults_at_once(place):  # noqa: F811
     assert names(place) == {"selection", "version", "duplicates", "finite", "coverage"}
     place.join("other", title=None, tier="best", attempts=-1)
     assert len(faults(place, "other")) == 3
-    with pytest.raises(UserError, match=r"leaderboard/entries/mine.*more faults.*in 2 entries") as refused:
+    with pytest.raises(UserError, match=r"leaderboard/entries/mine.*the first of 8 faults") as refused:
         board.refuse(board.check_entries(board.submissions(), ["mine", "other"], tasks.load_tasks(), {}, place.layout))
     assert refused.value.details.count("\n") == 7
 

@@ -64,8 +64,7 @@ def refuse(faults: Sequence[Fault]) -> None:
     """Raise UserError for faults, with all of them as a table."""
     if faults:
         lines = [f"{name}: {which}: {' '.join(text.split())}" for name, which, text in faults]
-        count = len({name for name, *_ in faults})
-        more = f" (and {len(faults) - 1} more faults, listed above, in {count} entries)" if len(faults) > 1 else ""
+        more = f" (the first of {len(faults)} faults, all listed above)" if len(faults) > 1 else ""
         raise UserError(f"leaderboard/entries/{lines[0]}{more}; docs/leaderboard.md has the checks", "\n".join(lines))
 
 
@@ -155,16 +154,17 @@ def table(found: Sequence[Board]) -> pd.DataFrame:
     for one in found:
         for row in one.rows:
             rank = row["rank"] or {}
+            numbers = row["scores"] | {key: row["about"].get(key) for key in ("val_accuracy", "selection_gain")}
             numbers = {
                 key: value if value is None or key in ("n_seeds", "n_faces", "nll") else round(100 * value, 2)
-                for key, value in row["scores"].items()
+                for key, value in numbers.items()
             }
             lines.append(
                 {"task": f"{one.name}@{one.task.version}", "tier": row["tier"], "name": row["name"]}
                 | {"title": row["title"], "rank_best": rank.get("best"), "rank_worst": rank.get("worst")}
                 | {"letters": rank.get("letters"), "withdrawn": row["withdrawn"], "doubts": len(row["doubts"])}
-                | numbers
                 | {key: value for key, value in row["about"].items() if key not in ("notes", "single_run")}
+                | numbers
             )
         for control in one.controls:
             number = round(100 * control["accuracy"], 2)

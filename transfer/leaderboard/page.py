@@ -30,11 +30,11 @@ class Column(NamedTuple):
 
 _PERCENT = "{:.2%}"
 COLUMNS = [
-    Column("protocol", "Selection", "", "How the epoch was selected"),
-    Column("weights", "Start", "", "What the training started from: random or pretrained weights"),
     Column("n_seeds", "n", "{}", "Trainings of different seeds; all scores are their means"),
     Column("accuracy", "Accuracy", _PERCENT, "Mean over the seeds, and its standard deviation"),
     Column("ci95", "95 % interval", "", "Over the seeds; of a single run over the faces"),
+    Column("protocol", "Selection", "", "How the epoch was selected"),
+    Column("weights", "Start", "", "What the training started from: random or pretrained weights"),
     Column("mean_class_accuracy", "Mean class", _PERCENT, "Mean recall of the classes"),
     Column("macro_f1", "Macro F1", _PERCENT, "Mean F1 of the classes"),
     Column("nll", "NLL", "{:.3f}", "Mean negative log-likelihood of the label, in nats"),
@@ -94,7 +94,7 @@ def cell(row: Mapping[str, Any], column: Column) -> tuple[str, Any]:
     scores = row["scores"]
     if column.key == "ci95":
         low, high = scores["ci95_low"], scores["ci95_high"]
-        return f"{low:.1%} to {high:.1%}", low
+        return f"{100 * low:.1f} to {100 * high:.1f}", low
     value = (scores | row["about"]).get(column.key)
     if value is None or value == "":
         return "", ""

@@ -118,9 +118,8 @@ def _own_row(name: str, task: Task, truth: Truth, protocol: str, runs: list[Run]
         for one in runs
         for file in ("metrics.json", "env.json", "predictions.parquet")
     }
-    title = f"{identity['recipe']} ({identity['experiment']})"
-    return Row("-".join([identity["experiment"], identity["dataset"], identity["recipe"]]), "measured", title, found,
-               about, files)  # fmt: skip
+    name = "-".join([identity["experiment"], identity["dataset"], identity["recipe"]])
+    return Row(name, "measured", identity["recipe"], found, about, files)
 
 
 def _validation(one: Run, protocol: str) -> float:

@@ -15,7 +15,7 @@ thead th { background: var(--back); vertical-align: bottom; } .text { text-align
 td.long { white-space: normal; min-width: 16em; text-align: left; }
 th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid var(--link); }
 th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
-.name { position: sticky; left: 0; background: var(--paper); max-width: 22em; white-space: normal; min-width: 9em; }
+td.name { background: var(--paper); } .name { position: sticky; left: 0; max-width: 22em; white-space: normal; min-width: 9em; }
 tr.withdrawn td { text-decoration: line-through; color: var(--soft); } .doubt { color: var(--verified); }
 tr.withdrawn td.long { text-decoration: none; }
 .filters { display: flex; flex-wrap: wrap; gap: 0.6em 1.2em; margin: 1em 0; } [hidden] { display: none; }
