@@ -51,9 +51,12 @@ def new(
 
 @verb(app)
 def check(
-    _: "Params",
+    params: "Params",
     layout: Layout,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Entries; default: all.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Entries; default: all of the experiment's datasets."),
+    ] = None,
 ) -> None:
     """Check entries as the build does, and list all their faults. Reads: leaderboard/, D/index.parquet.
     Writes: nothing."""
@@ -64,8 +67,9 @@ def check(
     for name in names or []:
         if name not in found:
             raise UserError(f"entry {name!r}: not in leaderboard/entries; {choices(name, found)}")
-    names = names or list(found)
-    board.refuse(board.check_entries(found, names, tasks.load_tasks(), {}, layout))
+    known = tasks.load_tasks()
+    names = names or list(board.present(params, known))
+    board.refuse(board.check_entries(found, names, known, {}, layout))
     print(f"{len(names)} entries: no faults")
 
 

@@ -33,6 +33,12 @@ def submissions(folder: Path = entries.FOLDER) -> dict[str, Submission]:
     return {path.name: read_submission(path) for path in found}
 
 
+def present(params: Params, known: Mapping[str, Task]) -> dict[str, Submission]:
+    """The entries of the experiment's datasets, and those of no known task; who has their data builds the others."""
+    elsewhere = {name for name, task in known.items() if task.dataset not in params.datasets}
+    return {name: one for name, one in submissions().items() if one.task not in elsewhere}
+
+
 def check_entries(
     found: Mapping[str, Submission],
     names: Sequence[str],
@@ -51,7 +57,8 @@ def check_entries(
         elif name not in names and task not in {found[other].task for other in names}:
             continue  # nothing here can be a copy of it
         else:
-            truths.setdefault(task, tasks.checked_truth(task, known[task], layout))
+            if task not in truths:
+                truths[task] = tasks.checked_truth(task, known[task], layout)
             wrong = check(one, known, truths[task], usable.get(task, {}))
             if not wrong:
                 tables = {seed: answers(table, known[task], truths[task]) for seed, table in one.tables.items()}
@@ -96,20 +103,17 @@ def boards(params: Params, layout: Layout) -> list[Board]:
     known = tasks.load_tasks()
     here = {name: task for name, task in known.items() if task.dataset in params.datasets}
     truths = {name: tasks.checked_truth(name, task, layout) for name, task in here.items()}
-    # Entries of tasks whose data are not here are left to who has the data; those of earlier versions stay listed.
-    found = {name: one for name, one in submissions().items() if one.task in here or one.task not in known}
-    earlier = {
-        name: one.task for name, one in found.items() if one.task in here and one.version < here[one.task].version
-    }
-    present = {name: one for name, one in found.items() if name not in earlier}
-    refuse(check_entries(present, list(present), here, truths, layout))
+    found = present(params, known)
+    earlier = {name: one for name, one in found.items() if one.task in here and one.version < here[one.task].version}
+    found = {name: one for name, one in found.items() if name not in earlier}
+    refuse(check_entries(found, list(found), here, truths, layout))
     made, published = [], load_reported()
     for name, task in here.items():
         rows = scores.own_rows(name, task, truths[name], params, layout)
-        rows += [scores.of_submission(one, task, truths[name]) for one in present.values() if one.task == name]
+        rows += [scores.of_submission(one, task, truths[name]) for one in found.values() if one.task == name]
         reported_as = params.dataset_definitions[task.dataset].reported_as
         said = [one for one in published if one.dataset == reported_as]
-        older = [entry for entry, of in earlier.items() if of == name]
+        older = [entry for entry, one in earlier.items() if one.task == name]
         made.append(board(name, task, truths[name], rows, said, older))
     return made
 

@@ -17,6 +17,7 @@ from transfer.leaderboard.entries import Entry, Submission
 from transfer.leaderboard.tasks import Task, Truth
 from transfer.params import Params
 from transfer.runs.metrics import metrics
+from transfer.runs.predictions import correct_faces
 from transfer.runs.read import Run, read_runs
 from transfer.utils.errors import UserError
 
@@ -51,14 +52,15 @@ def of_submission(found: Submission, task: Task, truth: Truth) -> Row:
     entry = found.entry
     assert isinstance(entry, Entry)
     said = entry.model_dump(mode="json")
-    about = {key: said[key] for key in ("protocol", "weights", "saw_test", "val_accuracy", "attempts", "hardware")}
-    about |= {key: said[key] for key in ("train_seconds", "faces_per_second", "method", "notes", "single_run")}
+    nested = ("runs", "model", "code", "withdrawn", "skeptical", "title", "tier", "task", "contact")
+    about = {
+        key: (", ".join(value) or "none") if isinstance(value, list) else value
+        for key, value in said.items()
+        if key not in nested
+    }
     about |= {f"model_{key}": value for key, value in said["model"].items()}
-    about |= {"parameters": about.pop("model_parameters"), "macs": about.pop("model_macs")}
-    about |= {key: ", ".join(said[key]) or "none" for key in ("training_data", "tuning_data", "authors")}
-    about |= {"pretraining_data": ", ".join(said["pretraining_data"]), "date": said["date"], "paper": said["paper"]}
     about |= {f"code_{key}": value for key, value in (said["code"] or {}).items()}
-    about |= {"faces": said["faces"], "licence_of_predictions": said["licence_of_predictions"]}
+    about |= {"parameters": about.pop("model_parameters"), "macs": about.pop("model_macs")}
     about["label_map"] = ", ".join(f"{label} → {name}" for label, name in entry.label_map.items())
     tables = {seed: answers(table, task, truth) for seed, table in sorted(found.tables.items())}
     files = {"entry.yaml": found.folder / "entry.yaml"} | {run.file: found.folder / run.file for run in entry.runs}
@@ -81,7 +83,7 @@ def _own_row(name: str, task: Task, truth: Truth, protocol: str, runs: list[Run]
     for one in runs:
         test = one.results[protocol].test
         table = test[["sample", *(column for column in test if str(column).startswith("p_"))]]
-        case = Case("", None, name, task, truth, {identity["seed"]: table})  # type: ignore[arg-type]
+        case = Case("", None, name, task, truth, {one.identity["seed"]: table})  # type: ignore[arg-type]
         labelled = dict(zip(test["sample"], (one.classes[label] for label in test["label"]), strict=True))
         faults = [text for _, text in run(case, OF_TABLES)]
         if not faults and [labelled[sample] for sample in truth.samples] != [task.classes[i] for i in truth.labels]:
@@ -90,29 +92,27 @@ def _own_row(name: str, task: Task, truth: Truth, protocol: str, runs: list[Run]
             raise UserError(f"{one.directory / 'predictions.parquet'}: {faults[0]} (task {name}); {one.again}")
         found[one.identity["seed"]] = answers(table, task, truth)
     env, said = first.environment, first.environment["params"]
-    seconds = [sum(one.environment.get("seconds_per_epoch", [])) for one in runs]
+    seconds = [sum(one.environment["seconds_per_epoch"]) for one in runs]
     about = {
         "protocol": protocol,
         "weights": "pretrained" if said["model"].get("pretrained") else "random",
         "saw_test": "selection" if protocol == "test_selected" else "no",
-        "val_accuracy": float(np.mean([_validation(one, protocol) for one in runs])),
+        "val_accuracy": float(np.mean([correct_faces(one.predictions, protocol, "val").mean() for one in runs])),
         "attempts": None,
-        "hardware": f"{env.get('cpu')}, {env.get('threads')} threads" if env.get("device") == "cpu" else env.get("gpu"),
-        "train_seconds": float(np.mean(seconds)) or None,
+        "hardware": f"{env['cpu']}, {env['threads']} threads" if env["device"] == "cpu" else env["device"],
+        "train_seconds": float(np.mean(seconds)),
         "parameters": _parameters(first.directory / "model.safetensors"),
         "method": f"recipe {identity['recipe']} of experiment {identity['experiment']}",
         "model_architecture": said["model"]["name"],
         "model_input_size": said["model"].get("img_size"),
         "training_data": identity["dataset"],
         "tuning_data": f"validation part of {identity['dataset']}" if protocol == "val_selected" else "none",
-        "code_commit": env.get("commit"),
+        "code_commit": env["commit"],
         "code_command": f"snakemake --cores all {first.directory / 'metrics.json'}",
     }
     if "test_selected" in first.results:
-        flattered = [one.results["test_selected"].metrics["accuracy"] for one in runs]
-        about["selection_gain"] = float(np.mean(flattered)) - float(
-            np.mean([one.results[protocol].metrics["accuracy"] for one in runs])
-        )
+        both = [[one.results[of].metrics["accuracy"] for one in runs] for of in ("test_selected", protocol)]
+        about["selection_gain"] = float(np.mean(both[0]) - np.mean(both[1]))
     files = {
         f"seed {one.identity['seed']}: {file}": one.directory / file
         for one in runs
@@ -120,13 +120,6 @@ def _own_row(name: str, task: Task, truth: Truth, protocol: str, runs: list[Run]
     }
     name = "-".join([identity["experiment"], identity["dataset"], identity["recipe"]])
     return Row(name, "measured", identity["recipe"], found, about, files)
-
-
-def _validation(one: Run, protocol: str) -> float:
-    rows = one.predictions
-    rows = rows[(rows["split"] == "val") & (rows["protocol"] == protocol)]
-    columns = [f"p_{name}" for name in one.classes]
-    return float((rows[columns].to_numpy().argmax(axis=1) == rows["label"].to_numpy()).mean())
 
 
 def _parameters(weights: Path) -> int | None:
