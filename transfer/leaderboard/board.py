@@ -97,6 +97,10 @@ class Board:
         """The name of its files."""
         return f"{self.name}-v{self.task.version}"
 
+    def title(self, name: str) -> str:
+        """The title of the row ``name``."""
+        return next(str(row["title"]) for row in self.rows if row["name"] == name)
+
 
 def boards(params: Params, layout: Layout) -> list[Board]:
     """The boards of the tasks whose dataset is one of the experiment's. Raises UserError: any entry is refused."""

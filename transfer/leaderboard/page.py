@@ -64,7 +64,7 @@ def pages(boards: "Sequence[Board]", others: Mapping[str, Task], folder: Path) -
     environment = Environment(
         autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _PERCENT.format, "value": _value}
+    environment.filters |= {"percent": _PERCENT.format, "value": _value, "rank": _rank}
     environment.filters["link"] = lambda path: Path(os.path.relpath(path, folder / "entries")).as_posix()
     shared = {"tiers": TIERS, "style": templates.STYLE, "script": templates.SCRIPT}
 
@@ -106,6 +106,10 @@ def cell(row: Mapping[str, Any], column: Column) -> tuple[str, Any]:
 
 def _recalls(row: Mapping[str, Any]) -> dict[str, float | None]:
     return {key.removeprefix("recall_"): value for key, value in row["scores"].items() if key.startswith("recall_")}
+
+
+def _rank(rank: Mapping[str, Any] | None) -> str:
+    return "" if rank is None else "–".join(str(place) for place in dict.fromkeys((rank["best"], rank["worst"])))
 
 
 def _value(value: Any) -> str:

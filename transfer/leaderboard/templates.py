@@ -85,7 +85,7 @@ how to join: docs/leaderboard.md</p>
 <div class="wide"><table><thead><tr><th class="text">Tier</th><th>Rank</th><th class="text">Entry</th><th>n</th>
 <th>Accuracy (%)</th></tr></thead><tbody>
 {% for row in board.rows if row.rank and row.rank.best <= 3 %}
-<tr><td class="text">{{ row.tier }}</td><td>{{ row.rank.best }}–{{ row.rank.worst }}</td>
+<tr><td class="text">{{ row.tier }}</td><td>{{ row.rank|rank }}</td>
 <td class="text"><a href="entries/{{ row.name }}.html">{{ row.title }}</a></td><td>{{ row.scores.n_seeds }}</td>
 <td>{{ "%.2f" % (100 * row.scores.accuracy) }}</td></tr>
 {% endfor %}
@@ -130,8 +130,7 @@ TASK = """{% extends "base" %}
 {%- if row.scores.n_seeds == 1 %} <small>single run</small>{% endif %}
 {%- if row.doubts %} <small class="doubt">doubted</small>{% endif %}
 {%- if row.withdrawn %} <small>withdrawn</small>{% endif %}</td>
-<td data-value="{{ row.rank.best if row.rank else "" }}">
-{%- if row.rank %}{{ row.rank.best }}{{ "–%s" % row.rank.worst if row.rank.worst > row.rank.best }}{% endif %}</td>
+<td data-value="{{ row.rank.best if row.rank else "" }}">{{ row.rank|rank }}</td>
 <td class="text" data-value="{{ row.rank.letters if row.rank else "" }}">{{ row.rank.letters if row.rank else "" }}</td>
 {% for text, value in cells %}<td data-value="{{ value }}">{{ text }}</td>{% endfor %}
 
@@ -148,7 +147,7 @@ TASK = """{% extends "base" %}
 </tbody></table></div>
 {% if plot %}
 <h2>Accuracy and cost</h2>
-<svg viewBox="0 0 640 310" role="img" aria-label="Accuracy over the number of parameters">
+<svg viewBox="0 0 680 310" role="img" aria-label="Accuracy over the number of parameters">
 {% for y, text in plot.lines %}
 <line x1="60" x2="620" y1="{{ y }}" y2="{{ y }}"/><text x="52" y="{{ y + 4 }}" text-anchor="end">{{ text }} %</text>
 {% endfor %}
@@ -183,7 +182,7 @@ every entry{% if board.missed %}: <span class="soft">{{ board.missed[:12]|join("
 <div class="wide"><table><thead><tr><th class="text name">Entry</th>{% for name in board.agreement %}<th>{{ loop.index }}</th>
 {% endfor %}</tr></thead><tbody>
 {% for name, others in board.agreement.items() %}
-<tr><td class="text name">{{ loop.index }} {{ name }}</td>{% for value in others.values() %}<td>{{ "%.0f %%" % (100 * value) }}</td>
+<tr><td class="text name">{{ loop.index }} {{ board.title(name) }}</td>{% for value in others.values() %}<td>{{ "%.0f %%" % (100 * value) }}</td>
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
