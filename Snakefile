@@ -16,18 +16,11 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/fetch.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/audit.smk"
-include: "workflow/rules/align.smk"
-include: "workflow/rules/weights.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/faces.smk"
+include: "workflow/rules/runs.smk"
 include: "workflow/rules/tables.smk"
-include: "workflow/rules/figures.smk"
-include: "workflow/rules/board.smk"
 include: "workflow/rules/search.smk"
-include: "workflow/rules/track.smk"
 
 
 onstart:

@@ -126,7 +126,8 @@ def test_pictures_without_a_face_and_broken_files(faces):
     assert table[["width", "height"]].values.tolist() == [[48, 48], [0, 0], [96, 96], [50, 64], [96, 96]]
     assert np.allclose(landmarks(table)[2], landmarks(table)[4])
     assert list(table.columns) == [
-        *["sample", "status", "n_faces", *BOX_COLUMNS, "probability", *LANDMARK_COLUMNS, "width", "height", "error"]
+        *["sample", "status", "n_faces", *BOX_COLUMNS, "probability", *LANDMARK_COLUMNS],
+        *["width", "height", "orientation", "error"],
     ]
 
 

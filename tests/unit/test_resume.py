@@ -90,7 +90,9 @@ def decoded(killed, tmp_path, monkeypatch):
     monkeypatch.chdir(work)
     monkeypatch.setattr(detect_module, "PART_IMAGES", PART)
     read, paths = detect_module.stream_images, []
-    monkeypatch.setattr(detect_module, "stream_images", lambda source, some: paths.extend(some) or read(source, some))
+    monkeypatch.setattr(
+        detect_module, "stream_images", lambda source, some, *more: paths.extend(some) or read(source, some, *more)
+    )
     return paths
 
 

@@ -16,7 +16,7 @@ from transfer.runs.read import read_runs
 from transfer.tables.build import table_of
 from transfer.tables.kinds import Context
 from transfer.tables.kinds.recipes import COLUMNS, FORMATS
-from transfer.tables.reported import load_reported
+from transfer.tables.kinds.reported import load_reported
 from transfer.tables.text import to_csv as as_csv
 from transfer.tables.text import to_latex, to_markdown
 from transfer.utils.errors import UserError

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from transfer.bench.plain import Faces, PlainTraining
+from transfer.bench.plain import Faces, plain_steps
 from transfer.datasets.synthetic.render import EXPRESSIONS, render_face
 from transfer.faces.store import store_writer
 from transfer.models.registry import create_model
@@ -97,9 +97,7 @@ def bench_train(
         "precision": precision,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": threads,
-        "torch": torch.__version__,
         "rounds": rounds,
-        "steps": steps,
         "peak_matmul": {name: {"tflops": rate.best[0] / 1e12, "side": rate.best[1]} for name, rate in rates.items()},
         "ways": found,
         "peak_memory": memory,
@@ -191,14 +189,14 @@ def _ours(
 
 def _plain(
     model: ModelParams, train: TrainParams, store: Path, labels: np.ndarray, device: torch.device, workers: int
-) -> PlainTraining:
+) -> Callable[[int], None]:
     random.seed(0)
     torch.manual_seed(0)
     files = [store.with_name(f"{row}.jpg") for row in range(len(labels))]
     for pixels, file in zip(np.load(store), files, strict=True):
         Image.fromarray(pixels).save(file, quality=95)
     faces = Faces(files, labels.tolist(), model.img_size, train.augment)
-    return PlainTraining(create_model(model, CLASSES), faces, train.batch_size, train, device, workers)
+    return plain_steps(create_model(model, CLASSES), faces, train.batch_size, train, device, workers)
 
 
 def peak_resident() -> int:

@@ -8,8 +8,9 @@ import sys
 
 import typer
 
-from transfer.cli import bench, board, data, runs, search, tables, track
+from transfer.cli import bench, board, data, runs, tables, track
 from transfer.utils.errors import UserError
+from transfer.utils.text import printable
 
 app = typer.Typer(
     add_completion=False,
@@ -22,7 +23,7 @@ _PANELS = {
     "Data": [data.app],
     "Runs": [runs.app],
     "Tables": [tables.app],
-    "Search": [search.app],
+    "Search": [runs.search_app],
     "Tracking": [track.top],
     "Tools": [data.tools],
 }
@@ -61,7 +62,7 @@ def main() -> None:
             message = f"{error.format_message()} (see transfer --help)"
         else:
             message = f"{type(error).__name__}: {error} (unexpected; --debug shows the traceback)"
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, UserError) else 1)
     finally:
         gc.freeze()  # else Python looks through all of torch's objects once more before it ends: 0.3 s

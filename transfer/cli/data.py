@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from transfer.cli.options import Dataset, classes_of, existing, verb, write_table
+from transfer.cli.options import Dataset, classes_of, existing, read_table, verb, write_table
 from transfer.layout import Layout
 from transfer.utils.errors import UserError
 
@@ -133,22 +133,19 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the challenge subsets of the test split. Reads: D/index.parquet, the lists in raw_dir/challenge_lists.
     Writes: D/subsets.parquet, D/subsets.json."""
-    index_file = existing(layout.data(dataset) / "index.parquet", "index")
-
-    import pandas as pd
+    data, definition = layout.data(dataset), params.dataset_definitions[dataset]
+    listed = read_table(data / "index.parquet", "index")
 
     from transfer.datasets.subsets import find_subsets, list_files
     from transfer.utils.files import write_json
 
-    definition = params.dataset_definitions[dataset]
     lists = list_files(params.raw_dir, definition)
     if not lists:
         print(f"{dataset}: no subsets, since {params.raw_dir}/challenge_lists has no lists for it")
         return
-    listed, classes = pd.read_parquet(index_file), classes_of(params, dataset)
-    table, report = find_subsets(listed, definition.parser, len(classes), lists)
-    write_table(table, index_file.with_name("subsets.parquet"))
-    write_json(index_file.with_name("subsets.json"), report)
+    table, report = find_subsets(listed, definition.parser, len(classes_of(params, dataset)), lists)
+    write_table(table, data / "subsets.parquet")
+    write_json(data / "subsets.json", report)
     found = ", ".join(f"{subset} {counts['matched']:,} of {counts['unique']:,}" for subset, counts in report.items())
     print(f"{dataset}: {found}")
 
@@ -157,9 +154,8 @@ def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find faces and five landmarks with MTCNN. Reads: D/index.parquet, the archive. Writes: D/faces.parquet; resumes
     after a kill from R/state/DATASET/detect."""
-    index_file = existing(layout.data(dataset) / "index.parquet", "index")
-
-    import pandas as pd
+    index_file = layout.data(dataset) / "index.parquet"
+    listed = read_table(index_file, "index")
 
     from transfer.datasets.archives import open_source
     from transfer.faces.detect import DetectionState, detect_dataset, state_key
@@ -169,7 +165,6 @@ def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     search, device = faces.search(), claim_device(params.train, f"detection of {dataset}")
     state = DetectionState(layout.detection_state(dataset), state_key(index_file, path, search, device.type))
     with open_source(path) as archive:
-        listed = pd.read_parquet(index_file)
         found = detect_dataset(archive, listed, state, threads=faces.threads, device=str(device), **search)
     write_table(found, layout.data(dataset) / "faces.parquet")
     state.remove()
@@ -181,10 +176,8 @@ def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Warp the faces onto the template. Reads: D/index.parquet, D/faces.parquet, the archive. Writes: D/aligned.npy,
     D/aligned.parquet, D/evaluation.csv."""
     data = layout.data(dataset)
-    index_file, faces_file = existing(data / "index.parquet", "index"), existing(data / "faces.parquet", "detect")
+    listed, faces = read_table(data / "index.parquet", "index"), read_table(data / "faces.parquet", "detect")
     store, manifest = data / "aligned.npy", data / "aligned.parquet"
-
-    import pandas as pd
 
     from transfer.datasets.archives import open_source
     from transfer.datasets.images import HashedSource, stream_images
@@ -193,13 +186,12 @@ def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
     from transfer.utils.files import write_text
     from transfer.utils.progress import progress
 
-    listed, faces = pd.read_parquet(index_file), pd.read_parquet(faces_file)
     with open_source(_archive(params, dataset)) as archive, progress("aligning faces", len(listed)) as report:
         source: Any = HashedSource(archive)
         images, hashes = stream_images(source, listed["path"].tolist()), source.sha256
         options = params.face_params(dataset).alignment()
         counts = align_dataset(images, listed, faces, store, manifest, **options, source_sha256=hashes, progress=report)
-    evaluated = evaluation_faces(pd.read_parquet(manifest))
+    evaluated = evaluation_faces(read_table(manifest, "align"))
     write_text(data / "evaluation.csv", evaluated.to_csv(index=False, lineterminator="\n"))
     _say(dataset, counts.items())
 
@@ -209,10 +201,10 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Quality page of detection and alignment. Reads: D/index.parquet, D/faces.parquet, D/aligned.npy,
     D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json."""
     data = layout.data(dataset)
-    store, manifest = (existing(data / f"aligned{suffix}", "align") for suffix in (".npy", ".parquet"))
+    store, aligned = existing(data / "aligned.npy", "align"), read_table(data / "aligned.parquet", "align")
+    listed, faces = read_table(data / "index.parquet", "index"), read_table(data / "faces.parquet", "detect")
 
     import numpy as np
-    import pandas as pd
 
     from transfer.datasets.archives import open_source
     from transfer.datasets.images import stream_images
@@ -220,7 +212,6 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     from transfer.utils.code_digest import step_digest
 
     path, alignment = _archive(params, dataset), params.face_params(dataset).alignment()
-    listed, faces, aligned = map(pd.read_parquet, (data / "index.parquet", data / "faces.parquet", manifest))
     code = {step: step_digest(step) for step in ("detect", "align")}
     about = {"dataset": dataset, "archive": path.name, "code": code}
 
@@ -238,20 +229,18 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def hash_dataset(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Hash a dataset's images to find duplicates. Reads: D/index.parquet, the archive. Writes: D/hashes.parquet,
     D/thumbnails.npy."""
-    index_file = existing(layout.data(dataset) / "index.parquet", "index")
-
-    import pandas as pd
+    data = layout.data(dataset)
+    listed = read_table(data / "index.parquet", "index")
 
     from transfer.audit.copies import hash_images
     from transfer.datasets.archives import open_source
     from transfer.datasets.images import stream_images
     from transfer.utils.progress import progress
 
-    listed = pd.read_parquet(index_file)
     with open_source(_archive(params, dataset)) as archive, progress("hashing", len(listed)) as report:
         stream = stream_images(archive, listed["path"].tolist())
-        hashes = hash_images(stream, listed, index_file.with_name("thumbnails.npy"), report)
-    write_table(hashes, index_file.with_name("hashes.parquet"))
+        hashes = hash_images(stream, listed, data / "thumbnails.npy", report)
+    write_table(hashes, data / "hashes.parquet")
     _say(dataset, {"images": len(hashes), "of them that cannot be decoded": (hashes["sha256"] == "").sum()}.items())
 
 
@@ -259,17 +248,15 @@ def hash_dataset(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def duplicates(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the duplicates within a dataset. Reads: D/hashes.parquet, D/thumbnails.npy. Writes: D/duplicates.parquet."""
     data = layout.data(dataset)
-    hashes_file, thumbnails_file = (existing(data / name, "hash") for name in ("hashes.parquet", "thumbnails.npy"))
+    hashes, thumbnails = read_table(data / "hashes.parquet", "hash"), existing(data / "thumbnails.npy", "hash")
 
     import numpy as np
-    import pandas as pd
 
     from transfer.audit.copies import duplicates as find_duplicates
     from transfer.utils.progress import progress
 
-    hashes, thumbnails = pd.read_parquet(hashes_file), np.load(thumbnails_file, mmap_mode="r")
     with progress("comparing", 2 * len(hashes)) as report:  # the images, and their mirror images
-        pairs = find_duplicates(hashes, thumbnails, progress=report)
+        pairs = find_duplicates(hashes, np.load(thumbnails, mmap_mode="r"), progress=report)
     write_table(pairs, data / "duplicates.parquet")
     _say(dataset, {"pairs": len(pairs), **pairs["kind"].value_counts()}.items())
 
@@ -293,24 +280,23 @@ def audit(params: "Params", layout: Layout) -> None:
 def sample(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Split and balance. Reads: D/aligned.parquet, and D/duplicates.parquet unless sampling.duplicates is keep. Writes:
     D/split.parquet, D/plan_full.npy, D/plan_sqrt.npy, D/plan_none.npy."""
-    manifest_file = existing(layout.data(dataset) / "aligned.parquet", "align")
+    data, sampling, groups = layout.data(dataset), params.sampling_params(dataset), None
+    manifest = read_table(data / "aligned.parquet", "align")
 
     import numpy as np
-    import pandas as pd
 
     from transfer.datasets.sampling import split_rows, upsampling_plan
     from transfer.params.base import UPSAMPLING
     from transfer.utils.files import atomic
 
-    sampling, manifest, groups = params.sampling_params(dataset), pd.read_parquet(manifest_file), None
     if sampling.duplicates != "keep":
         from transfer.audit.copies import KINDS, copy_groups
 
-        pairs = pd.read_parquet(existing(manifest_file.with_name("duplicates.parquet"), "duplicates"))
+        pairs = read_table(data / "duplicates.parquet", "duplicates")
         groups = copy_groups(manifest["sample"].tolist(), pairs, KINDS[sampling.duplicates])
     split = split_rows(manifest, sampling.val_fraction, sampling.split_seed, groups)
     _say(dataset, split["split"].value_counts().items())
-    write_table(split, manifest_file.with_name("split.parquet"))
+    write_table(split, data / "split.parquet")
     training = split[split["split"] == "train"]
     labels, rows = training["label"].to_numpy(), training["row"].to_numpy()
     for method in UPSAMPLING:

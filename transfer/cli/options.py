@@ -91,6 +91,15 @@ def existing(path: Path, verb: str) -> Path:
     return path
 
 
+def read_table(path: Path, verb: str) -> "pd.DataFrame":
+    """The parquet file that ``transfer VERB`` makes. Raises UserError if it is missing."""
+    existing(path, verb)
+
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
 def write_table(frame: "pd.DataFrame", path: Path) -> None:
     """Write ``frame`` as parquet, atomically."""
     from transfer.utils.files import atomic

@@ -3,18 +3,20 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from transfer.faces.store import check_store, digest_test_faces
 from transfer.models.registry import create_model
 from transfer.models.weights import importers
 from transfer.models.weights.load import read_safetensors
-from transfer.params import ModelParams, TrainParams
+from transfer.params import FaceParams, ModelParams, TrainParams
+from transfer.params.base import Protocol
 from transfer.runs.predictions import predictions_frame
 from transfer.runs.read import Run
 from transfer.training.batches import normalize, resized
@@ -26,6 +28,21 @@ PADDLE = (".pdiparams", ".pdparams")
 """Suffixes of PaddlePaddle's weight files."""
 BATCH = 256
 """Faces per batch, as in the evaluation after an epoch: other batches may give other last digits."""
+
+
+Label = Annotated[str, Field(pattern=r"^[\w ./-]{0,200}$")]
+
+
+class Header(BaseModel):
+    """What a weight file says of itself, as far as it is used."""
+
+    model: ModelParams
+    faces: FaceParams
+    classes: Annotated[list[Label], Field(min_length=1, max_length=1000)]
+    hflip_tta: bool
+    protocol: Protocol
+    epoch: int
+    run: Label = ""
 
 
 def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -42,9 +59,10 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
         if "fills" in about and "model" not in about:
             raise UserError(f"{weights}: only a part of a model, to begin a run with (model.pretrained)")
     try:
-        model = create_model(ModelParams(**about["model"]), len(about["classes"]))
-    except (KeyError, ValueError) as error:  # ValueError: other keys than ours
-        raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
+        header = Header.model_validate(about)
+        model = create_model(header.model, len(header.classes))
+    except ValueError as error:  # of pydantic: other keys than ours
+        raise UserError(f"{weights}: not the model.safetensors of a run ({' '.join(str(error).split())})") from None
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

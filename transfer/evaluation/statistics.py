@@ -22,11 +22,13 @@ class Summary:
     ci95_high: float | None
 
 
-def summary(values: Sequence[float], faces: tuple[int, int] | None = None) -> Summary:
-    """Summarise one fraction in [0, 1] per seed.
+def summary(
+    values: Sequence[float], faces: tuple[int, int] | None = None, within: tuple[float, float] = (0.0, 1.0)
+) -> Summary:
+    """Summarise one value per seed, all NaN if one is.
 
-    Two seeds or more: Student's t interval of the mean, cut to [0, 1]. One seed: no standard deviation, and the
-    interval is Wilson's over the test faces, ``faces`` = (correct, total); without ``faces`` there is none.
+    Two seeds or more: Student's t interval of the mean, cut to the range ``within``. One seed: no standard deviation,
+    and the interval is Wilson's over the test faces, ``faces`` = (correct, total); without ``faces`` there is none.
     """
     mean = float(np.mean(values))
     if len(values) == 1:
@@ -35,18 +37,8 @@ def summary(values: Sequence[float], faces: tuple[int, int] | None = None) -> Su
         return Summary(1, mean, None, *_wilson(*faces))
     std = float(np.std(values, ddof=1))
     half = _student_half(std, len(values))
-    return Summary(len(values), mean, std, max(mean - half, 0.0), min(mean + half, 1.0))
-
-
-def over_seeds(values: np.ndarray, low: float, high: float) -> dict[str, float]:
-    """mean, std, ci95_low and ci95_high of one value per seed, each from ``low`` to ``high``; NaN where undefined."""
-    if np.isnan(values).any():
-        return dict.fromkeys(("mean", "std", "ci95_low", "ci95_high"), np.nan)
-    width = high - low
-    found = summary(list((values - low) / width))  # which takes fractions in [0, 1]
-    places = {name: getattr(found, name) for name in ("mean", "ci95_low", "ci95_high")}
-    scaled = {name: np.nan if value is None else low + width * value for name, value in places.items()}
-    return scaled | {"std": np.nan if found.std is None else width * found.std}
+    low, high = np.clip([mean - half, mean + half], *within)
+    return Summary(len(values), mean, std, float(low), float(high))
 
 
 @dataclass(frozen=True)

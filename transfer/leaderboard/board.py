@@ -17,7 +17,7 @@ from transfer.leaderboard.ranks import ranks, sentence
 from transfer.leaderboard.scores import Row
 from transfer.leaderboard.tasks import Task, Truth
 from transfer.params import Params
-from transfer.tables.reported import Reported, load_reported
+from transfer.tables.kinds.reported import Reported, load_reported
 from transfer.utils.errors import UserError, choices
 from transfer.utils.files import write_json, write_text
 

@@ -27,6 +27,12 @@ class FaceParams(Strict):
 
     landmarks: Literal["mtcnn", "supplied"] = "mtcnn"
     """Where the five landmarks come from."""
+    frame: Literal["upright", "stored"] | None = None
+    """Pixels that supplied landmarks belong to where an image's EXIF mark turns it: those of the upright image, or
+    those that are stored; null: such an image stops the run."""
+    misplaced: Literal["stop", "keep", "no_face"] = "stop"
+    """Supplied landmarks above 0.2 eye distances from MTCNN's: stop if these, or landmarks outside the image, are more
+    than half; keep: use them; no_face: as without landmarks, like landmarks outside the image always are."""
     template: Template = "arcface"
     """Target of the landmarks. arcface: ArcFace's five points; box: no rotation, the square around MTCNN's box; none:
     the centre square of the image; or five points [x, y] as fractions of the side."""
@@ -53,7 +59,7 @@ class FaceParams(Strict):
 
     def alignment(self) -> dict[str, Any]:
         """The keys that alignment depends on."""
-        return self.model_dump(mode="json", include={"landmarks", "template", "size", "margin", "no_face", "broken"})
+        return self.model_dump(mode="json", exclude={"min_side", "border", "min_face", "threads"})
 
 
 class FaceOverride(Override, FaceParams):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from transfer.layout import Layout
 from transfer.runs.metrics import frame_metrics, metrics, read_json
-from transfer.runs.predictions import class_names, probabilities_of
+from transfer.runs.predictions import class_names, probabilities_of, readable
 from transfer.runs.read import Run, read_environment
 from transfer.utils.errors import UserError, remake
 from transfer.utils.files import atomic
@@ -30,13 +30,8 @@ def write_evaluation(path: Path, frame: pd.DataFrame, run: Run) -> None:
 
 def read_evaluation(path: Path, run_dir: Path) -> pd.DataFrame:
     """Read predictions of the weights in ``run_dir``. Raises UserError: missing, damaged, of other weights."""
-    try:
+    with readable(path, remake(path)):
         frame = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; {remake(path)}") from None
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable parquet file ({reason}); delete it and {remake(path)}") from None
     _refuse_other_weights(path, frame.attrs, run_dir)
     return frame
 

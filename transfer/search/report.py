@@ -17,8 +17,18 @@ from optuna.visualization import matplotlib as plots
 
 from transfer.layout import Layout
 from transfer.params import Params
-from transfer.search.space import MODEL_KEYS, trial_params, with_values
-from transfer.search.study import open_storage, progress_of, retry, shown, storage_errors, storage_url, study_name
+from transfer.search.study import (
+    MODEL_KEYS,
+    open_storage,
+    progress_of,
+    retry,
+    shown,
+    storage_errors,
+    storage_url,
+    study_name,
+    trial_params,
+    with_values,
+)
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, write_json, write_text
 

@@ -13,8 +13,7 @@ from transfer.layout import Layout
 from transfer.models.registry import modules
 from transfer.params import RUNTIME_KEYS, Params, digest
 from transfer.search import study as studies
-from transfer.search.space import draw, trial_params
-from transfer.search.study import FINISHED, WORKER, open_study, origin, retry, storage_errors
+from transfer.search.study import FINISHED, WORKER, draw, open_study, origin, retry, storage_errors, trial_params
 from transfer.training.epoch import Diverged
 from transfer.training.listeners import Listener
 from transfer.training.run import fit

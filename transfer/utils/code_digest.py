@@ -32,7 +32,7 @@ STEPS = {
     "attention": ("transfer.explain.attention",),
     "table": ("transfer.tables.build",),
     "leaderboard": ("transfer.leaderboard.board",),
-    "overview": ("transfer.tables.overview",),
+    "overview": ("transfer.tables.publish",),
     "search": ("transfer.search.worker",),
     "search_report": ("transfer.search.report",),
 }

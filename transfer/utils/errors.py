@@ -3,19 +3,21 @@
 import os
 from collections.abc import Iterable
 
+from transfer.utils.text import printable
+
 
 class UserError(Exception):
     """Wrong input: "<what is wrong> (<where>); <do this>", in one line.
 
     The command line prints it on stderr and exits with ``exit_code``; a traceback appears only under ``--debug``.
-    ``details``, such as a table, are printed on stdout before it.
+    ``details``, such as a table, are printed on stdout before it. Control characters are escaped in both.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(message)
-        self.details = details
+        super().__init__(printable(message))
+        self.details = printable(details)
 
 
 def remake(path: str | os.PathLike[str]) -> str:

@@ -7,9 +7,8 @@ from snakemake.cli import parse_args
 from snakemake.shell import shell
 
 from transfer.params.base import UPSAMPLING
-from workflow.captions import Captions
 from workflow.inputs import Inputs
-from workflow.resources import JobResources
+from workflow.jobs import Captions, JobResources
 from workflow.session import Session, errors_in_lines
 from workflow.versions import Versions
 

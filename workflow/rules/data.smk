@@ -1,4 +1,25 @@
-# Raw archives and their indices.
+# Raw files and what is made of them once: downloads, synthetic archives, indices, subsets, imported weights.
+
+
+# Compute nodes often have no Internet access.
+localrules:
+    fetch_source,
+
+
+rule fetch_source:
+    output:
+        # update: an existing file, perhaps put there by hand, is not deleted before the job or when the job fails.
+        file=update(f"{RAW_DIR}/{{source_file}}"),
+    log:
+        f"results/{EXPERIMENT}/logs/fetch_source/{{source_file}}.log",
+    conda:
+        "../envs/transfer.yaml"
+    params:
+        raw_dir=f"raw_dir={RAW_DIR}",
+    message:
+        "Downloading {wildcards.source_file}"
+    shell:
+        "python -m transfer fetch {wildcards.source_file:q} --set {params.raw_dir:q} > {log} 2>&1"
 
 
 rule synthesize_archive:
@@ -21,6 +42,7 @@ rule synthesize_archive:
         "python -m transfer synthesize {params.values:q} --dataset synthetic > {log} 2>&1"
 
 
+# Further steps of a dataset use this rule: they differ in verb and files.
 rule index_dataset:
     input:
         archive=inputs.archive_of,
@@ -34,17 +56,18 @@ rule index_dataset:
         "../envs/transfer.yaml"
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=240,
     params:
+        verb="index",
         config=SNAPSHOT,
         version=versions.index,
     message:
         "Indexing images, labels and splits of {wildcards.dataset}"
     shell:
-        "python -m transfer index --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer {params.verb} --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
 
-rule find_subsets:
+use rule index_dataset as find_subsets with:
     input:
         index=rules.index_dataset.output.index,
         lists=inputs.subset_lists_of,
@@ -53,15 +76,31 @@ rule find_subsets:
         report="results/{experiment}/data/{dataset}/subsets.json",
     log:
         "results/{experiment}/logs/find_subsets/{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=30,
     params:
+        verb="subsets",
         config=SNAPSHOT,
         version=versions.subsets,
     message:
         "Finding challenge subsets of {wildcards.dataset}"
+
+
+rule import_weights:
+    input:
+        inputs.weights_file_of,
+    output:
+        weights="results/{experiment}/weights/{weights}.safetensors",
+        report="results/{experiment}/weights/{weights}.json",
+    log:
+        "results/{experiment}/logs/import_weights/{weights}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=versions.weights,
+    message:
+        "Importing the weights {wildcards.weights}"
     shell:
-        "python -m transfer subsets --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer weights {wildcards.weights} --params {params.config} > {log} 2>&1"

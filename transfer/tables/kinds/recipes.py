@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transfer.tables.kinds import INTERVAL, Cells, Context, Formats, Kind, accuracy_cells, percent
-from transfer.tables.reported import REPORTED, Reported, load_reported
+from transfer.tables.kinds.reported import REPORTED, Reported, load_reported
 from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Section, code, grid, plain, spread
 from transfer.utils.plots import recipe_name
 
@@ -119,7 +119,7 @@ def figure(context: Context) -> tuple[Figure, str]:
 
     sweep = context.params.table_definitions[context.name].sweep
     if sweep is None or len(sweep.over) > 2:
-        from transfer.tables.overview import read_history
+        from transfer.tables.publish import read_history
 
         histories = [
             read_history(context.layout, context.dataset, recipe, seed).assign(recipe=recipe, seed=seed)

@@ -1,4 +1,4 @@
-# Faces: detection, alignment, quality page, splits and upsampling plans.
+# Faces: detection, alignment, quality page, splits and upsampling plans; duplicates, and the leak audit.
 
 
 rule detect_faces:
@@ -27,7 +27,7 @@ rule detect_faces:
         " --dataset {wildcards.dataset} > {log} 2>&1"
 
 
-rule align_faces:
+use rule index_dataset as align_faces with:
     input:
         archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
@@ -38,21 +38,15 @@ rule align_faces:
         evaluation="results/{experiment}/data/{dataset}/evaluation.csv",
     log:
         "results/{experiment}/logs/align_faces/{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=240,
     params:
+        verb="align",
         config=SNAPSHOT,
         version=versions.align,
     message:
         "Aligning the faces of {wildcards.dataset}"
-    shell:
-        "python -m transfer align --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
 
-rule inspect_faces:
+use rule index_dataset as inspect_faces with:
     input:
         archive=inputs.archive_of,
         index=rules.index_dataset.output.index,
@@ -64,21 +58,15 @@ rule inspect_faces:
         report="results/{experiment}/data/{dataset}/faces.json",
     log:
         "results/{experiment}/logs/inspect_faces/{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=60,
     params:
+        verb="inspect",
         config=SNAPSHOT,
         version=versions.inspect,
     message:
         "Quality page of {wildcards.dataset}"
-    shell:
-        "python -m transfer inspect --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
 
 
-rule sample_faces:
+use rule index_dataset as sample_faces with:
     input:
         manifest=rules.align_faces.output.manifest,
         copies=inputs.copies_of,
@@ -87,15 +75,68 @@ rule sample_faces:
         plans=expand("results/{{experiment}}/data/{{dataset}}/plan_{upsample}.npy", upsample=UPSAMPLING),
     log:
         "results/{experiment}/logs/sample_faces/{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=30,
     params:
+        verb="sample",
         config=SNAPSHOT,
         version=versions.sample,
     message:
         "Splitting and balancing {wildcards.dataset}"
+
+
+use rule index_dataset as hash_images with:
+    input:
+        archive=inputs.archive_of,
+        index=rules.index_dataset.output.index,
+    output:
+        hashes="results/{experiment}/data/{dataset}/hashes.parquet",
+        thumbnails="results/{experiment}/data/{dataset}/thumbnails.npy",
+    log:
+        "results/{experiment}/logs/hash_images/{dataset}.log",
+    params:
+        verb="hash",
+        config=SNAPSHOT,
+        version=versions.hash,
+    message:
+        "Hashing the images of {wildcards.dataset}"
+
+
+use rule index_dataset as find_duplicates with:
+    input:
+        hashes=rules.hash_images.output.hashes,
+        thumbnails=rules.hash_images.output.thumbnails,
+    output:
+        duplicates="results/{experiment}/data/{dataset}/duplicates.parquet",
+    log:
+        "results/{experiment}/logs/find_duplicates/{dataset}.log",
+    params:
+        verb="duplicates",
+        config=SNAPSHOT,
+        version=versions.duplicates,
+    message:
+        "Finding duplicates within {wildcards.dataset}"
+
+
+rule audit_copies:
+    input:
+        hashes=inputs.all_datasets("hashes.parquet"),
+        thumbnails=inputs.all_datasets("thumbnails.npy"),
+        duplicates=inputs.all_datasets("duplicates.parquet"),
+    output:
+        duplicates="results/{experiment}/audit/duplicates.csv",
+        csv="results/{experiment}/audit/audit.csv",
+        md="results/{experiment}/audit/audit.md",
+        picture="results/{experiment}/audit/pairs.png",
+    log:
+        "results/{experiment}/logs/audit_copies.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=6000,
+        runtime=240,
+    params:
+        config=SNAPSHOT,
+        version=versions.audit,
+    message:
+        "Duplicates within and across splits and datasets of {wildcards.experiment}"
     shell:
-        "python -m transfer sample --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer audit --params {params.config} > {log} 2>&1"

@@ -1,4 +1,42 @@
-# Metrics of each run, from its predictions; additional evaluations of its checkpoint: corrupted faces, other datasets, diversity.
+# Training, one run per dataset, recipe and seed; its metrics, and additional evaluations of its checkpoint.
+
+
+rule train_model:
+    input:
+        index=rules.index_dataset.output.index,
+        images=rules.align_faces.output.images,
+        manifest=rules.align_faces.output.manifest,
+        split=rules.sample_faces.output.split,
+        plan=inputs.plan_of,
+        pretrained=inputs.pretrained_of,
+    output:
+        weights="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/model.safetensors",
+        history="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/history.csv",
+        predictions="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/predictions.parquet",
+        environment="results/{experiment}/runs/{dataset}/{recipe}/seed{seed}/env.json",
+    log:
+        "results/{experiment}/logs/train_model/{dataset}/{recipe}/seed{seed}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/train_model/{dataset}/{recipe}/seed{seed}.tsv"
+    conda:
+        "../envs/transfer.yaml"
+    threads: needs.train_threads
+    resources:
+        mem_mb=needs.train_mb,
+        runtime=2880,
+        gpu=needs.train_gpus,
+    params:
+        config=SNAPSHOT,
+        version=versions.train,
+        threads_each=needs.threads_each,
+    message:
+        "Training {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
+    # --keep-state: after a kill Snakemake deletes outputs whose job it has not recorded; evaluate_run removes the state.
+    # exec: a cluster's SIGTERM reaches the run, which saves its state; a shell in between would end the job.
+    shell:
+        "exec python -m transfer train --params {params.config}"
+        " --set train.threads={params.threads_each}"
+        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} --keep-state > {log} 2>&1"
 
 
 rule evaluate_run:
@@ -47,12 +85,13 @@ rule evaluate_robustness:
         runtime=240,
         gpu=needs.gpus,
     params:
+        verb="robustness",
         config=SNAPSHOT,
         version=versions.robustness,
     message:
         "Robustness of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "python -m transfer robustness --params {params.config} --set train.threads={threads}"
+        "python -m transfer {params.verb} --params {params.config} --set train.threads={threads}"
         " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
 
 
@@ -88,7 +127,7 @@ rule evaluate_cross:
         " --on {wildcards.test_dataset} > {log} 2>&1"
 
 
-rule measure_diversity:
+use rule evaluate_robustness as measure_diversity with:
     input:
         weights=rules.train_model.output.weights,
         predictions=rules.train_model.output.predictions,
@@ -100,18 +139,9 @@ rule measure_diversity:
         "results/{experiment}/evaluations/attention/{dataset}/{recipe}/seed{seed}/diversity.json",
     log:
         "results/{experiment}/logs/measure_diversity/{dataset}/{recipe}/seed{seed}.log",
-    conda:
-        "../envs/transfer.yaml"
-    threads: needs.threads
-    resources:
-        mem_mb=needs.store_mb,
-        runtime=60,
-        gpu=needs.gpus,
     params:
+        verb="diversity",
         config=SNAPSHOT,
         version=versions.diversity,
     message:
         "Diversity of maps and heads: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
-    shell:
-        "python -m transfer diversity --params {params.config} --set train.threads={threads}"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
