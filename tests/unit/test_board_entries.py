@@ -259,7 +259,7 @@ def test_new_writes_what_check_asks_to_fill(place):  # noqa: F811
     assert set(yaml.safe_load(commented)) <= set(entries.Entry.model_fields), "the comments name real fields"
     table = pd.read_csv(place.folder / "mine/seed0.csv")
     assert len(table) == FACES and table["p_happy"].isna().all()
-    assert {"files"} <= names(place)
+    assert {"files", "template"} <= names(place) and sum(check == "template" for check, _ in faults(place)) == 4
     with pytest.raises(UserError, match="exists"):
         entries.new_entry(place.folder / "mine", "small@1", place.task.classes, place.truth.samples)
 

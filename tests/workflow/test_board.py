@@ -9,6 +9,8 @@ import pytest
 from browser import driver  # noqa: F401
 from repository import SMALLEST, Repository
 
+from transfer.leaderboard.entries import PLACEHOLDERS
+
 pytestmark = pytest.mark.workflow
 
 TASK = "demo_ferplus"
@@ -42,7 +44,9 @@ def join(folder: Path) -> None:
     text = (folder / "entry.yaml").read_text()
     digest = hashlib.sha256((folder / "seed0.csv").read_bytes()).hexdigest()
     text = text.replace("0" * 64, digest).replace('single_run: ""', "single_run: nothing is trained")
-    (folder / "entry.yaml").write_text(text.replace("title: My method", "title: Guessing <i>at random</i>"))
+    for placeholder, value in zip(PLACEHOLDERS.values(), ("Guessing <i>at random</i>", "A", "B", "draws"), strict=True):
+        text = text.replace(placeholder, value)
+    (folder / "entry.yaml").write_text(text)
 
 
 def test_in_a_browser(run, driver):  # noqa: F811

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from transfer.leaderboard.entries import Entry, Submission
+from transfer.leaderboard.entries import PLACEHOLDERS, Entry, Submission
 from transfer.leaderboard.tasks import Task, Truth
 
 READING = {
@@ -101,6 +101,14 @@ def version(case: Case) -> Iterator[str]:
     """The entry is for the present version of its task."""
     if case.entry.task != (present := f"{case.task_name}@{case.task.version}"):
         yield f"{case.entry.task}, but the task is {present} (task); predict its faces and change the entry"
+
+
+@_check(OF_ENTRY)
+def template(case: Case) -> Iterator[str]:
+    """Title, author, contact and method are not those of the template."""
+    for key, value in PLACEHOLDERS.items():
+        if getattr(case.entry, key) in (value, [value]):
+            yield f"still {value!r} ({key}); write your own"
 
 
 @_check(OF_ENTRY)

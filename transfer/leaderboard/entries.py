@@ -270,17 +270,24 @@ def new_entry(folder: Path, task: str, classes: list[str], samples: list[str]) -
         raise UserError(f"{folder}: exists; choose another name, or go on with transfer board check {folder.name}")
     table = pd.DataFrame({"sample": samples}).reindex(columns=["sample", *(f"p_{name}" for name in classes)])
     write_text(folder / "seed0.csv", table.to_csv(index=False))
-    write_text(folder / "entry.yaml", _TEMPLATE.format(task=task, today=datetime.date.today()))
+    write_text(folder / "entry.yaml", _TEMPLATE.format(task=task, today=datetime.date.today(), **PLACEHOLDERS))
 
 
+PLACEHOLDERS = {
+    "title": "My method",
+    "authors": "First Author",
+    "contact": "an address or an account",
+    "method": "What it does in 200 characters",
+}
+"""What `new_entry` writes and everybody replaces."""
 _TEMPLATE = """# yaml-language-server: $schema=../../entry.schema.json
 # One entry of the leaderboard. Fill in every value; docs/leaderboard.md explains them. Delete what you do not need.
-title: My method # shown on the board
+title: {title} # shown on the board
 tier: verified # verified: trained for this kind of labels; tool: off the shelf
 task: {task}
 date: {today}
-authors: [First Author]
-contact: name at example.org, or an account
+authors: [{authors}]
+contact: {contact}
 licence_of_predictions: CC-BY-4.0
 # paper: https://doi.org/...
 # code: {{url: https://..., commit: 0123abc, command: python train.py, licence: MIT}}
@@ -299,6 +306,6 @@ attempts: 1 # how often this model was scored on the test faces, this time inclu
 # train_seconds: 60
 # undetected: wrong # with faces: own_detector, for a tool that finds no face in some images; leave out their rows
 # label_map: {{fear: afraid}} # of tools: their label -> our class
-method: What it does, in 200 characters.
+method: {method}
 notes: ""
 """.replace("{zeros}", "0" * 64)
