@@ -71,13 +71,14 @@ def pages(boards: "Sequence[Board]", others: Mapping[str, Task], folder: Path) -
     def render(template: str, up: str = "", **content: Any) -> str:
         return environment.get_template(template).render(up=up, **shared, **content)
 
+    shown = {column.key for column in COLUMNS}
     found = {"index.html": render("index", boards=boards, others=others)}
     for board in boards:
         tables = {tier: ranking(board, tier) for tier in board.sentences}
         found[f"{board.id}.html"] = render("task", board=board, tables=tables, plot=plot(board))
         for row in board.rows:
             scores = {column.head: cell(row, column) for column in COLUMNS}
-            page = render("entry", "../", board=board, row=row, scores=scores, recalls=_recalls(row))
+            page = render("entry", "../", board=board, row=row, scores=scores, recalls=_recalls(row), shown=shown)
             found[f"entries/{row['name']}.html"] = page
     return found
 

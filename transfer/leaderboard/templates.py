@@ -219,7 +219,7 @@ version {{ board.task.version }}.</p>
 <h2>Recall by class</h2>
 <dl>{% for name, value in recalls.items() %}<dt>{{ name }}</dt><dd>{{ "–" if value is none else value|percent }}</dd>{% endfor %}</dl>
 <h2>What is said of it</h2>
-<dl>{% for key, value in row.about.items() if value is not none and value != "" %}
+<dl>{% for key, value in row.about.items() if value is not none and value != "" and key not in shown %}
 <dt>{{ key|replace("_", " ") }}</dt><dd>
 {%- if value is string and value.startswith(("https://", "http://")) %}<a href="{{ value }}" rel="nofollow">{{ value }}</a>
 {%- else %}{{ value|value }}{% endif %}</dd>
