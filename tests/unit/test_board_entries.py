@@ -150,6 +150,22 @@ def test_weak_and_lopsided_predictions_are_welcome(place):  # noqa: F811
     assert faults(place) == []
 
 
+@pytest.mark.parametrize("count", [24, FACES])
+def test_predictions_at_random_are_welcome(place, count):  # noqa: F811
+    truth = tasks.Truth(place.truth.samples[:count], place.truth.labels[:count], None, place.truth.prior, None)
+    place.join()
+    entry = board.submissions()["mine"].entry
+    classes = [f"class{i}" for i in range(8)]
+    task = place.task.model_copy(update={"classes": classes})
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        table = pd.DataFrame(rng.dirichlet(np.ones(8), count), columns=[f"p_{name}" for name in classes])
+        table.insert(0, "sample", truth.samples)
+        labelled = tasks.Truth(truth.samples, rng.integers(0, 8, count), None, truth.prior, None)
+        case = checks.Case("mine", entry, "small", task, labelled, {0: table})
+        assert checks.run(case, checks.OF_ANSWERS) == []
+
+
 def test_predictions_of_somebody_else_or_of_another_seed(place):  # noqa: F811
     place.join("first")
     place.join(tables=[place.predictions(3), place.predictions(1), place.predictions(3)])

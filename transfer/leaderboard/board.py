@@ -160,28 +160,24 @@ def table(found: Sequence[Board]) -> pd.DataFrame:
     """All rows of all boards, one line each: shares in percent."""
     lines = []
     for one in found:
+        task = {"task": f"{one.name}@{one.task.version}"}
         for row in one.rows:
-            rank = row["rank"] or {}
             numbers = row["scores"] | {key: row["about"].get(key) for key in ("val_accuracy", "selection_gain")}
-            numbers = {
+            percent = {
                 key: value if value is None or key in ("n_seeds", "n_faces", "nll") else round(100 * value, 2)
                 for key, value in numbers.items()
             }
-            lines.append(
-                {"task": f"{one.name}@{one.task.version}", "tier": row["tier"], "name": row["name"]}
-                | {"title": row["title"], "rank_best": rank.get("best"), "rank_worst": rank.get("worst")}
-                | {"letters": rank.get("letters"), "withdrawn": row["withdrawn"], "doubts": len(row["doubts"])}
-                | {key: value for key, value in row["about"].items() if key not in ("notes", "single_run")}
-                | numbers
-            )
+            rank = {f"rank_{key}": value for key, value in (row["rank"] or {}).items()}
+            head = {key: row[key] for key in ("tier", "name", "title", "withdrawn")} | {"doubts": len(row["doubts"])}
+            about = {key: value for key, value in row["about"].items() if key not in ("notes", "single_run")}
+            lines.append(task | head | rank | about | percent)
         for control in one.controls:
-            number = round(100 * control["accuracy"], 2)
-            lines.append({"task": f"{one.name}@{one.task.version}", "tier": "control", "title": control["control"]}
-                         | {"accuracy": number, "method": control["assumption"]})  # fmt: skip
+            head = {"tier": "control", "title": control["control"], "method": control["assumption"]}
+            lines.append(task | head | {"accuracy": round(100 * control["accuracy"], 2)})
         for said in one.reported:
-            about = " ".join(filter(None, [said["source"], said["status"], said["remark"]]))
-            lines.append({"task": f"{one.name}@{one.task.version}", "tier": "reported", "title": said["method"]}
-                         | {"accuracy": said["accuracy"], "protocol": said["protocol"], "method": about})  # fmt: skip
+            source = " ".join(filter(None, [said["source"], said["status"], said["remark"]]))
+            head = {"tier": "reported", "title": said["method"], "method": source}
+            lines.append(task | head | {key: said[key] for key in ("accuracy", "protocol")})
     frame = pd.DataFrame(lines)
     whole = ["rank_best", "rank_worst", "doubts", "n_seeds", "n_faces", "attempts", "parameters", "macs"]
     present = [column for column in whole if column in frame]
