@@ -61,7 +61,7 @@ clean:
 	@mkdir -p .snakemake; exec 9<> .snakemake/running; ! command -v flock > /dev/null || flock --nonblock 9 || \
 	    { echo "error: a workflow is running in this folder; wait until it ends, or stop it" >&2; exit 1; }; \
 	set --; for path in results/$(EXPERIMENT)/*; do \
-	    case "$$path" in */data | */params.yaml) ;; *) set -- "$$@" "$$path";; esac; done; \
+	    case "$$path" in */data | */chain | */params.yaml) ;; *) set -- "$$@" "$$path";; esac; done; \
 	if grep -qs "^$(EXPERIMENT)," results/table1.csv; then set -- "$$@" results/table1.csv results/table1.md; fi; \
 	test $$# -gt 0 || { echo "nothing to remove"; exit 0; }; \
 	du -shc -- "$$@"; printf 'Remove these? [y/N] '; read -r answer; \

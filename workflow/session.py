@@ -44,6 +44,8 @@ class Session:
     """
 
     def __init__(self, workflow: Any, config: Mapping[str, Any]) -> None:
+        if re.search("[{}]", os.getcwd()):
+            raise UserError(f"folder {os.getcwd()}: Snakemake takes braces for wildcards; rename it")
         self._workflow = workflow
         self.params = self._load(config)
         self.snapshot = Layout(self.params.experiment).params.as_posix()

@@ -35,7 +35,9 @@ class Versions:
     def index(self, wildcards: Wildcards) -> str:
         data = self.params.dataset_definitions[wildcards.dataset]
         code = self._code("index", f"transfer.datasets.{data.parser}")
-        return digest(data.parser, data.options, data.expect, data.missing, code)
+        # When a synthetic archive, whose date does not count, is made again.
+        made = [self.synthesize(wildcards), data.synthetic, data.synthetic_scale] if data.synthetic is not None else []
+        return digest(data.parser, data.options, data.expect, data.missing, code, made)
 
     def subsets(self, wildcards: Wildcards) -> str:
         data = self.params.dataset_definitions[wildcards.dataset]

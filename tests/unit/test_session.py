@@ -100,6 +100,13 @@ def test_a_dry_run_holds_and_removes_nothing():
     assert Path(".snakemake/locks").exists() and not RUNNING.exists()
 
 
+def test_a_folder_with_braces_is_refused_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "{x}").mkdir()
+    monkeypatch.chdir(tmp_path / "{x}")
+    with pytest.raises(UserError, match=r"\{x\}: Snakemake takes braces for wildcards; rename it"):
+        Session(snakemake(), {})
+
+
 def test_jobs_read_the_snapshot_and_not_files_edited_since():
     workflow = snakemake()
     session = Session(workflow, config())

@@ -85,7 +85,7 @@ MODEL = {"train": RUNS, "robustness": RUNS, "diversity": RUNS, "cross": 1, "sear
         ("cli/__init__.py", "import", "CHANGED = 1\nimport", {}),
         ("tracking/live.py", "import", "CHANGED = 1\nimport", {}),
         ("params/read.py", "import", "CHANGED = 1\nimport", {}),
-        ("datasets/rafdb.py", "import", "CHANGED = 1\nimport", {"index": 1, "synthesize": 1}),
+        ("datasets/rafdb.py", "import", "CHANGED = 1\nimport", {"index": DATASETS, "synthesize": 1}),
     ],
 )
 def test_an_edit_of_code_puts_exactly_its_steps_out_of_date(tmp_path, current, file, old, new, expected):
@@ -146,7 +146,7 @@ def test_what_a_job_reads_follows_the_parameters():
     assert len(Inputs(load("seeds=[0, 1, 2]")).table_inputs(job)["metrics"]) == 3 * 2 * 3
     assert inputs.table_inputs(job)["repository"] == ["params/reported.yaml"]
     assert len(inputs.search_workers_of(job)) == 3 * 2
-    assert inputs.archive_of(job) == "data/raw/demo_rafdb.zip"
+    assert inputs.archive_of(job) == ["data/raw/demo_rafdb.zip"]
     assert "results/table1.csv" in inputs.targets()
     assert "results/smallest/runs/demo_rafdb/full/seed0/metrics.json" in inputs.targets()
 

@@ -11,7 +11,10 @@ from transfer.layout import Layout
 from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from transfer.params import Params
+    from transfer.utils.chain import Chain
 
 app = typer.Typer()
 tools = typer.Typer()
@@ -126,6 +129,8 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
     table.attrs.pop("repeated", None)  # it may be long, and is in index.json
     write_table(table, data / "index.parquet")
     write_json(data / "index.json", about)
+    raw = [path, *parser.lists(params.raw_dir, **options).values()]
+    layout.chain.note([data / "index.parquet", data / "index.json"], raw=raw, raw_dir=params.raw_dir)
     print(f"{dataset}: {said}")
 
 
@@ -133,8 +138,8 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the challenge subsets of the test split. Reads: D/index.parquet, the lists in raw_dir/challenge_lists.
     Writes: D/subsets.parquet, D/subsets.json."""
-    data, definition = layout.data(dataset), params.dataset_definitions[dataset]
-    listed = read_table(data / "index.parquet", "index")
+    data, definition, chain = layout.data(dataset), params.dataset_definitions[dataset], layout.chain
+    listed = read_table(data / "index.parquet", "index", chain)
 
     from transfer.datasets.subsets import find_subsets, list_files
     from transfer.utils.files import write_json
@@ -146,6 +151,8 @@ def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
     table, report = find_subsets(listed, definition.parser, len(classes_of(params, dataset)), lists)
     write_table(table, data / "subsets.parquet")
     write_json(data / "subsets.json", report)
+    made = [data / "subsets.parquet", data / "subsets.json"]
+    chain.note(made, [data / "index.parquet"], lists.values(), params.raw_dir)
     found = ", ".join(f"{subset} {counts['matched']:,} of {counts['unique']:,}" for subset, counts in report.items())
     print(f"{dataset}: {found}")
 
@@ -154,8 +161,8 @@ def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find faces and five landmarks with MTCNN. Reads: D/index.parquet, the archive. Writes: D/faces.parquet; resumes
     after a kill from R/state/DATASET/detect."""
-    index_file = layout.data(dataset) / "index.parquet"
-    listed = read_table(index_file, "index")
+    index_file, chain = layout.data(dataset) / "index.parquet", layout.chain
+    listed = _indexed(params, layout, dataset, chain)
 
     from transfer.datasets.archives import open_source
     from transfer.faces.detect import DetectionState, detect_dataset, state_key
@@ -167,6 +174,7 @@ def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     with open_source(path) as archive:
         found = detect_dataset(archive, listed, state, threads=faces.threads, device=str(device), **search)
     write_table(found, layout.data(dataset) / "faces.parquet")
+    chain.note([layout.data(dataset) / "faces.parquet"], [index_file])
     state.remove()
     _say(dataset, found["status"].value_counts().items())
 
@@ -175,8 +183,8 @@ def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Warp the faces onto the template. Reads: D/index.parquet, D/faces.parquet, the archive. Writes: D/aligned.npy,
     D/aligned.parquet, D/evaluation.csv."""
-    data = layout.data(dataset)
-    listed, faces = read_table(data / "index.parquet", "index"), read_table(data / "faces.parquet", "detect")
+    data, chain = layout.data(dataset), layout.chain
+    listed, faces = _indexed(params, layout, dataset, chain), read_table(data / "faces.parquet", "detect", chain)
     store, manifest = data / "aligned.npy", data / "aligned.parquet"
 
     from transfer.datasets.archives import open_source
@@ -193,6 +201,7 @@ def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
         counts = align_dataset(images, listed, faces, store, manifest, **options, source_sha256=hashes, progress=report)
     evaluated = evaluation_faces(read_table(manifest, "align"))
     write_text(data / "evaluation.csv", evaluated.to_csv(index=False, lineterminator="\n"))
+    chain.note([store, manifest, data / "evaluation.csv"], [data / "index.parquet", data / "faces.parquet"])
     _say(dataset, counts.items())
 
 
@@ -200,9 +209,10 @@ def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Quality page of detection and alignment. Reads: D/index.parquet, D/faces.parquet, D/aligned.npy,
     D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json."""
-    data = layout.data(dataset)
-    store, aligned = existing(data / "aligned.npy", "align"), read_table(data / "aligned.parquet", "align")
-    listed, faces = read_table(data / "index.parquet", "index"), read_table(data / "faces.parquet", "detect")
+    data, chain = layout.data(dataset), layout.chain
+    store = existing(data / "aligned.npy", "align", chain)
+    aligned = read_table(data / "aligned.parquet", "align", chain)
+    listed, faces = _indexed(params, layout, dataset, chain), read_table(data / "faces.parquet", "detect", chain)
 
     import numpy as np
 
@@ -222,6 +232,7 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 
     images = np.load(store, mmap_mode="r")
     report = write_quality_page(data, listed, faces, aligned, images, alignment, about, originals)
+    chain.note([data / "faces.json"], [data / "faces.parquet", store, data / "aligned.parquet"])
     _say(dataset, report["counts"].items())
 
 
@@ -229,8 +240,8 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def hash_dataset(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Hash a dataset's images to find duplicates. Reads: D/index.parquet, the archive. Writes: D/hashes.parquet,
     D/thumbnails.npy."""
-    data = layout.data(dataset)
-    listed = read_table(data / "index.parquet", "index")
+    data, chain = layout.data(dataset), layout.chain
+    listed = _indexed(params, layout, dataset, chain)
 
     from transfer.audit.copies import hash_images
     from transfer.datasets.archives import open_source
@@ -241,14 +252,16 @@ def hash_dataset(params: "Params", layout: Layout, dataset: Dataset) -> None:
         stream = stream_images(archive, listed["path"].tolist())
         hashes = hash_images(stream, listed, data / "thumbnails.npy", report)
     write_table(hashes, data / "hashes.parquet")
+    chain.note([data / "hashes.parquet", data / "thumbnails.npy"], [data / "index.parquet"])
     _say(dataset, {"images": len(hashes), "of them that cannot be decoded": (hashes["sha256"] == "").sum()}.items())
 
 
 @verb(app)
 def duplicates(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the duplicates within a dataset. Reads: D/hashes.parquet, D/thumbnails.npy. Writes: D/duplicates.parquet."""
-    data = layout.data(dataset)
-    hashes, thumbnails = read_table(data / "hashes.parquet", "hash"), existing(data / "thumbnails.npy", "hash")
+    data, chain = layout.data(dataset), layout.chain
+    hashes = read_table(data / "hashes.parquet", "hash", chain)
+    thumbnails = existing(data / "thumbnails.npy", "hash", chain)
 
     import numpy as np
 
@@ -258,6 +271,7 @@ def duplicates(params: "Params", layout: Layout, dataset: Dataset) -> None:
     with progress("comparing", 2 * len(hashes)) as report:  # the images, and their mirror images
         pairs = find_duplicates(hashes, np.load(thumbnails, mmap_mode="r"), progress=report)
     write_table(pairs, data / "duplicates.parquet")
+    chain.note([data / "duplicates.parquet"], [data / "hashes.parquet", thumbnails])
     _say(dataset, {"pairs": len(pairs), **pairs["kind"].value_counts()}.items())
 
 
@@ -266,10 +280,11 @@ def audit(params: "Params", layout: Layout) -> None:
     """Report duplicates within and across splits and datasets. Reads: D/hashes.parquet, D/thumbnails.npy and
     D/duplicates.parquet of all datasets. Writes: R/audit/audit.csv, R/audit/audit.md, R/audit/duplicates.csv,
     R/audit/pairs.png."""
+    chain = layout.chain
     for dataset in params.datasets:
         for name in ("hashes.parquet", "thumbnails.npy"):
-            existing(layout.data(dataset) / name, "hash")
-        existing(layout.data(dataset) / "duplicates.parquet", "duplicates")
+            existing(layout.data(dataset) / name, "hash", chain)
+        existing(layout.data(dataset) / "duplicates.parquet", "duplicates", chain)
 
     from transfer.audit.report import write_audit
 
@@ -281,7 +296,8 @@ def sample(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Split and balance. Reads: D/aligned.parquet, and D/duplicates.parquet unless sampling.duplicates is keep. Writes:
     D/split.parquet, D/plan_full.npy, D/plan_sqrt.npy, D/plan_none.npy."""
     data, sampling, groups = layout.data(dataset), params.sampling_params(dataset), None
-    manifest = read_table(data / "aligned.parquet", "align")
+    chain, read, written = layout.chain, [data / "aligned.parquet"], [data / "split.parquet"]
+    manifest = read_table(read[0], "align", chain)
 
     import numpy as np
 
@@ -292,17 +308,28 @@ def sample(params: "Params", layout: Layout, dataset: Dataset) -> None:
     if sampling.duplicates != "keep":
         from transfer.audit.copies import KINDS, copy_groups
 
-        pairs = read_table(data / "duplicates.parquet", "duplicates")
+        read.append(data / "duplicates.parquet")
+        pairs = read_table(read[1], "duplicates", chain)
         groups = copy_groups(manifest["sample"].tolist(), pairs, KINDS[sampling.duplicates])
     split = split_rows(manifest, sampling.val_fraction, sampling.split_seed, groups)
     _say(dataset, split["split"].value_counts().items())
-    write_table(split, data / "split.parquet")
+    write_table(split, written[0])
     training = split[split["split"] == "train"]
     labels, rows = training["label"].to_numpy(), training["row"].to_numpy()
     for method in UPSAMPLING:
         plan = upsampling_plan(labels, rows, method, sampling.split_seed, classes_of(params, dataset))
-        with atomic(layout.plan(dataset, method)) as part:
+        written.append(layout.plan(dataset, method))
+        with atomic(written[-1]) as part:
             np.save(part, plan)
+    chain.note(written, read)
+
+
+def _indexed(params: "Params", layout: Layout, dataset: str, chain: "Chain") -> "pd.DataFrame":
+    """A dataset's index. Raises UserError: missing, edited, or its archive was changed since."""
+    path = layout.data(dataset) / "index.parquet"
+    listed = read_table(path, "index", chain)
+    chain.check_raw(path, [_archive(params, dataset)], params.raw_dir)
+    return listed
 
 
 def _archive(params: Any, dataset: str) -> Path:

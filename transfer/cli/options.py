@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from transfer.params import Params
+    from transfer.utils.chain import Chain
 
 ParamFiles = Annotated[
     list[Path] | None,
@@ -84,16 +85,18 @@ def classes_of(params: "Params", dataset: str) -> list[str]:
     return registry.get(definition.parser).classes(**definition.options)
 
 
-def existing(path: Path, verb: str) -> Path:
-    """``path``, which ``transfer VERB`` makes. Raises UserError if it is missing."""
+def existing(path: Path, verb: str, chain: "Chain | None" = None) -> Path:
+    """``path``, which ``transfer VERB`` makes. Raises UserError if it is missing, or breaks the chain of digests."""
     if not path.exists():
         raise UserError(f"{path}: missing; make it with transfer {verb}, or let snakemake do it")
+    if chain:
+        chain.check(path)
     return path
 
 
-def read_table(path: Path, verb: str) -> "pd.DataFrame":
-    """The parquet file that ``transfer VERB`` makes. Raises UserError if it is missing."""
-    existing(path, verb)
+def read_table(path: Path, verb: str, chain: "Chain | None" = None) -> "pd.DataFrame":
+    """The parquet file that ``transfer VERB`` makes. Raises UserError as `existing`."""
+    existing(path, verb, chain)
 
     import pandas as pd
 

@@ -50,6 +50,7 @@ def weights(
     from transfer.models.weights.importers import convert
 
     report = convert(path, importer, layout.weights(name))
+    layout.chain.note([layout.weights(name)], raw=[path], raw_dir=params.raw_dir)
     print(f"{path} as {importer}:\n{report.to_text()}")
 
 
@@ -123,9 +124,11 @@ def evaluate(
 
     from transfer.runs.metrics import evaluate
 
-    subsets = layout.data(dataset) / "subsets.parquet"
+    run, chain, subsets = layout.run(dataset, recipe, seed), layout.chain, layout.data(dataset) / "subsets.parquet"
+    chain.check(run / "predictions.parquet", subsets)
     about = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe}
-    evaluate(layout.run(dataset, recipe, seed), **about, seed=seed, subsets=subsets if subsets.exists() else None)
+    evaluate(run, **about, seed=seed, subsets=subsets if subsets.exists() else None)
+    chain.note([run / "metrics.json"], filter(Path.exists, (run / "predictions.parquet", subsets)))
 
 
 @verb(app)
@@ -189,6 +192,18 @@ def diversity(params: "Params", layout: Layout, dataset: Dataset, recipe: Recipe
     print("LANets: " + (", ".join(f"{name} {value:.3f}" for name, value in lanets.items()) or "fewer than two"))
     for name, blocks in found["heads"].items():
         print(f"heads, {name.replace('_', ' ')}, by block: {' '.join(f'{value:.3f}' for value in blocks)}")
+
+
+@verb(app)
+def verify(params: "Params", layout: Layout) -> None:
+    """Check every file of an experiment against the digests that its step noted. Reads: R/chain and the files that it
+    names, also those in raw_dir. Writes: nothing."""
+    problems, unnoted = layout.chain.verify(params.raw_dir)
+    for path in unnoted:
+        print(f"{path}: no digest was noted when it was made; not checked")
+    if problems:
+        raise UserError(f"{layout.root}: {len(problems)} breaks in the chain of digests (above)", "\n".join(problems))
+    print(f"{layout.root}: all files are as they were written, and belong together")
 
 
 @verb(search_app)

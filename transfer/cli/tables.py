@@ -30,6 +30,8 @@ def table(
     from transfer.tables.build import write_table
 
     write_table(params, layout, table, partial)
+    runs = [layout.run(*run) / "metrics.json" for run in params.table_runs(table)]
+    layout.chain.note([layout.table(table, suffix) for suffix in ("csv", "md", "tex")], filter(Path.exists, runs))
 
 
 @verb(figure_app, "table")

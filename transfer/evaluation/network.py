@@ -22,6 +22,7 @@ from transfer.runs.read import Run
 from transfer.training.batches import normalize, resized
 from transfer.training.device import claim_device
 from transfer.training.loop import predict
+from transfer.utils.chain import Chain
 from transfer.utils.errors import UserError, remake
 
 PADDLE = (".pdiparams", ".pdparams")
@@ -95,6 +96,7 @@ def read_faces(data: Path) -> Faces:
     for name in ("aligned.npy", "aligned.parquet", "split.parquet"):
         if not (data / name).exists():
             raise UserError(f"{data / name}: missing; {remake(data / 'split.parquet')}")
+    Chain(data.parents[1]).check(*(data / name for name in ("aligned.npy", "aligned.parquet", "split.parquet")))
     aligned, split = pd.read_parquet(data / "aligned.parquet"), pd.read_parquet(data / "split.parquet")
     check_store(data / "aligned.npy", aligned)
     rows = split.loc[split["split"] == "test", "row"].sort_values().to_numpy()

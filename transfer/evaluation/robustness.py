@@ -63,7 +63,7 @@ def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: st
     table = pd.concat(frames, ignore_index=True)
     table.attrs = {"without_landmarks": int((~placed).sum())}
     path = layout.evaluation("robustness", dataset, recipe, seed) / "robustness.parquet"
-    write_evaluation(path, table, run)
+    write_evaluation(path, table, run, faces.data)
     return table
 
 

@@ -20,6 +20,7 @@ from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS, Images
 from transfer.faces.mtcnn import Cascade, Faces
 from transfer.params import digest
 from transfer.utils.code_digest import step_digest
+from transfer.utils.digests import contents
 from transfer.utils.environment import cores
 from transfer.utils.files import atomic, sha256
 from transfer.utils.progress import progress
@@ -249,10 +250,9 @@ def search(cascade: Cascade, canvases: Sequence[Canvas], min_face: float) -> lis
 
 
 def state_key(index_file: Path, archive: Path, search: Mapping[str, Any], device: str) -> str:
-    """Digest of all that decides what a detection finds; of the archive, its size and modification time."""
-    stat = archive.stat()
-    source = [str(archive), stat.st_size, stat.st_mtime_ns]
-    return digest(sha256(index_file), source, dict(search), step_digest("detect"), torch.__version__, device)
+    """Digest of all that decides what a detection finds; of the archive, what is in it."""
+    code = step_digest("detect")
+    return digest(sha256(index_file), contents(archive), dict(search), code, torch.__version__, device)
 
 
 @dataclass

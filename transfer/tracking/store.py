@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from transfer.params.read import flat
 from transfer.utils.errors import UserError
@@ -129,7 +130,7 @@ def open_store() -> "MlflowClient":
 
     import mlflow
 
-    uri = mlflow.get_tracking_uri()
+    uri = _tracking_uri()
     try:
         if uri.startswith(("http:", "https:")):
             _reach(uri)
@@ -155,6 +156,19 @@ def connected() -> "Iterator[MlflowClient]":
         yield client
     except MlflowException as error:
         raise UserError(f"MLflow's store: {one_line(error)}; run the same command again to continue") from error
+
+
+def _tracking_uri() -> str:
+    """MLflow's own setting; a default that it has quoted as a relative path.
+
+    SQLAlchemy does not read quotes: below a folder named a#b it would make another one, a%23b.
+    """
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    if "%" in uri and unquote(uri) == f"sqlite:///{Path('mlflow.db').absolute()}":
+        os.environ["MLFLOW_TRACKING_URI"] = uri = "sqlite:///mlflow.db"
+    return uri
 
 
 def one_line(error: BaseException) -> str:
@@ -232,7 +246,10 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, tags={"mlflow.note.content": _NOTE})
+            # Of a plain path MLflow would take %20 in the name of a folder for a blank.
+            quoted = "%" in os.getcwd() and _tracking_uri().startswith("sqlite:")
+            artifacts = (Path("mlruns") / name).absolute().as_uri() if quoted else None
+            return client.create_experiment(name, artifacts, tags={"mlflow.note.content": _NOTE})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transfer.models.weights.load import KEY
 from transfer.params import digest
 from transfer.runs.predictions import predictions_frame, write_predictions
+from transfer.runs.read import chain_of
 from transfer.training.state import Run
 from transfer.utils.environment import environment
 from transfer.utils.files import atomic, sha256, write_json
@@ -45,6 +46,8 @@ def write_run(run: Run) -> None:
     left = {"weights_sha256": sha256(run.directory / "model.safetensors"), **epoch_times(run)}
     left |= {"params": run.settings.model_dump(mode="json"), "ended": int(time.time())}
     write_json(run.directory / "env.json", run_environment(run) | left)
+    written = [run.directory / name for name in ("model.safetensors", "history.csv", "predictions.parquet", "env.json")]
+    chain_of(run.directory).note(written, run.made_from)
 
 
 def run_environment(run: Run) -> dict[str, Any]:

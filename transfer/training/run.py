@@ -16,7 +16,7 @@ from transfer.models.registry import create_model, modules
 from transfer.models.weights.load import load_pretrained
 from transfer.params import RUNTIME_KEYS, Params, digest
 from transfer.training.batches import evaluation_batches, training_batches
-from transfer.training.data import data_digest, load_data
+from transfer.training.data import data_digest, load_data, training_files
 from transfer.training.device import choose_precision, claim_device, set_deterministic
 from transfer.training.distributed import join
 from transfer.training.epoch import EpochMeter
@@ -92,6 +92,7 @@ def fit(
         seed=seed,
         identity=run_identity(params, dataset, recipe, seed, layout),
         directory=layout.run(dataset, recipe, seed),
+        made_from=[*training_files(settings, dataset, layout), *map(layout.weights, settings.model.pretrained)],
         state_file=(state_dir or layout.state(dataset, recipe, seed)) / "last.pt",
         device=device,
         precision=precision,
@@ -170,6 +171,7 @@ def _pretrained_sha256(params: Params, dataset: str, recipe: str, layout: Layout
     for name, file in files.items():
         if not file.is_file():
             raise UserError(f"{file}: missing; make it with transfer weights {name}, or let snakemake do it")
+    layout.chain.check(*files.values())
     return {name: sha256(file) for name, file in files.items()}
 
 

@@ -43,6 +43,8 @@ class Run:
     identity: Identity
     directory: Path
     """Where the outputs go."""
+    made_from: list[Path]
+    """The files that decide what it trains on, and its pretrained weights."""
     state_file: Path
     device: torch.device
     precision: str

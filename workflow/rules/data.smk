@@ -45,8 +45,9 @@ rule synthesize_archive:
 # Further steps of a dataset use this rule: they differ in verb and files.
 rule index_dataset:
     input:
-        archive=inputs.archive_of,
-        lists=inputs.lists_of,
+        # Not their dates decide but what is in them: raw.
+        archive=ancient(inputs.archive_of),
+        lists=ancient(inputs.lists_of),
     output:
         index="results/{experiment}/data/{dataset}/index.parquet",
         summary="results/{experiment}/data/{dataset}/index.json",
@@ -61,6 +62,7 @@ rule index_dataset:
         verb="index",
         config=SNAPSHOT,
         version=versions.index,
+        raw=inputs.raw_data_of,
     message:
         "Indexing images, labels and splits of {wildcards.dataset}"
     shell:
@@ -70,7 +72,7 @@ rule index_dataset:
 use rule index_dataset as find_subsets with:
     input:
         index=rules.index_dataset.output.index,
-        lists=inputs.subset_lists_of,
+        lists=ancient(inputs.subset_lists_of),
     output:
         subsets="results/{experiment}/data/{dataset}/subsets.parquet",
         report="results/{experiment}/data/{dataset}/subsets.json",
@@ -80,13 +82,14 @@ use rule index_dataset as find_subsets with:
         verb="subsets",
         config=SNAPSHOT,
         version=versions.subsets,
+        raw=inputs.raw_lists_of,
     message:
         "Finding challenge subsets of {wildcards.dataset}"
 
 
 rule import_weights:
     input:
-        inputs.weights_file_of,
+        ancient(inputs.weights_file_of),
     output:
         weights="results/{experiment}/weights/{weights}.safetensors",
         report="results/{experiment}/weights/{weights}.json",
@@ -100,6 +103,7 @@ rule import_weights:
     params:
         config=SNAPSHOT,
         version=versions.weights,
+        raw=inputs.raw_weights_of,
     message:
         "Importing the weights {wildcards.weights}"
     shell:

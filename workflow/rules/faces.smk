@@ -3,7 +3,7 @@
 
 rule detect_faces:
     input:
-        archive=inputs.archive_of,
+        archive=ancient(inputs.archive_of),
         index=rules.index_dataset.output.index,
     output:
         faces="results/{experiment}/data/{dataset}/faces.parquet",
@@ -29,7 +29,7 @@ rule detect_faces:
 
 use rule index_dataset as align_faces with:
     input:
-        archive=inputs.archive_of,
+        archive=ancient(inputs.archive_of),
         index=rules.index_dataset.output.index,
         faces=rules.detect_faces.output.faces,
     output:
@@ -48,7 +48,7 @@ use rule index_dataset as align_faces with:
 
 use rule index_dataset as inspect_faces with:
     input:
-        archive=inputs.archive_of,
+        archive=ancient(inputs.archive_of),
         index=rules.index_dataset.output.index,
         faces=rules.detect_faces.output.faces,
         images=rules.align_faces.output.images,
@@ -85,7 +85,7 @@ use rule index_dataset as sample_faces with:
 
 use rule index_dataset as hash_images with:
     input:
-        archive=inputs.archive_of,
+        archive=ancient(inputs.archive_of),
         index=rules.index_dataset.output.index,
     output:
         hashes="results/{experiment}/data/{dataset}/hashes.parquet",
