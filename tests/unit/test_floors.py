@@ -18,6 +18,7 @@ FLOORS = (
     ("evaluation",),
     ("explain", "audit"),
     ("tables",),
+    ("leaderboard",),
     ("tracking",),
     ("search",),
     ("prune", "bench"),

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from transfer.cli import bench, data, runs, tables, track
+from transfer.cli import bench, board, data, runs, tables, track
 from transfer.utils.errors import UserError, message, one_line
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ for panel, apps in _PANELS.items():
             command.short_help = about.partition(" Reads:")[0].partition(" Writes:")[0]
         app.add_typer(part)
 app.add_typer(tables.figure_app, name="figure", rich_help_panel="Tables")
+app.add_typer(board.app, name="board", rich_help_panel="Tables")
 app.add_typer(track.app, name="track", rich_help_panel="Tracking")
 app.add_typer(bench.app, name="bench", rich_help_panel="Tools")
 

@@ -164,13 +164,24 @@ def _validated(model: type[S], config: Mapping[str, Any], source: Source) -> S:
     try:
         return model.model_validate(dict(config))
     except ValidationError as error:
-        found = [(_location(details, config), details) for details in error.errors()]
-        # A union reports one error per alternative: the deepest one knows what was meant, and among equals the one
-        # that is not about the type.
-        alternatives = [pair for pair in found if pair[0][: len(found[0][0])] == found[0][0]]
+        raise UserError(explained(error, model, config, source)[0]) from None
+
+
+def explained(error: ValidationError, model: type[S], config: Mapping[str, Any], source: Source) -> list[str]:
+    """What is wrong, one line per key: where it was set, the key, what is allowed."""
+    faults: dict[int, list[tuple[tuple[str | int, ...], Any]]] = {}
+    found = [(_location(details, config), details) for details in error.errors()]
+    for pair in found:
+        # A union reports one error per alternative: those below the key of its first one are about the same value.
+        key = next((number for number, (first, *_) in faults.items() if pair[0][: len(first[0])] == first[0]), None)
+        faults.setdefault(len(faults) if key is None else key, []).append(pair)
+    lines = []
+    for alternatives in faults.values():
+        # The deepest one knows what was meant, and among equals the one that is not about the type.
         loc, first = max(alternatives, key=lambda pair: (len(pair[0]), not pair[1]["type"].endswith("_type")))
         written = loc[:-1] if first["type"] == "missing" else loc
-        raise UserError(f"{_origin(written, source)}: {_key(loc)}: {_explain(first, loc, model)}") from None
+        lines.append(f"{_origin(written, source)}: {_key(loc)}: {_explain(first, loc, model)}")
+    return lines
 
 
 def snapshot(params: Params, path: Path) -> None:
