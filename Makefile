@@ -1,5 +1,7 @@
 # make table1   set up .venv, run the workflow on the demo, print results/table1.md
 # make test     set up .venv, run the linters and all tests
+# make faults   kills, full disks, hostile inputs: half an hour, for a nightly run; writes a table into docs/reliability.md
+# make leaderboard  make the pages of the leaderboard: results/leaderboard/index.html
 # make pull     fetch the files that DVC stores for this commit, so that nothing is left to do (docs/dvc.md)
 # make dashboard  show the search studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
 # make mlflow   show the runs: http://127.0.0.1:5000 (there choose "Model training", once)
@@ -7,7 +9,7 @@
 # make prune    remove what no table needs; asks first; ARGS="--params params/paper.yaml" for another experiment
 # Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
 
-.PHONY: table1 pull dashboard dry-run mlflow lint test clean prune clean-env
+.PHONY: table1 leaderboard pull dashboard dry-run mlflow lint test faults clean prune clean-env
 .DEFAULT_GOAL := table1
 
 VENV := .venv
@@ -34,6 +36,9 @@ $(VENV)/installed: requirements.lock pyproject.toml
 table1: $(VENV)/installed
 	$(RUN) snakemake --cores all --use-conda results/table1.csv $(ARGS)
 	@cat results/table1.md
+
+leaderboard: $(VENV)/installed
+	$(RUN) snakemake --cores all --use-conda leaderboard $(ARGS)
 
 pull: $(VENV)/installed
 	$(RUN) dvc pull
@@ -75,6 +80,10 @@ lint: $(VENV)/installed
 
 test: lint
 	$(RUN) pytest --numprocesses auto --dist loadfile $(ARGS)
+
+faults: $(VENV)/installed
+	$(RUN) PYTHONPATH=tests:tests/faults python tests/faults/campaign.py $(ARGS)
+	$(RUN) pytest tests/faults/test_names.py --hypothesis-profile nightly
 
 clean-env:
 	rm -rf $(VENV)

@@ -25,7 +25,8 @@ class Inputs:
 
     Public attributes are looked up once, when the workflow starts: ``archives`` and ``subset_lists`` by dataset,
     ``weights`` by source, ``synthetic`` (archives that a rule makes, with the dataset each is made for),
-    ``downloads`` (files that a rule downloads). Raises UserError that lists all missing archives and weights.
+    ``downloads`` (files that a rule downloads), ``board_files`` (tasks and entries of the leaderboard). Raises
+    UserError that lists all missing archives and weights.
     """
 
     def __init__(self, params: Params) -> None:
@@ -59,6 +60,8 @@ class Inputs:
             for dataset in [*params.all_datasets(), *params.selected_datasets()]
             if definitions[dataset].synthetic is not None
         }
+        entries = _files("leaderboard/entries/*/*")
+        self.board_files = ["params/reported.yaml", *_files("leaderboard/tasks/*.yaml"), *entries]
         self.downloads = [file.path for entry in load_sources().values() for file in entry.files if file.url]
 
     # ---- Raw files
@@ -230,6 +233,10 @@ class Inputs:
 
     def _data(self, dataset: str, *names: str) -> list[str]:
         return _posix(self.layout.data(dataset) / name for name in names)
+
+
+def _files(pattern: str) -> list[str]:
+    return sorted(path.as_posix() for path in Path().glob(pattern) if not path.name.startswith("."))
 
 
 def _posix(paths: Iterable[Path | str]) -> list[str]:

@@ -19,7 +19,7 @@ from transfer.losses.registry import check_losses
 from transfer.models.registry import check_models
 from transfer.params import Params
 from transfer.params import read as config_files
-from transfer.utils.errors import UserError, did_you_mean
+from transfer.utils.errors import UserError, did_you_mean, message, one_line
 from transfer.utils.locks import RUNNING, share
 
 _LISTED = 3  # of the parameters that differ
@@ -27,12 +27,14 @@ _LISTED = 3  # of the parameters that differ
 
 @contextmanager
 def errors_in_lines() -> Iterator[None]:
-    """Print a UserError, one line per mistake, and exit with code 1."""
+    """Print wrong input and what the system refuses, a line each, and exit with code 1; Ctrl-C ends quietly."""
     try:
         yield
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (UserError, OSError) as error:
+        for line in message(error).splitlines():
+            print(f"error: {one_line(line)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -53,6 +55,7 @@ class Session:
         self._locks: list[IO[str]] = []
         if workflow.exec_mode.name != "DEFAULT":
             return
+        RUNNING.parent.mkdir(exist_ok=True)  # Snakemake would need a page of traceback to say that it cannot
         if not workflow.output_settings.dryrun:
             self._locks.append(share(RUNNING, _remove_stale_locks))
         if "SOURCES" in {usage.name for usage in workflow.storage_settings.shared_fs_usage}:
@@ -83,6 +86,7 @@ class Session:
     def start(self) -> None:
         """Before the first job: check the cluster, and write the parameters that the jobs read."""
         with errors_in_lines():
+            check_push(self.params)
             if self._workflow.executor_plugin.name == "slurm":
                 check_slurm(self._workflow.resource_settings)
             self._locks.append(begin(self.params))
@@ -133,6 +137,27 @@ def begin(params: Params) -> IO[str]:
             "wait until it ends, or give this one another name: --config experiment=NAME"
         )
     return lock
+
+
+def check_push(params: Params, pipeline: Path = Path("dvc.yaml")) -> None:
+    """Raise UserError if `dvc push` would upload faces of a real dataset: aligned ones, or those in figures."""
+    real = [name for name in params.selected_datasets() if params.dataset_definitions[name].synthetic is None]
+    if not real or not pipeline.is_file():
+        return
+    content, root = config_files.read_yaml(pipeline), Layout(params.experiment).root
+    blocks = [block for block in content.get("vars", []) if isinstance(block, dict)]  # others name a file
+    values = {key: str(value) for block in blocks for key, value in block.items()}
+    for out in [out for stage in content.get("stages", {}).values() for out in stage.get("outs", [])]:
+        named, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
+        # A value from elsewhere may be this experiment's name.
+        path = Path(re.sub(r"\$\{(\w+)\}", lambda key: values.get(key[1], params.experiment), named))
+        places = (root / "data", root / "figures")
+        holds = any(path.is_relative_to(place) or place.is_relative_to(path) for place in places)
+        if holds and options.get("push", True) and options.get("cache", True):
+            raise UserError(
+                f"{pipeline}: {named} would go to a remote with dvc push, and holds faces of {', '.join(real)}, which "
+                f"their licences forbid to pass on; write {{persist: true, push: false}} behind it"
+            )
 
 
 def check_slurm(settings: Any) -> None:

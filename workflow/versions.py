@@ -135,6 +135,11 @@ class Versions:
         # Another experiment may have been the last to publish: the copy must be this experiment's.
         return f"{self.params.experiment} {self.table(wildcards)}"
 
+    def leaderboard(self, wildcards: Wildcards) -> str:
+        params = self.params
+        of = [(dataset, params.dataset_definitions[dataset].reported_as) for dataset in params.datasets]
+        return digest(params.experiment, of, params.runs(), sorted(params.protocols), self._code("leaderboard"))
+
     def figure(self, wildcards: Wildcards) -> str:
         name, params = wildcards.table, self.params
         return digest(

@@ -19,6 +19,7 @@ FLOORS = (
     ("evaluation",),
     ("explain", "audit"),
     ("tables",),
+    ("leaderboard",),
     ("tracking",),
     ("search",),
     ("prune", "bench"),

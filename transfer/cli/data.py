@@ -31,14 +31,17 @@ def params(params: "Params", layout: Layout) -> None:
 
 @tools.command()
 def schema() -> None:
-    """Write the JSON schemas of the parameters and of the sources. Reads: nothing. Writes: params/schema.json,
-    params/sources.schema.json."""
+    """Write the JSON schemas of the parameters, the sources and the leaderboard. Reads: nothing. Writes:
+    params/schema.json, params/sources.schema.json, leaderboard/task.schema.json, leaderboard/entry.schema.json."""
+    from transfer.leaderboard import entries, tasks
     from transfer.params import read
     from transfer.sources import table
     from transfer.utils.files import write_text
 
     write_text(read.SCHEMA, read.schema_text())
     write_text(table.SCHEMA, read.schema_text(table.Sources, partial=False))
+    write_text(tasks.SCHEMA, read.schema_text(tasks.Task, partial=False))
+    write_text(entries.SCHEMA, read.schema_text(entries.Entry, partial=False))
 
 
 @verb(app)

@@ -55,8 +55,8 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove what no table needs: checkpoints and resume states of runs that neither these parameters nor those of the
-    last workflow name, imported weights without a recipe. Reads: R. Writes: nothing; removes RUN/model.safetensors,
-    R/state/..., R/weights/.... Predictions stay."""
+    last workflow name, imported weights without a recipe, what killed writers left. Reads: R. Writes: nothing; removes
+    RUN/model.safetensors, R/state/..., R/weights/.... Predictions stay."""
     from rich.filesize import decimal
 
     from transfer.prune import unneeded

@@ -82,6 +82,41 @@ def paired_difference(run: Mapping[int, pd.Series], baseline: Mapping[int, pd.Se
     return _over_seeds(np.array([int(run[seed].sum()) - int(baseline[seed].sum()) for seed in run]), len(first))
 
 
+def faces_and_seeds(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Two-sided p-value of a difference in mean accuracy between methods of any seeds, tested on the same N faces.
+
+    ``ours`` (n, N) and ``theirs`` (m, N) say which faces each seed got right. One seed each: exact McNemar test.
+    Otherwise a t-test whose variance is that of the differences over the faces plus that of each method over its seeds,
+    with Welch and Satterthwaite's degrees of freedom; both hold the noise of single answers, so it errs on the safe
+    side. A single run is taken to vary over seeds as much as the other method does.
+    """
+    if len(ours) == len(theirs) == 1:
+        return float(_over_faces(ours[0], theirs[0]).p_value or 0.0)
+    apart = ours.mean(axis=0) - theirs.mean(axis=0)
+    spreads = [(runs.mean(axis=1).var(ddof=1), len(runs)) for runs in (ours, theirs) if len(runs) > 1]
+    parts = [(apart.var(ddof=1) / len(apart), len(apart) - 1)]
+    for runs in (ours, theirs):
+        spread, n = (runs.mean(axis=1).var(ddof=1), len(runs)) if len(runs) > 1 else spreads[0]
+        parts.append((spread / len(runs), n - 1))
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return float(apart.mean() == 0)
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    return float(2 * stats.t.sf(abs(apart.mean()) / math.sqrt(variance), freedom))
+
+
+def visible_difference(faces: int, disagreement: float, tests: int = 1) -> float | None:
+    """Least difference in accuracy, a fraction, that tells two single runs apart at 5 % by the exact McNemar test.
+
+    They differ in who is right on the share ``disagreement`` of the ``faces``; ``tests`` is the size of the family that
+    Bonferroni, and Holm at its first step, correct for. None if no difference would do.
+    """
+    apart = round(disagreement * faces)
+    won = np.arange(apart // 2, apart + 1)
+    enough = won[2 * stats.binom.sf(won - 1, apart, 0.5) * tests < 0.05]
+    return float(2 * enough[0] - apart) / faces if len(enough) else None
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return the p-values of one family, corrected so that all its claims together err with at most 5 % at 0.05.
 

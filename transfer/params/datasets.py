@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from transfer.params.base import Fraction, Name, Override, Split, Strict, Upsample
+from transfer.params.base import Below, Fraction, Name, Override, Seed, Split, Strict, Upsample
 from transfer.params.train import ModelOverride, TrainOverride
 
 
@@ -20,6 +20,9 @@ def _template(value: str | list[tuple[float, float]]) -> str | list[tuple[float,
 
 
 Template = Annotated[Literal["arcface", "box", "none"] | list[tuple[Fraction, Fraction]], AfterValidator(_template)]
+
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
 
 
 class FaceParams(Strict):
@@ -71,7 +74,7 @@ class SamplingParams(Strict):
 
     val_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Fraction of the training images used for validation if the dataset has no validation split; stratified."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Seed of that split and of the upsampling's remainder; shared by all runs."""
     upsample: Upsample = "full"
     """Balance of the training set. full: every class as large as the largest; sqrt: as in the authors' later code."""
@@ -91,15 +94,15 @@ class DatasetDefinition(Strict):
     """A sentence shown with the dataset's results, such as how it is split."""
     parser: Name
     """Name of the parser, a module of transfer/datasets."""
-    archive: str
+    archive: Below
     """Folder or archive below raw_dir, with or without .zip, .tar, .tar.gz, .tgz."""
     options: dict[str, str | int | bool | list[str]] = {}
     """Options of the parser, such as rule or classes."""
-    expect: Literal["any", "official"] | dict[Split, int | list[int]] = "any"
+    expect: Literal["any", "official"] | dict[Split, Count | list[Count]] = "any"
     """Required counts: the official ones, or per split a total or a list by class."""
     missing: Literal["stop", "drop"] = "stop"
     """Listed images that are missing: stop, or leave them out."""
-    synthetic: Annotated[int, Field(ge=0)] | None = None
+    synthetic: Seed | None = None
     """Seed of the renderer, for a synthetic dataset; null: a real one."""
     synthetic_scale: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Factor on the number of synthetic faces."""

@@ -148,9 +148,8 @@ def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
     try:
         with atomic(path) as part:
             torch.save({"identity": dict(identity), **state}, part)
-    except (OSError, RuntimeError) as error:
-        # On a full disk torch's writer raises RuntimeError
-        reason = error if isinstance(error, OSError) else "the disk seems to be full"
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        reason = error.strerror if isinstance(error, OSError) else "the disk seems to be full"
         raise UserError(
             f"{path}: the resume state cannot be written ({reason}); make room or make the folder writable, then start "
             "again: the run continues from its last good state"
@@ -158,12 +157,7 @@ def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path, identity: Identity) -> dict[str, Any] | None:
-    """The state of an interrupted run; None, and one line on stderr, where it is damaged or of another run.
-
-    Removes files that a kill left half written.
-    """
-    for part in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
-        part.unlink(missing_ok=True)
+    """The state of an interrupted run; None, and one line on stderr, where it is damaged or of another run."""
     if not path.exists():
         return None
     try:

@@ -31,6 +31,7 @@ STEPS = {
     "diversity": ("transfer.explain.diversity",),
     "attention": ("transfer.explain.attention",),
     "table": ("transfer.tables.build",),
+    "leaderboard": ("transfer.leaderboard.board",),
     "overview": ("transfer.tables.publish",),
     "search": ("transfer.search.worker",),
     "search_report": ("transfer.search.report",),

@@ -19,7 +19,7 @@ rule fetch_source:
     message:
         "Downloading {wildcards.source_file}"
     shell:
-        "python -m transfer fetch {wildcards.source_file:q} --set {params.raw_dir:q} > {log} 2>&1"
+        "python -m transfer fetch {wildcards.source_file:q} --set {params.raw_dir:q} > {log:q} 2>&1"
 
 
 rule synthesize_archive:
@@ -39,7 +39,7 @@ rule synthesize_archive:
     message:
         "Generating synthetic dataset {wildcards.archive}"
     shell:
-        "python -m transfer synthesize {params.values:q} --dataset synthetic > {log} 2>&1"
+        "python -m transfer synthesize {params.values:q} --dataset synthetic > {log:q} 2>&1"
 
 
 # Further steps of a dataset use this rule: they differ in verb and files.
@@ -66,7 +66,7 @@ rule index_dataset:
     message:
         "Indexing images, labels and splits of {wildcards.dataset}"
     shell:
-        "python -m transfer {params.verb} --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer {params.verb:q} --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
 use rule index_dataset as find_subsets with:
@@ -107,4 +107,4 @@ rule import_weights:
     message:
         "Importing the weights {wildcards.weights}"
     shell:
-        "python -m transfer weights {wildcards.weights} --params {params.config} > {log} 2>&1"
+        "python -m transfer weights {wildcards.weights:q} --params {params.config:q} > {log:q} 2>&1"

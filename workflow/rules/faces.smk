@@ -23,8 +23,8 @@ rule detect_faces:
     message:
         "Detecting faces and landmarks in {wildcards.dataset}"
     shell:
-        "python -m transfer detect --params {params.config} --set faces.threads={threads}"
-        " --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer detect --params {params.config:q} --set faces.threads={threads}"
+        " --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
 use rule index_dataset as align_faces with:
@@ -139,4 +139,4 @@ rule audit_copies:
     message:
         "Duplicates within and across splits and datasets of {wildcards.experiment}"
     shell:
-        "python -m transfer audit --params {params.config} > {log} 2>&1"
+        "python -m transfer audit --params {params.config:q} > {log:q} 2>&1"

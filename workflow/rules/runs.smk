@@ -34,9 +34,9 @@ rule train_model:
     # --keep-state: after a kill Snakemake deletes outputs whose job it has not recorded; evaluate_run removes the state.
     # exec: a cluster's SIGTERM reaches the run, which saves its state; a shell in between would end the job.
     shell:
-        "exec python -m transfer train --params {params.config}"
-        " --set train.threads={params.threads_each}"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} --keep-state > {log} 2>&1"
+        "exec python -m transfer train --params {params.config:q}"
+        " --set train.threads={params.threads_each:q}"
+        " --dataset {wildcards.dataset:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed:q} --keep-state > {log:q} 2>&1"
 
 
 rule evaluate_run:
@@ -59,9 +59,9 @@ rule evaluate_run:
         "Metrics of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     # The resume state can go: this job only starts once Snakemake has recorded the run as complete.
     shell:
-        "python -m transfer evaluate --params {params.config}"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
-        " && rm -rf results/{wildcards.experiment}/state/{wildcards.dataset}/{wildcards.recipe}/seed{wildcards.seed}"
+        "python -m transfer evaluate --params {params.config:q}"
+        " --dataset {wildcards.dataset:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
+        " && rm -rf results/{wildcards.experiment:q}/state/{wildcards.dataset:q}/{wildcards.recipe:q}/seed{wildcards.seed:q}"
 
 
 rule evaluate_robustness:
@@ -91,8 +91,8 @@ rule evaluate_robustness:
     message:
         "Robustness of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "python -m transfer {params.verb} --params {params.config} --set train.threads={threads}"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed} > {log} 2>&1"
+        "python -m transfer {params.verb:q} --params {params.config:q} --set train.threads={threads}"
+        " --dataset {wildcards.dataset:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
 
 
 rule evaluate_cross:
@@ -122,9 +122,9 @@ rule evaluate_cross:
     message:
         "Cross-dataset: {wildcards.recipe} of {wildcards.dataset} on {wildcards.test_dataset}, seed {wildcards.seed}"
     shell:
-        "python -m transfer cross --params {params.config} --set train.threads={threads}"
-        " --dataset {wildcards.dataset} --recipe {wildcards.recipe} --seed {wildcards.seed}"
-        " --on {wildcards.test_dataset} > {log} 2>&1"
+        "python -m transfer cross --params {params.config:q} --set train.threads={threads}"
+        " --dataset {wildcards.dataset:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed:q}"
+        " --on {wildcards.test_dataset:q} > {log:q} 2>&1"
 
 
 use rule evaluate_robustness as measure_diversity with:
