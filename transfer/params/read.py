@@ -316,7 +316,7 @@ def _allowed(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
 
 def _key(loc: tuple[str | int, ...]) -> str:
     names = (str(part) for part in loc)
-    return ".".join(name if re.fullmatch(r"[\w-]{1,64}", name) else shown(name) for name in names) or "configuration"
+    return ".".join(name if re.fullmatch(r"[\w.-]{1,64}", name) else shown(name) for name in names) or "configuration"
 
 
 def _origin(loc: tuple[str | int, ...], source: Source) -> str:
