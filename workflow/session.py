@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from transfer.layout import Layout
+from transfer.losses.registry import check_losses
 from transfer.models.registry import check_models
 from transfer.params import Params
 from transfer.params import read as config_files
@@ -63,9 +64,9 @@ class Session:
 
     def _load(self, config: Mapping[str, Any]) -> Params:
         if "snapshot" in config:
-            return config_files.load([config["snapshot"]], checks=[check_models])
+            return config_files.load([config["snapshot"]], checks=[check_models, check_losses])
         files: list[str | Path] = [config_files.DEFAULT, *map(os.path.relpath, self._workflow.overwrite_configfiles)]
-        return config_files.validate(config, files, self._workflow.config_settings.config, [check_models])
+        return config_files.validate(config, files, self._workflow.config_settings.config, [check_models, check_losses])
 
     def shell_prefix(self) -> str | None:
         """Prefix of shell commands if jobs run in the current environment; None if they run in conda's.

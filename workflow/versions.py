@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transfer.models.registry import modules as models
+from transfer.losses.registry import module_of as loss_module
+from transfer.models.registry import module_of
 from transfer.params import RUNTIME_KEYS, Params, RunParams, digest
 from transfer.tables import kinds
 from transfer.utils.code_digest import step_digest
@@ -27,7 +28,11 @@ class Versions:
 
     def _model_code(self, step: str, wildcards: Wildcards) -> str:
         """Digest of a step that runs a model."""
-        return self._code(step, models()[self._run(wildcards).model.name])
+        return self._code(step, module_of(self._run(wildcards).model.name))
+
+    def _train_code(self, step: str, run: RunParams) -> str:
+        """Digest of a step that trains."""
+        return self._code(step, module_of(run.model.name), loss_module(run.train.loss.name))
 
     def synthesize(self, wildcards: Wildcards) -> str:
         return self._code("synthesize")
@@ -77,7 +82,7 @@ class Versions:
     def train(self, wildcards: Wildcards) -> str:
         run = self._run(wildcards)
         train = run.train.model_dump(mode="json", exclude=RUNTIME_KEYS)
-        return digest(run.model, train, sorted(self.params.protocols), self._model_code("train", wildcards))
+        return digest(run.model, train, sorted(self.params.protocols), self._train_code("train", run))
 
     def evaluate(self, wildcards: Wildcards) -> str:
         return self._code("evaluate")
@@ -100,7 +105,7 @@ class Versions:
         run = self.params.run(wildcards.dataset, search.recipe)
         train = run.train.model_dump(mode="json", exclude=RUNTIME_KEYS)
         definition = search.model_dump(mode="json", exclude={"workers"})
-        code = self._code("search", models()[run.model.name])
+        code = self._train_code("search", run)
         return digest(definition, run.model, run.sampling.upsample, train, code)
 
     def search_report(self, wildcards: Wildcards) -> str:

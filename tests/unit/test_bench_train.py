@@ -17,12 +17,12 @@ from transfer.bench.train import (
     PLAIN,
     PeakMatmul,
     bench_train,
-    count_macs,
     synthetic_faces,
     table,
 )
 from transfer.models.dropping import MAD, MSAD
 from transfer.models.ir50 import PReLU
+from transfer.models.registry import count_macs
 from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD, transfer_tiny
 from transfer.params import Augmentation, ModelParams, TrainParams
 from transfer.training import loop

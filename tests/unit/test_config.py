@@ -57,7 +57,7 @@ def test_paper_is_the_papers_grid():
     params = config.load([ROOT / "params/paper.yaml"])
     assert (len(params.datasets), len(params.recipes), len(params.seeds)) == (3, 6, 5)
     run = params.run("affectnet7", "full")
-    assert (run.model.name, run.model.mad, run.model.msad) == ("transfer_base", 0.2, 0.6)
+    assert (run.model.name, run.model.args["mad"], run.model.args["msad"]) == ("transfer_base", 0.2, 0.6)
     assert (run.train.epochs, run.train.batch_size, run.train.lr, run.train.weight_decay) == (40, 128, 1e-3, 5e-4)
 
 
@@ -84,7 +84,7 @@ def test_paper_is_the_papers_grid():
         ("seeds=[1, 1]", "command line: seeds: a value appears twice: [1, 1]"),
         ("datasets=[rafdc]", "command line: datasets: unknown name 'rafdc'; allowed: demo_rafdb, "),
         ("recipes=[baseline, ful]", "command line: recipes: unknown name 'ful'; allowed: baseline, local_cnns, "),
-        ("model.num_lanets=1", "recipe_definitions.local_cnns_mad: mad drops one of B LANet maps"),
+        ("model.args.num_lanets=1", "recipe_definitions.local_cnns_mad: mad drops one of B LANet maps"),
         ("dataset_definitions.rafdb.expect=most", "dataset_definitions.rafdb.expect: should be 'any' or 'official'"),
         ("dataset_definitions.rafdb.expect={trian: 1}", "dataset_definitions.rafdb.expect.trian: should be 'train', "),
         ("dataset_definitions.new.archive=x", "command line: dataset_definitions.new.parser: missing"),
@@ -170,12 +170,12 @@ def test_overrides_hold_what_was_set_and_nothing_else():
 
 def test_a_changed_copy_resolves_its_runs_anew():
     params = config.load()
-    assert params.run("demo_rafdb", "full").model.mad == 0.6 and params.variants
+    assert params.run("demo_rafdb", "full").model.args["mad"] == 0.6 and params.variants
     changed = params.model_copy(
-        update={"model": params.model.model_copy(update={"mad": 0.5}), "table_definitions": {}, "tables": []}
+        update={"model": params.model.model_copy(update={"args": {"mad": 0.5}}), "table_definitions": {}, "tables": []}
     )
-    assert changed.run("demo_rafdb", "full").model.mad == 0.5 and not changed.variants
-    assert params.run("demo_rafdb", "full").model.mad == 0.6
+    assert changed.run("demo_rafdb", "full").model.args["mad"] == 0.5 and not changed.variants
+    assert params.run("demo_rafdb", "full").model.args["mad"] == 0.6
 
 
 def test_the_file_and_line_of_a_wrong_value_are_named(tmp_path):
@@ -231,7 +231,7 @@ def test_snapshot_resolves_to_the_same_parameters(tmp_path):
     again = config.load([tmp_path / "params.yaml"])
     assert again == params
     assert again.run("demo_affectnet", "full") == params.run("demo_affectnet", "full")
-    assert again.run("demo_affectnet", "full").model.mad == 0.2, "an override keeps out what it does not set"
+    assert again.run("demo_affectnet", "full").model.args["mad"] == 0.2, "an override keeps out what it does not set"
 
 
 def test_below_a_snapshot_nothing_is_read(tmp_path, monkeypatch):

@@ -174,7 +174,7 @@ def test_mad_and_msad_are_off(layout):
 
     with safe_open(weights, "pt") as file:
         about = json.loads(file.metadata()["transfer"])
-    about["model"] |= {"mad": 1.0, "msad": 1.0}
+    about["model"]["args"] |= {"mad": 1.0, "msad": 1.0}
     before = content(layout, "full", 0)
     env = weights.parent / "env.json"
     save_file(load_file(weights), weights, {"transfer": json.dumps(about)})

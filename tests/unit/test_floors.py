@@ -13,6 +13,7 @@ FLOORS = (
     ("sources",),
     ("faces",),
     ("models",),
+    ("losses",),
     ("runs",),
     ("training",),
     ("evaluation",),

@@ -159,7 +159,7 @@ def test_missing_and_foreign_weights(tmp_path, weights):
 def test_weights_that_do_not_fit_their_description(weights, tmp_path):
     model = json.loads(json.dumps(load_model(weights)[1]["model"]))
     with pytest.raises(UserError, match="its tensors do not fit the model that it names"):
-        load_model(edited(weights, tmp_path / "a.safetensors", model=model | {"num_lanets": 0, "mad": 0}))
+        load_model(edited(weights, tmp_path / "a.safetensors", model=model | {"args": {"num_lanets": 0}}))
     with pytest.raises(UserError, match="not the model.safetensors of a run"):
         load_model(edited(weights, tmp_path / "b.safetensors", model=model | {"unheard_of": 1}))
     with pytest.raises(UserError, match="^model.name: unknown model"):

@@ -137,7 +137,7 @@ def test_states_of_what_is_not_named(layout):
     write(layout.detection_state("faces") / "part.parquet")
     write(layout.detection_state("others") / "part.parquet")
     write(layout.root / "state/faces/full/seed9_mine/last.pt"), write(layout.state("faces", "msad", 1) / "notes.txt")
-    search = {"searched": {"space": {"msad": [0, 0.5]}, "trials": 2}}
+    search = {"searched": {"space": {"model.args.msad": [0, 0.5]}, "trials": 2}}
     write(layout.search_state("searched", "faces") / "trial0/seed0/last.pt")
     write(layout.search_state("rates", "faces") / "trial0/seed0/last.pt")
     expected = {

@@ -196,7 +196,7 @@ def test_the_folder_of_another_run(layout):
     run = layout.run("faces", "full", 0)
     shutil.rmtree(run)
     shutil.copytree(layout.run("faces", "baseline", 0), run)
-    assert "trained with model.num_lanets 0, but the parameters say 2" in refused(layout)
+    assert "trained with model.args.num_lanets 0, but the parameters say 2" in refused(layout)
     env = json.loads((run / "env.json").read_text())
     env["params"] = params_of_two().run("faces", "full").model_dump(mode="json")
     (run / "env.json").write_text(json.dumps(env))

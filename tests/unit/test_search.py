@@ -13,6 +13,9 @@ from optuna.trial import TrialState
 from tiny_search import (
     GRID,
     GRID_CELLS,
+    LANETS,
+    MAD,
+    MSAD,
     SPACE,
     kill,
     load,
@@ -125,7 +128,7 @@ def test_a_grid_is_every_cell_once(layout, tmp_path, storage):
     work(params, "searched", "faces", 0, layout, train=scripted())
     found = [trial.params for trial in load(params, layout).get_trials(states=[TrialState.COMPLETE])]
     assert len(found) == GRID_CELLS
-    for cell in ({"num_lanets": 1}, *({"mad": mad, "num_lanets": n} for mad in (0, 0.5) for n in (2, 3))):
+    for cell in ({LANETS: 1}, *({MAD: mad, LANETS: n} for mad in (0, 0.5) for n in (2, 3))):
         assert cell in found
 
 
@@ -160,9 +163,9 @@ def test_the_test_split_is_never_read(uninterrupted, layout, monkeypatch):
     asked = set()
 
     class Guarded(data_module.FaceStore):
-        def __init__(self, path, img_size, rows):
+        def __init__(self, path, rows, **input):
             assert not test[rows].any(), "the store is told of test faces"
-            super().__init__(path, img_size, rows)
+            super().__init__(path, rows=rows, **input)
 
         def images(self, rows, device):
             assert not test[rows].any(), "a test face is read"
@@ -176,7 +179,7 @@ def test_the_test_split_is_never_read(uninterrupted, layout, monkeypatch):
 
 
 def test_a_trial_s_run_knows_no_test_row(layout, tmp_path):
-    params = trial_params(search_params(epochs=1), "faces", "searched", {"mad": 0.5})
+    params = trial_params(search_params(epochs=1), "faces", "searched", {MAD: 0.5})
     data = fit(params, "faces", "searched", 0, layout, splits=("val",), state_dir=tmp_path / "state").data
     split = pd.read_parquet(layout.data("faces") / "split.parquet").sort_values("row")
     n = len(data.labels)
@@ -311,7 +314,7 @@ def test_kills_between_any_two_writes_lose_no_cell(layout, monkeypatch):
 
 def test_two_workers_share_a_study(layout):
     # always two LANets or more: mad, a real number, tells any two draws apart
-    params = search_params(trials=6, epochs=1, space=SPACE | {"num_lanets": {"low": 2, "high": 3}})
+    params = search_params(trials=6, epochs=1, space=SPACE | {LANETS: {"low": 2, "high": 3, "step": 1}})
     workers = [start_worker(params, layout, number) for number in range(2)]
     for process in workers:
         process.join(timeout=100)
@@ -356,10 +359,10 @@ def test_a_trial_of_a_worker_that_is_no_longer_there_is_retried(layout):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"space": {"mad": {"low": 0, "high": 0.8}}}, "another space,"),
+        ({"space": {MAD: {"low": 0, "high": 0.8}}}, "another space,"),
         ({"seeds": [1]}, "another seeds,"),
         ({"epochs": 3}, "another recipe,"),
-        ({"recipe": "baseline", "space": {"msad": [0.1]}}, "another recipe, space,"),
+        ({"recipe": "baseline", "space": {MSAD: [0.1]}}, "another recipe, space,"),
         ({"model": {"msad_mode": "token"}}, "another recipe,"),
         (GRID, "another sampler, space,"),
     ],

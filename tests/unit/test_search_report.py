@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from tiny_search import GRID, GRID_CELLS, scripted, search_params
+from tiny_search import GRID, GRID_CELLS, LANETS, MAD, MSAD, scripted, search_params
 from tiny_training import tiny_dataset
 
 from transfer.params import Params, merge
@@ -44,7 +44,7 @@ def looked_at(folder) -> None:
 
 
 def test_the_best_trial_is_the_recipe_searched(searched):
-    params, folder = searched(lambda run: [0.9 - abs(run.settings.model.msad - 0.3)], trials=8)
+    params, folder = searched(lambda run: [0.9 - abs(run.settings.model.args["msad"] - 0.3)], trials=8)
     text = (folder / "best.yaml").read_text()
     trials = pd.read_csv(folder / "faces" / "trials.csv")
     best = trials.loc[trials["val_accuracy"].idxmax()]  # the first of equals
@@ -53,7 +53,7 @@ def test_the_best_trial_is_the_recipe_searched(searched):
     assert written["recipes"] == ["baseline", "full", "searched"]
     read = Params.model_validate(merge(params.model_dump(mode="json", exclude_unset=True), written))
     run = read.run("faces", "searched")
-    assert (run.model.mad, run.model.msad, run.model.num_lanets) == tuple(best[["mad", "msad", "num_lanets"]])
+    assert [run.model.args[key] for key in ("mad", "msad", "num_lanets")] == list(best[[MAD, MSAD, LANETS]])
     assert run.train == params.run("faces", "full").train, "the recipe does not take over search.epochs"
     assert read.run("faces", "full") == params.run("faces", "full")
     looked_at(folder / "faces")
@@ -61,20 +61,19 @@ def test_the_best_trial_is_the_recipe_searched(searched):
 
 def test_tables_of_trials_and_cells(searched):
     params, folder = searched(
-        lambda run: [0.5 + run.settings.model.num_lanets / 10 + (run.seed - 0.5) / 50], seeds=[0, 1], **GRID
+        lambda run: [0.5 + run.settings.model.args["num_lanets"] / 10 + (run.seed - 0.5) / 50], seeds=[0, 1], **GRID
     )
     trials = pd.read_csv(folder / "faces" / "trials.csv")
     assert len(trials) == GRID_CELLS and (trials["state"] == "complete").all()
     grid = pd.read_csv(folder / "faces" / "grid.csv")
-    names = ["mad", "msad", "num_lanets", "upsample", "n_trials", "n_seeds", "val_accuracy", "val_accuracy_std"]
+    names = [MAD, LANETS, "n_trials", "n_seeds", "val_accuracy", "val_accuracy_std"]
     assert grid.columns.tolist() == names
-    assert grid[["mad", "num_lanets"]].to_numpy().tolist() == [[0, 1], [0, 2], [0, 3], [0.5, 2], [0.5, 3]]
-    assert (grid["msad"] == 0.3).all() and (grid["upsample"] == "full").all(), "what the recipe has, where not searched"
+    assert grid[[MAD, LANETS]].to_numpy().tolist() == [[0, 1], [0, 2], [0, 3], [0.5, 2], [0.5, 3]]
     assert grid["val_accuracy"].tolist() == pytest.approx([0.6, 0.7, 0.8, 0.7, 0.8])
     assert grid["val_accuracy_std"].tolist() == pytest.approx([0.02 / 2**0.5] * GRID_CELLS)
     assert (grid["n_trials"] == 1).all() and (grid["n_seeds"] == 2).all()
     importances = json.loads((folder / "faces" / "importances.json").read_text())
-    assert list(importances)[0] == "num_lanets" and sum(importances.values()) == pytest.approx(1)
+    assert list(importances)[0] == LANETS and sum(importances.values()) == pytest.approx(1)
     looked_at(folder / "faces")
 
 

@@ -92,7 +92,7 @@ def make_table(runs, seeds=(0, 1, 2), recipes=RECIPES, datasets=DATASETS, protoc
         experiment="fake",
         datasets=list(datasets),
         protocols=protocols,
-        model={"num_lanets": 2, "mad": 0.6, "msad": 0.3},
+        model={"args": {"num_lanets": 2, "mad": 0.6, "msad": 0.3}},
         dataset_definitions={
             name: {"parser": name.split("_")[-2 if family else -1], "archive": name, "reported_as": family}
             for name, family in datasets.items()
@@ -125,7 +125,8 @@ def test_columns_and_order_of_rows_are_the_contract(table):
     assert to_csv(table).splitlines()[0] == (
         "experiment,dataset,recipe,local_cnns,mad,msad,protocol,n_seeds,accuracy,accuracy_std,ci95_low,ci95_high,"
         "mean_class_accuracy,delta_vs_baseline,p_value,reported_accuracy,reported_source,"
-        "n_faces,delta_ci95_low,delta_ci95_high,p_holm,effect_size,effect"
+        "n_faces,delta_ci95_low,delta_ci95_high,p_holm,effect_size,effect,"
+        "model,loss,backbone,parameters,macs,pretrained"
     )
     assert to_csv(table).splitlines()[0].startswith(",".join(COLUMNS) + ",n_faces")
     assert list(zip(table["dataset"], table["recipe"], table["protocol"], strict=True)) == [
@@ -163,7 +164,8 @@ def test_undefined_cells_are_empty_and_never_zero(table):
     equal = cell(table, "demo_rafdb", "msad", "test_selected")
     assert (equal["delta_vs_baseline"], equal["p_value"], equal["accuracy_std"]) == (0.0, 1.0, 0.0)
     assert to_csv(table).splitlines()[1] == (
-        "fake,ferplus_majority,baseline,0,0.0,0.0,last,3,60.00,10.00,35.16,84.84,37.50,,,,,10,,,,,"
+        "fake,ferplus_majority,baseline,0,0.0,0.0,last,3,60.00,10.00,35.16,84.84,37.50,,,,,10,,,,,,"
+        "transfer_tiny,cross_entropy,IR stem and ViT,363170,5609024,no"
     )
 
 
@@ -229,7 +231,7 @@ def test_a_sweep_has_its_values_as_columns(built, tmp_path):
     recipes = {("demo_rafdb", f"full_stem_stages{value}"): None for value in (1, 2)}
     for metrics in tmp_path.rglob("metrics.json"):
         tamper(metrics, lambda content, name=metrics.parts[-3]: content.update(recipe=name))
-    sweep = {"sweep": {"over": {"model.stem_stages": [1, 2]}}, "baseline": "full_stem_stages1"}
+    sweep = {"sweep": {"over": {"model.args.stem_stages": [1, 2]}}, "baseline": "full_stem_stages1"}
     made = make_table(tmp_path, recipes=recipes, datasets={"demo_rafdb": None}, **sweep)
     assert list(made.frame) == [*FORMATS, "stem_stages"]
     assert list(made.frame["stem_stages"].drop_duplicates()) == [1, 2]

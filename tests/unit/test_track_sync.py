@@ -147,7 +147,7 @@ def test_every_run_is_there_with_all_that_its_files_say(view):
 
     assert run.info.status == "FINISHED"
     assert run.info.end_time == 1000 * env["ended"] > run.info.start_time
-    assert run.data.params["model.mad"] == "0.6" and run.data.params["train.epochs"] == "2"
+    assert run.data.params["model.args.mad"] == "0.6" and run.data.params["train.epochs"] == "2"
     assert run.data.tags["transfer.run"].endswith(f"@{env['digest']}")
     for tag in ("commit", "data_digest", "params_digest", "code_digest", "cpu", "device", "precision"):
         assert run.data.tags[tag] == str(env[tag] or "none")

@@ -15,8 +15,9 @@ from transfer.params import Params
 from transfer.search.study import open_storage, storage_url, study_name
 from transfer.search.worker import work
 
-SPACE = {"mad": {"low": 0, "high": 0.9}, "msad": [0.0, 0.3, 0.6], "num_lanets": {"low": 1, "high": 3}}
-GRID = {"sampler": "grid", "space": {"mad": [0, 0.5], "num_lanets": [1, 2, 3]}, "trials": None}
+MAD, MSAD, LANETS = "model.args.mad", "model.args.msad", "model.args.num_lanets"
+SPACE = {MAD: {"low": 0, "high": 0.9}, MSAD: [0.0, 0.3, 0.6], LANETS: {"low": 1, "high": 3, "step": 1}}
+GRID = {"sampler": "grid", "space": {MAD: [0, 0.5], LANETS: [1, 2, 3]}, "trials": None}
 GRID_CELLS = 5  # with one LANet there is no mad
 
 
@@ -24,7 +25,7 @@ def search_params(*, storage: str = "journal", model: dict | None = None, tracki
     """The tiny parameters with a search that prunes nothing, unless told otherwise."""
     search = {"space": SPACE, "trials": 5, "startup_trials": 3, "pruner": {"kind": "none"}, "epochs": 2} | changes
     return tiny_params(
-        model={"num_lanets": 2} | (model or {}),
+        model={"args": {"num_lanets": 2} | (model or {})},
         tracking=tracking,
         searches=["searched"],
         search_definitions={"searched": search},

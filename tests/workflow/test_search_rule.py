@@ -59,8 +59,8 @@ def test_search(copy):
     best = trials[trials["state"] == "complete"].sort_values("val_accuracy", kind="stable", ascending=False)
     best = best[best["val_accuracy"] == best["val_accuracy"].iloc[0]].iloc[0]
     row = table.loc[("searched", "val_selected")]
-    assert row["local_cnns"] == best["num_lanets"]
-    assert (row["mad"], row["msad"]) == pytest.approx((best["mad"], best["msad"]))
+    assert row["local_cnns"] == best["model.args.num_lanets"]
+    assert (row["mad"], row["msad"]) == pytest.approx((best["model.args.mad"], best["model.args.msad"]))
 
 
 def test_more_trials_run_the_search_again_and_nothing_else(copy):

@@ -28,7 +28,7 @@ table_definitions:
   rates:
     kind: recipes
     datasets: [demo_rafdb]
-    sweep: {{over: {{model.msad: [0, 0.5]}}}}
+    sweep: {{over: {{model.args.msad: [0, 0.5]}}}}
     baseline: full_msad0
 """
 

@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from transfer.models.dropping import MAD, MSAD
 from transfer.models.ir50 import PReLU
-from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD
+from transfer.models.registry import IMAGENET_MEAN, IMAGENET_STD
 from transfer.params import Augmentation, TrainParams
 
 

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from transfer.bench.plain import Faces, plain_steps
 from transfer.datasets.synthetic.render import EXPRESSIONS, render_face
 from transfer.faces.store import store_writer
-from transfer.models.registry import create_model
+from transfer.models.registry import count_macs, create_model, input_of
 from transfer.params import ModelParams, TrainParams
 from transfer.training.batches import FaceStore, training_batches
 from transfer.training.device import choose_device, choose_precision
@@ -52,19 +51,19 @@ def bench_train(
     images_per_second, tflops (3 x 2 x MACs an image), mfu (divided by the peak matmul rate in the way's precision) and
     its rounds; peak_memory, bytes of this process before the plain loop began (CUDA: of the device).
     """
-    device = choose_device(train.device)
+    device, side = choose_device(train.device), int(input_of(model)["img_size"])
     precision = choose_precision(train, device)
     train = train.model_copy(update={"lr": _RATE, "warmup_epochs": 0.0})
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as name:
         progress("faces")
-        store, labels = synthetic_faces(Path(name), model.img_size)
+        store, labels = synthetic_faces(Path(name), side)
         progress("first steps")
         network, ours = _ours(model, train, store, labels, device, precision)
         ours(1)
         steps = {OURS: _steps(ours, seconds, device)}  # from the second step on the optimiser's state is there as well
         memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_resident()
-        macs = count_macs(network, model.img_size, device)
+        macs = count_macs(network, side, device)
         ways: dict[str, Callable[[int], None]] = {
             OURS: ours,
             PLAIN: _plain(model, train, store, labels, device, threads),
@@ -92,7 +91,7 @@ def bench_train(
         "model": model.name,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "gmacs": round(macs / 1e9, 3),
-        "img_size": model.img_size,
+        "img_size": side,
         "batch_size": train.batch_size,
         "precision": precision,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -156,15 +155,6 @@ class PeakMatmul:
                 times += 1
 
 
-def count_macs(model: nn.Module, side: int, device: torch.device) -> int:
-    """Multiplications of one image's forward pass, counted as it runs: matrix products and convolutions."""
-    training = model.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, 3, side, side, device=device))
-    model.train(training)
-    return counter.get_total_flops() // 2
-
-
 def _ours(
     model: ModelParams, train: TrainParams, path: Path, labels: np.ndarray, device: torch.device, precision: str
 ) -> tuple[nn.Module, Callable[[int], None]]:
@@ -173,7 +163,7 @@ def _ours(
     network = create_model(model, CLASSES).to(device).to(memory_format=torch.channels_last)
     average = WeightAverage(network, train.ema) if train.ema else None
     optimizer, targets = make_optimizer(network, train), torch.from_numpy(labels)
-    store = FaceStore(path, model.img_size, np.arange(len(labels)))
+    store = FaceStore(path, rows=np.arange(len(labels)), **input_of(model))
     calls = 0
 
     def steps(number: int) -> None:
@@ -195,7 +185,7 @@ def _plain(
     files = [store.with_name(f"{row}.jpg") for row in range(len(labels))]
     for pixels, file in zip(np.load(store), files, strict=True):
         Image.fromarray(pixels).save(file, quality=95)
-    faces = Faces(files, labels.tolist(), model.img_size, train.augment)
+    faces = Faces(files, labels.tolist(), input_of(model)["img_size"], train.augment)
     return plain_steps(create_model(model, CLASSES), faces, train.batch_size, train, device, workers)
 
 

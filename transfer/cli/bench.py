@@ -1,7 +1,7 @@
 """The verbs of `transfer bench`: speed and memory, to be measured again on another machine."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -60,12 +60,16 @@ def train(
     """Training speed on synthetic faces: images/s, model FLOPs utilisation, and the ratio to a plain loop; the rest as
     the parameters say. Reads: nothing. Writes: temporary files."""
     from transfer.bench.train import bench_train, table
+    from transfer.params.recipes import is_transfer
     from transfer.training.device import choose_device
     from transfer.utils.environment import cores
 
+    changes: dict[str, Any] = {"name": model, "img_size": img_size}
+    if not (is_transfer(model) and is_transfer(params.model.name)):
+        changes["args"] = {}
     batch_size = batch_size or (256 if choose_device(params.train.device).type == "cuda" else 16)
     result = bench_train(
-        params.model.model_copy(update={"name": model, "img_size": img_size}),
+        params.model.model_copy(update=changes),
         params.train.model_copy(update={"batch_size": batch_size}),
         threads=threads or cores(),
         rounds=rounds,

@@ -39,10 +39,11 @@ def load(
     table: str | None = None,
 ) -> "tuple[Params, Layout]":
     """The parameters and the paths of their experiment. Raises UserError for a name that the experiment lacks."""
+    from transfer.losses.registry import check_losses
     from transfer.models.registry import check_models
     from transfer.params import read
 
-    params = read.load(files or (), values or (), checks=[check_models])
+    params = read.load(files or (), values or (), checks=[check_models, check_losses])
     experiment = f"experiment {params.experiment}"
     for option, name, known, where in (
         ("dataset", dataset, params.all_datasets(), experiment),

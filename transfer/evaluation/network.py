@@ -1,6 +1,6 @@
 """The network of a weight file or a finished run, and the aligned test faces that it is shown."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,14 +12,14 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from transfer.faces.store import check_store, digest_test_faces
-from transfer.models.registry import create_model
+from transfer.models.registry import create_model, input_of
 from transfer.models.weights import importers
 from transfer.models.weights.load import read_safetensors
 from transfer.params import FaceParams, ModelParams, TrainParams
 from transfer.params.base import Protocol
 from transfer.runs.predictions import predictions_frame
 from transfer.runs.read import Run
-from transfer.training.batches import normalize, resized
+from transfer.training.batches import FaceStore, normalize, resized
 from transfer.training.device import claim_device
 from transfer.training.loop import predict
 from transfer.utils.chain import Chain
@@ -60,7 +60,8 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
         if "fills" in about and "model" not in about:
             raise UserError(f"{weights}: only a part of a model, to begin a run with (model.pretrained)")
     try:
-        header = Header.model_validate(about)
+        header = Header.model_validate(about | {"model": _with_args(about.get("model"))})
+        about["model"] = header.model.model_dump() | input_of(header.model)
         model = create_model(header.model, len(header.classes))
     except ValueError as error:  # of pydantic: other keys than ours
         raise UserError(f"{weights}: not the model.safetensors of a run ({' '.join(str(error).split())})") from None
@@ -69,6 +70,19 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
     except RuntimeError as error:
         raise UserError(f"{weights}: its tensors do not fit the model that it names: {error}") from None
     return model.eval(), about
+
+
+def _with_args(model: Any) -> Any:
+    """A model's parameters; files of version 0.1.0 have its arguments beside the other keys."""
+    if not isinstance(model, dict) or "args" in model:
+        return model
+    own = ModelParams.model_fields.keys() & model.keys()
+    return {key: model[key] for key in own} | {"args": {key: model[key] for key in model.keys() - own}}
+
+
+def store_of(path: Path, about: Mapping[str, Any], rows: np.ndarray) -> FaceStore:
+    """An aligned store, as the network of this description (`load_model`) is fed it."""
+    return FaceStore(path, rows=rows, **{key: about["model"][key] for key in ("img_size", "mean", "std")})
 
 
 @dataclass(frozen=True)
@@ -119,12 +133,13 @@ class Network:
 
         As after an epoch: in the run's precision, and bit-equal on its machine for the same batches.
         """
-        side = self.about["model"]["img_size"]
+        side, mean, std = (self.about["model"][key] for key in ("img_size", "mean", "std"))
 
         def images() -> Iterator[Tensor]:
             for faces in batches:
                 shown = np.ascontiguousarray(faces if faces.shape[1] == side else resized(faces, side))
-                yield normalize(torch.from_numpy(shown).to(self.device).permute(0, 3, 1, 2).float().div_(255))
+                images = torch.from_numpy(shown).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+                yield normalize(images, mean, std)
 
         return predictions_frame(
             samples.tolist(),

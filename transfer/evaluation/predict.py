@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from transfer.datasets.images import BrokenImage, decode
-from transfer.evaluation.network import load_model, read_faces
+from transfer.evaluation.network import load_model, read_faces, store_of
 from transfer.faces.align import align_dataset
 from transfer.faces.detect import detect
 from transfer.layout import Layout
 from transfer.params import FaceParams, TrainParams
 from transfer.runs.metrics import run_metrics
 from transfer.runs.predictions import parquet_columns, predictions_frame, write_predictions
-from transfer.training.batches import FaceStore, evaluation_batches
+from transfer.training.batches import evaluation_batches
 from transfer.training.device import choose_device, choose_precision
 from transfer.training.loop import outputs, predict
 from transfer.utils.errors import UserError
@@ -56,7 +56,7 @@ def classify(model: nn.Module, about: Mapping[str, Any], images: Sequence[Path])
             store = Path(folder) / "aligned.npy"
             table = align_photos(images, store, FaceParams(**about["faces"]))[["image", "status"]]
         rows = np.arange(len(table))
-        batches = evaluation_batches(FaceStore(store, about["model"]["img_size"], rows), rows, device)
+        batches = evaluation_batches(store_of(store, about, rows), rows, device)
         probabilities = predict(model, batches, choose_precision(TrainParams(), device), about["hflip_tta"])
     table["expression"] = np.array(about["classes"])[probabilities.argmax(axis=1)]
     for column, name in enumerate(about["classes"]):
@@ -110,7 +110,7 @@ def evaluate_weights(
     torch.set_num_threads(train.threads)
     device = choose_device(train.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    store = FaceStore(faces.store, about["model"]["img_size"], faces.rows)
+    store = store_of(faces.store, about, faces.rows)
     batches = evaluation_batches(store, faces.rows, device, batch_size=64)
     precision = "bf16" if train.precision == "bf16" else "fp32"
     found = []

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from transfer.datasets.images import BrokenImage, decode
-from transfer.evaluation.network import load_model, load_network, read_faces
+from transfer.evaluation.network import load_model, load_network, read_faces, store_of
 from transfer.evaluation.predict import align_photos
 from transfer.explain.diversity import lanet_maps, resized, transfer_only
 from transfer.explain.relevance import relevance_maps
@@ -21,7 +21,7 @@ from transfer.models.transfer import TransFER
 from transfer.params import FaceParams, Params
 from transfer.runs.predictions import probabilities_of
 from transfer.runs.read import read_run
-from transfer.training.batches import FaceStore, evaluation_batches, normalize
+from transfer.training.batches import FaceStore, evaluation_batches
 from transfer.training.device import choose_device
 from transfer.training.loop import predict
 from transfer.utils.code_digest import step_digest
@@ -66,7 +66,7 @@ def explain(
     relevance, lanets = [], []
     for start in range(0, len(rows), batch_size):
         batch = slice(start, start + batch_size)
-        images = normalize(store.images(rows[batch], device))
+        images = store.normalize(store.images(rows[batch], device))
         of_classes = torch.as_tensor(classes[batch], dtype=torch.long)
         relevance.append(relevance_maps(model, images, of_classes, side).cpu())
         lanets.append(resized(lanet_maps(model, images), side).cpu())
@@ -90,7 +90,7 @@ def write_attention(params: Params, layout: Layout, dataset: str, recipes: Seque
     chosen = one_per_class(faces.manifest["label"].to_numpy(), [p.argmax(axis=1) for p in probabilities.values()])
     columns = []
     for recipe, network in networks.items():
-        store = FaceStore(faces.store, network.about["model"]["img_size"], faces.rows[chosen])
+        store = store_of(faces.store, network.about, faces.rows[chosen])
         model, of_faces = transfer_only(network.model, network.run.weights), probabilities[recipe][chosen]
         explained = explain(model, store, faces.rows[chosen], of_faces.argmax(axis=1).tolist())
         columns.append(Column(recipe, classes, explained, of_faces))
@@ -171,7 +171,7 @@ def explain_photo(image: Path, weights: Path, aligned: bool = False) -> Photo:
                 f"{image}: no face found, and the run left such images out (faces.no_face: drop); give a larger "
                 "or clearer face, or --aligned if the image is one already"
             )
-        store = FaceStore(path, about["model"]["img_size"], rows)
+        store = store_of(path, about, rows)
         probabilities = predict(model, evaluation_batches(store, rows, device), "fp32", about["hflip_tta"])[0]
         explained = explain(model, store, rows, [int(probabilities.argmax())])
     return Photo(n_faces, about["classes"], probabilities, explained, about.get("run", weights.name))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from transfer.evaluation.network import Faces, Network, load_network, read_faces
+from transfer.evaluation.network import Faces, Network, load_network, read_faces, store_of
 from transfer.explain.relevance import blocks_of, features, tokens, trace
 from transfer.layout import Layout
 from transfer.models.lanet import LocalCNNs
@@ -19,7 +19,7 @@ from transfer.models.transfer import TransFER
 from transfer.params import Params
 from transfer.runs.evaluations import note_evaluation
 from transfer.runs.read import read_run
-from transfer.training.batches import FaceStore, evaluation_batches
+from transfer.training.batches import evaluation_batches
 from transfer.utils.code_digest import step_digest
 from transfer.utils.errors import UserError
 from transfer.utils.files import write_json
@@ -114,7 +114,7 @@ def write_diversity(params: Params, layout: Layout, dataset: str, recipe: str, s
 def diversity(network: Network, faces: Faces) -> dict[str, Any]:
     """num_lanets, num_heads, and means over the faces: ``lanets`` by measure, ``heads`` by measure a list by block."""
     model = transfer_only(network.model, network.run.weights)
-    store = FaceStore(faces.store, network.about["model"]["img_size"], faces.rows)
+    store = store_of(faces.store, network.about, faces.rows)
     maps: dict[str, list[Tensor]] = {name: [] for name in LANETS}
     heads: dict[str, list[Tensor]] = {name: [] for name in HEADS}
     blocks = blocks_of(model)

@@ -1,26 +1,37 @@
 """The models by name: for runs, and for timm as soon as timm is imported.
 
-Importing timm takes seconds, since it brings a thousand models, and a run needs none of them. ``register`` therefore
-keeps our models itself and hands them to timm when somebody imports it, before or after this package.
+Importing timm takes seconds, since it brings a thousand models, and a run of ours needs none of them. ``register``
+therefore keeps our models itself and hands them to timm when somebody imports it, before or after this package; what
+they understand is read from their source. A model called ``timm/NAME`` is timm's.
 """
 
 import ast
 import importlib
+import itertools
 import sys
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from transfer.params import arguments
 from transfer.utils.errors import UserError, choices
 
 if TYPE_CHECKING:
+    import torch
+    from pydantic import BaseModel
     from torch import nn
 
     from transfer.params import ModelParams, Params
+
+TIMM = "timm/"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RESERVED = ("self", "pretrained", "num_classes", "in_chans", "img_size")
+"""Arguments that are not given in ``model.args``: the data and other keys decide them."""
 
 _REGISTERED: dict[str, Callable[..., Any]] = {}
 
@@ -50,35 +61,181 @@ def model_function(name: str) -> Callable[..., Any]:
     return _REGISTERED[name]
 
 
+def module_of(name: str) -> str:
+    """The module that makes the model ``name``, for the digest of the code that a run depends on."""
+    return __name__ if name.startswith(TIMM) else modules()[name]
+
+
+def input_of(params: "ModelParams") -> dict[str, Any]:
+    """What a model is fed, as keys of its parameters: img_size, mean, std; its own where the parameters have none.
+
+    Raises UserError for an unknown model.
+    """
+    if wrong := _unknown(params.name):
+        raise UserError(f"model.name: {wrong}")
+    own = {"img_size": _signature(params.name)[1], "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if params.name.startswith(TIMM):
+        import timm
+
+        config = timm.get_pretrained_cfg(params.name.removeprefix(TIMM), allow_unregistered=False).to_dict()  # type: ignore[union-attr]
+        own = {"img_size": config["input_size"][-1], "mean": config["mean"], "std": config["std"]}
+    return {key: getattr(params, key) or value for key, value in own.items()}
+
+
 def create_model(params: "ModelParams", num_classes: int) -> "nn.Module":
-    """The network of a run. Raises UserError for an unknown name or contradictory values."""
-    if params.name not in modules():
-        raise UserError(f"model.name: unknown model {params.name!r}; {choices(params.name, modules())}")
+    """The network of a run. Raises UserError for an unknown name, or arguments that it does not take."""
+    if wrong := problem(params):
+        raise UserError(f"model.{'.'.join(wrong[0])}: {wrong[1]}")
     try:
-        return model_function(params.name)(num_classes=num_classes, **params.model_dump(exclude={"name", "pretrained"}))
-    except (ValueError, TypeError) as error:  # TypeError: a model that lacks one of our keywords
+        return _made(params, num_classes)
+    except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"model {params.name}: {error}") from error
 
 
-def check_models(params: "Params") -> None:
-    """Raise ParamsError if a run names an unknown model, or weights that do not fit it."""
-    from transfer.models.weights.catalogue import problem as weights_problem
-    from transfer.params import ParamsError
-    from transfer.params.read import holds
+def _made(params: "ModelParams", num_classes: int) -> "nn.Module":
+    size = {"img_size": input_of(params)["img_size"]} if _signature(params.name)[1] else {}
+    if not params.name.startswith(TIMM):
+        model: nn.Module = model_function(params.name)(num_classes=num_classes, **size, **params.args)
+        return model
+    import timm
 
-    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.all_runs()):
-        model = params.run(dataset, recipe).model
-        if model.name not in modules():
-            key, wrong = "name", f"unknown model {model.name!r}; {choices(model.name, modules())}"
-        elif problem := weights_problem(model.name, model.pretrained):
-            key, wrong = "pretrained", problem
-        else:
-            continue
-        blocks = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
-        values = params.model_dump(exclude_unset=True)
-        raise ParamsError(
-            next((*block, "model", key) for block in blocks if holds(values, (*block, "model", key))), wrong
-        )
+    return timm.create_model(params.name.removeprefix(TIMM), num_classes=num_classes, **size, **params.args)
+
+
+def count_macs(model: "nn.Module", side: int, device: "torch.device | str") -> int:
+    """Multiplications of one image's forward pass, counted as it runs: matrix products and convolutions."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    training = model.training
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 3, side, side, device=device))
+    model.train(training)
+    return counter.get_total_flops() // 2
+
+
+def size_of(params: "ModelParams", num_classes: int) -> dict[str, Any]:
+    """backbone, parameters, macs (of one image) and pretrained of a model, for tables.
+
+    ``backbone`` is the trunk that methods share, so that rows of equal trunk can be compared; of timm the network.
+    """
+    return dict(_size_of(params.model_dump_json(), num_classes))
+
+
+@cache
+def _size_of(written: str, num_classes: int) -> dict[str, Any]:
+    import torch
+
+    from transfer.params import ModelParams
+
+    params = ModelParams.model_validate_json(written)
+    with torch.random.fork_rng(devices=[]):
+        model = create_model(params, num_classes)
+    macs = count_macs(model, input_of(params)["img_size"], "cpu")
+    return {
+        "backbone": getattr(model, "backbone", params.name.removeprefix(TIMM)),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": macs,
+        "pretrained": ", ".join(params.pretrained) or "no",
+    }
+
+
+def problem(params: "ModelParams") -> tuple[tuple[str, ...], str] | None:
+    """The key below ``model`` that is wrong, and what is wrong with it, as far as can be told without training."""
+    from transfer.models.weights.catalogue import problem as weights_problem
+
+    name = params.name
+    if unknown := _unknown(name):
+        return ("name",), unknown
+    if wrong := arguments.problem(_signature(name)[0], params.args):
+        return wrong
+    if text := weights_problem(name, params.pretrained):
+        return ("pretrained",), text
+    return None
+
+
+def _unknown(name: str) -> str | None:
+    known = _timm(name) or (*modules(), f"{TIMM}NAME")
+    return None if name in known else f"unknown model {name!r}; {choices(name, _nearest(name, known))}"
+
+
+def _nearest(name: str, known: Sequence[str]) -> Sequence[str]:
+    from difflib import get_close_matches
+
+    return known if len(known) < 50 else get_close_matches(name, known, n=5)
+
+
+def _timm(name: str) -> tuple[str, ...]:
+    """The names of timm's models, if ``name`` is of that form; without importing timm for others."""
+    return _timm_names() if name.startswith(TIMM) else ()
+
+
+@cache
+def _timm_names() -> tuple[str, ...]:
+    import timm
+
+    names = (name for name in timm.list_models() if not timm.model_entrypoint(name).__module__.startswith(__package__))
+    return tuple(f"{TIMM}{name}" for name in names)
+
+
+@cache
+def _cannot_be_made(params: str) -> str | None:
+    """What timm says against a model, such as sizes that do not fit each other; without memory for its weights."""
+    import torch
+
+    from transfer.params import ModelParams
+
+    try:
+        with torch.device("meta"):
+            _made(ModelParams.model_validate_json(params), 7)
+    except NotImplementedError:  # a few initial values cannot be computed without memory
+        return None
+    except Exception as error:
+        return f"timm does not make it: {error}".replace("\n", " ")
+    return None
+
+
+@cache
+def _signature(name: str) -> tuple["type[BaseModel]", int | None]:
+    """What may stand in ``model.args`` of a known model, typed; and its own input size, if it is told one."""
+    if name.startswith(TIMM):
+        import typing
+
+        import timm
+
+        entry = timm.model_entrypoint(name.removeprefix(TIMM))
+        classes = getattr(typing.get_type_hints(entry).get("return"), "__mro__", ())
+        functions = (entry, *(vars(kind).get("__init__") for kind in classes))
+        found = arguments.of_functions([function for function in functions if hasattr(function, "__code__")])
+    else:
+        found = arguments.written(Path(__file__).with_name(f"{modules()[name].rpartition('.')[2]}.py"), name)
+    size = found.get("img_size", (None, None))[1]
+    return arguments.typed(name, found, RESERVED), size if isinstance(size, int) else 224 if size else None
+
+
+def check_models(params: "Params") -> None:
+    """Raise ParamsError if a run or a trial names an unknown model, or arguments or weights that do not fit it."""
+    from transfer.params import ParamsError
+    from transfer.params.read import where
+    from transfer.params.recipes import SHORTHANDS, is_transfer, varied
+
+    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.selected_runs()):
+        model, parts = params.run(dataset, recipe).model, params.recipe(recipe).model_fields_set & SHORTHANDS
+        if parts and not is_transfer(model.name) and model.name in (*modules(), *_timm(model.name)):
+            key, other = min(parts), f"only TransFER has it, and the model is {model.name}"
+            raise ParamsError(("recipe_definitions", recipe, key), f"{other}; leave it out, or name a transfer_ model")
+        wrong = problem(model)
+        if not wrong and model.name.startswith(TIMM) and (text := _cannot_be_made(model.model_dump_json())):
+            wrong = ("args" if model.args else "name",), text
+        if wrong:
+            raise ParamsError(where(params, dataset, recipe, ("model", *wrong[0])), wrong[1])
+    for name in params.searches:
+        search = params.search_definitions[name]
+        for dataset, ends in itertools.product(params.datasets, search.ends()):
+            end = {name: varied(params.recipe_definitions[search.recipe], ends)}
+            trial = params.model_copy(update={"recipe_definitions": params.recipe_definitions | end})
+            if wrong := problem(trial.run(dataset, name).model):
+                raise ParamsError(("search_definitions", name, "space", *ends), wrong[1])
 
 
 def register_with_timm() -> None:
@@ -94,9 +251,23 @@ def _timm_is_loaded() -> bool:
 
 
 def _tell_timm(function: Callable[..., Any]) -> None:
-    from timm.models import register_model
+    from timm.models import is_model, register_model
 
-    register_model(function)
+    if is_model(function.__name__):  # timm has a vgg13 of its own
+        return
+
+    @wraps(function)
+    def of_timm(pretrained: bool = False, **kwargs: Any) -> Any:
+        if pretrained:
+            raise ValueError(
+                "no weights come with the models; import those of others with `transfer weights` (docs/weights.md) and "
+                "name them in model.pretrained, or give a safetensors file of this project as checkpoint_path"
+            )
+        for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm passes these to every model
+            kwargs.pop(key, None)
+        return function(**kwargs)
+
+    register_model(of_timm)
 
 
 def _import_all() -> None:

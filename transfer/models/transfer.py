@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from transfer.models.ir50 import IRStem
 from transfer.models.lanet import LocalCNNs
-from transfer.models.registry import register
+from transfer.models.registry import IMAGENET_MEAN, IMAGENET_STD, register
 from transfer.models.vit import Block
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from transfer.params.base import Fraction
 
 
 class TransFER(nn.Module):
@@ -27,6 +25,8 @@ class TransFER(nn.Module):
     the stem sees: ImageNet's, as released, or ``half``, with which IR-50 was trained. Raises ValueError where a rate
     lies outside [0, 1], MAD has fewer than two maps to choose from, or the stem does not divide ``img_size``.
     """
+
+    backbone = "IR stem and ViT"
 
     def __init__(
         self,
@@ -39,8 +39,8 @@ class TransFER(nn.Module):
         num_lanets: int = 2,
         lanet_ratio: int = 16,
         lanet_norm: bool = True,
-        mad: float = 0.0,
-        msad: float = 0.0,
+        mad: Fraction = 0.0,
+        msad: Fraction = 0.0,
         msad_mode: Literal["head", "token"] = "head",
         embed_dim: int = 768,
         depth: int = 8,
@@ -153,40 +153,33 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _create(pretrained: bool, sizes: dict[str, Any], overrides: dict[str, Any]) -> TransFER:
-    if pretrained:
-        raise ValueError(
-            "no weights come with the models; import those of others with `transfer weights` (docs/weights.md) and "
-            "name them in model.pretrained, or give a safetensors file of this project as checkpoint_path"
-        )
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm passes these to every model
-        overrides.pop(key, None)
-    return TransFER(**{**sizes, **overrides})
-
-
 _SMALL = {"stem_units": (1, 2, 3, 1), "embed_dim": 192, "depth": 4, "num_heads": 6}
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {**_SMALL, "stem_widths": (32, 64, 128, 256)},
+    "medium": {**_SMALL, "stem_widths": (32, 96, 192, 384)},
+}
 
 
 @register
-def transfer_base(pretrained: bool = False, **kwargs: Any) -> TransFER:
+def transfer_base(**kwargs: Any) -> TransFER:
     """The paper's model: IR-50 stem, ViT of width 768 and depth 8; 65.2 M parameters, 15.28 GMACs at 112x112."""
-    return _create(pretrained, {}, kwargs)
+    return TransFER(**kwargs)
 
 
 @register
-def transfer_small(pretrained: bool = False, **kwargs: Any) -> TransFER:
+def transfer_small(**kwargs: Any) -> TransFER:
     """The same network for training from scratch on a few cores."""
-    return _create(pretrained, {**_SMALL, "stem_widths": (32, 64, 128, 256)}, kwargs)
+    return TransFER(**{**SIZES["small"], **kwargs})
 
 
 @register
-def transfer_medium(pretrained: bool = False, **kwargs: Any) -> TransFER:
+def transfer_medium(**kwargs: Any) -> TransFER:
     """The same network for training from scratch on a few cores in an hour: `transfer_small` with a wider stem."""
-    return _create(pretrained, {**_SMALL, "stem_widths": (32, 96, 192, 384)}, kwargs)
+    return TransFER(**{**SIZES["medium"], **kwargs})
 
 
 @register
-def transfer_tiny(pretrained: bool = False, **kwargs: Any) -> TransFER:
+def transfer_tiny(**kwargs: Any) -> TransFER:
     """The same network for trying the workflow: seconds per epoch on one core."""
     sizes = {"stem_widths": (32, 32, 64, 128), "stem_units": (1, 1, 2, 1), "embed_dim": 96, "depth": 2, "num_heads": 4}
-    return _create(pretrained, sizes, kwargs)
+    return TransFER(**{**sizes, **kwargs})

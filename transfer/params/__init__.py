@@ -3,15 +3,16 @@
 ``transfer.params.read`` reads the files; the JSON schema ``params/schema.json`` is generated from these models.
 """
 
-from transfer.params.base import SPLITS, Name, ParamsError, S, Strict, digest, merge
+from transfer.params.base import SPLITS, Name, ParamsError, S, Strict, digest, merge, nested
 from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingParams
 from transfer.params.experiment import Params
 from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams
-from transfer.params.search import CountRange, PrunerParams, RateRange, SearchDefinition, SearchSpace
+from transfer.params.search import PrunerParams, SearchDefinition, SearchRange, SearchSpace
 from transfer.params.tables import TableDefinition
 from transfer.params.train import (
     RUNTIME_KEYS,
     Augmentation,
+    LossParams,
     ModelOverride,
     ModelParams,
     RobustnessParams,
@@ -21,9 +22,9 @@ from transfer.params.train import (
 
 __all__ = [
     "Augmentation",
-    "CountRange",
     "DatasetDefinition",
     "FaceParams",
+    "LossParams",
     "ModelOverride",
     "ModelParams",
     "Name",
@@ -31,7 +32,6 @@ __all__ = [
     "ParamsError",
     "PrunerParams",
     "RUNTIME_KEYS",
-    "RateRange",
     "RecipeDefinition",
     "RecipeOnDataset",
     "RobustnessParams",
@@ -40,6 +40,7 @@ __all__ = [
     "SPLITS",
     "SamplingParams",
     "SearchDefinition",
+    "SearchRange",
     "SearchSpace",
     "Strict",
     "TableDefinition",
@@ -47,4 +48,5 @@ __all__ = [
     "TrainParams",
     "digest",
     "merge",
+    "nested",
 ]

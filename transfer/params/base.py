@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -23,6 +23,13 @@ def different(values: list[Any]) -> list[Any]:
     """Validator: no duplicates."""
     if len(set(values)) < len(values):
         raise ValueError(f"a value appears twice: {values}")
+    return values
+
+
+def positive(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Validator: what is divided by."""
+    if min(values) <= 0:
+        raise ValueError(f"expected numbers above 0, found {list(values)}")
     return values
 
 
@@ -56,6 +63,9 @@ Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(different)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Range = Annotated[tuple[Fraction, Fraction], AfterValidator(rising)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Channels = tuple[Fraction, Fraction, Fraction]
 Protocol = Literal["last", "val_selected", "test_selected"]
 Upsample = Literal["full", "sqrt", "none"]
 UPSAMPLING: tuple[str, ...] = get_args(Upsample)
@@ -113,6 +123,33 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """``value`` under a dotted key, as nested mappings."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return cast(dict[str, Any], value)
+
+
+_ARGS = ("num_lanets", "mad", "msad", "msad_mode", "stem_stages", "lanet_norm", "normalization")
+RENAMED = {
+    "train.processes": "train.gpus",
+    "train.flip_views": "train.hflip_tta",
+    "train.targets: votes": "train.targets: soft_labels",
+    "train.label_smoothing": "train.loss.args.label_smoothing",
+    **{f"model.{name}": f"model.args.{name}" for name in _ARGS},
+    **{f"space.{name}": f"model.args.{name}" for name in ("mad", "msad", "num_lanets")},
+}
+"""Keys of earlier versions, or keys with a value, and what they are called now."""
+
+
+def renamed(key: str, value: Any = None) -> str | None:
+    """What to write instead of a dotted ``key``, or of this value of it, where earlier versions had it."""
+    for old, new in RENAMED.items():
+        if f".{key}".endswith(f".{old}") or f".{key}: {value}".endswith(f".{old}"):
+            return f"renamed; write {new}"
+    return None
 
 
 def digest(*values: Any, length: int = 12) -> str:

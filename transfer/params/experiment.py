@@ -13,7 +13,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from transfer.params.base import Folder, Name, ParamsError, Protocol, Seeds, Strict, merged
 from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingParams
-from transfer.params.recipes import RecipeDefinition, RecipeOnDataset, RunParams, varied
+from transfer.params.recipes import (
+    LANETS,
+    MAD,
+    PARTS,
+    RecipeDefinition,
+    RecipeOnDataset,
+    RunParams,
+    is_transfer,
+    varied,
+)
 from transfer.params.search import SearchDefinition
 from transfer.params.tables import TableDefinition
 from transfer.params.train import ModelParams, RobustnessParams, TrainParams
@@ -140,10 +149,8 @@ class Params(Strict):
         data, rec = self.dataset_definitions[dataset], self.recipe(recipe)
         here = rec.datasets.get(dataset, RecipeOnDataset())
         upsample = here.upsample or rec.upsample
-        off: dict[str, Any] = {} if rec.local_cnns else {"num_lanets": 0}
-        off |= {part: 0.0 for part in ("mad", "msad") if not getattr(rec, part)}
         self._resolved[dataset, recipe] = resolved = RunParams(
-            model=merged(self.model, data.model, off, rec.model, here.model),
+            model=_model(rec, self.model, data.model, rec.model, here.model),
             train=merged(self.train, data.train, rec.train, here.train),
             sampling=merged(self.sampling, data.sampling, {"upsample": upsample} if upsample else {}),
         )
@@ -152,6 +159,27 @@ class Params(Strict):
     @cached_property
     def _resolved(self) -> dict[tuple[str, str], RunParams]:
         return {}
+
+
+def _model(recipe: RecipeDefinition, *blocks: Strict) -> ModelParams:
+    """The model of a recipe, from the blocks of the experiment, the dataset, the recipe, and the recipe there.
+
+    Arguments belong to one model: those of blocks that come before another one is named do not count.
+    """
+    given = [block.model_dump(exclude_unset=True) for block in blocks]
+    names: list[str | None] = list(
+        itertools.accumulate((block.get("name") for block in given), lambda old, new: new or old)
+    )
+    name = names[-1] or ModelParams().name
+    transfer = is_transfer(name)
+    for block, there in zip(given, names, strict=True):
+        if not (transfer and is_transfer(there or name)) and there not in (None, name):
+            block.pop("args", None)
+    if transfer:
+        off: dict[str, Any] = {} if recipe.local_cnns else {"num_lanets": 0}
+        off |= {part: 0.0 for part in ("mad", "msad") if not getattr(recipe, part)}
+        given = [{"args": PARTS}, *given[:2], {"args": off}, *given[2:]]
+    return merged(ModelParams(), *given)
 
 
 def _once(*several: Iterable[T]) -> list[T]:
@@ -240,9 +268,12 @@ def _check_table(params: Params, name: str) -> None:
 
 def _check_run(params: Params, dataset: str, recipe: str) -> None:
     run = params.run(dataset, recipe)
-    if run.model.mad > 0 and run.model.num_lanets < 2:
-        message = f"mad drops one of B LANet maps and needs num_lanets >= 2, but it is {run.model.num_lanets}"
-        raise ParamsError(("recipe_definitions", recipe), message)
+    args = run.model.args
+    if is_transfer(run.model.name):
+        lanets, mad = args["num_lanets"], args["mad"]
+        if isinstance(lanets, int) and isinstance(mad, float | int) and mad > 0 and lanets < 2:
+            message = f"mad drops one of B LANet maps and needs num_lanets >= 2, but it is {lanets}"
+            raise ParamsError(("recipe_definitions", recipe), message)
     if run.train.batch_size % run.train.gpus:
         message = f"batch_size {run.train.batch_size} ({dataset}, {recipe}) does not divide among {run.train.gpus} GPUs"
         raise ParamsError(("train", "gpus"), f"{message}; change one of the two")
@@ -287,7 +318,12 @@ def _check_search(params: Params, name: str) -> None:
         message = "a search gives its name to the resulting recipe, and cannot start from it; choose another recipe"
         raise ParamsError((*loc, "recipe"), message)
     for dataset in params.datasets:
-        lanets = params.run(dataset, search.recipe).model.num_lanets
-        if search.space.mad and not search.space.num_lanets and lanets < 2:
+        lanets = params.run(dataset, search.recipe).model.args.get("num_lanets", 0)
+        if MAD in search.space and LANETS not in search.space and lanets < 2:
             message = f"needs num_lanets >= 2, but recipe {search.recipe} has {lanets} on {dataset}"
-            raise ParamsError((*loc, "space", "mad"), message)
+            raise ParamsError((*loc, "space", MAD), message)
+    for values in search.ends():
+        try:
+            varied(params.recipe_definitions[search.recipe], values)
+        except ValidationError as error:
+            raise ParamsError((*loc, "space", *values), error.errors()[0]["msg"].replace("Input ", "")) from None

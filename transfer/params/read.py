@@ -13,20 +13,13 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from transfer.params.base import ParamsError, S, Strict, merge
+from transfer.params.base import ParamsError, S, Strict, merge, nested, renamed
 from transfer.params.experiment import Params
 from transfer.utils.errors import UserError, choices, did_you_mean, one_line, shown
 from transfer.utils.files import write_text
 
 DEFAULT = Path("params/default.yaml")
 SCHEMA = Path("params/schema.json")
-RENAMED = {
-    "train.processes": "train.gpus",
-    "train.flip_views": "train.hflip_tta",
-    "train.targets: votes": "train.targets: soft_labels",
-}
-"""Keys of earlier versions, or keys with a value, and what they are called now."""
-
 _SNAPSHOT = "# All parameters of a workflow, as it started: nothing else is read below this file."
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 _MOST_BYTES, _MOST_VALUES, _DEEPEST = 1_000_000, 50_000, 20
@@ -59,12 +52,9 @@ def load(
         key, equals, text = value.partition("=")
         if not equals:
             raise UserError(f"--set {value}: expected key=value, such as train.epochs=3")
-        nested: Any = parse(text, f"--set {shown(value)}")
         if key.count(".") > _DEEPEST:
             raise UserError(f"--set {shown(value)}: nested deeper than {_DEEPEST}")
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        command_line = merge(command_line, nested)
+        command_line = merge(command_line, nested(key, parse(text, f"--set {shown(value)}")))
     return _checked(merge(config, command_line), files, command_line, checks)
 
 
@@ -221,6 +211,19 @@ def holds(values: Any, loc: Sequence[str | int]) -> bool:
     return True
 
 
+def where(params: Params, dataset: str, recipe: str, key: tuple[str, ...]) -> tuple[str, ...]:
+    """The place of a run's resolved ``key``, such as ("model", "name"), in the parameters: the last one that set it."""
+    places: list[tuple[str, ...]] = [
+        ("table_definitions", name, "sweep", "over", ".".join(key))
+        for name, table in params.table_definitions.items()
+        if table.sweep and recipe in table.sweep.recipes()
+    ]
+    recipes = ("recipe_definitions", recipe)
+    places += [(*recipes, "datasets", dataset, *key), (*recipes, *key), ("dataset_definitions", dataset, *key), key]
+    values = params.model_dump(exclude_unset=True)
+    return next((place for place in places if holds(values, place)), key)
+
+
 def schema_text(model: type[Strict] = Params, partial: bool = True) -> str:
     """JSON schema of ``model`` for editors; ``partial``: no key is required, since override files hold only changes."""
     schema = model.model_json_schema()
@@ -288,9 +291,8 @@ def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...], model: type[B
     if kind == "value_error":
         return str(error["ctx"]["error"])
     key = _key(loc)
-    for old, new in RENAMED.items():
-        if f".{key}".endswith(f".{old}") or f".{key}: {value}".endswith(f".{old}"):
-            return f"renamed; write {new}"
+    if advice := renamed(key, value):
+        return advice
     if kind == "extra_forbidden":
         return f"unknown key; {choices(str(loc[-1]), _allowed(loc[:-1], model))}"
     if kind == "missing":
@@ -314,7 +316,7 @@ def _allowed(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
 
 def _key(loc: tuple[str | int, ...]) -> str:
     names = (str(part) for part in loc)
-    return ".".join(name if re.fullmatch(r"[\w-]{1,64}", name) else shown(name) for name in names) or "configuration"
+    return ".".join(name if re.fullmatch(r"[\w.-]{1,64}", name) else shown(name) for name in names) or "configuration"
 
 
 def _origin(loc: tuple[str | int, ...], source: Source) -> str:

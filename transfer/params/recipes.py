@@ -1,11 +1,26 @@
-"""Recipes: which parts of TransFER are on and what else differs; and the resolved parameters of a run."""
+"""Recipes: model, loss, training and balance, with shorthands for the parts of TransFER."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from transfer.params.base import Name, Strict, Upsample, merge
+from transfer.params.base import Name, Strict, Upsample, merge, nested, renamed
 from transfer.params.datasets import SamplingParams
-from transfer.params.train import ModelOverride, ModelParams, TrainOverride, TrainParams
+from transfer.params.train import Augmentation, LossParams, ModelOverride, ModelParams, TrainOverride, TrainParams
+from transfer.utils.errors import choices
+
+PARTS = {"num_lanets": 2, "mad": 0.6, "msad": 0.3}
+"""Arguments of TransFER in recipes with Local CNNs, MAD and MSAD: B, p1 and p2, where ``model.args`` has no others."""
+SHORTHANDS = {"local_cnns", "mad", "msad"}
+"""Keys of a recipe that TransFER alone has."""
+LANETS, MAD = "model.args.num_lanets", "model.args.mad"
+
+_BLOCKS: dict[str, Mapping[str, Any]] = {
+    "": {"upsample": None},
+    "model": ModelParams.model_fields,
+    "train": TrainParams.model_fields,
+    "train.augment": Augmentation.model_fields,
+    "train.loss": LossParams.model_fields,
+}
 
 
 class RecipeOnDataset(Strict):
@@ -18,10 +33,10 @@ class RecipeOnDataset(Strict):
 
 
 class RecipeDefinition(Strict):
-    """A recipe: which parts of TransFER are on, and what else it changes."""
+    """A recipe: its model, its training, and shorthands for the parts of TransFER."""
 
     local_cnns: bool = True
-    """LANets between stem and ViT."""
+    """LANets between stem and ViT; TransFER alone, as the next two."""
     mad: bool = False
     """Multi-attention dropping of LANet maps."""
     msad: bool = False
@@ -34,17 +49,31 @@ class RecipeDefinition(Strict):
     """Overrides per dataset; they win over the keys above."""
 
 
+def is_transfer(model: str) -> bool:
+    """Whether a model's name is one of TransFER's sizes."""
+    return model.startswith("transfer_")
+
+
+def setting(key: str) -> str:
+    """Validator: the dotted key of a value that recipes may differ in, for sweeps and searches."""
+    block, _, name = key.rpartition(".")
+    if block.endswith(".args") or name in _BLOCKS.get(block, ()):
+        return key
+    known = [f"{block}.{name}".lstrip(".") for block, names in _BLOCKS.items() for name in names]
+    advice = renamed(key) or renamed(f"space.{key}") or f"unknown key; {choices(key, [*known, LANETS, MAD])}"
+    raise ValueError(f"{key}: {advice}")
+
+
 def varied(recipe: RecipeDefinition, values: Mapping[str, Any]) -> RecipeDefinition:
     """``recipe`` with the values of a sweep by dotted keys, which override everything else in it."""
     content = recipe.model_dump(exclude_unset=True)
     content["datasets"] = {}
     for key, value in values.items():
-        block, _, name = key.rpartition(".")
-        content = merge(content, {block: {name: value}} if block else {name: value})
-        if name in ("mad", "msad"):
-            content[name] = True
-    if values.get("model.num_lanets", 2) < 2:
-        content = merge(content, {"mad": False, "model": {"mad": 0.0}})
+        content = merge(content, nested(key, value))
+        if key in (MAD, "model.args.msad"):
+            content[key.rpartition(".")[2]] = True
+    if values.get(LANETS, 2) < 2:
+        content = merge(merge(content, {"mad": False}), nested(MAD, 0.0))
     return RecipeDefinition.model_validate(content)
 
 

@@ -1,12 +1,14 @@
 """Searches: their spaces, samplers and pruners."""
 
+from collections.abc import Iterator
 from decimal import Decimal
 from math import prod
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from transfer.params.base import Fraction, Name, ParamsError, Seed, Seeds, Strict, Upsample, different
+from transfer.params.base import Name, ParamsError, Seed, Seeds, Strict, different
+from transfer.params.recipes import setting
 
 Number = TypeVar("Number", int, float)
 _MOST = 5000  # values of a range, and combinations of a grid
@@ -20,81 +22,54 @@ def _stepped(low: Number, high: Number, step: Number) -> list[Number]:
     return [type(low)(first + i * width) for i in range(int((last - first) / width) + 1)]
 
 
-def _check_range(low: float, high: float, step: float | None) -> None:
-    if low >= high:
-        raise ValueError(f"expected low < high, found {low} and {high}")
-    if step and (high - low) / step > _MOST:
-        raise ValueError(f"more than {_MOST:,} steps from {low} to {high}; choose a wider step than {step}")
-    if step:
-        _stepped(low, high, step)
+class SearchRange(Strict):
+    """A range of numbers to search in: whole ones if low, high and step are."""
 
-
-class RateRange(Strict):
-    """A range of rates to search in."""
-
-    low: Fraction
-    high: Fraction
-    step: Annotated[float, Field(gt=0, le=1)] | None = None
+    low: int | float
+    high: int | float
+    step: Annotated[int | float, Field(gt=0)] | None = None
     """Step between values; null: continuous."""
     log: bool = False
     """Sample on a logarithmic scale."""
 
     @model_validator(mode="after")
-    def _is_a_range(self) -> "RateRange":
-        if self.log and (self.step or self.low == 0):
+    def _is_a_range(self) -> "SearchRange":
+        if self.low >= self.high:
+            raise ValueError(f"expected low < high, found {self.low} and {self.high}")
+        if self.log and (self.step or self.low <= 0):
             raise ValueError("log needs low > 0 and no step")
-        _check_range(self.low, self.high, self.step)
+        if self.step:
+            if (self.high - self.low) / self.step > _MOST:
+                raise ValueError(f"more than {_MOST:,} steps from {self.low} to {self.high}; choose a wider step")
+            _stepped(self.low, self.high, self.step)
+        elif isinstance(self.low, int) and isinstance(self.high, int):
+            raise ValueError(f"whole numbers or all between? add step: 1, or write low: {float(self.low)}")
         return self
 
-    def values(self) -> list[float] | None:
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are meant."""
+        return all(isinstance(value, int) for value in (self.low, self.high, self.step))
+
+    def values(self) -> list[int] | list[float] | None:
         """All values in order; None for a continuous range."""
-        return _stepped(self.low, self.high, self.step) if self.step else None
+        if self.step is None:
+            return None
+        as_written: type = int if self.whole else float
+        return _stepped(*map(as_written, (self.low, self.high, self.step)))
 
 
-class CountRange(Strict):
-    """A range of whole numbers to search in."""
-
-    low: Annotated[int, Field(ge=0, le=16)]
-    high: Annotated[int, Field(ge=0, le=16)]
-    step: Annotated[int, Field(ge=1, le=16)] = 1
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> "CountRange":
-        _check_range(self.low, self.high, self.step)
-        return self
-
-    def values(self) -> list[int]:
-        """All values, in order."""
-        return _stepped(self.low, self.high, self.step)
+Choices = Annotated[list[int | float | str | bool], Field(min_length=1), AfterValidator(different)]
 
 
-Rates = Annotated[list[Fraction], Field(min_length=1), AfterValidator(different)]
-Counts = Annotated[list[Annotated[int, Field(ge=0, le=16)]], Field(min_length=1), AfterValidator(different)]
-Balances = Annotated[list[Upsample], Field(min_length=1), AfterValidator(different)]
+def _some(space: dict[str, Any]) -> dict[str, Any]:
+    if not space:
+        raise ValueError("nothing to search; give a key such as model.args.mad a range or a list")
+    return space
 
 
-class SearchSpace(Strict):
-    """Search space: a range or a list of choices per parameter; null: the recipe's value."""
-
-    mad: RateRange | Rates | None = None
-    """p1; 0 and not sampled in trials with fewer than two LANets."""
-    msad: RateRange | Rates | None = None
-    """p2."""
-    num_lanets: CountRange | Counts | None = None
-    """B."""
-    upsample: Balances | None = None
-    """Class balance of the training split."""
-
-    @model_validator(mode="after")
-    def _is_not_empty(self) -> "SearchSpace":
-        if not self.model_dump(exclude_none=True):
-            raise ValueError("nothing to search; give mad, msad, num_lanets or upsample a range or a list")
-        return self
-
-    def combinations(self) -> int:
-        """The size of a grid; a continuous range counts as one value."""
-        parts = [part for part in (self.mad, self.msad, self.num_lanets, self.upsample) if part is not None]
-        return prod(len(part if isinstance(part, list) else part.values() or [0]) for part in parts)
+SearchSpace = Annotated[dict[Annotated[str, AfterValidator(setting)], SearchRange | Choices], AfterValidator(_some)]
+"""A range or a list of choices by dotted key; MAD is off, and not sampled, in trials with fewer than two LANets."""
 
 
 class PrunerParams(Strict):
@@ -140,10 +115,16 @@ class SearchDefinition(Strict):
             raise ParamsError(("trials",), f"missing; {self.sampler} needs a number of trials")
         if grid and self.trials is not None:
             raise ParamsError(("trials",), "a grid has as many trials as combinations; leave it out")
-        for name in ("mad", "msad"):
-            rates = getattr(self.space, name)
-            if grid and isinstance(rates, RateRange) and rates.step is None:
+        for name, values in self.space.items():
+            if grid and isinstance(values, SearchRange) and values.step is None:
                 raise ParamsError(("space", name), "a grid needs a step or a list")
-        if grid and (size := self.space.combinations()) > _MOST:
+        sizes = (len(part if isinstance(part, list) else part.values() or [0]) for part in self.space.values())
+        if grid and (size := prod(sizes)) > _MOST:
             raise ParamsError(("space",), f"a grid of {size:,} combinations; at most {_MOST:,}")
         return self
+
+    def ends(self) -> Iterator[dict[str, Any]]:
+        """Each listed value of the space, and the ends of each range, by key."""
+        for key, values in self.space.items():
+            for value in values if isinstance(values, list) else (values.low, values.high):
+                yield {key: value}

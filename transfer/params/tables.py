@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from transfer.params.base import Name, ParamsError, Protocol, Seeds, Strict
+from transfer.params.recipes import setting
 from transfer.utils.errors import choices
 
 KINDS = tuple(sorted(file.stem for file in (Path(__file__).parents[1] / "tables" / "kinds").glob("[a-z]*.py")))
@@ -32,10 +33,10 @@ class Sweep(Strict):
     recipe: Name = "full"
     """The recipe to vary."""
     over: Annotated[
-        dict[Annotated[str, Field(pattern=r"^((model|train)\.[a-z_]+|upsample)$")], list[int | float | str]],
+        dict[Annotated[str, AfterValidator(setting)], list[int | float | str]],
         Field(min_length=1),
     ]
-    """Values by key, such as model.num_lanets. MAD is off with fewer than two LANets."""
+    """Values by key, such as model.args.num_lanets. MAD is off with fewer than two LANets."""
 
     @model_validator(mode="after")
     def _has_values(self) -> "Sweep":

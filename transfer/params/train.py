@@ -1,10 +1,10 @@
 """The blocks `train`, `model` and `robustness`."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from transfer.params.base import Fraction, Name, Override, ParamsError, Range, Seed, Strict
+from transfer.params.base import Channels, Fraction, Name, Override, ParamsError, Range, Seed, Strict, positive
 from transfer.utils.errors import choices
 
 
@@ -33,6 +33,15 @@ class Augmentation(Strict):
     """Range of the erased area, as a fraction of the image."""
 
 
+class LossParams(Strict):
+    """The loss."""
+
+    name: Name = "cross_entropy"
+    """A file of transfer/losses, such as eac."""
+    args: dict[str, Any] = {}
+    """What this loss alone understands, such as label_smoothing."""
+
+
 class TrainParams(Strict):
     """The training run."""
 
@@ -53,7 +62,7 @@ class TrainParams(Strict):
     """Length of the linear warm-up."""
     clip_norm: Annotated[float, Field(ge=0, le=1e6)] = 10.0
     """Largest L2 norm of the gradient; 0: no clipping."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    loss: LossParams = LossParams()
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay per step of the exponential moving average of the weights, which is evaluated and saved; 0: none."""
     targets: Literal["label", "soft_labels"] = "label"
@@ -87,26 +96,18 @@ several GPUs, random draws)."""
 
 
 class ModelParams(Strict):
-    """The network, and the drop rates of the recipes that enable them."""
+    """The network."""
 
-    name: Name = "transfer_tiny"
-    """Name in timm's registry, such as transfer_base."""
-    img_size: Annotated[int, Field(ge=16, le=448)] = 112
-    """Side of the square input in pixels; aligned faces are resized to it."""
-    stem_stages: Annotated[int, Field(ge=1, le=4)] = 3
-    """Number of stages of the IR-50 stem."""
-    num_lanets: Annotated[int, Field(ge=0, le=16)] = 2
-    """B, the number of LANets in recipes with Local CNNs."""
-    mad: Fraction = 0.6
-    """p1, the probability that MAD drops a LANet map, in recipes with MAD."""
-    msad: Fraction = 0.3
-    """p2, the probability that MSAD drops a head of a block, in recipes with MSAD."""
-    msad_mode: Literal["head", "token"] = "head"
-    """head: as in the paper; token: as in the released code."""
-    lanet_norm: bool = True
-    """Batch norm in the LANets, as released; the paper names none."""
-    normalization: Literal["imagenet", "half"] = "imagenet"
-    """Input normalization: ImageNet's mean and standard deviation, as released, or 0.5, as IR-50 was pretrained."""
+    name: Annotated[str, Field(pattern=r"^(timm/)?[a-z][a-z0-9_]*$", max_length=100)] = "transfer_tiny"
+    """A model of this project, such as transfer_base, or timm/NAME for any of timm, such as timm/resnet18."""
+    args: dict[str, Any] = {}
+    """What this model alone understands, such as mad; they do not pass to another model that a recipe names."""
+    img_size: Annotated[int, Field(ge=16, le=448)] | None = None
+    """Side of the square input in pixels; aligned faces are resized to it. null: the model's own."""
+    mean: Channels | None = None
+    """Mean of the input channels R, G, B, of values in [0, 1]. null: the model's own."""
+    std: Annotated[Channels, AfterValidator(positive)] | None = None
+    """Standard deviation of the input channels. null: the model's own."""
     pretrained: list[Name] = []
     """Pretrained weights, by their names in params/sources.yaml; all other tensors are initialised at random."""
 

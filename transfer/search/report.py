@@ -18,7 +18,6 @@ from optuna.visualization import matplotlib as plots
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.search.study import (
-    MODEL_KEYS,
     open_storage,
     progress_of,
     retry,
@@ -26,13 +25,11 @@ from transfer.search.study import (
     storage_errors,
     storage_url,
     study_name,
-    trial_params,
     with_values,
 )
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, write_json, write_text
 
-VALUES = (*MODEL_KEYS, "upsample")
 _TARGET = "validation accuracy"
 
 
@@ -47,9 +44,12 @@ def report(params: Params, search: str, layout: Layout) -> None:
         if not completed:
             raise UserError(f"study {study.study_name}: no completed trial; see its trials in optuna-dashboard")
         folder = layout.search(search) / dataset
-        rows = pd.DataFrame([_row(params, dataset, search, trial) for trial in trials])
+        rows = pd.DataFrame([_row(params, search, trial) for trial in trials])
         write_text(folder / "trials.csv", rows.to_csv(index=False))
-        write_text(folder / "grid.csv", _grid(rows[rows["state"] == "complete"]).to_csv(index=False))
+        write_text(
+            folder / "grid.csv",
+            _grid(rows[rows["state"] == "complete"], list(params.search_definitions[search].space)).to_csv(index=False),
+        )
         _draw(study, completed, folder)
         best = max(completed, key=lambda trial: (trial.value, -trial.number))
         recipe = with_values(recipe, dataset, best.user_attrs["values"])
@@ -71,22 +71,20 @@ def _load_study(params: Params, search: str, dataset: str, layout: Layout) -> op
         if name not in optuna.get_all_study_names(storage):
             raise UserError(f"study {name}: not in {shown(url)}; run it with snakemake search, or transfer search")
         study = optuna.load_study(study_name=name, storage=storage)
-        lanets = params.run(dataset, definition.recipe).model.num_lanets
+        lanets = params.run(dataset, definition.recipe).model.args.get("num_lanets", 0)
         finished, _, wanted = progress_of(study, definition, lanets)
     if finished < wanted:
         raise UserError(f"study {name}: {finished} of {wanted} trials are finished; start its workers again")
     return study
 
 
-def _row(params: Params, dataset: str, search: str, trial: FrozenTrial) -> dict[str, Any]:
+def _row(params: Params, search: str, trial: FrozenTrial) -> dict[str, Any]:
     values = trial.user_attrs.get("values", {})
-    run = trial_params(params, dataset, search, values).run(dataset, search)
-    resolved = run.model.model_dump(include=set(MODEL_KEYS)) | {"upsample": run.sampling.upsample}
     accuracies = list(trial.user_attrs.get("accuracies", {}).values())
     return {
         "trial": trial.number,
         "state": trial.state.name.lower(),
-        **{name: resolved[name] if values else None for name in VALUES},
+        **{name: values.get(name) for name in params.search_definitions[search].space},
         "val_accuracy": trial.value if trial.state == TrialState.COMPLETE else None,
         "val_accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         "n_seeds": len(accuracies) or None,
@@ -96,8 +94,8 @@ def _row(params: Params, dataset: str, search: str, trial: FrozenTrial) -> dict[
     }
 
 
-def _grid(completed: pd.DataFrame) -> pd.DataFrame:
-    cell = completed.groupby(list(VALUES), as_index=False)
+def _grid(completed: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    cell = completed.groupby(names, as_index=False)
     table = cell.agg(n_trials=("trial", "size"), n_seeds=("n_seeds", "sum"), val_accuracy=("val_accuracy", "mean"))
     spread = cell["val_accuracy_std"].first()["val_accuracy_std"]
     table["val_accuracy_std"] = spread.where(table["n_trials"] == 1)

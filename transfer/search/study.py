@@ -21,16 +21,17 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from transfer.layout import Layout
 from transfer.params import (
-    CountRange,
-    ModelOverride,
     Params,
     PrunerParams,
     RecipeDefinition,
     RecipeOnDataset,
     SearchDefinition,
+    SearchRange,
     SearchSpace,
-    TrainOverride,
+    merge,
+    nested,
 )
+from transfer.params.recipes import LANETS, MAD
 from transfer.utils.errors import UserError
 from transfer.utils.seeds import stream
 
@@ -47,35 +48,35 @@ _CREATING = re.compile("already exists|UNIQUE constraint|database is locked")
 retry = RetryHeartbeatStaleTrialCallback()
 """Queues the values of a failed trial again."""
 
-MODEL_KEYS = ("mad", "msad", "num_lanets")
-_KEYS = ("num_lanets", "mad", "msad", "upsample")
+
+def _in_order(space: SearchSpace) -> list[tuple[str, Any]]:
+    """The number of LANets first: it decides whether there is MAD."""
+    return sorted(space.items(), key=lambda part: part[0] != LANETS)
 
 
 def draw(trial: optuna.Trial, space: SearchSpace, lanets: int) -> dict[str, Any]:
     """Draw the values of ``trial``; ``lanets`` is B if not in the space. Below two LANets mad is 0, and not drawn."""
     values: dict[str, Any] = {}
-    for name in _KEYS:
-        part = getattr(space, name)
-        if name == "mad" and values.get("num_lanets", lanets) < 2:
-            values["mad"] = 0.0
-        elif isinstance(part, list):
+    for name, part in _in_order(space):
+        if name == MAD and values.get(LANETS, lanets) < 2:
+            continue
+        if isinstance(part, list):
             values[name] = trial.suggest_categorical(name, part)
-        elif isinstance(part, CountRange):
+        elif part.whole:
             values[name] = trial.suggest_int(name, part.low, part.high, step=part.step)
-        elif part:
+        else:
             values[name] = trial.suggest_float(name, part.low, part.high, step=part.step, log=part.log)
-    return values
+    return values | ({MAD: 0.0} if values.get(LANETS, 2) < 2 or (MAD in space and MAD not in values) else {})
 
 
 def cells(space: SearchSpace, lanets: int) -> list[dict[str, Any]]:
     """Every combination of a grid once, in order; without mad where there are fewer than two LANets."""
-    parts = {name: part for name in _KEYS if (part := getattr(space, name))}
-    lists = [part if isinstance(part, list) else part.values() for part in parts.values()]
+    lists: list[Any] = [part if isinstance(part, list) else part.values() for part in space.values()]
     found: list[dict[str, Any]] = []
     for combination in itertools.product(*lists):
-        cell = dict(zip(parts, combination, strict=True))
-        if cell.get("num_lanets", lanets) < 2:
-            cell.pop("mad", None)
+        cell: dict[str, Any] = dict(zip(space, combination, strict=True))
+        if cell.get(LANETS, lanets) < 2:
+            cell.pop(MAD, None)
         if cell not in found:
             found.append(cell)
     return found
@@ -83,30 +84,23 @@ def cells(space: SearchSpace, lanets: int) -> list[dict[str, Any]]:
 
 def conditional(space: SearchSpace) -> bool:
     """Whether some trials have no mad."""
-    counts = space.num_lanets
-    lowest = counts.low if isinstance(counts, CountRange) else min(counts) if counts else 2
-    return bool(space.mad) and lowest < 2
+    counts: Any = space.get(LANETS, [2])
+    return MAD in space and (counts.low if isinstance(counts, SearchRange) else min(counts)) < 2
 
 
 def with_values(recipe: RecipeDefinition, dataset: str, values: dict[str, Any]) -> RecipeDefinition:
     """``recipe`` with the ``values`` of a trial on ``dataset``."""
-    here = recipe.datasets.get(dataset, RecipeOnDataset())
-    model = here.model.model_dump(exclude_unset=True) | {key: values[key] for key in MODEL_KEYS if key in values}
-    changes: dict[str, Any] = {"model": ModelOverride(**model)}
-    if "upsample" in values:
-        changes["upsample"] = values["upsample"]
-    return recipe.model_copy(update={"datasets": recipe.datasets | {dataset: here.model_copy(update=changes)}})
+    here = recipe.datasets.get(dataset, RecipeOnDataset()).model_dump(exclude_unset=True)
+    for key, value in values.items():
+        here = merge(here, nested(key, value))
+    return recipe.model_copy(update={"datasets": recipe.datasets | {dataset: RecipeOnDataset.model_validate(here)}})
 
 
 def trial_params(params: Params, dataset: str, search: str, values: dict[str, Any]) -> Params:
     """The parameters of a trial's runs: its values are the recipe ``search``, and no protocol is asked for."""
     definition = params.search_definitions[search]
-    recipe = with_values(params.recipe_definitions[definition.recipe], dataset, values)
-    if definition.epochs:
-        here = recipe.datasets[dataset]
-        train = TrainOverride(**here.train.model_dump(exclude_unset=True) | {"epochs": definition.epochs})
-        here = here.model_copy(update={"train": train})
-        recipe = recipe.model_copy(update={"datasets": recipe.datasets | {dataset: here}})
+    length = {"train.epochs": definition.epochs} if definition.epochs else {}
+    recipe = with_values(params.recipe_definitions[definition.recipe], dataset, length | values)
     recipes = params.recipe_definitions | {search: recipe}
     return params.model_copy(update={"recipe_definitions": recipes, "protocols": []})
 

@@ -10,7 +10,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from transfer.layout import Layout
-from transfer.models.registry import modules
+from transfer.losses.registry import module_of as loss_module
+from transfer.models.registry import module_of
 from transfer.params import RUNTIME_KEYS, Params, digest
 from transfer.search import study as studies
 from transfer.search.study import FINISHED, WORKER, draw, open_study, origin, retry, storage_errors, trial_params
@@ -43,7 +44,7 @@ def work(
     definition = params.search_definitions[search]
     if number >= definition.workers:
         raise UserError(f"--worker {number}: search {search} has workers 0 to {definition.workers - 1}")
-    lanets = params.run(dataset, definition.recipe).model.num_lanets
+    lanets = params.run(dataset, definition.recipe).model.args.get("num_lanets", 0)
     url = studies.storage_url(params, layout)
     study = open_study(params, search, dataset, layout, identity(params, search, dataset, layout))
 
@@ -119,7 +120,7 @@ def identity(params: Params, search: str, dataset: str, layout: Layout) -> dict[
     return plain | {
         "recipe": start.model_dump(mode="json", exclude={"train": RUNTIME_KEYS}),
         "data": digest([sha256(data / name) for name in ("aligned.parquet", "split.parquet")]),
-        "code": step_digest("train", modules()[start.model.name]),
+        "code": step_digest("train", module_of(start.model.name), loss_module(start.train.loss.name)),
     }
 
 

@@ -1,7 +1,7 @@
 """Batches of images on the device, from rows of the aligned store."""
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD
+from transfer.models.registry import IMAGENET_MEAN, IMAGENET_STD
 from transfer.params import Augmentation
 from transfer.training.augment import Augment
 from transfer.utils.seeds import stream
@@ -28,7 +28,15 @@ class FaceStore:
     they are released now and then, and stay in the system's cache.
     """
 
-    def __init__(self, path: Path, img_size: int, rows: np.ndarray) -> None:
+    def __init__(
+        self,
+        path: Path,
+        img_size: int,
+        rows: np.ndarray,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        self.mean, self.std = mean, std
         self.pixels: np.memmap = np.load(path, mmap_mode="r")
         self.side = img_size
         self.mapped = 0
@@ -62,6 +70,10 @@ class FaceStore:
         pixels = torch.from_numpy(self.faces(rows)).to(device, non_blocking=True)
         return pixels.permute(0, 3, 1, 2).float().div_(255)
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] as the network is fed them."""
+        return normalize(images, self.mean, self.std)
+
 
 def resized(pixels: np.ndarray, side: int) -> np.ndarray:
     """Faces (N, any, any, 3) uint8 at another side, as the network sees them."""
@@ -82,8 +94,8 @@ def training_batches(
     first: int = 0,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: ``rows`` in random order as (images, targets); a last batch that is not full is left out.
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """One epoch: ``rows`` in random order as (images, targets, rows); a last batch that is not full is left out.
 
     ``targets`` is indexed by row: (rows,) class numbers or (rows, C) soft labels. Begins with batch ``first``; each
     batch draws its augmentation from a stream of its own, so that it is the same wherever the epoch begins. Of
@@ -95,15 +107,16 @@ def training_batches(
     for step in range(first, len(order) // size):
         batch = order[step * size + rank * own :][:own]
         augment = Augment(augmentation, stream(augment_seed, "step", step))
-        images = normalize(augment(store.images(batch, device)))
+        images = store.normalize(augment(store.images(batch, device)))
         images = augment.erase(images).contiguous(memory_format=torch.channels_last)
-        yield images, targets[torch.from_numpy(batch)].to(device, non_blocking=True)
+        numbers = torch.from_numpy(batch)
+        yield images, targets[numbers].to(device, non_blocking=True), numbers.to(device, non_blocking=True)
 
 
-def normalize(images: Tensor) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] to ImageNet's mean 0 and standard deviation 1, as the authors feed them."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std
+def normalize(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] to mean 0 and standard deviation 1, of ImageNet's where no other is given."""
+    shift, scale = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
+    return (images - shift) / scale
 
 
 def evaluation_batches(
@@ -111,4 +124,4 @@ def evaluation_batches(
 ) -> Iterator[Tensor]:
     """``rows`` in order as normalised images, without augmentation."""
     for start in range(0, len(rows), batch_size):
-        yield normalize(store.images(rows[start : start + batch_size], device))
+        yield store.normalize(store.images(rows[start : start + batch_size], device))

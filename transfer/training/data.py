@@ -12,6 +12,7 @@ from pyarrow.parquet import read_metadata
 
 from transfer.faces.store import check_store, digest_test_faces
 from transfer.layout import Layout
+from transfer.models.registry import input_of
 from transfer.params import RunParams, digest
 from transfer.training.batches import FaceStore
 from transfer.utils.errors import UserError
@@ -76,7 +77,7 @@ def load_data(settings: RunParams, dataset: str, layout: Layout, splits: Sequenc
         targets=_soft_labels(dataset, data, rows, samples, classes) if soft else torch.tensor(labels),
         plan=plan,
         classes=classes,
-        store=FaceStore(data / "aligned.npy", settings.model.img_size, split["row"].to_numpy()),
+        store=FaceStore(data / "aligned.npy", rows=split["row"].to_numpy(), **input_of(settings.model)),
         test_faces=digest_test_faces(aligned),
         batch_size=min(settings.train.batch_size, len(plan)),
     )

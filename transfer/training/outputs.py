@@ -1,4 +1,7 @@
-"""What a run leaves in its directory: model.safetensors, history.csv, predictions.parquet, env.json."""
+"""What a run leaves in its directory: model.safetensors, history.csv, predictions.parquet, env.json.
+
+And loss.parquet, where its loss has a state for each training face.
+"""
 
 import json
 import time
@@ -8,6 +11,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
+from transfer.models.registry import input_of
 from transfer.models.weights.load import KEY
 from transfer.params import digest
 from transfer.runs.predictions import predictions_frame, write_predictions
@@ -22,7 +26,7 @@ def write_run(run: Run) -> None:
     selected, protocol, data = run.selected, run.params.checkpoint_protocol, run.data
     chosen = selected.get(protocol) or {"epoch": len(run.history), "weights": run.weights()}
     about = {
-        "model": run.settings.model.model_dump(mode="json"),
+        "model": run.settings.model.model_dump(mode="json") | input_of(run.settings.model),
         "faces": run.params.face_params(run.dataset).model_dump(mode="json"),
         "classes": data.classes,
         "run": f"{run.params.experiment}/{run.dataset}/{run.recipe}/seed{run.seed}",
@@ -36,6 +40,11 @@ def write_run(run: Run) -> None:
         save_file(weights, part, {KEY: json.dumps(about)})
     with atomic(run.directory / "history.csv") as part:
         pd.DataFrame(run.history).to_csv(part, index=False)
+    own = {name: value.cpu().numpy() for name, value in run.criterion.named_buffers() if len(value) == len(data.labels)}
+    if own:
+        trained = pd.DataFrame({"sample": data.samples, **own}).iloc[data.rows["train"]]
+        with atomic(run.directory / "loss.parquet") as part:
+            trained.to_parquet(part, index=False)
     frames = []
     for kept_by, best in selected.items():
         for split, probabilities in best["probabilities"].items():

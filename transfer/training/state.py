@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from transfer.losses.base import Loss
 from transfer.params import Params, RunParams, digest
 from transfer.training.data import RunData
 from transfer.training.distributed import ProcessGroup
@@ -54,6 +55,8 @@ class Run:
     model: nn.Module
     network: nn.Module
     """``model`` as it is trained: wrapped where several GPUs share the batches."""
+    criterion: Loss
+    """The loss, with its own parameters and state."""
     average: WeightAverage | None
     optimizer: SGD
     pretrained: dict[str, str]
@@ -107,6 +110,7 @@ class Run:
     def save(self) -> None:
         state = {
             "model": self.model.state_dict(),
+            "loss": self.criterion.state_dict(),
             "optimizer": self.optimizer.velocity,
             "average": self.average and self.average.state_dict(),
             "history": self.history,
@@ -125,6 +129,7 @@ class Run:
         if state is None:
             return False
         self.model.load_state_dict(state["model"])
+        self.criterion.load_state_dict(state["loss"])
         self.optimizer.load_velocity(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -210,7 +210,7 @@ def _whole_model(tensors: Tensors) -> dict[str, Any]:
     n_classes = len(tensors["head.bias"])
     lanets = {name.split(".")[2] for name in tensors if name.startswith("local_cnns.")}
     # Nothing is dropped in evaluation; the rates stay at 0, since one LANet is too few for MAD.
-    model = ModelParams(name=MODEL, num_lanets=len(lanets), mad=0, msad=0)
+    model = ModelParams(name=MODEL, args={"num_lanets": len(lanets), "mad": 0.0, "msad": 0.0})
     return {
         "model": model.model_dump(mode="json"),
         "faces": FaceParams().model_dump(mode="json"),

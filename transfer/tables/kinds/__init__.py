@@ -107,9 +107,17 @@ class Context:
                 yield recipe, seed, run
 
     def model_cells(self, dataset: str, recipe: str) -> Cells:
-        """Return local_cnns, mad and msad of a recipe."""
+        """Return local_cnns, mad and msad of a recipe; None for another model than TransFER."""
         model = self.params.run(dataset, recipe).model
-        return {"local_cnns": model.num_lanets, "mad": model.mad, "msad": model.msad}
+        return {"local_cnns": model.args.get("num_lanets"), **{key: model.args.get(key) for key in ("mad", "msad")}}
+
+    def size_cells(self, dataset: str, recipe: str) -> Cells:
+        """Return model, loss, backbone, parameters, macs and pretrained of a recipe."""
+        from transfer.models.registry import size_of
+
+        run = self.params.run(dataset, recipe)
+        classes = len(next(iter(self.runs[dataset, recipe].values())).classes)
+        return {"model": run.model.name, "loss": run.train.loss.name, **size_of(run.model, classes)}
 
     @property
     def dataset(self) -> str:
