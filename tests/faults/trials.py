@@ -315,7 +315,8 @@ def bounded(folder: Path, *arguments: str) -> tuple[int, str, str]:
         timer.cancel()
     # Of the processor: others may use the machine too. Waiting for ever ends by the timer.
     seconds, memory = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
-    beyond = f"{seconds:.0f} s" if seconds > SECONDS else f"{memory / 1e9:.1f} GB" if memory > BYTES else ""
+    most = max(BYTES, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)  # it began as a copy of this process
+    beyond = f"{seconds:.0f} s" if seconds > SECONDS else f"{memory / 1e9:.1f} GB" if memory > most else ""
     return process.returncode, said, beyond
 
 

@@ -204,6 +204,7 @@ def _array(content: bytes, where: str) -> "np.ndarray":
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
         if isinstance(array, np.ndarray):
+            array.tolist()  # bytes that are no text fail here
             return array
         why = "several arrays"
     except Exception as error:  # a damaged header raises nearly anything

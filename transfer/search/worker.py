@@ -79,6 +79,8 @@ def work(
     with storage_errors(url):
         while True:
             requeue(study, number, definition.workers)
+            for trial in study.get_trials(deepcopy=False, states=FINISHED):  # also after a kill in this moment
+                shutil.rmtree(state_of(trial), ignore_errors=True)
             finished, running, wanted = studies.progress_of(study, definition, lanets)
             if finished + running >= wanted:
                 break
@@ -87,9 +89,7 @@ def work(
                 study.enqueue_trial(free[number % len(free)])  # another one for each worker
             n_drawn = sum(origin(trial) == trial.number for trial in study.get_trials(deepcopy=False))
             study.sampler = studies.make_sampler(definition, number, n_drawn)
-            study.optimize(
-                objective, n_trials=1, callbacks=[lambda _, trial: shutil.rmtree(state_of(trial), ignore_errors=True)]
-            )
+            study.optimize(objective, n_trials=1)
         trials = study.get_trials(deepcopy=False, states=FINISHED)
     own = [trial.number for trial in trials if trial.user_attrs.get(WORKER) == number]
     folder = layout.search(search) / dataset
