@@ -362,7 +362,7 @@ PARAMETERS: dict[str, str | bytes] = {
     "Latin-1": "experiment: \xe4".encode("latin-1"),
     "two documents": "seeds: [0]\n---\nseeds: [1]",
     "two megabytes": "#" * 2_000_000,
-    "endless grid": "search_definitions: {s: {sampler: grid, space: {model.args.mad: {low: 0, high: 1, step: 1.0e-300}}}}",
+    "endless grid": "search_definitions: {s: {sampler: grid, space: {train.lr: {low: 0, high: 1, step: 1.0e-300}}}}",
     "endless sweep": f"table_definitions: {{t: {{kind: recipes, sweep: {{over: {{{_SWEEP}}}}}}}}}",
 }
 
