@@ -1,5 +1,7 @@
 # make table1   set up .venv, run the workflow on the demo, print results/table1.md
 # make test     set up .venv, run the linters and all tests
+# make faults   kills, full disks, hostile inputs: half an hour, for a nightly run; writes a table into docs/reliability.md
+# make leaderboard  make the pages of the leaderboard: results/leaderboard/index.html
 # make pull     fetch the files that DVC stores for this commit, so that nothing is left to do (docs/dvc.md)
 # make dashboard  show the search studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
 # make mlflow   show the runs: http://127.0.0.1:5000 (there choose "Model training", once)
@@ -7,7 +9,7 @@
 # make prune    remove what no table needs; asks first; ARGS="--params params/paper.yaml" for another experiment
 # Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
 
-.PHONY: table1 pull dashboard dry-run mlflow lint test clean prune clean-env
+.PHONY: table1 leaderboard pull dashboard dry-run mlflow lint test faults clean prune clean-env
 .DEFAULT_GOAL := table1
 
 VENV := .venv
@@ -35,6 +37,9 @@ table1: $(VENV)/installed
 	$(RUN) snakemake --cores all --use-conda results/table1.csv $(ARGS)
 	@cat results/table1.md
 
+leaderboard: $(VENV)/installed
+	$(RUN) snakemake --cores all --use-conda leaderboard $(ARGS)
+
 pull: $(VENV)/installed
 	$(RUN) dvc pull
 	@$(RUN) dvc status --quiet || { echo "error: code, parameters or data are not those of dvc.lock, so Snakemake has to" \
@@ -57,7 +62,7 @@ clean:
 	@mkdir -p .snakemake; exec 9<> .snakemake/running; ! command -v flock > /dev/null || flock --nonblock 9 || \
 	    { echo "error: a workflow is running in this folder; wait until it ends, or stop it" >&2; exit 1; }; \
 	set --; for path in results/$(EXPERIMENT)/*; do \
-	    case "$$path" in */data | */params.yaml) ;; *) set -- "$$@" "$$path";; esac; done; \
+	    case "$$path" in */data | */chain | */params.yaml) ;; *) set -- "$$@" "$$path";; esac; done; \
 	if grep -qs "^$(EXPERIMENT)," results/table1.csv; then set -- "$$@" results/table1.csv results/table1.md; fi; \
 	test $$# -gt 0 || { echo "nothing to remove"; exit 0; }; \
 	du -shc -- "$$@"; printf 'Remove these? [y/N] '; read -r answer; \
@@ -75,6 +80,10 @@ lint: $(VENV)/installed
 
 test: lint
 	$(RUN) pytest --numprocesses auto --dist loadfile $(ARGS)
+
+faults: $(VENV)/installed
+	$(RUN) PYTHONPATH=tests:tests/faults python tests/faults/campaign.py $(ARGS)
+	$(RUN) pytest tests/faults/test_names.py --hypothesis-profile nightly
 
 clean-env:
 	rm -rf $(VENV)

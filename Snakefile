@@ -2,9 +2,16 @@
 #   snakemake --cores all --use-conda results/table1.csv
 # Parameters: params/default.yaml, then --configfile FILE, then --config KEY=VALUE. Helpers: workflow/*.py.
 
+import sys
+
 from snakemake.utils import min_version
 
 min_version("9.20")
+
+# Ctrl-C while Snakemake starts would show a page of traceback.
+sys.excepthook = lambda kind, *error: (
+    print("stopped", file=sys.stderr) if kind is KeyboardInterrupt else sys.__excepthook__(kind, *error)
+)
 
 
 if "snapshot" not in config:
@@ -16,17 +23,11 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/fetch.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/audit.smk"
-include: "workflow/rules/align.smk"
-include: "workflow/rules/weights.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/faces.smk"
+include: "workflow/rules/runs.smk"
 include: "workflow/rules/tables.smk"
-include: "workflow/rules/figures.smk"
 include: "workflow/rules/search.smk"
-include: "workflow/rules/track.smk"
 
 
 onstart:

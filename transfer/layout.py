@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from transfer.utils.chain import Chain
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -14,6 +16,11 @@ class Layout:
     @property
     def root(self) -> Path:
         return self.results / self.experiment
+
+    @property
+    def chain(self) -> Chain:
+        """The notes of what each file was made from."""
+        return Chain(self.root)
 
     @property
     def params(self) -> Path:

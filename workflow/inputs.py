@@ -1,5 +1,6 @@
 """Input files of jobs: raw files of the datasets, and outputs of other rules."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from transfer.params import Params
 from transfer.sources.table import archive_path, weights_path
 from transfer.sources.table import load as load_sources
 from transfer.tables import kinds
+from transfer.utils.chain import below
+from transfer.utils.digests import contents
 from transfer.utils.errors import UserError
 from workflow.session import errors_in_lines
 from workflow.versions import Wildcards
@@ -22,12 +25,14 @@ class Inputs:
 
     Public attributes are looked up once, when the workflow starts: ``archives`` and ``subset_lists`` by dataset,
     ``weights`` by source, ``synthetic`` (archives that a rule makes, with the dataset each is made for),
-    ``downloads`` (files that a rule downloads). Raises UserError that lists all missing archives and weights.
+    ``downloads`` (files that a rule downloads), ``board_files`` (tasks and entries of the leaderboard). Raises
+    UserError that lists all missing archives and weights.
     """
 
     def __init__(self, params: Params) -> None:
         self.params, self.layout = params, Layout(params.experiment)
         self.raw_dir = Path(params.raw_dir).as_posix()
+        self._known: dict[Path, list[str]] = {}
         self.selected_runs = params.selected_runs()
         missing: list[str] = []
         self.archives: dict[str, str] = {}
@@ -55,14 +60,53 @@ class Inputs:
             for dataset in [*params.all_datasets(), *params.selected_datasets()]
             if definitions[dataset].synthetic is not None
         }
-        self.downloads = [file.path for entry in load_sources().values() for file in entry.files if file.url]
+        entries = _files("leaderboard/entries/*/*")
+        self.board_files = ["params/reported.yaml", *_files("leaderboard/tasks/*.yaml"), *entries]
+        self.downloads = [file.path for entry in load_sources().values() for file in entry.files if file.url or file.package]
 
     # ---- Raw files
 
     @errors_in_lines()
-    def archive_of(self, wildcards: Wildcards) -> str:
-        """Folder or archive of a dataset; exits with one line where it is missing."""
-        return self.archives.get(wildcards.dataset) or archive_path(self.params, wildcards.dataset).as_posix()
+    def archive_of(self, wildcards: Wildcards) -> list[str]:
+        """The archive of a synthetic dataset, which a rule makes; of the others the content counts: `raw_data_of`."""
+        archive = self._archive(wildcards.dataset)
+        return [archive] if self.params.dataset_definitions[wildcards.dataset].synthetic is not None else []
+
+    def _archive(self, dataset: str) -> str:
+        return self.archives.get(dataset) or archive_path(self.params, dataset).as_posix()
+
+    @errors_in_lines()
+    def raw_data_of(self, wildcards: Wildcards) -> list[str]:
+        """What is in a dataset's archive and lists; exits with one line where it is missing."""
+        index = self.layout.data(wildcards.dataset) / "index.parquet"
+        return self._contents(index, [self._archive(wildcards.dataset), *self.lists_of(wildcards)])
+
+    @errors_in_lines()
+    def raw_lists_of(self, wildcards: Wildcards) -> list[str]:
+        """What is in the lists of a dataset's challenge subsets."""
+        return self._contents(self.layout.data(wildcards.dataset) / "subsets.parquet", self.subset_lists_of(wildcards))
+
+    @errors_in_lines()
+    def raw_weights_of(self, wildcards: Wildcards) -> list[str]:
+        """What is in a third-party file of weights."""
+        return self._contents(self.layout.weights(wildcards.weights), [self.weights_file_of(wildcards)])
+
+    def _contents(self, output: Path, raw: Sequence[str]) -> list[str]:
+        """What is in the ``raw`` files that ``output`` is made from, and one line on stderr if that has changed.
+
+        A file that is gone, but can be made or downloaded again, counts as unchanged.
+        """
+        if output not in self._known:
+            chain, present = self.layout.chain, [Path(path) for path in raw if Path(path).exists()]
+            now = (chain.raw(output) or {}) | {below(path, self.raw_dir): contents(path) for path in present}
+            names = sorted(below(Path(path), self.raw_dir) for path in raw)
+            lines = [f"{name}: {line}" for name in names for line in now.get(name, ())]
+            if len(present) < len(raw):  # a rule makes it, and then it is looked at again
+                return lines
+            if changed := chain.changed(output, present, self.raw_dir):
+                print(f"changed since {output} was made: {'; '.join(changed)}", file=sys.stderr)
+            self._known[output] = lines
+        return self._known[output]
 
     def synthetic_values(self, wildcards: Wildcards) -> list[str]:
         """Parameters of a synthetic archive as command-line options, independent of the datasets that use it."""
@@ -189,6 +233,10 @@ class Inputs:
 
     def _data(self, dataset: str, *names: str) -> list[str]:
         return _posix(self.layout.data(dataset) / name for name in names)
+
+
+def _files(pattern: str) -> list[str]:
+    return sorted(path.as_posix() for path in Path().glob(pattern) if not path.name.startswith("."))
 
 
 def _posix(paths: Iterable[Path | str]) -> list[str]:

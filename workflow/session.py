@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from transfer.layout import Layout
+from transfer.losses.registry import check_losses
 from transfer.models.registry import check_models
 from transfer.params import Params
 from transfer.params import read as config_files
-from transfer.utils.errors import UserError, did_you_mean
+from transfer.utils.errors import UserError, did_you_mean, message, one_line
 from transfer.utils.locks import RUNNING, share
 
 _LISTED = 3  # of the parameters that differ
@@ -26,12 +27,14 @@ _LISTED = 3  # of the parameters that differ
 
 @contextmanager
 def errors_in_lines() -> Iterator[None]:
-    """Print a UserError, one line per mistake, and exit with code 1."""
+    """Print wrong input and what the system refuses, a line each, and exit with code 1; Ctrl-C ends quietly."""
     try:
         yield
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (UserError, OSError) as error:
+        for line in message(error).splitlines():
+            print(f"error: {one_line(line)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -44,12 +47,15 @@ class Session:
     """
 
     def __init__(self, workflow: Any, config: Mapping[str, Any]) -> None:
+        if re.search("[{}]", os.getcwd()):
+            raise UserError(f"folder {os.getcwd()}: Snakemake takes braces for wildcards; rename it")
         self._workflow = workflow
         self.params = self._load(config)
         self.snapshot = Layout(self.params.experiment).params.as_posix()
         self._locks: list[IO[str]] = []
         if workflow.exec_mode.name != "DEFAULT":
             return
+        RUNNING.parent.mkdir(exist_ok=True)  # Snakemake would need a page of traceback to say that it cannot
         if not workflow.output_settings.dryrun:
             self._locks.append(share(RUNNING, _remove_stale_locks))
         if "SOURCES" in {usage.name for usage in workflow.storage_settings.shared_fs_usage}:
@@ -58,9 +64,9 @@ class Session:
 
     def _load(self, config: Mapping[str, Any]) -> Params:
         if "snapshot" in config:
-            return config_files.load([config["snapshot"]], checks=[check_models])
+            return config_files.load([config["snapshot"]], checks=[check_models, check_losses])
         files: list[str | Path] = [config_files.DEFAULT, *map(os.path.relpath, self._workflow.overwrite_configfiles)]
-        return config_files.validate(config, files, self._workflow.config_settings.config, [check_models])
+        return config_files.validate(config, files, self._workflow.config_settings.config, [check_models, check_losses])
 
     def shell_prefix(self) -> str | None:
         """Prefix of shell commands if jobs run in the current environment; None if they run in conda's.
@@ -80,6 +86,7 @@ class Session:
     def start(self) -> None:
         """Before the first job: check the cluster, and write the parameters that the jobs read."""
         with errors_in_lines():
+            check_push(self.params)
             if self._workflow.executor_plugin.name == "slurm":
                 check_slurm(self._workflow.resource_settings)
             self._locks.append(begin(self.params))
@@ -130,6 +137,27 @@ def begin(params: Params) -> IO[str]:
             "wait until it ends, or give this one another name: --config experiment=NAME"
         )
     return lock
+
+
+def check_push(params: Params, pipeline: Path = Path("dvc.yaml")) -> None:
+    """Raise UserError if `dvc push` would upload faces of a real dataset: aligned ones, or those in figures."""
+    real = [name for name in params.selected_datasets() if params.dataset_definitions[name].synthetic is None]
+    if not real or not pipeline.is_file():
+        return
+    content, root = config_files.read_yaml(pipeline), Layout(params.experiment).root
+    blocks = [block for block in content.get("vars", []) if isinstance(block, dict)]  # others name a file
+    values = {key: str(value) for block in blocks for key, value in block.items()}
+    for out in [out for stage in content.get("stages", {}).values() for out in stage.get("outs", [])]:
+        named, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
+        # A value from elsewhere may be this experiment's name.
+        path = Path(re.sub(r"\$\{(\w+)\}", lambda key: values.get(key[1], params.experiment), named))
+        places = (root / "data", root / "figures")
+        holds = any(path.is_relative_to(place) or place.is_relative_to(path) for place in places)
+        if holds and options.get("push", True) and options.get("cache", True):
+            raise UserError(
+                f"{pipeline}: {named} would go to a remote with dvc push, and holds faces of {', '.join(real)}, which "
+                f"their licences forbid to pass on; write {{persist: true, push: false}} behind it"
+            )
 
 
 def check_slurm(settings: Any) -> None:

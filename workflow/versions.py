@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from transfer.losses.registry import module_of as loss_module
 from transfer.models.registry import module_of
 from transfer.params import RUNTIME_KEYS, Params, RunParams, digest
 from transfer.tables import kinds
@@ -29,13 +30,19 @@ class Versions:
         """Digest of a step that runs a model."""
         return self._code(step, module_of(self._run(wildcards).model.name))
 
+    def _train_code(self, step: str, run: RunParams) -> str:
+        """Digest of a step that trains."""
+        return self._code(step, module_of(run.model.name), loss_module(run.train.loss.name))
+
     def synthesize(self, wildcards: Wildcards) -> str:
         return self._code("synthesize")
 
     def index(self, wildcards: Wildcards) -> str:
         data = self.params.dataset_definitions[wildcards.dataset]
         code = self._code("index", f"transfer.datasets.{data.parser}")
-        return digest(data.parser, data.options, data.expect, data.missing, code)
+        # When a synthetic archive, whose date does not count, is made again.
+        made = [self.synthesize(wildcards), data.synthetic, data.synthetic_scale] if data.synthetic is not None else []
+        return digest(data.parser, data.options, data.expect, data.missing, code, made)
 
     def subsets(self, wildcards: Wildcards) -> str:
         data = self.params.dataset_definitions[wildcards.dataset]
@@ -75,7 +82,7 @@ class Versions:
     def train(self, wildcards: Wildcards) -> str:
         run = self._run(wildcards)
         train = run.train.model_dump(mode="json", exclude=RUNTIME_KEYS)
-        return digest(run.model, train, sorted(self.params.protocols), self._model_code("train", wildcards))
+        return digest(run.model, train, sorted(self.params.protocols), self._train_code("train", run))
 
     def evaluate(self, wildcards: Wildcards) -> str:
         return self._code("evaluate")
@@ -98,7 +105,7 @@ class Versions:
         run = self.params.run(wildcards.dataset, search.recipe)
         train = run.train.model_dump(mode="json", exclude=RUNTIME_KEYS)
         definition = search.model_dump(mode="json", exclude={"workers"})
-        code = self._code("search", module_of(run.model.name))
+        code = self._train_code("search", run)
         return digest(definition, run.model, run.sampling.upsample, train, code)
 
     def search_report(self, wildcards: Wildcards) -> str:
@@ -127,6 +134,11 @@ class Versions:
     def published_table(self, wildcards: Wildcards) -> str:
         # Another experiment may have been the last to publish: the copy must be this experiment's.
         return f"{self.params.experiment} {self.table(wildcards)}"
+
+    def leaderboard(self, wildcards: Wildcards) -> str:
+        params = self.params
+        of = [(dataset, params.dataset_definitions[dataset].reported_as) for dataset in params.datasets]
+        return digest(params.experiment, of, params.runs(), sorted(params.protocols), self._code("leaderboard"))
 
     def figure(self, wildcards: Wildcards) -> str:
         name, params = wildcards.table, self.params

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from transfer.datasets.synthetic.render import Style, render_face
+from transfer.datasets.synthetic.render import render_face
 from transfer.faces.align import BOX_COLUMNS, placements, template, warp
 
 SIZE = 112
@@ -19,7 +19,7 @@ CASES = [
 
 def main() -> None:
     """Draw the face whose head leans most, and its alignment by each template."""
-    faces = (render_face(np.random.default_rng(seed), "happiness", 0.8, 200, Style(occlusion=0)) for seed in range(40))
+    faces = (render_face(np.random.default_rng(seed), "happiness", 0.8, 200) for seed in range(40))
     face = max(faces, key=lambda face: abs(np.subtract(*face.landmarks[:2])[1]))
     boxes = pd.DataFrame([face.box], columns=BOX_COLUMNS)
     figure = Figure(figsize=(10, 2.25), layout="constrained")

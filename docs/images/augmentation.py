@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from transfer.datasets.synthetic.render import EXPRESSIONS, Style, render_face
+from transfer.datasets.synthetic.render import EXPRESSIONS, render_face
 from transfer.models.transfer import IMAGENET_MEAN, IMAGENET_STD
 from transfer.params import Augmentation
 from transfer.training.augment import Augment
@@ -35,8 +35,7 @@ def main() -> None:
     """One row per augmentation, drawn with the default values; the last row is what a training sees."""
     names = list(EXPRESSIONS)
     faces = [
-        render_face(np.random.default_rng(seed), names[seed % len(names)], 0.8, SIZE, Style(occlusion=0)).image
-        for seed in range(FACES)
+        render_face(np.random.default_rng(seed), names[seed % len(names)], 0.8, SIZE).image for seed in range(FACES)
     ]
     batch = torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2) / 255
     figure = Figure(figsize=(10, 8.2), layout="constrained")

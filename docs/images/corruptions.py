@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from transfer.datasets.synthetic.render import Style, render_face
+from transfer.datasets.synthetic.render import render_face
 from transfer.evaluation.robustness import CLEAN, corrupted
 from transfer.faces.align import similarity, template, warp
 from transfer.params.train import SEVERITIES
@@ -19,7 +19,7 @@ SIZE = 112
 
 def main() -> None:
     """One row per corruption: the clean face, and the face at each severity of the full list."""
-    drawn = render_face(np.random.default_rng(4), "happiness", 0.9, 160, Style(occlusion=0))
+    drawn = render_face(np.random.default_rng(4), "happiness", 0.9, 160)
     points = template(SIZE)
     face = warp(drawn.image, similarity(drawn.landmarks[None], points)[0], SIZE)
     columns = 1 + max(len(scale.severities) for scale in SEVERITIES.values())

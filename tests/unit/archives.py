@@ -1,5 +1,7 @@
 """Small archives for the tests of the dataset layer."""
 
+import hashlib
+import hmac
 import io
 import struct
 import tarfile
@@ -100,3 +102,53 @@ def _plain_crc(value):
     for _ in range(8):
         value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
     return value
+
+
+def aes_zip_bytes(files, password, method=8):
+    """A zip of {name: content} encrypted by AES-256 (AE-2), as 7-Zip and WinZip write."""
+    from Crypto.Cipher import AES
+    from Crypto.Util import Counter
+
+    body, directory = b"", b""
+    for name, content in files.items():
+        packer, salt = zlib.compressobj(wbits=-15), bytes(range(16))
+        packed = packer.compress(content) + packer.flush()
+        keys = hashlib.pbkdf2_hmac("sha1", password, salt, 1000, 66)
+        cipher = AES.new(keys[:32], AES.MODE_CTR, counter=Counter.new(128, little_endian=True))
+        secret = cipher.encrypt(packed)
+        data = salt + keys[64:] + secret + hmac.digest(keys[32:64], secret, "sha1")[:10]
+        extra, encoded = struct.pack("<HHH2sBH", 0x9901, 7, 2, b"AE", 3, method), name.encode()
+        fields = struct.pack("<HHHHHIIIHH", 51, 1, 99, 0, 33, 0, len(data), len(content), len(encoded), len(extra))
+        place = struct.pack("<HHHII", 0, 0, 0, 0, len(body))
+        directory += b"PK\1\2" + struct.pack("<H", 51) + fields + place + encoded + extra
+        body += b"PK\3\4" + fields + encoded + extra + data
+    end = struct.pack("<HHHHIIH", 0, 0, len(files), len(files), len(directory), len(body), 0)
+    return body + directory + b"PK\5\6" + end
+
+
+def deflate64_zip_bytes(files):
+    """A zip of {name: content} packed by Deflate64, as Windows writes above 2 GB."""
+    import inflate64
+
+    body, directory = b"", b""
+    for name, content in files.items():
+        packer = inflate64.Deflater()
+        data, encoded = packer.deflate(content) + packer.flush(), name.encode()
+        fields = struct.pack(
+            "<HHHHHIIIHH", 21, 0, 9, 0, 33, zlib.crc32(content), len(data), len(content), len(encoded), 0
+        )
+        directory += b"PK\1\2" + struct.pack("<H", 21) + fields + struct.pack("<HHHII", 0, 0, 0, 0, len(body)) + encoded
+        body += b"PK\3\4" + fields + encoded + data
+    end = struct.pack("<HHHHIIH", 0, 0, len(files), len(files), len(directory), len(body), 0)
+    return body + directory + b"PK\5\6" + end
+
+
+def seven_zip_bytes(files, password=None):
+    """A 7z of {name: content} in memory."""
+    import py7zr
+
+    buffer = io.BytesIO()
+    with py7zr.SevenZipFile(buffer, "w", password=password) as handle:
+        for name, content in files.items():
+            handle.writestr(content, name)
+    return buffer.getvalue()

@@ -3,7 +3,7 @@
 import matplotlib
 import numpy as np
 
-from transfer.utils.plots import save_pair
+from transfer.utils.plots import save_captioned
 
 
 def title(figure):
@@ -25,15 +25,15 @@ def line(axes, label):
 
 def assert_same_twice(draw, folder):
     """Whatever settings of matplotlib its user has: equal bytes, and nothing of the time or the machine in them."""
-    first = save_pair(draw(), folder / "first" / "figure")
+    first = save_captioned(draw(), folder / "first" / "figure", {})
     with matplotlib.rc_context(
         {"axes.labelsize": 30, "lines.linewidth": 9, "svg.fonttype": "none", "savefig.facecolor": "red"}
     ):
-        second = save_pair(draw(), folder / "second" / "figure")
-    assert [path.name for path in first] == ["figure.png", "figure.svg"]
+        second = save_captioned(draw(), folder / "second" / "figure", {})
+    assert [path.name for path in first] == ["figure.png", "figure.svg", "figure.json"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
     svg = first[1].read_text()
     assert "<dc:date>" not in svg
     assert "<text" not in svg  # letters are outlines: no font of the reader's
-    assert sorted(path.name for path in (folder / "first").iterdir()) == ["figure.png", "figure.svg"]
+    assert sorted(path.name for path in (folder / "first").iterdir()) == ["figure.json", "figure.png", "figure.svg"]

@@ -50,7 +50,8 @@ def finished(tmp_path_factory) -> Layout:
 @pytest.fixture
 def layout(finished, tmp_path) -> Layout:
     """A copy of ``finished`` that a test may change."""
-    shutil.copytree(finished.results, tmp_path / "results")
+    # Without the chain of digests, which would refuse any edit before the check that a test is about.
+    shutil.copytree(finished.results, tmp_path / "results", ignore=shutil.ignore_patterns("chain"))
     return Layout("tiny", tmp_path / "results")
 
 

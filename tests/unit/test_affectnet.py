@@ -140,15 +140,16 @@ def test_repeated_rows_are_left_out_and_kept_in_view(files, tmp_path):
         files[f"images/Manually_Annotated_Images/{name}"] = b""
     found = index(files, tmp_path, classes=8)
     assert found["sample"].tolist() == ["1/aa", "1/bb", "3/ee", "4/gg", "4/hh"]
+    top = "images/Manually_Annotated_Images/"
     again, different = "rows that list an image again", "rows of images with different labels"
     tested = "rows of training images that are in the test split"
     assert found.attrs["repeated"] == [
-        {"sample": "1/aa", "split": "train", "label": 0, "why": again},
-        {"sample": "1/aa", "split": "train", "label": 0, "why": again},
-        {"sample": "5/ii", "split": "train", "label": 3, "why": different},
-        {"sample": "5/ii", "split": "train", "label": 1, "why": different},
-        {"sample": "5/jj", "split": "train", "label": 2, "why": different},
-        {"sample": "4/gg", "split": "train", "label": 4, "why": tested},
+        {"sample": "1/aa", "path": top + "1/aa.jpg", "split": "train", "label": 0, "why": again},
+        {"sample": "1/aa", "path": top + "1/aa.jpg", "split": "train", "label": 0, "why": again},
+        {"sample": "5/ii", "path": top + "5/ii.jpg", "split": "train", "label": 3, "why": different},
+        {"sample": "5/ii", "path": top + "5/ii.jpg", "split": "train", "label": 1, "why": different},
+        {"sample": "5/jj", "path": top + "5/jj.jpg", "split": "train", "label": 2, "why": different},
+        {"sample": "4/gg", "path": top + "4/gg.jpg", "split": "train", "label": 4, "why": tested},
     ]
     counts = {"train": [3, 1, 1, 1, 1, 0, 1, 1], "test": [0, 0, 0, 0, 0, 1, 0, 1]}
     table_ = compare_with_repeats(found, counts)
@@ -254,11 +255,15 @@ def test_folders_release(form, naming, tmp_path):
     files = {"sample/readme.txt": b"", "sample/train-sample-affectnet.csv": b""}
     for folder in folders:
         for code in range(8):
-            files[f"sample/{folder.format(code + first)}/image{code}.jpg"] = b""
+            name = f"sample/{folder.format(code + first)}/image{code}.jpg"
+            files[name] = name.encode()
     found = index(files, tmp_path, form, classes=8, release="folders")
     assert found["split"].tolist() == ["train"] * 8 + ["test"] * 8
     assert found["label"].tolist() == [*range(8), *range(8)]
-    assert found["sample"].tolist()[7:9] == ["train/image7", "val/image0"]
+    assert found["sample"].tolist()[7:9] == [
+        f"{folders[0]}/image7".format(7 + first),
+        f"{folders[1]}/image0".format(first),
+    ]
     assert found["path"][9] == f"sample/{folders[1].format(1 + first)}/image1.jpg"
     seven = index(files, tmp_path / "7", form, classes=7, release="folders")
     assert len(seven) == 14 and seven.attrs["dropped"] == {"contempt": 2}

@@ -1,11 +1,23 @@
 import hashlib
+import io
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS, align_dataset, placements, similarity, template, warp
+from transfer.datasets.images import decode_oriented
+from transfer.faces.align import (
+    BOX_COLUMNS,
+    LANDMARK_COLUMNS,
+    align_dataset,
+    landmarks_of,
+    placements,
+    share_inside,
+    similarity,
+    template,
+    warp,
+)
 from transfer.utils.errors import UserError
 
 
@@ -213,6 +225,7 @@ def dataset(tmp_path):
     faces = pd.DataFrame(points, columns=LANDMARK_COLUMNS)
     faces["status"], faces["n_faces"] = ["found", "none", "broken", "found"], [1, 0, 0, 2]
     faces["error"] = ["", "", "cannot identify image file", ""]
+    faces["width"], faces["height"], faces["orientation"] = [112, 90, 0, 64], [112, 60, 0, 64], 1
     faces[BOX_COLUMNS] = [[-0.5, -0.5, 111.5, 111.5], [np.nan] * 4, [np.nan] * 4, [16, 16, 47, 47]]
     stream = [(3, images[3], ""), (2, None, "cannot identify"), (0, images[0], ""), (1, images[1], "")]
     return {"images": images, "stream": stream, "index": index, "faces": faces, "npy": tmp_path / "aligned.npy"}
@@ -265,9 +278,14 @@ def test_an_image_that_breaks_later_leaves_nothing_behind(dataset):
     assert not list(dataset["npy"].parent.iterdir())
 
 
+def supply(dataset, shift=0.0):
+    """Landmarks of each image; the one that is broken has those of another one."""
+    points = np.stack([template(side).ravel() for side in (112, 60, 64, 64)]) + shift
+    dataset["index"][LANDMARK_COLUMNS] = points
+
+
 def test_supplied_landmarks(dataset):
-    shifted = pd.DataFrame(np.tile(template(112).ravel() + 1, (4, 1)), columns=LANDMARK_COLUMNS)
-    dataset["index"] = pd.concat([dataset["index"], shifted], axis=1)
+    supply(dataset, 1.0)
     counts, array, _ = run(dataset, landmarks="supplied")
     assert counts["aligned"] == 3 and counts["whole"] == 0
     assert np.array_equal(array[0, :-1, :-1], dataset["images"][0][1:, 1:])
@@ -280,15 +298,84 @@ def test_supplied_landmarks_must_be_there(dataset):
 
 @pytest.mark.parametrize("policy", ["whole", "drop"])
 def test_the_policy_acts_on_rows_without_supplied_landmarks(dataset, policy):
-    supplied = pd.DataFrame(np.tile(template(112).ravel(), (4, 1)), columns=LANDMARK_COLUMNS)
-    supplied.loc[0, "landmark_4_y"] = np.nan
-    dataset["index"] = pd.concat([dataset["index"], supplied], axis=1)
+    supply(dataset)
+    dataset["index"].loc[0, "landmark_4_y"] = np.nan
     counts, array, manifest = run(dataset, landmarks="supplied", no_face=policy)
     assert counts["aligned"] == 2
     assert (counts["whole"], counts["dropped_no_face"]) == ((1, 0) if policy == "whole" else (0, 1))
     assert manifest["sample"].tolist() == (["a", "b", "d"] if policy == "whole" else ["b", "d"])
     if policy == "whole":
         assert np.array_equal(array[0], dataset["images"][0])
+
+
+def test_landmarks_outside_the_image_are_never_used(dataset):
+    supply(dataset)
+    dataset["index"].loc[1, LANDMARK_COLUMNS] += 600
+    counts, array, _ = run(dataset, landmarks="supplied")
+    assert (counts["aligned"], counts["whole"]) == (2, 1)
+    assert array[1].std() > 0
+    dataset["index"][LANDMARK_COLUMNS] += 600
+    with pytest.raises(
+        UserError, match=r"3 of 3 supplied landmarks are misplaced \(3 outside the image.*first a\.png\)"
+    ):
+        run(dataset, landmarks="supplied")
+    for misplaced in ("keep", "no_face"):
+        assert run(dataset, landmarks="supplied", misplaced=misplaced)[0]["whole"] == 3
+
+
+def test_disagreement_with_mtcnn_stops_or_counts_as_configured(dataset):
+    supply(dataset, [3.0, 12.0] * 5)  # within the images, as if of a face below
+    dataset["index"].loc[3, LANDMARK_COLUMNS] -= [3.0, 12.0] * 5
+    dataset["index"].loc[1, LANDMARK_COLUMNS] = np.nan
+    assert run(dataset, landmarks="supplied")[0]["aligned"] == 2, "one of two that MTCNN found"
+    assert run(dataset, landmarks="supplied", misplaced="no_face")[0]["aligned"] == 1
+    dataset["index"].loc[3, LANDMARK_COLUMNS[::2]] += 12
+    with pytest.raises(UserError, match=r"2 of 2 .*\(0 outside the image, 2 more than 0\.2 eye distances from MTCNN's"):
+        run(dataset, landmarks="supplied")
+    assert run(dataset, landmarks="supplied", misplaced="keep")[0]["aligned"] == 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_landmarks_of_stored_pixels_turn_with_them(dataset, orientation):
+    stored = np.zeros((30, 50, 3), np.uint8)
+    spots = [(10, 8), (30, 9), (21, 14), (12, 20), (29, 22)]  # x and y of five spots, each of its own brightness
+    for shade, (x, y) in enumerate(spots, 1):
+        stored[y, x] = 50 * shade
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(file, "PNG", exif=exif)
+    upright, found = decode_oriented(file.getvalue())
+    assert found == orientation
+    index = pd.DataFrame([np.ravel(spots)], columns=LANDMARK_COLUMNS)
+    faces = pd.DataFrame({"width": [upright.shape[1]], "height": [upright.shape[0]], "orientation": [orientation]})
+    x, y = landmarks_of(index, faces, "supplied", "stored")[0].astype(int).T
+    mirrored = orientation in (2, 4, 5, 7)  # the left eye is always the one that is left in the pixels
+    expected = np.array([2, 1, 3, 5, 4] if mirrored else [1, 2, 3, 4, 5]) * 50
+    assert upright[y, x, 0].tolist() == expected.tolist()
+
+
+def test_an_image_turned_by_exif_needs_a_frame(dataset):
+    supply(dataset)
+    dataset["faces"].loc[0, "orientation"] = 6
+    with pytest.raises(UserError, match=r"1 images are turned by their EXIF mark, first a\.png; set faces: \{frame"):
+        run(dataset, landmarks="supplied")
+    assert run(dataset, landmarks="supplied", frame="upright")[0]["aligned"] == 3
+    assert run(dataset)[0]["aligned"] == 2, "MTCNN has seen the upright image"
+
+
+def test_a_face_of_one_colour_is_refused(dataset):
+    dataset["stream"][2] = (0, np.full((112, 112, 3), 7, np.uint8), "")
+    with pytest.raises(UserError, match=r"a\.png: nothing but one colour is in its aligned face"):
+        run(dataset)
+    assert not list(dataset["npy"].parent.iterdir())
+
+
+def test_share_of_a_face_inside_its_image(dataset):
+    matrices = np.stack([np.eye(2, 3), np.eye(2, 3), np.full((2, 3), np.nan), np.eye(2, 3)])
+    matrices[1, 0, 2] = 56  # moved to the right by half of the face
+    share = share_inside(matrices, dataset["faces"].assign(width=112, height=112), 112)
+    assert share[0] == 1 and share[1] == pytest.approx(0.5, abs=0.1) and np.isnan(share[2])
+    assert share_inside(matrices, dataset["faces"].assign(width=112, height=28), 112)[3] == pytest.approx(0.25, abs=0.1)
 
 
 def test_box_template(dataset):

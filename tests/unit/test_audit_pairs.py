@@ -107,7 +107,7 @@ def test_injected_copies_are_found_and_nothing_else(tmp_path, faces, form):
 
 
 def test_two_cuts_of_one_photograph_are_found_by_their_opposite_corners(monkeypatch, tmp_path, faces):
-    monkeypatch.setattr(module, "similarity", lambda first, second: np.ones(len(first), np.float32))
+    monkeypatch.setattr(module, "similarity", lambda first, second, of: np.ones(len(of), np.float32))
     cuts, ends = {}, []
     for i, face in enumerate(faces):
         cuts[f"upper left {i}"] = encoded(face.crop((0, 0, 96, 96)))

@@ -27,7 +27,7 @@ def faces(tmp_path):
 def batches(store, rows, size, order=1, augment=2, augmentation=OFF):
     """(rows, images) per batch; the targets are the row numbers."""
     made = training_batches(store, torch.arange(20), np.asarray(rows), size, augmentation, order, augment, CPU)
-    return [(targets.tolist(), images) for images, targets in made]
+    return [(targets.tolist(), images) for images, targets, _ in made]
 
 
 def as_tensor(pixels):
@@ -119,7 +119,7 @@ def test_soft_targets_follow_their_images(faces):
     path, pixels = faces
     soft = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
     made = training_batches(FaceStore(path, 32, np.arange(20)), soft, np.arange(20), 10, OFF, 1, 2, CPU)
-    for images, targets in made:
+    for images, targets, _ in made:
         match = (images[:, None] - ((as_tensor(pixels) - MEAN) / STD)[None]).abs().amax(dim=(2, 3, 4)).argmin(dim=1)
         assert torch.equal(targets, soft[match])
 

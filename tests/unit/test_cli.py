@@ -109,12 +109,12 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
-    verbs += ["sample", "weights", "train", "predict", "evaluate", "robustness", "cross", "diversity"]
+    verbs += ["sample", "weights", "train", "predict", "evaluate", "robustness", "cross", "diversity", "verify"]
     verbs += ["table", "overview", "publish", "search", "search-report", "prune"]
     commands = typer.main.get_command(cli.app).commands
-    assert list(commands) == [*verbs, "params", "schema", "figure", "track", "bench"]
+    assert list(commands) == [*verbs, "params", "schema", "figure", "board", "track", "bench"]
     assert all(command.rich_help_panel for command in commands.values())
-    groups = [f"{group} {name}" for group in ("figure", "bench", "track") for name in commands[group].commands]
+    groups = [f"{group} {name}" for group in ("figure", "board", "bench", "track") for name in commands[group].commands]
     for verb in [*verbs, *groups]:
         code, out, _ = transfer(*verb.split(), "--help")
         assert code == 0

@@ -81,7 +81,7 @@ def test_paper_is_the_papers_grid():
         ("train.lr=.nan", "command line: train.lr: should be a finite number, found nan"),
         ("train=3", "command line: train: should be a mapping, found 3"),
         ("seeds=[0, -1]", "command line: seeds.1: should be greater than or equal to 0, found -1"),
-        ("seeds=[1, 1]", "command line: seeds: a seed appears twice"),
+        ("seeds=[1, 1]", "command line: seeds: a value appears twice: [1, 1]"),
         ("datasets=[rafdc]", "command line: datasets: unknown name 'rafdc'; allowed: demo_rafdb, "),
         ("recipes=[baseline, ful]", "command line: recipes: unknown name 'ful'; allowed: baseline, local_cnns, "),
         ("model.args.num_lanets=1", "recipe_definitions.local_cnns_mad: mad drops one of B LANet maps"),
@@ -200,7 +200,7 @@ def test_the_default_file_is_named_where_nothing_overrides_it(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("train: {epochs: 3", r"bad.yaml:\d+: not a YAML file"),
+        ("train: {epochs: 3", r"bad.yaml:\d+: not YAML: "),
         ("- 1\n- 2\n", "bad.yaml: expected a mapping of parameters, found list"),
         ("", "bad.yaml: expected a mapping of parameters, found NoneType"),
     ],

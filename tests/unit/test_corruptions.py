@@ -198,5 +198,5 @@ def test_light():
 
 
 def test_every_name_of_the_table_is_made_by_one_function():
-    made = [*corruptions.CENTRES, *corruptions._RANDOM, *corruptions._FIXED]
+    made = [*corruptions.CENTRES, *corruptions._CORRUPTIONS]
     assert sorted(made) == sorted(SEVERITIES)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def faces():
     """Drawn faces, easy ones: their images and the true five landmarks."""
-    style = Style(occlusion=0.0, noise=2.0)
+    style = Style(noise=2.0)
     drawn = [render_face(np.random.default_rng(i), "happiness", 0.6, 96, style) for i in range(N)]
     points = [
         [face.points[36:42].mean(0), face.points[42:48].mean(0), face.points[30], face.points[48], face.points[54]]
@@ -126,7 +126,8 @@ def test_pictures_without_a_face_and_broken_files(faces):
     assert table[["width", "height"]].values.tolist() == [[48, 48], [0, 0], [96, 96], [50, 64], [96, 96]]
     assert np.allclose(landmarks(table)[2], landmarks(table)[4])
     assert list(table.columns) == [
-        *["sample", "status", "n_faces", *BOX_COLUMNS, "probability", *LANDMARK_COLUMNS, "width", "height", "error"]
+        *["sample", "status", "n_faces", *BOX_COLUMNS, "probability", *LANDMARK_COLUMNS],
+        *["width", "height", "orientation", "error"],
     ]
 
 

@@ -40,7 +40,7 @@ def measured(finished, tmp_path_factory):
 @pytest.fixture
 def layout(measured, tmp_path):
     """A copy of ``measured`` that a test may change."""
-    shutil.copytree(measured.results, tmp_path / "results")
+    shutil.copytree(measured.results, tmp_path / "results", ignore=shutil.ignore_patterns("chain"))
     return Layout("tiny", tmp_path / "results")
 
 
@@ -134,7 +134,7 @@ def test_measures_of_other_weights(layout):
 @pytest.mark.parametrize("name", ["model.safetensors", "env.json", "predictions.parquet"])
 def test_a_missing_file_of_the_run(layout, name):
     (layout.run("faces", "full", 0) / name).unlink()
-    with pytest.raises(UserError, match=rf"full/seed0/{name}: missing; expected .*; run") as caught:
+    with pytest.raises(UserError, match=rf"full/seed0/{name}: missing; .*run") as caught:
         write_diversity(PARAMS, layout, "faces", "full", 0)
     assert "\n" not in str(caught.value)
 

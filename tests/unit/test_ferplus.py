@@ -30,6 +30,7 @@ VOTES = [
     ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0], -1, -1),  # nobody voted
 ]
 SPLITS = {"FER2013Train": ("train", VOTES[:6]), "FER2013Valid": ("val", VOTES[6:9]), "FER2013Test": ("test", VOTES[9:])}
+TO_FER2013 = {"anger": 0, "disgust": 1, "fear": 2, "happiness": 3, "sadness": 4, "surprise": 5, "neutral": 6}
 USAGE = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
 
 
@@ -59,7 +60,8 @@ def csv_form():
     for split, rows in SPLITS.values():
         for votes, *_ in rows:
             image = " ".join(map(str, noise(number, 48, 48, "L")[1].ravel()))
-            pixels.append(f"0,{image},{USAGE[split]}")
+            code = TO_FER2013.get(COLUMNS[int(np.argmax(votes))], 6)
+            pixels.append(f"{code},{image},{USAGE[split]}")
             new.append(f"{USAGE[split]},fer{number:07d}.png,{','.join(map(str, votes))}")
             if number == 0:
                 pixels.append(f"0,{image},{USAGE[split]}")
@@ -113,7 +115,7 @@ def test_microsofts_clone_with_votes_only(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ('fer0000009.png,"(0, 0, 48, 48)",1,2,3', "5 columns; expected file name, box and ten votes"),
+        ('fer0000009.png,"(0, 0, 48, 48)",1,2,3', "5 columns; expected 12: Image name,box,neutral"),
         ('fer0000009.png,"(0, 0, 48, 48)",1,2,3,4,5,6,7,8,9,10,11', "13 columns"),
         ('fer0000009.png,"(0, 0, 48, 48)",1,2,3,4,5,6,7,8,9,x', "expected ten whole numbers"),
         ('fer0000009.png,"(0, 0, 48, 48)",1,2,3,4,5,6,7,8,9,-1', "expected ten whole numbers"),
@@ -157,7 +159,7 @@ def test_bad_pixels_file(tmp_path):
     files = csv_form()
     lines = files["x/fer2013.csv"].split(b"\n")
     for bad, message in (
-        ([b"label,image"] + lines[1:], "line 1: expected the header emotion,pixels,Usage"),
+        ([b"label,image"] + lines[1:], "line 1: expected the header pixels,Usage, found 'label,image'"),
         (lines[:3] + [b"0,Training"] + lines[4:], "line 4: 2 columns; expected 3"),
     ):
         with pytest.raises(UserError, match=rf"x/fer2013\.csv, {message}"):
@@ -181,7 +183,11 @@ def test_absent_images(tmp_path):
     )
     with pytest.raises(UserError, match=message):
         index(files, tmp_path)
-    assert index(files, tmp_path, missing="drop").attrs == {"missing": 1, "dropped": {"unnamed": 0, "unlabelled": 9}}
+    attrs = index(files, tmp_path, missing="drop").attrs
+    assert (attrs["missing"], attrs["dropped"]) == (1, {"unnamed": 0, "unlabelled": 9})
+    first = [f"ferplus/FER2013Test/fer00000{n}.png" for n in ("09", "11", "12")]
+    left_out = {"unlabelled": {"files": 9, "first": first}}
+    assert attrs["files"] == {"total": 15, "indexed": 3, "read": 3, "left_out": left_out, "damaged": {}}
 
 
 def write_lists(folder, train, test):

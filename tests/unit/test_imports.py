@@ -53,7 +53,7 @@ def test_wrong_parameters_import_what_reads_parameters(wrong):
 
 
 def test_what_the_snakefile_imports():
-    code = "import sys; import workflow.captions, workflow.inputs, workflow.resources, workflow.session\n"
+    code = "import sys; import workflow.inputs, workflow.jobs, workflow.session\n"
     code += "from transfer.utils.code_digest import STEPS, step_digest\n"
     code += "workflow.inputs.Inputs(workflow.session.config_files.load()); [step_digest(step) for step in STEPS]\n"
     code += f"print(*(name for name in {HEAVY} if name in sys.modules))"

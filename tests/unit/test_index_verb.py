@@ -75,7 +75,7 @@ def archive():
 def test_index_and_its_summary(transfer, archive):
     code, out, err = transfer("index")
     assert (code, err) == (0, "")
-    assert out == "rafdb: 8 train, 7 test; left out: 0 missing\n"
+    assert out == "rafdb: 8 train, 7 test; left out: 15 images of basic/Image/aligned/, 0 missing\n"
     index = pd.read_parquet(DATA / "index.parquet")
     assert len(index) == 15 and index["path"][0] == "basic/Image/original/train_00000.jpg"
     summary = json.loads((DATA / "index.json").read_text())
@@ -90,7 +90,19 @@ def test_index_and_its_summary(transfer, archive):
             "test": dict.fromkeys(CLASSES, 1),
         },
         "expect": {"train": [2, 1, 1, 1, 1, 1, 1], "test": 7},
-        "left_out": {"missing": 0},
+        "left_out": {"images of basic/Image/aligned/": 15, "missing": 0},
+        "files": {
+            "total": 33,
+            "indexed": 15,
+            "read": 3,
+            "left_out": {
+                "images of basic/Image/aligned/": {
+                    "files": 15,
+                    "first": [f"basic/Image/aligned/test_000{n}_aligned.jpg" for n in (1, 2, 3)],
+                }
+            },
+            "damaged": {},
+        },
         "noted": {},
         "repeated": [],
     }
@@ -108,7 +120,7 @@ def test_wrong_password_is_one_line(transfer, archive):
     code, out, err = transfer("index")
     assert (code, out) == (1, "")
     assert err.startswith(
-        "error: data/raw/rafdb.zip/basic/Image/aligned.zip: wrong password (data/raw/rafdb.zip.password)"
+        "error: data/raw/rafdb.zip/basic/Image/original.zip: wrong password (data/raw/rafdb.zip.password)"
     )
     assert err.count("\n") == 1
     assert not DATA.exists()
@@ -162,3 +174,6 @@ def test_subsets(transfer, archive):
     assert table.to_dict("list") == {"sample": ["test_0003", "test_0001"], "subset": ["occlusion", "pose45"]}
     report = json.loads((DATA / "subsets.json").read_text())
     assert list(report) == ["occlusion", "pose45"] and report["occlusion"]["absent_first"] == ["test_0009"]
+    (lists / "val_raf_db_list_45.txt").write_bytes(b"0/test_0099_aligned.jpg\n")
+    out = transfer("subsets")[1]
+    assert out == "rafdb: occlusion 1 of 2, pose45 0 of 1; warning: no test image is in pose45\n"

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from transfer.losses.cross_entropy import Loss as CrossEntropy
 from transfer.models.transfer import transfer_tiny
 from transfer.params import TrainParams
 from transfer.training.epoch import EpochMeter
@@ -41,11 +42,11 @@ def images(n=6, seed=0):
     return torch.randn(n, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
 
 
-def epoch(model, params, made, number=0, precision="fp32"):
+def epoch(model, params, made, number=0, precision="fp32", **options):
     optimizer = make_optimizer(model, params)
     seen = []
     running = EpochMeter(number, len(made), CPU)
-    return train_epoch(model, optimizer, made, running, params, precision, seen.append), optimizer, seen
+    return train_epoch(model, optimizer, made, running, params, precision, seen.append, **options), optimizer, seen
 
 
 def test_cosine_with_warmup():
@@ -177,7 +178,7 @@ def test_soft_targets_and_label_smoothing():
     model = Linear()
     model.layer.bias.data = torch.tensor([1.0, 0.0, -1.0])
     logits = model(images(3)).detach()
-    (loss, accuracy), _, _ = epoch(model, plain(label_smoothing=0.1), [(images(3), soft)])
+    (loss, accuracy), _, _ = epoch(model, plain(), [(images(3), soft)], criterion=CrossEntropy(0.1))
     smoothed = 0.9 * soft + 0.1 / 3
     assert loss == pytest.approx(-(smoothed * logits.log_softmax(1)).sum(1).mean().item(), abs=1e-6)
     assert accuracy == pytest.approx(2 / 3)  # the first of two equal votes counts as the class
@@ -185,7 +186,7 @@ def test_soft_targets_and_label_smoothing():
     hard = Linear()
     hard.layer.bias.data = torch.tensor([1.0, 0.0, -1.0])
     labels = torch.tensor([0, 1, 2])
-    (loss, _), _, _ = epoch(hard, plain(label_smoothing=0.1), [(images(3), labels)])
+    (loss, _), _, _ = epoch(hard, plain(), [(images(3), labels)], criterion=CrossEntropy(0.1))
     assert loss == pytest.approx(cross_entropy(logits, labels, label_smoothing=0.1).item(), abs=1e-6)
 
 

@@ -59,7 +59,7 @@ trained = peak_resident()
 made = training_batches(
     data.store, data.targets, data.plan, data.batch_size, params.train.augment, 1, 2, listener.run.device,
 )
-for _, (images, targets) in zip(range(batches), made):
+for _, (images, *_) in zip(range(batches), made):
     done.append(len(images))
 print(json.dumps({"images": sum(done), "steps": data.steps, "before": before, "trained": trained,
                   "peak": peak_resident()}))

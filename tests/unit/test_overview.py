@@ -8,7 +8,7 @@ import pytest
 
 from transfer.layout import Layout
 from transfer.params import read as config
-from transfer.tables.overview import write_overview
+from transfer.tables.publish import write_overview
 from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -214,7 +214,7 @@ def directory(tmp_path, monkeypatch):
         ),
         (["weights", "x.pth"], "x.pth: no weights of params/sources.yaml"),
         (["weights", "x.pth", "--importer", "resnet"], "--importer resnet: unknown; allowed: face_evolve_ir50, "),
-        (["weights", "x.pth", "--importer", "timm_vit_small"], "x.pth: cannot be read (No such file or directory)"),
+        (["weights", "x.pth", "--importer", "timm_vit_small"], "x.pth: no such file; expected a torch state dict"),
         (
             ["weights", "ir50_ms1m"],
             "data/raw/weights/backbone_ir50_ms1m_epoch120.pth is missing. Download backbone_ir",
@@ -222,7 +222,7 @@ def directory(tmp_path, monkeypatch):
         (["weights", "vit_small_p16_224"], "15ec54c9.pth: missing; make it with transfer fetch vit_small"),
         (["evaluate", "--dataset", "demo_rafdb"], "Missing option '--recipe', or --weights instead"),
         (["evaluate", "--dataset", "demo_rafdb", "--recipe", "full"], "Missing option '--seed', or --weights instead"),
-        (["evaluate", "--dataset", "demo_rafdb", "--weights", "x.pdiparams"], "x.pdiparams: cannot be read"),
+        (["evaluate", "--dataset", "demo_rafdb", "--weights", "x.pdiparams"], "x.pdiparams: no such file"),
         (
             ["evaluate", "--dataset", "demo_rafdb", "--weights", "x.safetensors", "--seed", "0"],
             "--weights takes the place of --recipe and --seed",

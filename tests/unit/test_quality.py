@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from transfer.faces import quality
-from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS, template
-from transfer.faces.quality import disagreement, face_measures, face_report, write_quality_page
+from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS, disagreement, template
+from transfer.faces.quality import face_measures, face_report, write_quality_page
 from transfer.faces.store import digest_test_faces
 
 POLICIES = {
@@ -23,6 +23,8 @@ POLICIES = {
     "margin": 0.0,
     "no_face": "whole",
     "broken": "drop",
+    "frame": None,
+    "misplaced": "keep",
 }
 ABOUT = {"dataset": "faces<1>", "archive": "faces.zip", "code": {"detect": "d1", "align": "a1"}}
 
@@ -51,6 +53,7 @@ def dataset():
     faces["status"], faces["n_faces"], faces["error"] = status, (status == "found").astype(int), ""
     faces["probability"] = np.where(status == "found", rng.uniform(0.9, 1, n), np.nan)
     faces["width"] = faces["height"] = 120
+    faces["orientation"] = 1
     faces.loc[n - 1, "error"] = "cut <off>"
     return index, faces
 
@@ -173,6 +176,7 @@ def report_tables():
     index = pd.DataFrame(
         {
             "sample": list("abcdef"),
+            "path": [f"{name}.png" for name in "abcdef"],
             "split": ["train", "train", "train", "test", "test", "test"],
             "class_name": ["x", "x", "y", "x", "y", "y"],
         }
@@ -186,18 +190,18 @@ def report_tables():
     faces["n_faces"] = [1, 0, 3, 1, 0, 1]
     faces["probability"] = [0.9, np.nan, 0.8, 1.0, np.nan, 0.7]
     faces[BOX_COLUMNS] = np.nan
-    faces["width"], faces["height"] = [60, 60, 60, 60, 0, 60], 50
+    faces["width"], faces["height"], faces["orientation"] = [60, 60, 60, 60, 0, 60], 50, 1
     return index, faces
 
 
 def counts(**some):
-    names = ["images", "found", "none", "several", "broken", "no_landmarks", "dropped", "whole"]
-    return dict.fromkeys(names, 0) | some
+    names = "images found none several broken misplaced no_landmarks dropped whole half_outside"
+    return dict.fromkeys(names.split(), 0) | some
 
 
 def test_counts_by_split_and_class(report_tables):
     index, faces = report_tables
-    report = face_report(index, faces, manifest(index), POLICIES)
+    report = face_report(index, faces, manifest(index), POLICIES | {"template": "none"})
     expected = counts(images=6, found=4, none=1, several=1, broken=1, no_landmarks=1, dropped=1, whole=1)
     assert report["counts"] == expected
     train, test = report["splits"]["train"], report["splits"]["test"]
@@ -276,6 +280,7 @@ def measured(points, boxes=None, width=200, height=100):
     faces = pd.DataFrame(points.reshape(n, 10), columns=LANDMARK_COLUMNS)
     faces[BOX_COLUMNS] = np.full((n, 4), np.nan) if boxes is None else boxes
     faces["probability"], faces["width"], faces["height"] = 0.9, width, height
+    faces["orientation"], faces["status"] = 1, "found"
     return pd.DataFrame({"sample": [f"s{i}" for i in range(n)]}), faces
 
 
@@ -333,11 +338,8 @@ def test_an_image_without_landmarks_has_no_measures_and_no_warnings(recwarn):
 def test_disagreement_is_in_supplied_eye_distances():
     supplied = np.array([[0, 0], [10, 0], [5, 5], [2, 8], [8, 8]], float)
     _, faces = measured([supplied + [3, 4], supplied, supplied, np.full((5, 2), np.nan)])
-    index, _ = measured([supplied] * 4)
-    assert disagreement(index, faces) is None
     points = np.stack([supplied, supplied * [[1], [1], [1], [1], [1.5]], np.zeros((5, 2)), supplied])
-    index[LANDMARK_COLUMNS] = points.reshape(4, 10)
-    distance = disagreement(index, faces)
+    distance = disagreement(points, faces)
     assert distance[0] == pytest.approx(0.5)
     assert distance[1] == pytest.approx(np.hypot(4, 4) / 5 / 10)  # one of five points is off
     assert np.isnan(distance[2]), "supplied eyes in one point"

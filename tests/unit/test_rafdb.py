@@ -55,7 +55,7 @@ def test_index(form, files, tmp_path):
     assert table.loc[2, registry.LANDMARKS].isna().all()
     assert table["gender"].tolist()[:2] == [1, 1] and table["race"].tolist()[:2] == [0, 0]
     assert table["age"].tolist()[:2] == [3, 3] and table["age"].isna().tolist() == [False, False, True]
-    assert table.attrs["missing"] == 0
+    assert table.attrs["missing"] == 0 and table.attrs["dropped"] == {"images of basic/Image/aligned/": 3}
 
 
 def test_index_survives_parquet(files, tmp_path):
@@ -161,7 +161,7 @@ def test_registry():
         parser.resolve({"image": "aligned"})
     with pytest.raises(UserError, match="rafdb: option images is 'cropped'; allowed: original, aligned"):
         parser.classes(images="cropped")
-    with pytest.raises(UserError, match="unknown dataset 'raf'; allowed: affectnet, ferplus, rafdb"):
+    with pytest.raises(UserError, match="unknown dataset 'raf'; allowed: affectnet, csv, ferplus, image_folder, rafdb"):
         registry.get("raf")
 
 

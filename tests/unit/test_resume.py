@@ -90,7 +90,9 @@ def decoded(killed, tmp_path, monkeypatch):
     monkeypatch.chdir(work)
     monkeypatch.setattr(detect_module, "PART_IMAGES", PART)
     read, paths = detect_module.stream_images, []
-    monkeypatch.setattr(detect_module, "stream_images", lambda source, some: paths.extend(some) or read(source, some))
+    monkeypatch.setattr(
+        detect_module, "stream_images", lambda source, some, *more: paths.extend(some) or read(source, some, *more)
+    )
     return paths
 
 
@@ -139,9 +141,13 @@ def test_the_key_stands_for_index_archive_parameters_and_device(tmp_path):
     keys.append(state_key(index, archive, search, "cpu"))
     archive.write_bytes(b"archive, another one")
     keys.append(state_key(index, archive, search, "cpu"))
-    os.utime(archive, ns=(0, 0))
+    before = archive.stat()
+    archive.write_bytes(b"archive, ANOTHER one")  # of the same size and date
+    os.utime(archive, ns=(before.st_atime_ns, before.st_mtime_ns))
     keys.append(state_key(index, archive, search, "cpu"))
     assert len(set(keys)) == len(keys) - 1
+    os.utime(archive, ns=(0, 0))
+    assert state_key(index, archive, search, "cpu") == keys[-1], "the content counts, not the date"
 
 
 def test_parts_are_kept_in_order_and_strange_files_go(tmp_path):

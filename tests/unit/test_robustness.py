@@ -171,7 +171,7 @@ def test_accuracies_by_hand():
 @pytest.mark.parametrize("name", ["model.safetensors", "predictions.parquet", "env.json"])
 def test_a_missing_file_of_the_run(layout, name):
     (layout.run("faces", "full", 0) / name).unlink()
-    assert f"faces/full/seed0/{name}: missing; expected" in refused(layout)
+    assert f"faces/full/seed0/{name}: missing; " in refused(layout)
 
 
 @pytest.mark.parametrize("name", ["aligned.npy", "aligned.parquet", "split.parquet"])

@@ -29,8 +29,7 @@ from tiny_search import (
 from tiny_training import COUNTS, tiny_dataset
 
 from transfer.layout import Layout
-from transfer.search.space import trial_params
-from transfer.search.study import make_sampler
+from transfer.search.study import make_sampler, trial_params
 from transfer.search.worker import work
 from transfer.training import data as data_module
 from transfer.training.epoch import Diverged

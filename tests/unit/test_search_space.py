@@ -9,7 +9,7 @@ from tiny_training import tiny_params
 from transfer.models.registry import check_models
 from transfer.params import Params, SearchDefinition, SearchSpace
 from transfer.params import read as config
-from transfer.search.space import cells, conditional, draw, trial_params, with_values
+from transfer.search.study import cells, conditional, draw, trial_params, with_values
 from transfer.utils.errors import UserError
 
 SHORT = {"mad": "model.args.mad", "msad": "model.args.msad", "num_lanets": "model.args.num_lanets"}

@@ -14,7 +14,7 @@ from transfer.layout import Layout
 from transfer.params import read
 from transfer.utils.errors import UserError
 from transfer.utils.locks import RUNNING, nobody_else, share
-from workflow.session import Session, begin, check_slurm, errors_in_lines
+from workflow.session import Session, begin, check_push, check_slurm, errors_in_lines
 
 ROOT = Path(__file__).parents[2]
 SNAPSHOT = Layout("demo").params
@@ -45,6 +45,27 @@ def snakemake(mode="DEFAULT", dryrun=False, **settings):
 
 def config():
     return read.load().model_dump(mode="json", exclude_unset=True)
+
+
+def test_faces_of_licensed_datasets_cannot_be_pushed_by_accident():
+    """The repository's pipeline, with the experiment changed as its comments say, and every way to forget an option."""
+    paper, text = read.load([Path("params/paper.yaml")]), (ROOT / "dvc.yaml").read_text()
+    pipeline = Path("dvc.yaml")
+    check_push(paper)  # without DVC
+    pipeline.write_text(text)
+    check_push(read.load()), check_push(paper)  # synthetic faces; the files of another experiment
+    pipeline.write_text(text.replace("experiment: demo", "experiment: paper"))
+    for name in ("data", "figures"):
+        with pytest.raises(UserError, match=rf"^dvc.yaml: results/.*/{name} would go to .* faces of rafdb, "):
+            check_push(paper)
+        line = f"results/${{experiment}}/{name}: {{persist: true"
+        assert line in pipeline.read_text()
+        pipeline.write_text(pipeline.read_text().replace(line, f"{line}, push: false"))
+    check_push(paper)
+    for out in ("results", "results/${item}/data/rafdb/aligned.npy", "results/paper/figures: {push: true}"):
+        pipeline.write_text(f"stages:\n  all:\n    outs:\n      - {out}\n")
+        with pytest.raises(UserError, match="would go to a remote"):
+            check_push(paper)
 
 
 def test_the_first_workflow_is_alone_and_others_are_not():
@@ -98,6 +119,13 @@ def test_a_dry_run_holds_and_removes_nothing():
     Path(".snakemake/locks").mkdir(parents=True)
     Session(snakemake(dryrun=True), config())
     assert Path(".snakemake/locks").exists() and not RUNNING.exists()
+
+
+def test_a_folder_with_braces_is_refused_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "{x}").mkdir()
+    monkeypatch.chdir(tmp_path / "{x}")
+    with pytest.raises(UserError, match=r"\{x\}: Snakemake takes braces for wildcards; rename it"):
+        Session(snakemake(), {})
 
 
 def test_jobs_read_the_snapshot_and_not_files_edited_since():

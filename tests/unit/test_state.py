@@ -101,15 +101,6 @@ def test_only_the_newest_is_kept(path):
     assert load_state(path, IDENTITY)["history"] == [5]
 
 
-def test_what_a_kill_left_half_written_is_removed(path):
-    part = path.with_name(".last.4711.0badcafe.part.pt")
-    part.write_bytes(b"half")
-    other = path.with_name(".other.4711.0badcafe.part.pt")
-    other.write_bytes(b"half")
-    assert load_state(path, IDENTITY) is not None
-    assert not part.exists() and other.exists()
-
-
 def test_a_power_cut_at_any_moment_finds_a_whole_state(path, monkeypatch):
     """The content reaches the disk before the name, and the name before anything else is done."""
     done = []

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from transfer.evaluation import calibration, statistics
-from transfer.evaluation.statistics import Difference, Summary, holm, over_seeds, paired_difference, summary
+from transfer.evaluation.statistics import Difference, Summary, holm, paired_difference, summary
 from transfer.utils.errors import UserError
 
 
@@ -269,10 +269,10 @@ def test_nothing_returns_the_largest_seed():
 
 def test_intervals_over_seeds_by_hand():
     # values 0.1, 0.3, 0.5: mean 0.3, std 0.2, half the width t(0.975, 2) * 0.2 / sqrt(3) = 4.302653 * 0.1154701
-    found = over_seeds(np.array([0.1, 0.3, 0.5]), -1.0, 1.0)
-    expected = {"mean": 0.3, "std": 0.2, "ci95_low": 0.3 - 0.496827, "ci95_high": 0.3 + 0.496827}
+    found = vars(summary([0.1, 0.3, 0.5], within=(-1.0, 1.0)))
+    expected = {"n": 3, "mean": 0.3, "std": 0.2, "ci95_low": 0.3 - 0.496827, "ci95_high": 0.3 + 0.496827}
     assert found == pytest.approx(expected, abs=1e-5)
-    assert over_seeds(np.array([0.1, 0.3, 0.5]), 0.0, 1.0)["ci95_low"] == 0
-    one = over_seeds(np.array([-0.5]), -1.0, 1.0)
-    assert one["mean"] == -0.5 and np.isnan([one["std"], one["ci95_low"], one["ci95_high"]]).all()
-    assert np.isnan(list(over_seeds(np.array([0.5, np.nan]), 0.0, 1.0).values())).all()
+    assert summary([0.1, 0.3, 0.5]).ci95_low == 0
+    one = vars(summary([-0.5], within=(-1.0, 1.0)))
+    assert list(one.values()) == [1, -0.5, None, None, None]
+    assert np.isnan(list(vars(summary([0.5, np.nan])).values())[1:]).all()

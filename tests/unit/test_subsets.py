@@ -134,6 +134,14 @@ def test_affectnet_has_folders_and_may_have_no_contempt(tmp_path):
     assert (report["occlusion"]["other_class"], report["occlusion"]["absent"]) == (0, 2)
 
 
+def test_a_name_that_several_class_folders_have(tmp_path):
+    names = [f"val/{label}/{HASHES[0]}" for label in (0, 1)] + [f"val/2/{HASHES[1]}"]
+    lines = [f"val/0/{HASHES[0]}/", f"val/2/{HASHES[1]}/"]
+    files = {"occlusion": write(tmp_path, "affectnet", "occlusion", "\n".join(lines))}
+    table, report = find_subsets(index([(name, "test", n) for n, name in enumerate(names)]), "affectnet", 7, files)
+    assert table["sample"].tolist() == names[2:] and report["occlusion"]["absent_first"] == [HASHES[0]]
+
+
 def test_no_lists(tmp_path):
     table, report = find_subsets(index([("a", "test", 0)]), "rafdb", 7, {})
     assert report == {} and list(table.columns) == ["sample", "subset"]

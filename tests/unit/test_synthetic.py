@@ -165,16 +165,6 @@ def test_landmarks_are_where_the_pose_puts_them():
     assert pose.forward(np.array([[0.0, 0.45], [1.0, 0.45]])) == pytest.approx(np.array([[100, 80], [100, 130]]))
 
 
-@pytest.mark.parametrize(("yaw", "pitch"), [(0.45, 0.0), (0.0, -0.45), (-0.45, 0.45), (0.2, 0.1)])
-def test_pose_is_inverted_where_the_features_lie(yaw, pitch):
-    rng = np.random.default_rng(0)
-    pose = Pose(yaw, pitch, turn=40 + 9j, place=60 + 70j)
-    actions = sample_actions(rng, "neutral", 1.0)
-    points = points68(build_geometry(rng, sample_identity(rng), actions))[17:]
-    back = np.stack(pose.inverse(*pose.forward(points).T), 1)
-    assert np.abs(back - points).max() < 0.03  # face units: 2 canvas pixels
-
-
 def test_expressions_differ_as_in_real_faces():
     means = {}
     for expression in EXPRESSIONS:
@@ -272,4 +262,4 @@ def assert_landmarks(points, size):
     left_eye, right_eye, nose, left_mouth, right_mouth = points
     assert left_eye[0] < right_eye[0] and left_mouth[0] < right_mouth[0]
     assert max(left_eye[1], right_eye[1]) < min(left_mouth[1], right_mouth[1])
-    assert left_eye[1] < nose[1] < right_mouth[1] + 2
+    assert left_eye[1] < nose[1] < max(left_mouth[1], right_mouth[1])

@@ -56,7 +56,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def tables(finished, tmp_path):
     params, layout = finished
-    shutil.copytree(layout.results, tmp_path / "results")
+    shutil.copytree(layout.results, tmp_path / "results", ignore=shutil.ignore_patterns("chain"))
     return params, type(layout)(layout.experiment, tmp_path / "results")
 
 

@@ -16,7 +16,7 @@ from transfer.runs.read import read_runs
 from transfer.tables.build import table_of
 from transfer.tables.kinds import Context
 from transfer.tables.kinds.recipes import COLUMNS, FORMATS
-from transfer.tables.reported import load_reported
+from transfer.tables.kinds.reported import load_reported
 from transfer.tables.text import to_csv as as_csv
 from transfer.tables.text import to_latex, to_markdown
 from transfer.utils.errors import UserError
@@ -125,7 +125,8 @@ def test_columns_and_order_of_rows_are_the_contract(table):
     assert to_csv(table).splitlines()[0] == (
         "experiment,dataset,recipe,local_cnns,mad,msad,protocol,n_seeds,accuracy,accuracy_std,ci95_low,ci95_high,"
         "mean_class_accuracy,delta_vs_baseline,p_value,reported_accuracy,reported_source,"
-        "n_faces,delta_ci95_low,delta_ci95_high,p_holm,effect_size,effect"
+        "n_faces,delta_ci95_low,delta_ci95_high,p_holm,effect_size,effect,"
+        "model,loss,backbone,parameters,macs,pretrained"
     )
     assert to_csv(table).splitlines()[0].startswith(",".join(COLUMNS) + ",n_faces")
     assert list(zip(table["dataset"], table["recipe"], table["protocol"], strict=True)) == [
@@ -163,7 +164,8 @@ def test_undefined_cells_are_empty_and_never_zero(table):
     equal = cell(table, "demo_rafdb", "msad", "test_selected")
     assert (equal["delta_vs_baseline"], equal["p_value"], equal["accuracy_std"]) == (0.0, 1.0, 0.0)
     assert to_csv(table).splitlines()[1] == (
-        "fake,ferplus_majority,baseline,0,0.0,0.0,last,3,60.00,10.00,35.16,84.84,37.50,,,,,10,,,,,"
+        "fake,ferplus_majority,baseline,0,0.0,0.0,last,3,60.00,10.00,35.16,84.84,37.50,,,,,10,,,,,,"
+        "transfer_tiny,cross_entropy,IR stem and ViT,363170,5609024,no"
     )
 
 

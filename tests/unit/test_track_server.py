@@ -45,6 +45,7 @@ class Server:
 
     def start(self) -> None:
         environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # ten processes for pages that nobody opens
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(
                 self.command, env=environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
@@ -88,7 +89,7 @@ seed, epochs, pause = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 start = dict(experiment="demo", dataset="demo_rafdb", recipe="full", seed=seed, digest="d")
 tracker = Tracking(**start, params={"lr": 0.1}, tags={"commit": "abc"})
 for epoch in range(1, epochs + 1):
-    tracker.log_epoch(epoch, {"loss": 1 / epoch, "val_accuracy": epoch / 100})
+    tracker.log_epoch({"epoch": epoch, "loss": 1 / epoch, "val_accuracy": epoch / 100})
     time.sleep(pause)
 tracker.finish()
 """

@@ -136,3 +136,20 @@ def test_a_folder_which_mlflow_no_longer_takes(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
     fails("^MLflow's store ./mlruns: ")
     assert not os.path.exists("mlruns")
+
+
+def test_the_store_is_in_the_folder_whatever_its_name(tmp_path):
+    """A process of its own: MLflow keeps stores by their URI."""
+    folder = tmp_path / "odd" / "a #1 50% ü {x}: b%20c"
+    folder.mkdir(parents=True)
+    code = (
+        "from pathlib import Path; from transfer.tracking import store; client = store.open_store(); Path('x').touch();"
+        "run = client.create_run(store.experiment_id(client, 'demo/d')).info.run_id; client.log_artifact(run, 'x');"
+        "print(client.list_artifacts(run)[0].path)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("x\n", 0), done.stderr
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlruns", "x"}
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]

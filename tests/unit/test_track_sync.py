@@ -22,10 +22,8 @@ from transfer.layout import Layout
 from transfer.runs.metrics import evaluate
 from transfer.tables.build import build_table
 from transfer.tables.text import to_csv
-from transfer.tracking import models
 from transfer.tracking.check import check
-from transfer.tracking.listener import MlflowListener
-from transfer.tracking.live import Tracking
+from transfer.tracking.live import MlflowListener, Tracking
 from transfer.tracking.sync import sync
 from transfer.training.run import train
 from transfer.utils.errors import UserError
@@ -194,7 +192,7 @@ def test_the_means_are_those_of_the_seeds_that_are_asked_for_now(changed):
 
 def test_a_second_sync_changes_nothing(changed, monkeypatch):
     before = everything()
-    monkeypatch.setattr(models, "register", None)
+    monkeypatch.setattr("transfer.tracking.sync.register", None)
     done = sync(PARAMS, changed)
     assert (done.created, done.completed, done.unchanged, done.registered) == (0, 0, 4, 0)
     assert everything() == before
@@ -287,14 +285,14 @@ exec(sys.argv[2])
 sync(tiny_params(train={"epochs": 2}, faces={"size": 32}), Layout("tiny"))
 """
 KILL = """
-count, read = 0, module.read_run
-def read_run(*arguments, **keywords):
+count, read = 0, module.view_of
+def view_of(*arguments, **keywords):
     global count
     count += 1
     if count == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return read(*arguments, **keywords)
-module.read_run = read_run
+module.view_of = view_of
 """
 
 
@@ -350,7 +348,7 @@ def test_a_damaged_run_is_left_out_and_said(changed):
     done = sync(PARAMS, changed)
     assert done.unchanged == 2 and len(done.problems) == 2
     assert "seed0/history.csv: not that of a finished run (ValueError" in done.problems[0]
-    assert "seed1/env.json: not that of a finished run (KeyError: 'protocols')" in done.problems[1]
+    assert "seed1/env.json: not that of a finished run (KeyError: 'weights_sha256')" in done.problems[1]
 
 
 def test_a_run_without_metrics_is_evaluated(layout):
@@ -446,7 +444,7 @@ def test_a_sync_waits_for_the_writer(trained, mlflow_store):
     start = {"experiment": "tiny", "dataset": "faces", "recipe": "full", "seed": 0, "digest": env["digest"]}
     tracker = Tracking(**start, params={}, tags={})
     for row in pd.read_csv(run / "history.csv").to_dict("records"):
-        tracker.log_epoch(int(row.pop("epoch")), row)
+        tracker.log_epoch(row)
     tracker.finish("FINISHED", run)
     done = sync(PARAMS, layout)
     assert (done.created, done.completed) == (3, 1)

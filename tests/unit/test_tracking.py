@@ -43,10 +43,10 @@ def status_of(name: str) -> str | None:
 def test_a_run_appears_live_in_the_default_store(mlflow_folder, capfd):
     params = {"train": {"lr": 0.1, "crop": {"size": 112}}, "note": "x" * 7000}
     tracker = Tracking(**RUN, params=params, tags={"commit": "abc", "data_digest": "f00", "long": "y" * 9000})
-    tracker.log_epoch(1, {"loss": 2.0, "val/accuracy": 0.25})
+    tracker.log_epoch({"epoch": 1, "loss": 2.0, "val/accuracy": 0.25})
     wait_for(lambda: status_of("full/seed1") == "RUNNING" and points(runs()[0].info.run_id))
 
-    tracker.log_epoch(2, {"loss": float("nan"), "val/accuracy": 0.5})
+    tracker.log_epoch({"epoch": 2, "loss": float("nan"), "val/accuracy": 0.5})
     frame = [
         predictions_frame(
             ["a", "b"], [0, 1], [[0.9, 0.1], [0.8, 0.2]], ["x", "y"], split=split, protocol="last", epoch=2
@@ -82,7 +82,7 @@ def test_runs_at_once_lose_nothing_and_share_a_writer_which_creates_the_database
     trackers = [Tracking(**start, params={"lr": 0.1}, tags={}) for start in starts]
     for epoch in range(1, 11):
         for tracker in trackers:
-            tracker.log_epoch(epoch, {"loss": 1 / epoch})
+            tracker.log_epoch({"epoch": epoch, "loss": 1 / epoch})
     for tracker in trackers:
         tracker.finish()
     assert len(writers()) == 1
@@ -101,8 +101,8 @@ def test_a_killed_run_is_continued_as_the_same_run():
 import os, signal
 from transfer.tracking.live import Tracking
 tracker = Tracking(**{BARE | {"params": {"epochs": 4, "lr": 1}}})
-tracker.log_epoch(1, {{"loss": 1.0}})
-tracker.log_epoch(2, {{"loss": 0.5}})
+tracker.log_epoch({{"epoch": 1, "loss": 1.0}})
+tracker.log_epoch({{"epoch": 2, "loss": 0.5}})
 os.kill(os.getpid(), signal.SIGKILL)
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -114,8 +114,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     # Epoch 3 was in the files, not in the store; epoch 2 is trained and shown once more.
     history = [{"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2, 4)]
     resumed = Tracking(**RUN, params={"epochs": 8, "lr": 1, "wd": 2}, tags={"commit": "b"}, history=history)
-    resumed.log_epoch(2, {"loss": 0.5})
-    resumed.log_epoch(5, {"loss": 0.2})
+    resumed.log_epoch({"epoch": 2, "loss": 0.5})
+    resumed.log_epoch({"epoch": 5, "loss": 0.2})
     resumed.finish()
     shown()
     (again,) = runs()
@@ -157,11 +157,11 @@ def test_without_a_store_the_run_goes_on_and_prints_one_line(monkeypatch, capfd)
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed.getsockname()[1]}")
     tracker = Tracking(**BARE, history=[{"epoch": 1, "loss": 1.0}])
-    tracker.log_epoch(2, {"loss": 0.5})
+    tracker.log_epoch({"epoch": 2, "loss": 0.5})
     wait_for(lambda: live.read_problem(live.spool_folder()))
-    tracker.log_epoch(3, {"loss": 0.5})
+    tracker.log_epoch({"epoch": 3, "loss": 0.5})
     tracker.finish()
-    tracker.log_epoch(4, {"loss": 0.5})
+    tracker.log_epoch({"epoch": 4, "loss": 0.5})
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("MLflow does not show this run: ") and err.count("\n") == 1
     assert "cannot be reached (ConnectionError)" in err and "transfer track sync" in err
@@ -174,7 +174,7 @@ def test_a_writer_that_hangs_delays_nothing():
     metrics = {f"metric_{i:0200d}": 0.5 for i in range(20)}
     started = time.monotonic()
     for epoch in range(1, 22):
-        tracker.log_epoch(epoch, metrics)
+        tracker.log_epoch({"epoch": epoch} | metrics)
     tracker.finish()
     assert time.monotonic() - started < 5
     os.kill(pid, signal.SIGCONT)
@@ -185,19 +185,19 @@ def test_a_writer_that_hangs_delays_nothing():
 def test_a_spool_folder_that_cannot_be_used_is_one_line(monkeypatch, capfd):
     monkeypatch.setattr(live, "spool_folder", lambda: Path("/proc/nowhere"))
     tracker = Tracking(**BARE)
-    tracker.log_epoch(1, {"loss": 1.0})
+    tracker.log_epoch({"epoch": 1, "loss": 1.0})
     tracker.finish()
     assert capfd.readouterr().err.count("MLflow does not show this run") == 1
 
 
 def test_a_writer_that_is_killed_is_replaced_and_nothing_is_shown_twice(capfd):
     tracker = Tracking(**RUN, params={"lr": 1}, tags={})
-    tracker.log_epoch(1, {"loss": 1.0})
+    tracker.log_epoch({"epoch": 1, "loss": 1.0})
     wait_for(lambda: status_of("full/seed1") and points(runs()[0].info.run_id))
     (first,) = writers()
     os.kill(first, signal.SIGKILL)
     os.waitpid(first, 0)
-    tracker.log_epoch(2, {"loss": 0.5})
+    tracker.log_epoch({"epoch": 2, "loss": 0.5})
     tracker.finish()
     shown()
     assert writers() != [first]
@@ -213,10 +213,3 @@ def test_a_writer_ends_when_there_is_nothing_to_do(tmp_path):
     started = time.monotonic()
     writer.serve(tmp_path, lock, idle_seconds=0.2)
     assert time.monotonic() - started < 30
-
-
-def test_disabled_tracking_does_nothing(mlflow_folder):
-    tracker = Tracking(**BARE, enabled=False)
-    tracker.log_epoch(1, {"loss": 1.0})
-    tracker.finish()
-    assert not spooled() and [path.name for path in mlflow_folder.iterdir()] == ["mlflow.db"]

@@ -46,7 +46,7 @@ def jobs(params, code=None):
         "search_report": [{"search": "searched"}],
         "table": [{"table": "table1"}, {"table": "protocols"}],
         "figure": [{"table": "table1", "dataset": params.datasets[0]}],
-        **dict.fromkeys(("synthesize", "audit", "attention", "overview"), [{}]),
+        **dict.fromkeys(("synthesize", "audit", "attention", "overview", "leaderboard"), [{}]),
     }
     return {
         (rule, *job.values()): getattr(versions, rule)(SimpleNamespace(**job))
@@ -80,12 +80,12 @@ MODEL = {"train": RUNS, "robustness": RUNS, "diversity": RUNS, "cross": 1, "sear
         ("models/lanet.py", "import torch", "CHANGED = 1\nimport torch", MODEL),
         ("tables/kinds/recipes.py", "from collections", "CHANGED = 1\nfrom collections", {"table": 1, "figure": 1}),
         ("tables/kinds/protocols.py", "from collections", "CHANGED = 1\nfrom collections", {"table": 1}),
-        ("tables/text.py", "import", "CHANGED = 1\nimport", {"table": 2, "figure": 1}),
+        ("tables/text.py", "import", "CHANGED = 1\nimport", {"table": 2, "figure": 1, "leaderboard": 1}),
         ("faces/quality.py", "import", "CHANGED = 1\nimport", {"inspect": DATASETS}),
         ("cli/__init__.py", "import", "CHANGED = 1\nimport", {}),
         ("tracking/live.py", "import", "CHANGED = 1\nimport", {}),
         ("params/read.py", "import", "CHANGED = 1\nimport", {}),
-        ("datasets/rafdb.py", "import", "CHANGED = 1\nimport", {"index": 1, "synthesize": 1}),
+        ("datasets/rafdb.py", "import", "CHANGED = 1\nimport", {"index": DATASETS, "synthesize": 1}),
     ],
 )
 def test_an_edit_of_code_puts_exactly_its_steps_out_of_date(tmp_path, current, file, old, new, expected):
@@ -101,13 +101,13 @@ def test_an_edit_of_code_puts_exactly_its_steps_out_of_date(tmp_path, current, f
 FACES = {"align": DATASETS, "inspect": DATASETS}
 ONE_TRAINING = {"train": RUNS, "search": 1, "search_report": 1}
 EDITS = {
-    "seeds=[0,1,2]": {"table": 2, "figure": 1},
-    "recipes=[baseline,msad,full]": {"table": 2, "figure": 1, "search_report": 1, "attention": 1},
+    "seeds=[0,1,2]": {"table": 2, "figure": 1, "leaderboard": 1},
+    "recipes=[baseline,msad,full]": {"table": 2, "figure": 1, "search_report": 1, "attention": 1, "leaderboard": 1},
     "train={device: cpu, threads: 2}": {"search_report": 1},
     "tracking=false": {},
     "faces={threads: 2}": {},
     "train={lr: 0.01}": ONE_TRAINING,
-    "protocols=[last]": {"train": RUNS, "table": 2, "figure": 1},
+    "protocols=[last]": {"train": RUNS, "table": 2, "figure": 1, "leaderboard": 1},
     "dataset_definitions={demo_affectnet: {model: {args: {mad: 0.3}}}}": {"train": 1, "search_report": 1},
     "recipe_definitions={full: {msad: false}}": {"train": 3, "search": 1, "search_report": 1},
     "sampling={upsample: sqrt}": {"search": 1, "search_report": 1},  # the run has another plan as its input
@@ -146,7 +146,7 @@ def test_what_a_job_reads_follows_the_parameters():
     assert len(Inputs(load("seeds=[0, 1, 2]")).table_inputs(job)["metrics"]) == 3 * 2 * 3
     assert inputs.table_inputs(job)["repository"] == ["params/reported.yaml"]
     assert len(inputs.search_workers_of(job)) == 3 * 2
-    assert inputs.archive_of(job) == "data/raw/demo_rafdb.zip"
+    assert inputs.archive_of(job) == ["data/raw/demo_rafdb.zip"]
     assert "results/table1.csv" in inputs.targets()
     assert "results/smallest/runs/demo_rafdb/full/seed0/metrics.json" in inputs.targets()
 

@@ -27,7 +27,7 @@ def test_the_configuration_for_a_gpu_trains(sources, tmp_path):
     done = repository.snakemake()
     assert done.returncode == 0, done.stdout
     table = pd.read_csv(root / "results/table1.csv")
-    assert list(table["protocol"]) == ["last", "val_selected", "test_selected"] and (table["n_faces"] == 33).all()
+    assert list(table["protocol"]) == ["last", "val_selected", "test_selected"] and (table["n_faces"] == 29).all()
     env = json.loads((root / "results/ferplus-gpu/runs/demo_ferplus/full/seed0/env.json").read_text())
     assert (env["params"]["model"]["name"], env["params"]["model"]["img_size"]) == ("transfer_base", 112)
     assert (env["params"]["train"]["ema"], env["params"]["train"]["targets"]) == (0.999, "soft_labels")

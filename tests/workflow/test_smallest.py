@@ -13,7 +13,8 @@ pytestmark = pytest.mark.workflow
 COLUMNS = (
     "experiment,dataset,recipe,local_cnns,mad,msad,protocol,n_seeds,accuracy,accuracy_std,ci95_low,ci95_high,"
     "mean_class_accuracy,delta_vs_baseline,p_value,reported_accuracy,reported_source,"
-    "n_faces,delta_ci95_low,delta_ci95_high,p_holm,effect_size,effect"
+    "n_faces,delta_ci95_low,delta_ci95_high,p_holm,effect_size,effect,"
+    "model,loss,backbone,parameters,macs,pretrained"
 )
 DATASETS = {"demo_rafdb": ("rafdb", 7), "demo_ferplus": ("ferplus", 8), "demo_affectnet": ("affectnet", 8)}
 RECIPES, SEEDS, PROTOCOLS = ("baseline", "full"), (0, 1), ("last", "val_selected", "test_selected")

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from transfer.params import SPLITS
+from transfer.utils.environment import cores
 from transfer.utils.files import atomic
 
 SIDE = 96
@@ -42,7 +44,9 @@ COLUMNS = ["sample_a", "split_a", "label_a", "sample_b", "split_b", "label_b"]
 COLUMNS += ["kind", "distance", "similarity", "same_label"]
 KINDS = {"drop_exact": ["exact"], "drop_near": ["exact", "near", "mirrored"]}
 """The kinds of copies that each value of `sampling.duplicates` removes."""
-_ROWS, _OTHERS, _PAIRS = 128, 4096, 512  # sizes of the blocks in memory
+_ROWS, _OTHERS, _PAIRS = 16, 4096, 512  # sizes of the blocks: 16 x 4096 hashes and their counts stay in the cache
+_AHEAD = 256  # blocks of rows that may be compared before their pairs are asked for
+_NONE = np.empty((3, 0), np.int64)
 
 
 def hash_images(
@@ -137,7 +141,8 @@ def duplicates(
             different = first_code[a] != second_code[b]
             a, b, distance = a[different], b[different], distance[different]
             second = other_thumbnails[other_usable[b]]
-            alike = similarity(thumbnails[usable[a]], second[:, :, ::-1] if kind == "mirrored" else second)
+            some, of = np.unique(a, return_inverse=True)  # the pairs of a block share few first images
+            alike = similarity(thumbnails[usable[some]], second[:, :, ::-1] if kind == "mirrored" else second, of)
             copies = alike >= SIMILARITY[kind]
             found.append(_pairs(a[copies], b[copies], kind, distance[copies], alike[copies]))
             progress(offset + done)
@@ -177,33 +182,45 @@ def close_pairs(
     """Yield (rows of ``first`` done, rows a, rows b, distances) of pairs that differ in at most ``limit`` bits.
 
     ``first`` (N, K) and ``second`` (M, K) are uint64, compared column by column; the least distance counts. ``within``:
-    both are the same images, and only pairs with a < b are wanted. Memory is that of a block.
+    both are the same images, and only pairs with a < b are wanted. Memory is that of a block for each core.
     """
     columns = [np.ascontiguousarray(column) for column in second.T]
-    for start in range(0, len(first), _ROWS):
+
+    def compare(start: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         rows = first[start : start + _ROWS]
+        shape, found = (len(rows), _OTHERS), []
+        differ, bits, least = np.empty(shape, np.uint64), np.empty(shape, np.uint8), np.empty(shape, np.uint8)
         for left in range(start + 1 if within else 0, len(second), _OTHERS):
-            distance = np.full((len(rows), len(columns[0][left : left + _OTHERS])), 64, np.uint8)
+            width = min(_OTHERS, len(second) - left)
+            x, count, distance = differ[:, :width], bits[:, :width], least[:, :width]
+            distance.fill(64)
             for own, column in zip(rows.T, columns, strict=True):
-                bits = np.bitwise_count(own[:, None] ^ column[left : left + _OTHERS])
-                np.minimum(distance, bits, out=distance)
-            a, b = np.divmod(np.flatnonzero(distance <= limit), distance.shape[1])
-            if within:
-                later = a + start < b + left
-                a, b = a[later], b[later]
-            for cut in range(0, len(a), _PAIRS):
-                part = slice(cut, cut + _PAIRS)
-                yield start, a[part] + start, b[part] + left, distance[a[part], b[part]]
-    yield len(first), *np.empty((3, 0), np.int64)
+                np.bitwise_xor(own[:, None], column[left : left + width], out=x)
+                np.bitwise_count(x, out=count)
+                np.minimum(distance, count, out=distance)
+            a, b = np.divmod(np.flatnonzero(distance <= limit), width)
+            later = a + start < b + left if within else slice(None)
+            found.append((a[later] + start, b[later] + left, distance[a[later], b[later]]))
+        return found
+
+    starts = range(0, len(first), _ROWS)
+    with ThreadPoolExecutor(cores()) as pool:
+        for ahead in range(0, len(starts), _AHEAD):
+            part = starts[ahead : ahead + _AHEAD]
+            for start, found in zip(part, pool.map(compare, part), strict=True):
+                a, b, distance = (np.concatenate(arrays) for arrays in zip(*found, strict=True)) if found else _NONE
+                for cut in range(0, max(len(a), 1), _PAIRS):
+                    yield start, a[cut : cut + _PAIRS], b[cut : cut + _PAIRS], distance[cut : cut + _PAIRS]
+    yield len(first), *_NONE
 
 
-def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def similarity(first: np.ndarray, second: np.ndarray, of: np.ndarray | slice = slice(None)) -> np.ndarray:
     """Return the normalised cross-correlation of pairs of thumbnails, the best over small shifts; 1 if the same.
 
-    (N, 32, 32) uint8 each to (N,) float32. Compared is what remains after subtracting a Gaussian blur, under a window
-    that fades towards the edge. 0 for a thumbnail of a single grey.
+    (N, 32, 32) uint8 each to (N,) float32; ``of`` says which of ``first`` each of ``second`` is compared with. What
+    remains after subtracting a Gaussian blur counts, under a window that fades towards the edge. 0 for a single grey.
     """
-    spectrum = _spectrum(first) * _spectrum(second).conj()
+    spectrum = _spectrum(first)[of] * _spectrum(second).conj()
     correlation = fft.irfft2(spectrum, s=(THUMBNAIL, THUMBNAIL))
     near = np.r_[0 : SHIFT + 1, -SHIFT:0]
     return correlation[:, near[:, None], near].max(axis=(1, 2), initial=0)

@@ -16,6 +16,7 @@ from transfer.params import SPLITS, Params
 from transfer.utils.environment import environment
 from transfer.utils.files import atomic, write_text
 from transfer.utils.progress import progress
+from transfer.utils.text import in_markdown
 
 _KINDS = ["exact", "near", "mirrored"]
 _HEAD = ["splits", *_KINDS, "different labels", "copied images of the first", "of the second"]
@@ -116,11 +117,11 @@ def to_markdown(
         f"most {MAX_DISTANCE} of 64 bits, and similar fine structure (similarity at least "
         f"{SIMILARITY['near']:.2f}). Mirrored: the same for one image and the mirror image of the other (at least "
         f"{SIMILARITY['mirrored']:.2f}). Error rates: docs/leaks.md. All pairs: duplicates.csv.",
-        "; ".join(f"{name} {environment[name]}" for name in ("commit", "python", "system")) + ".",
+        "; ".join(f"{name} {in_markdown(environment[name])}" for name in ("commit", "python", "system")) + ".",
     ]
     for dataset, fact in facts.items():
         rows = table[(table["dataset_a"] == dataset) & (table["dataset_b"] == dataset)]
-        about = f"{fact['about'].rstrip('.')}. " if fact["about"] else ""
+        about = f"{in_markdown(fact['about'].rstrip('.'))}. " if fact["about"] else ""
         broken = f"; {fact['broken']:,} more cannot be decoded" if fact["broken"] else ""
         text = (
             f"{about}{fact['images']:,} images compared{broken}. {fact['repeated']:,} pictures occur more than once, "

@@ -3,17 +3,17 @@
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from facenet_pytorch import MTCNN
 
 from transfer.faces.detect import Canvas, DetectorPool, place, smallest_face
 
-BATCHES = (8, 32, 128)
-"""Batch sizes in which facenet-pytorch is fed; the fastest counts."""
-OURS, SINGLE = "transfer", "facenet-pytorch, image by image"
+OURS = "transfer"
+THEIRS = {"facenet-pytorch, image by image": 1, **{f"facenet-pytorch, batches of {n}": n for n in (8, 32, 128)}}
+"""Batch sizes in which facenet-pytorch is fed; the fastest of its batches counts."""
 
 
 def compare(
@@ -25,18 +25,17 @@ def compare(
     threads: int | None = None,
     device: str = "cpu",
     rounds: int = 3,
-) -> dict[str, Any]:
+) -> pd.DataFrame:
     """Search the same pictures with facenet-pytorch, image by image and in batches, and as ``transfer detect`` does.
 
     ``images`` are (H, W, 3) uint8; what is searched are the canvases that detection makes of them. A round runs every
-    way once, on the same number of cores, and the order is turned from round to round; a round before them warms up and
-    does not count. Returns images/s (the median), the ratio to facenet-pytorch's fastest batches (the median of the
-    rounds' ratios), and the share of canvases in which a face was found.
+    way once, on the same ``attrs["cores"]``, and the order is turned from round to round; a round before them warms up
+    and does not count. Returns by way the images/s (median of the rounds), the ratio to facenet-pytorch's fastest
+    batches (median of the rounds' ratios), and the share of canvases in which a face was found.
     """
     canvases = [place(row, image, min_side, border) for row, image in enumerate(images)]
     mtcnn = MTCNN(keep_all=True, device=torch.device(device))
-    sizes = {SINGLE: 1, **{f"facenet-pytorch, batches of {size}": size for size in BATCHES}}
-    ways = [OURS, *sizes]
+    ways = [OURS, *THEIRS]
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     with DetectorPool(threads, device) as pool:
 
@@ -46,7 +45,7 @@ def compare(
                 results = [future.result() for _, future in pool.start(canvases, min_face, border)]
                 return sum(len(faces.boxes) > 0 for batch in results for faces, _ in batch)
             torch.set_num_threads(pool.workers)
-            return _search(mtcnn, canvases, sizes[way], min_face, border)
+            return _search(mtcnn, canvases, THEIRS[way], min_face, border)
 
         found = {way: search(way) / len(canvases) for way in ways}
         for turn in range(rounds):
@@ -54,22 +53,12 @@ def compare(
                 start = time.perf_counter()
                 search(way)
                 seconds[way].append(time.perf_counter() - start)
-        workers = pool.workers
-    own = min(list(sizes)[1:], key=lambda way: np.median(seconds[way]))
-    return {
-        "images": len(canvases),
-        "rounds": rounds,
-        "cores": workers,
-        "device": device,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "images_per_second": {way: len(canvases) / float(np.median(taken)) for way, taken in seconds.items()},
-        "ratio_to_own_batches": {
-            way: float(np.median(np.divide(seconds[own], taken))) for way, taken in seconds.items()
-        },
-        "own_batches": own,
-        "found": found,
-    }
+    taken = pd.DataFrame(seconds)
+    fastest = taken[list(THEIRS)[1:]].median().idxmin()
+    ratio = taken.rdiv(taken[fastest], axis=0).median()
+    table = pd.DataFrame({"images/s": len(canvases) / taken.median(), "of own batches": ratio, "with a face": found})
+    table.attrs = {"cores": pool.workers}
+    return table
 
 
 def _search(mtcnn: MTCNN, canvases: Sequence[Canvas], size: int, min_face: float, border: float) -> int:

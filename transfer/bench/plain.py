@@ -5,7 +5,7 @@ by a loop over the samples, the loss fetched at every step.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -85,36 +85,34 @@ def make_plain(model: nn.Module) -> nn.Module:
     return model
 
 
-class PlainTraining:
-    """Model, optimiser and loader; ``workers`` processes decode and augment (0: this one)."""
+def plain_steps(
+    model: nn.Module, faces: Faces, batch_size: int, params: TrainParams, device: torch.device, workers: int
+) -> Callable[[int], None]:
+    """So many steps on batches of random faces, which ``workers`` processes decode and augment (0: this one)."""
+    model = make_plain(model).to(device).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=params.lr, momentum=params.momentum, weight_decay=params.weight_decay
+    )
+    chosen: list[list[int]] = []
+    loader = DataLoader(
+        faces,
+        batch_sampler=chosen,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
 
-    def __init__(
-        self, model: nn.Module, faces: Faces, batch_size: int, params: TrainParams, device: torch.device, workers: int
-    ) -> None:
-        self.batch_size, self.device, self.total = batch_size, device, len(faces)
-        self.model = make_plain(model).to(device).train()
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=params.lr, momentum=params.momentum, weight_decay=params.weight_decay
-        )
-        self.batches: list[list[int]] = []
-        self.loader = DataLoader(
-            faces,
-            batch_sampler=self.batches,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
-        )
-
-    def __call__(self, steps: int) -> None:
-        """Train for so many batches of random faces."""
-        self.batches[:] = [random.choices(range(self.total), k=self.batch_size) for _ in range(steps)]
+    def train(steps: int) -> None:
+        chosen[:] = [random.choices(range(len(faces)), k=batch_size) for _ in range(steps)]
         total_loss, correct = 0.0, 0
-        for images, labels in self.loader:
-            images, labels = images.to(self.device), labels.to(self.device)
-            logits = self.model(images)
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            logits = model(images)
             loss = cross_entropy(logits, labels)
-            self.optimizer.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            self.optimizer.step()
+            optimizer.step()
             total_loss += loss.item()
             correct += (logits.argmax(dim=1) == labels).sum().item()
+
+    return train

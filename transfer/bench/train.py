@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from transfer.bench.plain import Faces, PlainTraining
+from transfer.bench.plain import Faces, plain_steps
 from transfer.datasets.synthetic.render import EXPRESSIONS, render_face
 from transfer.faces.store import store_writer
-from transfer.models.registry import create_model, input_of
+from transfer.models.registry import count_macs, create_model, input_of
 from transfer.params import ModelParams, TrainParams
 from transfer.training.batches import FaceStore, training_batches
 from transfer.training.device import choose_device, choose_precision
@@ -97,9 +96,7 @@ def bench_train(
         "precision": precision,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": threads,
-        "torch": torch.__version__,
         "rounds": rounds,
-        "steps": steps,
         "peak_matmul": {name: {"tflops": rate.best[0] / 1e12, "side": rate.best[1]} for name, rate in rates.items()},
         "ways": found,
         "peak_memory": memory,
@@ -158,15 +155,6 @@ class PeakMatmul:
                 times += 1
 
 
-def count_macs(model: nn.Module, side: int, device: torch.device) -> int:
-    """Multiplications of one image's forward pass, counted as it runs: matrix products and convolutions."""
-    training = model.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, 3, side, side, device=device))
-    model.train(training)
-    return counter.get_total_flops() // 2
-
-
 def _ours(
     model: ModelParams, train: TrainParams, path: Path, labels: np.ndarray, device: torch.device, precision: str
 ) -> tuple[nn.Module, Callable[[int], None]]:
@@ -191,14 +179,14 @@ def _ours(
 
 def _plain(
     model: ModelParams, train: TrainParams, store: Path, labels: np.ndarray, device: torch.device, workers: int
-) -> PlainTraining:
+) -> Callable[[int], None]:
     random.seed(0)
     torch.manual_seed(0)
     files = [store.with_name(f"{row}.jpg") for row in range(len(labels))]
     for pixels, file in zip(np.load(store), files, strict=True):
         Image.fromarray(pixels).save(file, quality=95)
     faces = Faces(files, labels.tolist(), input_of(model)["img_size"], train.augment)
-    return PlainTraining(create_model(model, CLASSES), faces, train.batch_size, train, device, workers)
+    return plain_steps(create_model(model, CLASSES), faces, train.batch_size, train, device, workers)
 
 
 def peak_resident() -> int:

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from transfer.cli.options import Dataset, classes_of, existing, verb, write_table
+from transfer.cli.options import Dataset, classes_of, existing, read_table, verb, write_table
 from transfer.layout import Layout
 from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from transfer.params import Params
+    from transfer.utils.chain import Chain
 
 app = typer.Typer()
 tools = typer.Typer()
@@ -28,14 +31,17 @@ def params(params: "Params", layout: Layout) -> None:
 
 @tools.command()
 def schema() -> None:
-    """Write the JSON schemas of the parameters and of the sources. Reads: nothing. Writes: params/schema.json,
-    params/sources.schema.json."""
+    """Write the JSON schemas of the parameters, the sources and the leaderboard. Reads: nothing. Writes:
+    params/schema.json, params/sources.schema.json, leaderboard/task.schema.json, leaderboard/entry.schema.json."""
+    from transfer.leaderboard import entries, tasks
     from transfer.params import read
     from transfer.sources import table
     from transfer.utils.files import write_text
 
     write_text(read.SCHEMA, read.schema_text())
     write_text(table.SCHEMA, read.schema_text(table.Sources, partial=False))
+    write_text(tasks.SCHEMA, read.schema_text(tasks.Task, partial=False))
+    write_text(entries.SCHEMA, read.schema_text(entries.Entry, partial=False))
 
 
 @verb(app)
@@ -108,21 +114,24 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
     differences.unlink(missing_ok=True)
     try:
         counts.check_counts(table, classes, expect, parser.official(**options))
+        if params.face_params(dataset).landmarks == "supplied":
+            require_landmarks(table)
     except counts.CountsError as error:
         write_text(differences, error.table.to_csv(index=False))
         message = f"dataset {dataset} ({path}): {error} (table: {differences})"
         raise UserError(message, details=counts.as_text(error.table)) from None
     except UserError as error:
         raise UserError(f"dataset {dataset} ({path}): {error}") from None
-    if params.face_params(dataset).landmarks == "supplied":
-        require_landmarks(table)
     about = counts.index_summary(
         table, classes, dataset=dataset, archive=path, parser=parser.name, options=options, expect=expect
     )
     said = counts.in_words(table)
-    table.attrs.pop("repeated", None)  # it may be long, and is in index.json
+    for attribute in ("repeated", "files"):  # they may be long, and are in index.json
+        table.attrs.pop(attribute, None)
     write_table(table, data / "index.parquet")
     write_json(data / "index.json", about)
+    raw = [path, *parser.lists(params.raw_dir, **options).values()]
+    layout.chain.note([data / "index.parquet", data / "index.json"], raw=raw, raw_dir=params.raw_dir)
     print(f"{dataset}: {said}")
 
 
@@ -130,33 +139,32 @@ def index(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def subsets(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the challenge subsets of the test split. Reads: D/index.parquet, the lists in raw_dir/challenge_lists.
     Writes: D/subsets.parquet, D/subsets.json."""
-    index_file = existing(layout.data(dataset) / "index.parquet", "index")
-
-    import pandas as pd
+    data, definition, chain = layout.data(dataset), params.dataset_definitions[dataset], layout.chain
+    listed = read_table(data / "index.parquet", "index", chain)
 
     from transfer.datasets.subsets import find_subsets, list_files
     from transfer.utils.files import write_json
 
-    definition = params.dataset_definitions[dataset]
     lists = list_files(params.raw_dir, definition)
     if not lists:
         print(f"{dataset}: no subsets, since {params.raw_dir}/challenge_lists has no lists for it")
         return
-    listed, classes = pd.read_parquet(index_file), classes_of(params, dataset)
-    table, report = find_subsets(listed, definition.parser, len(classes), lists)
-    write_table(table, index_file.with_name("subsets.parquet"))
-    write_json(index_file.with_name("subsets.json"), report)
+    table, report = find_subsets(listed, definition.parser, len(classes_of(params, dataset)), lists)
+    write_table(table, data / "subsets.parquet")
+    write_json(data / "subsets.json", report)
+    made = [data / "subsets.parquet", data / "subsets.json"]
+    chain.note(made, [data / "index.parquet"], lists.values(), params.raw_dir)
     found = ", ".join(f"{subset} {counts['matched']:,} of {counts['unique']:,}" for subset, counts in report.items())
-    print(f"{dataset}: {found}")
+    empty = ", ".join(subset for subset, counts in report.items() if not counts["matched"])
+    print(f"{dataset}: {found}" + (f"; warning: no test image is in {empty}" if empty else ""))
 
 
 @verb(app)
 def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find faces and five landmarks with MTCNN. Reads: D/index.parquet, the archive. Writes: D/faces.parquet; resumes
     after a kill from R/state/DATASET/detect."""
-    index_file = existing(layout.data(dataset) / "index.parquet", "index")
-
-    import pandas as pd
+    index_file, chain = layout.data(dataset) / "index.parquet", layout.chain
+    listed = _indexed(params, layout, dataset, chain)
 
     from transfer.datasets.archives import open_source
     from transfer.faces.detect import DetectionState, detect_dataset, state_key
@@ -166,9 +174,9 @@ def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     search, device = faces.search(), claim_device(params.train, f"detection of {dataset}")
     state = DetectionState(layout.detection_state(dataset), state_key(index_file, path, search, device.type))
     with open_source(path) as archive:
-        listed = pd.read_parquet(index_file)
         found = detect_dataset(archive, listed, state, threads=faces.threads, device=str(device), **search)
     write_table(found, layout.data(dataset) / "faces.parquet")
+    chain.note([layout.data(dataset) / "faces.parquet"], [index_file])
     state.remove()
     _say(dataset, found["status"].value_counts().items())
 
@@ -177,11 +185,9 @@ def detect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Warp the faces onto the template. Reads: D/index.parquet, D/faces.parquet, the archive. Writes: D/aligned.npy,
     D/aligned.parquet, D/evaluation.csv."""
-    data = layout.data(dataset)
-    index_file, faces_file = existing(data / "index.parquet", "index"), existing(data / "faces.parquet", "detect")
+    data, chain = layout.data(dataset), layout.chain
+    listed, faces = _indexed(params, layout, dataset, chain), read_table(data / "faces.parquet", "detect", chain)
     store, manifest = data / "aligned.npy", data / "aligned.parquet"
-
-    import pandas as pd
 
     from transfer.datasets.archives import open_source
     from transfer.datasets.images import HashedSource, stream_images
@@ -190,14 +196,14 @@ def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
     from transfer.utils.files import write_text
     from transfer.utils.progress import progress
 
-    listed, faces = pd.read_parquet(index_file), pd.read_parquet(faces_file)
     with open_source(_archive(params, dataset)) as archive, progress("aligning faces", len(listed)) as report:
         source: Any = HashedSource(archive)
         images, hashes = stream_images(source, listed["path"].tolist()), source.sha256
         options = params.face_params(dataset).alignment()
         counts = align_dataset(images, listed, faces, store, manifest, **options, source_sha256=hashes, progress=report)
-    evaluated = evaluation_faces(pd.read_parquet(manifest))
+    evaluated = evaluation_faces(read_table(manifest, "align"))
     write_text(data / "evaluation.csv", evaluated.to_csv(index=False, lineterminator="\n"))
+    chain.note([store, manifest, data / "evaluation.csv"], [data / "index.parquet", data / "faces.parquet"])
     _say(dataset, counts.items())
 
 
@@ -205,11 +211,12 @@ def align(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Quality page of detection and alignment. Reads: D/index.parquet, D/faces.parquet, D/aligned.npy,
     D/aligned.parquet, the archive. Writes: D/faces.html, D/faces.json."""
-    data = layout.data(dataset)
-    store, manifest = (existing(data / f"aligned{suffix}", "align") for suffix in (".npy", ".parquet"))
+    data, chain = layout.data(dataset), layout.chain
+    store = existing(data / "aligned.npy", "align", chain)
+    aligned = read_table(data / "aligned.parquet", "align", chain)
+    listed, faces = _indexed(params, layout, dataset, chain), read_table(data / "faces.parquet", "detect", chain)
 
     import numpy as np
-    import pandas as pd
 
     from transfer.datasets.archives import open_source
     from transfer.datasets.images import stream_images
@@ -217,7 +224,6 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
     from transfer.utils.code_digest import step_digest
 
     path, alignment = _archive(params, dataset), params.face_params(dataset).alignment()
-    listed, faces, aligned = map(pd.read_parquet, (data / "index.parquet", data / "faces.parquet", manifest))
     code = {step: step_digest(step) for step in ("detect", "align")}
     about = {"dataset": dataset, "archive": path.name, "code": code}
 
@@ -228,6 +234,7 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 
     images = np.load(store, mmap_mode="r")
     report = write_quality_page(data, listed, faces, aligned, images, alignment, about, originals)
+    chain.note([data / "faces.json"], [data / "faces.parquet", store, data / "aligned.parquet"])
     _say(dataset, report["counts"].items())
 
 
@@ -235,39 +242,38 @@ def inspect(params: "Params", layout: Layout, dataset: Dataset) -> None:
 def hash_dataset(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Hash a dataset's images to find duplicates. Reads: D/index.parquet, the archive. Writes: D/hashes.parquet,
     D/thumbnails.npy."""
-    index_file = existing(layout.data(dataset) / "index.parquet", "index")
-
-    import pandas as pd
+    data, chain = layout.data(dataset), layout.chain
+    listed = _indexed(params, layout, dataset, chain)
 
     from transfer.audit.copies import hash_images
     from transfer.datasets.archives import open_source
     from transfer.datasets.images import stream_images
     from transfer.utils.progress import progress
 
-    listed = pd.read_parquet(index_file)
     with open_source(_archive(params, dataset)) as archive, progress("hashing", len(listed)) as report:
         stream = stream_images(archive, listed["path"].tolist())
-        hashes = hash_images(stream, listed, index_file.with_name("thumbnails.npy"), report)
-    write_table(hashes, index_file.with_name("hashes.parquet"))
+        hashes = hash_images(stream, listed, data / "thumbnails.npy", report)
+    write_table(hashes, data / "hashes.parquet")
+    chain.note([data / "hashes.parquet", data / "thumbnails.npy"], [data / "index.parquet"])
     _say(dataset, {"images": len(hashes), "of them that cannot be decoded": (hashes["sha256"] == "").sum()}.items())
 
 
 @verb(app)
 def duplicates(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Find the duplicates within a dataset. Reads: D/hashes.parquet, D/thumbnails.npy. Writes: D/duplicates.parquet."""
-    data = layout.data(dataset)
-    hashes_file, thumbnails_file = (existing(data / name, "hash") for name in ("hashes.parquet", "thumbnails.npy"))
+    data, chain = layout.data(dataset), layout.chain
+    hashes = read_table(data / "hashes.parquet", "hash", chain)
+    thumbnails = existing(data / "thumbnails.npy", "hash", chain)
 
     import numpy as np
-    import pandas as pd
 
     from transfer.audit.copies import duplicates as find_duplicates
     from transfer.utils.progress import progress
 
-    hashes, thumbnails = pd.read_parquet(hashes_file), np.load(thumbnails_file, mmap_mode="r")
     with progress("comparing", 2 * len(hashes)) as report:  # the images, and their mirror images
-        pairs = find_duplicates(hashes, thumbnails, progress=report)
+        pairs = find_duplicates(hashes, np.load(thumbnails, mmap_mode="r"), progress=report)
     write_table(pairs, data / "duplicates.parquet")
+    chain.note([data / "duplicates.parquet"], [data / "hashes.parquet", thumbnails])
     _say(dataset, {"pairs": len(pairs), **pairs["kind"].value_counts()}.items())
 
 
@@ -276,10 +282,11 @@ def audit(params: "Params", layout: Layout) -> None:
     """Report duplicates within and across splits and datasets. Reads: D/hashes.parquet, D/thumbnails.npy and
     D/duplicates.parquet of all datasets. Writes: R/audit/audit.csv, R/audit/audit.md, R/audit/duplicates.csv,
     R/audit/pairs.png."""
+    chain = layout.chain
     for dataset in params.datasets:
         for name in ("hashes.parquet", "thumbnails.npy"):
-            existing(layout.data(dataset) / name, "hash")
-        existing(layout.data(dataset) / "duplicates.parquet", "duplicates")
+            existing(layout.data(dataset) / name, "hash", chain)
+        existing(layout.data(dataset) / "duplicates.parquet", "duplicates", chain)
 
     from transfer.audit.report import write_audit
 
@@ -290,30 +297,41 @@ def audit(params: "Params", layout: Layout) -> None:
 def sample(params: "Params", layout: Layout, dataset: Dataset) -> None:
     """Split and balance. Reads: D/aligned.parquet, and D/duplicates.parquet unless sampling.duplicates is keep. Writes:
     D/split.parquet, D/plan_full.npy, D/plan_sqrt.npy, D/plan_none.npy."""
-    manifest_file = existing(layout.data(dataset) / "aligned.parquet", "align")
+    data, sampling, groups = layout.data(dataset), params.sampling_params(dataset), None
+    chain, read, written = layout.chain, [data / "aligned.parquet"], [data / "split.parquet"]
+    manifest = read_table(read[0], "align", chain)
 
     import numpy as np
-    import pandas as pd
 
     from transfer.datasets.sampling import split_rows, upsampling_plan
     from transfer.params.base import UPSAMPLING
     from transfer.utils.files import atomic
 
-    sampling, manifest, groups = params.sampling_params(dataset), pd.read_parquet(manifest_file), None
     if sampling.duplicates != "keep":
         from transfer.audit.copies import KINDS, copy_groups
 
-        pairs = pd.read_parquet(existing(manifest_file.with_name("duplicates.parquet"), "duplicates"))
+        read.append(data / "duplicates.parquet")
+        pairs = read_table(read[1], "duplicates", chain)
         groups = copy_groups(manifest["sample"].tolist(), pairs, KINDS[sampling.duplicates])
     split = split_rows(manifest, sampling.val_fraction, sampling.split_seed, groups)
     _say(dataset, split["split"].value_counts().items())
-    write_table(split, manifest_file.with_name("split.parquet"))
+    write_table(split, written[0])
     training = split[split["split"] == "train"]
     labels, rows = training["label"].to_numpy(), training["row"].to_numpy()
     for method in UPSAMPLING:
         plan = upsampling_plan(labels, rows, method, sampling.split_seed, classes_of(params, dataset))
-        with atomic(layout.plan(dataset, method)) as part:
+        written.append(layout.plan(dataset, method))
+        with atomic(written[-1]) as part:
             np.save(part, plan)
+    chain.note(written, read)
+
+
+def _indexed(params: "Params", layout: Layout, dataset: str, chain: "Chain") -> "pd.DataFrame":
+    """A dataset's index. Raises UserError: missing, edited, or its archive was changed since."""
+    path = layout.data(dataset) / "index.parquet"
+    listed = read_table(path, "index", chain)
+    chain.check_raw(path, [_archive(params, dataset)], params.raw_dir)
+    return listed
 
 
 def _archive(params: Any, dataset: str) -> Path:

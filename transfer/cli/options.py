@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from transfer.params import Params
+    from transfer.utils.chain import Chain
 
 ParamFiles = Annotated[
     list[Path] | None,
@@ -38,10 +39,11 @@ def load(
     table: str | None = None,
 ) -> "tuple[Params, Layout]":
     """The parameters and the paths of their experiment. Raises UserError for a name that the experiment lacks."""
+    from transfer.losses.registry import check_losses
     from transfer.models.registry import check_models
     from transfer.params import read
 
-    params = read.load(files or (), values or (), checks=[check_models])
+    params = read.load(files or (), values or (), checks=[check_models, check_losses])
     experiment = f"experiment {params.experiment}"
     for option, name, known, where in (
         ("dataset", dataset, params.all_datasets(), experiment),
@@ -84,11 +86,22 @@ def classes_of(params: "Params", dataset: str) -> list[str]:
     return registry.get(definition.parser).classes(**definition.options)
 
 
-def existing(path: Path, verb: str) -> Path:
-    """``path``, which ``transfer VERB`` makes. Raises UserError if it is missing."""
+def existing(path: Path, verb: str, chain: "Chain | None" = None) -> Path:
+    """``path``, which ``transfer VERB`` makes. Raises UserError if it is missing, or breaks the chain of digests."""
     if not path.exists():
         raise UserError(f"{path}: missing; make it with transfer {verb}, or let snakemake do it")
+    if chain:
+        chain.check(path)
     return path
+
+
+def read_table(path: Path, verb: str, chain: "Chain | None" = None) -> "pd.DataFrame":
+    """The parquet file that ``transfer VERB`` makes. Raises UserError as `existing`."""
+    existing(path, verb, chain)
+
+    import pandas as pd
+
+    return pd.read_parquet(path)
 
 
 def write_table(frame: "pd.DataFrame", path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Train runs, and evaluate what they learnt."""
+"""Train runs, evaluate what they learnt, and search hyperparameters."""
 
 import os
 import sys
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transfer.params import Params
 
 app = typer.Typer()
+search_app = typer.Typer()
+Search = Annotated[str, typer.Option("--search", metavar="NAME", help="One of the experiment's searches.")]
 
 
 @verb(app)
@@ -48,6 +50,7 @@ def weights(
     from transfer.models.weights.importers import convert
 
     report = convert(path, importer, layout.weights(name))
+    layout.chain.note([layout.weights(name)], raw=[path], raw_dir=params.raw_dir)
     print(f"{path} as {importer}:\n{report.to_text()}")
 
 
@@ -74,7 +77,7 @@ def train(
         torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
         os.execv(sys.executable, [sys.executable, "-m", *torchrun, "-m", "transfer", *sys.argv[1:]])
 
-    from transfer.tracking.listener import MlflowListener
+    from transfer.tracking.live import MlflowListener
     from transfer.training import run
 
     listeners = [MlflowListener()] if params.tracking else []
@@ -121,9 +124,11 @@ def evaluate(
 
     from transfer.runs.metrics import evaluate
 
-    subsets = layout.data(dataset) / "subsets.parquet"
+    run, chain, subsets = layout.run(dataset, recipe, seed), layout.chain, layout.data(dataset) / "subsets.parquet"
+    chain.check(run / "predictions.parquet", subsets)
     about = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe}
-    evaluate(layout.run(dataset, recipe, seed), **about, seed=seed, subsets=subsets if subsets.exists() else None)
+    evaluate(run, **about, seed=seed, subsets=subsets if subsets.exists() else None)
+    chain.note([run / "metrics.json"], filter(Path.exists, (run / "predictions.parquet", subsets)))
 
 
 @verb(app)
@@ -187,3 +192,48 @@ def diversity(params: "Params", layout: Layout, dataset: Dataset, recipe: Recipe
     print("LANets: " + (", ".join(f"{name} {value:.3f}" for name, value in lanets.items()) or "fewer than two"))
     for name, blocks in found["heads"].items():
         print(f"heads, {name.replace('_', ' ')}, by block: {' '.join(f'{value:.3f}' for value in blocks)}")
+
+
+@verb(app)
+def verify(params: "Params", layout: Layout) -> None:
+    """Check every file of an experiment against the digests that its step noted. Reads: R/chain and the files that it
+    names, also those in raw_dir. Writes: nothing."""
+    problems, unnoted = layout.chain.verify(params.raw_dir)
+    for path in unnoted:
+        print(f"{path}: no digest was noted when it was made; not checked")
+    if problems:
+        raise UserError(f"{layout.root}: {len(problems)} breaks in the chain of digests (above)", "\n".join(problems))
+    print(f"{layout.root}: all files are as they were written, and belong together")
+
+
+@verb(search_app)
+def search(
+    params: "Params",
+    layout: Layout,
+    search: Search,
+    dataset: Dataset,
+    worker: Annotated[int, typer.Option(min=0, help="Number of this worker; run each number once at a time.")] = 0,
+) -> None:
+    """Train trials of a study until enough are finished. Reads: D/aligned.npy, D/aligned.parquet, D/index.parquet,
+    D/split.parquet, D/plan_METHOD.npy (no test row), the study. Writes: the study in search_storage (by default
+    R/search/journal.log), R/search/SEARCH/DATASET/workerK.json; state of unfinished trials in R/state/search."""
+    existing(layout.data(dataset) / "aligned.parquet", "align")
+    existing(layout.data(dataset) / "split.parquet", "sample")
+
+    from transfer.search.worker import work
+    from transfer.tracking.live import MlflowListener
+
+    def listeners(trial: int) -> list[MlflowListener]:
+        return [MlflowListener(f"search/{search}/{dataset}", f"trial{trial}")] if params.tracking else []
+
+    work(params, search, dataset, worker, layout, listeners)
+
+
+@verb(search_app, "search-report")
+def search_report(params: "Params", layout: Layout, search: Search) -> None:
+    """Report the results of a search. Reads: its studies. Writes: R/search/SEARCH/best.yaml, and in
+    R/search/SEARCH/DATASET trials.csv, grid.csv, importances.json, history.png, slices.png, contour.png,
+    importances.png."""
+    from transfer.search.report import report
+
+    report(params, search, layout)

@@ -30,6 +30,8 @@ def table(
     from transfer.tables.build import write_table
 
     write_table(params, layout, table, partial)
+    runs = [layout.run(*run) / "metrics.json" for run in params.table_runs(table)]
+    layout.chain.note([layout.table(table, suffix) for suffix in ("csv", "md", "tex")], filter(Path.exists, runs))
 
 
 @verb(figure_app, "table")
@@ -109,7 +111,7 @@ def _photo(image: Path, weights: Path, aligned: bool, out: Path | None) -> None:
 def overview(params: "Params", layout: Layout) -> None:
     """Summarise the experiment for `dvc metrics` and `dvc plots`. Reads: R/table1.csv, history.csv of all runs.
     Writes: R/metrics/DATASET/RECIPE.json, R/history.csv."""
-    from transfer.tables.overview import write_overview
+    from transfer.tables.publish import write_overview
 
     write_overview(params, layout)
 
@@ -117,8 +119,7 @@ def overview(params: "Params", layout: Layout) -> None:
 @verb(app)
 def publish(params: "Params", layout: Layout) -> None:
     """Copy tables and leak audit to a folder for git. Reads: all tables and their charts, D/faces.json; metrics.json,
-    history.csv and env.json of all runs; R/audit/. Writes: results/published/EXPERIMENT/, and the experiment's table in
-    README.md where it has one."""
+    history.csv and env.json of all runs; R/audit/. Writes: results/published/EXPERIMENT/."""
     from transfer.tables.publish import publish as publish_results
 
     print(publish_results(params, layout))

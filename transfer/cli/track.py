@@ -8,6 +8,7 @@ import typer
 from transfer.cli.options import verb
 from transfer.layout import Layout
 from transfer.utils.errors import UserError
+from transfer.utils.text import printable
 
 if TYPE_CHECKING:
     from transfer.params import Params
@@ -26,7 +27,7 @@ def sync(params: "Params", layout: Layout) -> None:
     runs = f"{done.created} runs created, {done.completed} completed, {done.unchanged} unchanged"
     print(f"{layout.experiment}: {runs}; {done.registered} models registered")
     for line in [*done.outdated, *(f"left out: {problem}" for problem in done.problems)]:
-        print(line)
+        print(printable(line))
     if done.problems:
         raise UserError(f"{len(done.problems)} runs of {layout.experiment} are not in MLflow; see the lines above")
 
@@ -39,7 +40,7 @@ def check(params: "Params", layout: Layout) -> None:
 
     cells, problems = compare(params, layout)
     for problem in problems:
-        print(problem)
+        print(printable(problem))
     table = layout.root / "table1.csv"
     if problems:
         raise UserError(f"{table} and MLflow differ in {len(problems)} places; see the lines above")
@@ -54,16 +55,18 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove what no table needs: checkpoints and resume states of runs that neither these parameters nor those of the
-    last workflow name, imported weights without a recipe, registered models without an alias. Reads: R, MLflow's store.
-    Writes: nothing; removes RUN/model.safetensors, R/state/..., R/weights/..., model versions. Predictions stay."""
+    last workflow name, imported weights without a recipe, what killed writers left. Reads: R. Writes: nothing; removes
+    RUN/model.safetensors, R/state/..., R/weights/.... Predictions stay."""
+    from rich.filesize import decimal
+
     from transfer.prune import unneeded
     from transfer.utils.locks import nobody_else
 
     with nobody_else():
         items = unneeded(layout, params)
         for item in items:
-            print(f"{_human(item.size):>10}  {item.path}: {item.why}")
-        total = f"{len(items)} files and folders, {_human(sum(item.size for item in items))}"
+            print(printable(f"{decimal(item.size):>10}  {item.path}: {item.why}"))
+        total = f"{len(items)} files and folders, {decimal(sum(item.size for item in items))}"
         if not items or dry_run:
             print(f"{total} would be removed" if items else "nothing to remove")
             return
@@ -75,11 +78,3 @@ def prune(
         for item in items:
             item.remove()
     print(f"removed: {total}")
-
-
-def _human(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -1,9 +1,11 @@
-"""Read a dataset where it lies, without unpacking: a folder, a zip or a tar, and archives inside these.
+"""Read a dataset where it lies: a folder, a zip, a tar or a 7z, and archives inside these.
 
 A further format is one function that returns a `Storage`, a suffix in `_KINDS`, and a line in `_open`.
 """
 
+import bz2
 import gzip
+import lzma
 import os
 import posixpath
 import re
@@ -12,30 +14,38 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any
 
+from transfer.utils.digests import is_junk
 from transfer.utils.errors import UserError
-from transfer.utils.filetype import GZIP, HEAD, HTML, TAR, ZIP, looks_like
+from transfer.utils.filetype import BZIP2, GZIP, HEAD, HTML, SEVEN_ZIP, TAR, XZ, ZIP, looks_like
 
-_KINDS = {".zip": ZIP, ".tar": TAR, ".tar.gz": GZIP, ".tgz": GZIP}
+_KINDS = {
+    ".zip": ZIP, ".tar": TAR, ".tar.gz": GZIP, ".tgz": GZIP, ".tar.bz2": BZIP2, ".tar.xz": XZ, ".7z": SEVEN_ZIP,
+}  # fmt: skip
 SUFFIXES = tuple(_KINDS)
 MAX_RATIO = 100
 """Unpacked to packed bytes. Images do not shrink, csv files shrink to a third, bombs a thousandfold and more."""
 FREE = 64 << 20  # unpacked bytes that are always accepted: the ratio of a small text says nothing
-MAX_FILE = 4 << 30  # bytes of one file that is read into memory; fer2013.csv has 0.3 GB
+MAX_FILE = 1 << 30  # bytes of one file that is read into memory; fer2013.csv has 0.3 GB
+MAX_INNER, MAX_DEPTH = 200, 3  # archives inside an archive: each is an open file, and a copy if it is packed
+BY_THE_SYSTEM = "files of the operating system"  # why they are left out
 _STEP = 1 << 20
 _MAX_LINKS = 40  # as Linux follows
-_ENCRYPTED, _STRONGLY, _AES = 0x1, 0x40, 99
-# zipfile raises RuntimeError for a member with another password than the first.
-_DAMAGE = (EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, RuntimeError)
+_ENCRYPTED, _STRONGLY, _AES, _DEFLATE64 = 0x1, 0x40, 99, 9
+# Methods that zipfile reads, and how many packed bytes at once: those of 4 KiB unpack without bound.
+_STEPS = {zipfile.ZIP_STORED: _STEP, zipfile.ZIP_DEFLATED: _STEP, zipfile.ZIP_BZIP2: 4096, zipfile.ZIP_LZMA: 4096}
+_NO_ARCHIVES = (".jpg", ".png", ".npy", ".txt", ".csv")  # most of the files
+_PART = re.compile(r"(.+\.(?:zip|7z|rar|tar|tgz|tar\.(?:gz|xz|bz2)))\.(?:\d{3}|[a-z]{2})", re.IGNORECASE)
+_SPLIT_ZIP = re.compile(r"(.+)\.z\d\d", re.IGNORECASE)
+_OTHER = re.compile(r"(.+?)(?:\.part\d+)?\.(?:rar|r\d\d|tar\.zst|tar\.z|tbz2?|txz|lzh|ace|arj)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -44,47 +54,90 @@ class Storage:
 
     path: Path
     members: dict[str, Any]  # by name: relative, with forward slashes, sorted
+    left_out: dict[str, str]  # name -> why it is no member
     place: Callable[[Any], int | str]  # sort key of a member: where it lies
     size: Callable[[Any], int]  # bytes of a member, as declared
-    open: Callable[[Any], IO[bytes]]
+    chunks: Callable[[Any], Iterator[bytes]]  # its content
+
+    def content(self, name: str, member: Any) -> Iterator[bytes]:
+        """The content in pieces; UserError where it is damaged, or more than was declared."""
+        left = self.size(member)
+        with _intact(self.path, name):
+            for chunk in self.chunks(member):
+                left -= len(chunk)
+                if left < 0:
+                    raise zipfile.BadZipFile("more bytes than declared")
+                yield chunk
+            if left:
+                raise EOFError(f"{left:,} bytes are missing")
 
 
 @contextmanager
-def _intact(path: Path) -> Iterator[None]:
-    """Turn what the archive libraries raise on damaged data into one clear line."""
+def _intact(path: Path, name: str = "") -> Iterator[None]:
+    """Turn what the archive libraries raise on damaged data, which is nearly anything, into one clear line."""
     try:
         yield
-    except _DAMAGE as error:
-        raise UserError(f"{path}: truncated or corrupt; download it again ({error})") from error
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename:  # of the file system
+            raise
+        why = " ".join(f"{name!r}: {error}".split() if name else str(error).split())
+        raise UserError(f"{path}: truncated or corrupt; download it again ({why or type(error).__name__})") from error
 
 
 def _accept(path: Path, name: str, packed: int, unpacked: int) -> None:
     """Refuse a member that would be unpacked outside the folder, and an archive of implausibly many bytes."""
-    if name.startswith("/") or PureWindowsPath(name).drive or ".." in re.split(r"[\\/]", name):
+    if name.startswith(("/", "\\")) or PureWindowsPath(name).drive or ".." in re.split(r"[\\/]", name):
         raise UserError(f"{path}: member {name!r} leaves the dataset's folder; refused")
     if unpacked > MAX_RATIO * packed + FREE:
         more = f"{packed:,} bytes unpack to {unpacked:,} or more, over {MAX_RATIO} times as many"
         raise UserError(f"{path}: {more}; refused as a zip bomb")
 
 
-def _members(path: Path, files: Mapping[str, Any], links: Mapping[str, str]) -> dict[str, Any]:
-    """The files by name, and those links (name -> target from the top) that lead to one of them."""
-    found = {posixpath.normpath(name): member for name, member in files.items()}
-    targets = {posixpath.normpath(name): posixpath.normpath(target) for name, target in links.items()}
+def _name(stored: str) -> str:
+    """A stored name with forward slashes, as text that can be written: bytes that are no UTF-8 become escapes."""
+    return posixpath.normpath(stored.replace("\\", "/").encode("utf-8", "backslashreplace").decode())
+
+
+def _members(
+    path: Path, files: Iterable[tuple[str, Any]], links: Mapping[str, str], special: Iterable[str] = ()
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The files by name, with those links (name -> target from the top) that lead to one; and what is left out.
+
+    Raises UserError for a name that two files have: which one is meant cannot be known.
+    """
+    found: dict[str, Any] = {}
+    for name, member in files:
+        if found.setdefault(_name(name), member) is not member and not _same(found[_name(name)], member):
+            raise UserError(f"{path}: holds {_name(name)!r} twice, with different content; keep one")
+    left_out = {_name(name): "special files" for name in special}
+    targets = {_name(name): _name(target) for name, target in links.items()}
+    names = sorted(found)
     for name, target in targets.items():
         if target.startswith("/") or target.split("/")[0] == "..":
             raise UserError(f"{path}: link {name!r} leaves the dataset's folder; refused")
         for _ in range(_MAX_LINKS):
             target = targets.get(target, target)
+        below = bisect_left(names, f"{target}/")
         if target in found:
             found[name] = found[target]
-    macos = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*)")
-    return {name: found[name] for name in sorted(found) if not macos.fullmatch(name)}
+        elif "".join(names[below : below + 1]).startswith(f"{target}/"):
+            left_out[name] = "links to folders"
+        else:
+            left_out[name] = "links to no file"
+    left_out |= {name: BY_THE_SYSTEM for name in found if is_junk(name)}
+    return {name: found[name] for name in sorted(found) if name not in left_out}, left_out
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two members of a zip have equal bytes; of a tar that is not known."""
+    return isinstance(one, zipfile.ZipInfo) and (one.CRC, one.file_size) == (other.CRC, other.file_size)
 
 
 def _folder(path: Path) -> Storage:
     top = str(path.resolve())
-    files, links, folders = {}, {}, [""]
+    files, links, special, folders = [], {}, [], [""]
     while folders:
         folder = folders.pop()
         with os.scandir(os.path.join(top, folder)) as entries:
@@ -95,71 +148,133 @@ def _folder(path: Path) -> Storage:
                 elif entry.is_dir():
                     folders.append(name + "/")
                 elif entry.is_file():
-                    files[name] = entry.path
-    return Storage(path, _members(path, files, links), str, os.path.getsize, lambda file: open(file, "rb"))
+                    files.append((name, entry.path))
+                else:
+                    special.append(name)
+    return Storage(path, *_members(path, files, links, special), str, os.path.getsize, _file_chunks)
+
+
+def _file_chunks(file: str) -> Iterator[bytes]:
+    with open(file, "rb") as handle:
+        while chunk := handle.read(_STEP):
+            yield chunk
 
 
 def _zip(path: Path, file: IO[bytes], password_file: Path) -> Storage:
-    """A zip, encrypted by its classic method (ZipCrypto) or not; its directory is checked before anything is read."""
+    """A zip, encrypted (ZipCrypto or AES) or not; its directory is checked before anything is read."""
     password, packed, unpacked = _read_password(password_file), file.seek(0, 2), 0
+    files, links, encrypted = [], [], []
     with _intact(path):
         archive = zipfile.ZipFile(file)
-    archive.setpassword(password)  # type: ignore[arg-type]
-    files, links, encrypted = {}, {}, []
-    for info in archive.infolist():
-        unpacked += info.file_size
-        _accept(path, info.filename, packed, unpacked)
-        aes = info.compress_type == _AES or info.flag_bits & _STRONGLY
-        if aes or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without bound
-            what = "encrypted by AES" if aes else f"{info.filename!r} is compressed by method {info.compress_type}"
-            remedy = f"unpack it with 7-Zip into the folder {folder_name(path)}/"
-            raise UserError(f"{path}: {what}, which is not supported; {remedy}")
-        if stat.S_ISLNK(info.external_attr >> 16):
-            links[info.filename] = info
-        elif not info.is_dir():
-            files[info.filename] = info
-        if info.flag_bits & _ENCRYPTED and info.file_size:
-            encrypted.append(info)
+        archive.setpassword(password)  # type: ignore[arg-type]
+        for info in archive.infolist():
+            unpacked += info.file_size
+            _accept(path, info.filename, packed, unpacked)
+            if info.volume:
+                raise UserError(f"{path}: a part of a split zip; {_join(folder_name(path))}")
+            if info.flag_bits & _STRONGLY or info.compress_type not in (*_STEPS, _AES, _DEFLATE64):
+                what = f"{info.filename!r} is compressed by method {info.compress_type}, or strongly encrypted"
+                raise UserError(f"{path}: {what}, which is not supported; {_unpack(path)}")
+            if stat.S_ISLNK(info.external_attr >> 16) and info.file_size < 4096:
+                links.append(info)
+            elif not info.is_dir() and not info.filename.endswith("\\"):
+                files.append((info.filename, info))
+            if info.flag_bits & _ENCRYPTED and info.file_size:
+                encrypted.append(info)
     if encrypted and password is None:
         remedy = f"write its password into {password_file}, or unpack it into the folder {folder_name(path)}/"
         raise UserError(f"{path}: encrypted; {remedy}")
+
+    def chunks(info: zipfile.ZipInfo) -> Iterator[bytes]:
+        if info.compress_type in _STEPS:
+            step = min(_STEPS[info.compress_type], info.file_size + 1)
+            with archive.open(info) as member:
+                while chunk := member.read(step):
+                    yield chunk
+        elif info.file_size:  # zipfile has neither AES nor Deflate64
+            from stream_unzip import stream_unzip
+
+            file.seek(info.header_offset)
+            yield from next(iter(stream_unzip(iter(lambda: file.read(1 << 16), b""), password=password)))[2]
+
     try:  # a small member is read whole: one wrong password of 256 passes the format's own check
         for smallest in sorted(encrypted, key=attrgetter("file_size"))[:1]:
-            archive.read(smallest)
-    except (RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: wrong password ({password_file}): {error}") from error
+            for _ in chunks(smallest):
+                pass
+    except Exception as error:
+        raise UserError(f"{path}: wrong password ({password_file}): {error or type(error).__name__}") from error
     with _intact(path):
-        targets = {name: _beside(name, archive.read(link).decode("utf-8", "replace")) for name, link in links.items()}
+        read = {link.filename: b"".join(chunks(link)).decode("utf-8", "replace") for link in links}
+    targets = {name: _beside(name.replace("\\", "/"), target) for name, target in read.items()}
     members = _members(path, files, targets)
-    return Storage(path, members, attrgetter("header_offset"), attrgetter("file_size"), archive.open)
+    return Storage(path, *members, attrgetter("header_offset"), attrgetter("file_size"), chunks)
 
 
-def _tar(path: Path, file: IO[bytes], gzipped: bool) -> Storage:
-    """A tar, gzipped or not; the headers lie between the contents, so the checks are made on the way through it."""
+def _tar(path: Path, file: IO[bytes], unpack: Callable[[Any], Any] | None) -> Storage:
+    """A tar, packed or not; the headers lie between the contents, so the checks are made on the way through it."""
     packed, unpacked = file.seek(0, 2), 0
     file.seek(0)
-    reader = _SmallReads(gzip.GzipFile(fileobj=file) if gzipped else file)
-    files, links = {}, {}
+    reader = _SmallReads(unpack(file) if unpack else file)
+    files, links, special = [], {}, []
     with _intact(path):
         archive = tarfile.TarFile(fileobj=reader)  # type: ignore[arg-type]
         while (member := archive.next()) is not None:
-            # Before its content is skipped, which for a .tar.gz means to unpack it.
+            # Before its content is skipped, which in a packed tar means to unpack it.
             unpacked += member.size
             _accept(path, member.name, packed, max(unpacked, member.offset_data))
             if member.issym() or member.islnk():
                 links[member.name] = _beside(member.name, member.linkname) if member.issym() else member.linkname
             elif member.isreg():
-                files[member.name] = member
+                files.append((member.name, member))
+            elif not member.isdir():
+                special.append(member.name)
+            reader.left = _STEP
         # tarfile takes a cut between two members for the end: that is marked by a block of zeros. Reading on to
         # the end of the file lets gzip compare its checksum.
         reader.seek(archive.offset)
+        reader.left = None
         if reader.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise tarfile.ReadError("no end-of-archive mark")
         while reader.read(_STEP):
             _accept(path, "", packed, reader.tell())
-    reader.bounded = False
-    members = _members(path, files, links)
-    return Storage(path, members, attrgetter("offset_data"), attrgetter("size"), archive.extractfile)  # type: ignore
+
+    def chunks(member: tarfile.TarInfo) -> Iterator[bytes]:
+        content = archive.extractfile(member)
+        while content and (chunk := content.read(_STEP)):
+            yield chunk
+
+    return Storage(path, *_members(path, files, links, special), attrgetter("offset_data"), attrgetter("size"), chunks)
+
+
+def _seven_zip(path: Path, file: IO[bytes], password_file: Path, stack: ExitStack) -> Storage:
+    """A 7z, unpacked for as long as it is open: its members are packed together."""
+    try:
+        from py7zr import SevenZipFile
+    except ImportError:
+        raise UserError(f"{path}: reading 7z needs py7zr; pip install py7zr, or {_unpack(path)}") from None
+    from py7zr.exceptions import PasswordRequired, UnsupportedCompressionMethodError
+
+    password, packed, unpacked = _read_password(password_file), file.seek(0, 2), 0
+    file.seek(0)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    try:
+        with _intact(path):
+            archive = SevenZipFile(file, password=password.decode() if password else None)
+            for member in archive.list():
+                unpacked += member.uncompressed
+                _accept(path, member.filename, packed, unpacked)
+            _require_room(path, "its content", unpacked)
+            archive.extractall(folder)
+    except UserError as error:
+        if isinstance(error.__cause__, PasswordRequired):
+            raise UserError(f"{path}: encrypted; write its password into {password_file}") from error
+        if isinstance(error.__cause__, UnsupportedCompressionMethodError):
+            raise UserError(f"{path}: {error.__cause__}, which is not supported; {_unpack(path)}") from error
+        if password and error.__cause__:
+            raise UserError(f"{path}: wrong password ({password_file}), or truncated or corrupt") from error
+        raise
+    inside = _folder(folder)
+    return Storage(path, inside.members, inside.left_out, inside.place, inside.size, inside.chunks)
 
 
 def _beside(link: str, target: str) -> str:
@@ -167,32 +282,41 @@ def _beside(link: str, target: str) -> str:
 
 
 class _SmallReads:
-    """A file whose reads are small while headers are listed: a header may announce a name of any length."""
+    """A file of which little is read for one member's headers: they may announce a name of any length, or go on."""
 
     def __init__(self, file: Any) -> None:
-        self._file, self.bounded = file, True
+        self._file = file
+        self.left: int | None = _STEP
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int) -> bytes:
-        if self.bounded and size > _STEP:
-            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        if self.left is not None:
+            if size > self.left:
+                raise tarfile.ReadError(f"a header of more than {_STEP:,} bytes")
+            self.left -= size
         return self._file.read(size)
 
 
 class Source:
     """The regular files of a dataset, as `open_source` opens them; a context manager.
 
-    The ``__MACOSX`` folder and ``._`` files that macOS adds to archives are left out.
+    ``left_out`` holds the others, name -> reason; ``damaged`` the archives inside that cannot be read, name -> error.
     """
 
-    def __init__(self, path: Path, parts: Sequence[tuple[Storage, Mapping[str, Any]]], opened: ExitStack) -> None:
-        """``parts`` are storages with what is read from them, name -> member; the first that has a name counts."""
-        self.path, self._opened = path, opened
-        self._parts = [storage for storage, _ in parts]
-        found: dict[str, tuple[int, Any]] = {}
-        for number, (_, members) in reversed(list(enumerate(parts))):
-            found |= {name: (number, member) for name, member in members.items()}
-        self._found = dict(sorted(found.items()))
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.left_out: dict[str, str] = {}
+        self.damaged: dict[str, str] = {}
+        self.opened = ExitStack()
+        self.used: set[str] = set()
+        """Names of files that have been read, and of archives inside that were opened."""
+        self._found: dict[str, tuple[Storage, Any]] = {}
+
+    def add(self, storage: Storage, names: Mapping[str, str]) -> None:
+        """Take in the files of ``storage``, name there -> name here; a name that is known already stays."""
+        self.left_out |= {names[name]: why for name, why in storage.left_out.items()}
+        found = {names[name]: (storage, member) for name, member in storage.members.items()}
+        self._found = dict(sorted((found | self._found).items()))
 
     def names(self) -> list[str]:
         """All file names, sorted."""
@@ -209,31 +333,72 @@ class Source:
         """The one name of `find_all`; UserError if there is none or more than one."""
         found = self.find_all(suffix)
         if not found:
-            raise UserError(f"{self.path}: holds no {suffix}; check that it is the right and complete archive")
+            raise self.lacks(f"holds no {suffix}", suffix)
         if len(found) > 1:
             raise UserError(f"{self.path}: holds {suffix} {len(found)} times ({', '.join(found[:3])}); keep one")
         return found[0]
 
+    def lacks(
+        self, what: str, name: str, below: str = "", remedy: str = "check that it is the right and complete archive"
+    ) -> UserError:
+        """The error that says ``what`` is not there, with what is there in its place, and with the remedy for that.
+
+        That may be an archive inside that is damaged, or of a kind that is not read, or the file ``name`` in another
+        folder that starts with ``below``. ``remedy`` is for the case that nothing explains its absence.
+        """
+        elsewhere = [found for found in self.find_all(posixpath.basename(name)) if found.startswith(below)]
+        elsewhere += [found for found in self._found if name and f"/{found}".lower().endswith(f"/{name}".lower())]
+        if closed := next(self._closed(), None):
+            remedy = closed[1]
+        elif elsewhere:
+            remedy = f"but {elsewhere[0]} is there: give such files the names and places that are looked for"
+        return UserError(f"{self.path}: {what}; {remedy}")
+
+    def require(self, folder: str) -> None:
+        """Raise UserError if an archive that may hold files of ``folder`` is not read."""
+        for place, error in self._closed():
+            if place.startswith(folder) or folder.startswith(place):
+                raise UserError(error)
+
+    def _closed(self) -> Iterator[tuple[str, str]]:
+        """The folder of each archive inside that is not read, unless it lies unpacked there, and the error."""
+        for name, error in self.damaged.items():
+            yield posixpath.join(posixpath.dirname(name), folder_name(Path(name)), ""), error
+        names = list(self._found)
+        for name in names:
+            if not name.endswith(_NO_ARCHIVES) and (foreign := _foreign(name)):
+                place = posixpath.join(posixpath.dirname(name), foreign[0], "")
+                below = bisect_left(names, place)
+                if not "".join(names[below : below + 1]).startswith(place):
+                    yield place, f"{self.path}: holds {name}, which is not read as it is; {foreign[1]}"
+
+    def size(self, name: str) -> int:
+        """Bytes of one file."""
+        storage, member = self._found[name]
+        return storage.size(member)
+
     def read(self, name: str) -> bytes:
-        """The content of one file. For more than a few files use `stream`: a .tar.gz is read from its start."""
+        """The content of one file. For more than a few files use `stream`: a packed tar is read from its start."""
         return next(self.stream([name]))[1]
 
     def stream(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Yield (name, content) of the wanted files, in one pass, in the order in which they are stored."""
-        aliases: dict[tuple[int, Any], list[str]] = defaultdict(list)
+        aliases: dict[tuple[int, int], list[str]] = defaultdict(list)
+        members = {}
         for name in dict.fromkeys(names):
             if name not in self._found:
                 raise UserError(f"{self.path}: holds no {name}; if the archive has changed, index it again")
-            aliases[self._found[name]].append(name)
-        for number, member in sorted(aliases, key=lambda at: (at[0], self._parts[at[0]].place(at[1]))):
-            storage, same = self._parts[number], aliases[number, member]
-            with _intact(storage.path):
-                size, limit = storage.size(member), MAX_FILE >> 30
-                if size > MAX_FILE:
-                    raise UserError(f"{storage.path}: {same[0]!r} has {size:,} bytes; the limit is {limit} GiB")
-                # Asked for no more than was declared, a member that yields more fails its checksum.
-                with storage.open(member) as file:
-                    content = file.read(size)
+            storage, member = self._found[name]
+            aliases[id(storage), id(member)].append(name)
+            members[id(storage), id(member)] = storage, member
+        order = {id(storage): number for number, (storage, _) in enumerate(self._found.values())}
+        for key in sorted(aliases, key=lambda key: (order[key[0]], members[key][0].place(members[key][1]))):
+            (storage, member), same = members[key], aliases[key]
+            size, limit = storage.size(member), MAX_FILE >> 30
+            if size > MAX_FILE:
+                raise UserError(f"{storage.path}: {same[0]!r} has {size:,} bytes; the limit is {limit} GiB")
+            content = b"".join(storage.content(same[0], member))
+            self.used.update(same)
             for name in same:
                 yield name, content
 
@@ -241,42 +406,85 @@ class Source:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        self.opened.close()
 
 
 def open_source(path: Path) -> Source:
-    """Open a folder, .zip, .tar, .tar.gz or .tgz for reading; use as a context manager.
+    """Open a folder or an archive (`SUFFIXES`) for reading; use as a context manager.
 
     Archives inside it, such as RAF-DB's Image/original.zip, are read as if they had been unpacked where they lie, if
     they have not been. Raises UserError for an archive that is truncated, corrupt, of another kind than its name says,
     encrypted without the right password in ``<path>.password``, or implausibly large once unpacked, and for members
-    that are absolute, contain ``..``, or are links that leave the dataset's folder.
+    that are absolute, contain ``..``, or are links that leave the dataset's folder. For an archive inside that error
+    waits until something in it is wanted.
     """
     path = Path(path)
     password_file = path.with_name(f"{path.name}.password")
+    source = Source(path)
     with ExitStack() as stack:
+        stack.enter_context(source)
         if path.is_dir():
             outer = _folder(path)
-        elif path.name.endswith(SUFFIXES):
-            outer = _open(path, stack.enter_context(open(path, "rb")), password_file)
+        elif _suffix(path.name):
+            outer = _open(path, source.opened.enter_context(open(path, "rb")), password_file, source.opened)
         else:
             raise UserError(f"{path}: neither a folder nor a {', '.join(SUFFIXES)} archive")
-        parts, names = [(outer, outer.members)], list(outer.members)
-        for name in (name for name in names if name.endswith(SUFFIXES)):
-            folder = posixpath.join(posixpath.dirname(name), folder_name(Path(name)), "")
-            after = bisect_left(names, folder)
-            if "".join(names[after : after + 1]).startswith(folder):
-                continue  # unpacked already
-            inner = _open(path / name, stack.enter_context(_inner_file(outer, name)), password_file)
-            # Some archives hold the folder itself, others only what is in it.
-            top = posixpath.basename(folder[:-1]) + "/"
-            parts.append((inner, {folder + key.removeprefix(top): member for key, member in inner.members.items()}))
-        return Source(path, parts, stack.pop_all())
+        source.add(outer, {name: name for name in [*outer.members, *outer.left_out]})
+        _open_inner(source, outer, {name: name for name in outer.members}, password_file, [0, 0])
+        stack.pop_all()
+    return source
 
 
-def _open(path: Path, file: IO[bytes], password_file: Path) -> Storage:
-    suffix = next(suffix for suffix in SUFFIXES if path.name.endswith(suffix))
+def _open_inner(
+    source: Source, outer: Storage, names: Mapping[str, str], password_file: Path, spent: list[int], depth: int = 1
+) -> None:
+    """Open the archives among the members of ``outer``, whose names in ``source`` are ``names``.
+
+    ``spent`` counts the archives opened and the bytes copied so far.
+    """
+    here = list(outer.members)
+    for name in sorted(filter(_suffix, here), key=lambda name: outer.place(outer.members[name])):
+        folder = posixpath.join(posixpath.dirname(name), folder_name(Path(name)), "")
+        after = bisect_left(here, folder)
+        if "".join(here[after : after + 1]).startswith(folder):
+            source.left_out[names[name]] = "archives that lie beside their unpacked folder"
+            continue
+        spent[0] += 1
+        if spent[0] > MAX_INNER:
+            more = f"holds more than {MAX_INNER} archives ({names[name]}, ...)"
+            raise UserError(f"{source.path}: {more}; unpack them, or take away those that are not needed")
+        whole = source.path / names[name]
+        try:
+            if depth > MAX_DEPTH:
+                raise UserError(f"{whole}: an archive inside {MAX_DEPTH} others; {_unpack(whole)}")
+            if f"{name[:-4]}.z01" in outer.members:
+                raise UserError(f"{whole}: the last part of a split zip; {_join(name[:-4])}")
+            if source.path.is_file() and not outer.path.is_dir():
+                spent[1] += outer.size(outer.members[name])
+                _accept(whole, "", source.path.stat().st_size, spent[1])
+            with ExitStack() as stack:
+                file = stack.enter_context(_inner_file(outer, name))
+                inner = _open(whole, file, password_file, stack)
+                source.opened.push(stack.pop_all())
+        except UserError as error:
+            source.damaged[names[name]], source.left_out[names[name]] = str(error), "archives that cannot be read"
+            continue
+        source.used.add(names[name])
+        # Some archives hold the folder itself, others only what is in it.
+        top, inside = posixpath.basename(folder[:-1]) + "/", [*inner.members, *inner.left_out]
+        place = posixpath.join(posixpath.dirname(names[name]), top)
+        taken = set(inside)
+        bare = {key: key.removeprefix(top) for key in inside}
+        found = {key: place + (key if key != short and short in taken else short) for key, short in bare.items()}
+        source.add(inner, found)
+        _open_inner(source, inner, found, password_file, spent, depth + 1)
+
+
+def _open(path: Path, file: IO[bytes], password_file: Path, stack: ExitStack) -> Storage:
+    suffix = _suffix(path.name)
     kind, folder = looks_like(file.read(HEAD)), folder_name(path)
+    if path.with_name(f"{folder}.z01").exists():
+        raise UserError(f"{path}: the last part of a split zip; {_join(folder)}")
     if kind not in (None, _KINDS[suffix]):
         remedy = "download it again"
         if kind in _KINDS.values():
@@ -284,28 +492,60 @@ def _open(path: Path, file: IO[bytes], password_file: Path) -> Storage:
         elif kind == HTML:
             remedy = "the download returned a login or error page: download it again"
         elif kind.endswith((" archive", " file")):
-            remedy = f"unpack it into the folder {folder}/"
+            remedy = _unpack(path)
         raise UserError(f"{path}: is {kind}, not {_KINDS[suffix]}; {remedy}")
-    return _zip(path, file, password_file) if suffix == ".zip" else _tar(path, file, gzipped=suffix != ".tar")
+    if suffix == ".zip":
+        return _zip(path, file, password_file)
+    if suffix == ".7z":
+        return _seven_zip(path, file, password_file, stack)
+    unpack: dict[str, Callable[[Any], Any]] = {
+        GZIP: lambda packed: gzip.GzipFile(fileobj=packed), BZIP2: bz2.BZ2File, XZ: lzma.LZMAFile,
+    }  # fmt: skip
+    return _tar(path, file, unpack.get(_KINDS[suffix]))
 
 
 def _inner_file(outer: Storage, name: str) -> IO[bytes]:
     """The archive ``name`` as a seekable file: itself in a folder, else a temporary copy."""
-    member, folder = outer.members[name], tempfile.gettempdir()
-    if outer.path.is_dir():
-        return outer.open(member)
-    size, free = outer.size(member), shutil.disk_usage(folder).free
-    if size > free:
-        lacking = f"{name!r} has {size:,} bytes, and {folder} has {free:,} free for a copy of it"
-        remedy = f"unpack {outer.path.name} into the folder {folder_name(outer.path)}/"
-        raise UserError(f"{outer.path}: {lacking}; {remedy}")
+    member = outer.members[name]
+    if isinstance(member, str):
+        return open(member, "rb")
+    _require_room(outer.path, repr(name), outer.size(member))
     with ExitStack() as stack:
         copy = stack.enter_context(tempfile.TemporaryFile())
-        with _intact(outer.path), outer.open(member) as file:
-            shutil.copyfileobj(file, copy, _STEP)
+        for chunk in outer.content(name, member):
+            copy.write(chunk)
         copy.seek(0)
         stack.pop_all()
         return copy
+
+
+def _require_room(path: Path, what: str, size: int) -> None:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        lacking = f"{what} has {size:,} bytes, and {folder} has {free:,} free for a copy of it"
+        raise UserError(f"{path}: {lacking}; {_unpack(path)}")
+
+
+def _unpack(path: Path) -> str:
+    return f"unpack {path.name} with 7-Zip into the folder {folder_name(path)}/"
+
+
+def _join(stem: str) -> str:
+    name = posixpath.basename(stem)
+    return f"join the parts first: zip -s 0 {name}.zip --out {name}_whole.zip, and take the parts away"
+
+
+def _foreign(name: str) -> tuple[str, str] | None:
+    """Of a file that looks like an archive and is not read, such as a part of one: its folder, and what to do."""
+    file = posixpath.basename(name)
+    if match := _PART.fullmatch(file):
+        return folder_name(Path(match[1])), f"join the parts first: cat {match[1]}.* > {match[1]}"
+    if match := _SPLIT_ZIP.fullmatch(file):
+        return match[1], _join(match[1])
+    if match := _OTHER.fullmatch(file):
+        return match[1], f"unpack it with 7-Zip into the folder {match[1]}/"
+    return None
 
 
 def _read_password(file: Path) -> bytes | None:
@@ -322,6 +562,18 @@ def locate(raw_dir: Path, archive: str) -> Path:
     """The folder ``archive`` in ``raw_dir``, else the first file of its `spellings`; UserError with the names tried."""
     found = find(raw_dir, archive)
     if found is None:
+        raw_dir = Path(raw_dir)
+        wanted = archive.lower()
+        for path in sorted(raw_dir.iterdir()) if raw_dir.is_dir() else []:
+            name, (_, remedy) = path.name, _foreign(path.name) or ("", "")
+            if name.lower() != wanted and not name.lower().startswith(f"{wanted}.") or name.endswith(".password"):
+                continue
+            if not remedy and name.lower() in map(str.lower, spellings(archive)):
+                right = next(spelling for spelling in spellings(archive) if spelling.lower() == name.lower())
+                kind = "a folder" if path.is_dir() else "a file"
+                remedy = f"rename it to {right}" if right != name else f"it is {kind}; give it a name that says so"
+            if remedy:
+                raise UserError(f"{archive}: {raw_dir} holds {name}, which is not read as it is; {remedy}")
         shown = [name if name.endswith(SUFFIXES) else f"{name}/" for name in spellings(archive)]
         raise UserError(f"{archive}: not found in {raw_dir} (looked for {', '.join(shown)})")
     return found
@@ -335,10 +587,13 @@ def find(raw_dir: Path, archive: str) -> Path | None:
 
 def spellings(archive: str) -> list[str]:
     """The names that ``archive`` may have: its own, and unless it carries a suffix, with each suffix."""
-    return [archive] if archive.endswith(SUFFIXES) else [archive, *(archive + suffix for suffix in SUFFIXES)]
+    return [archive] if _suffix(archive) else [archive, *(archive + suffix for suffix in SUFFIXES)]
 
 
 def folder_name(path: Path) -> str:
     """Name of the folder that an archive is unpacked into: its name without the suffix."""
-    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), "")
-    return path.name.removesuffix(suffix)
+    return path.name[: len(path.name) - len(_suffix(path.name))]
+
+
+def _suffix(name: str) -> str:
+    return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")

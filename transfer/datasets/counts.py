@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from transfer.datasets.registry import Counts
+from transfer.datasets.archives import BY_THE_SYSTEM
+from transfer.datasets.registry import OTHER_FILES, Counts
 from transfer.params import SPLITS
 from transfer.utils.errors import UserError
 
@@ -110,9 +111,10 @@ def index_summary(
         "counts": per_class(index, classes),
         "expect": expect,
         "left_out": _left_out(index),
+        "files": index.attrs["files"],
         "noted": index.attrs.get("noted", {}),
         "repeated": [
-            {"sample": row["sample"], "split": row["split"], "class": classes[row["label"]], "why": row["why"]}
+            {key: row[key] for key in ("sample", "path", "split", "why")} | {"class": classes[row["label"]]}
             for row in index.attrs.get("repeated", [])
         ],
     }
@@ -128,5 +130,8 @@ def in_words(index: pd.DataFrame) -> str:
 
 
 def _left_out(index: pd.DataFrame) -> dict[str, int]:
+    """Reason -> rows or files; without those files that nobody misses."""
     repeated = Counter(row["why"] for row in index.attrs.get("repeated", []))
-    return {**index.attrs.get("dropped", {}), **repeated, "missing": index.attrs.get("missing", 0)}
+    counted = {**index.attrs.get("dropped", {}), **repeated, "missing": index.attrs.get("missing", 0)}
+    files = {why: entry["files"] for why, entry in index.attrs.get("files", {}).get("left_out", {}).items()}
+    return {why: n for why, n in files.items() if why not in (*counted, OTHER_FILES, BY_THE_SYSTEM)} | counted

@@ -70,6 +70,8 @@ def find_subsets(
     test = index.loc[index["split"] == "test", ["sample", "label"]]
     # AffectNet's samples have a folder, its lists have not.
     test = test.assign(name=test["sample"].str.rpartition("/")[2])
+    # Nor have class folders that repeat a name: which of its images a list means is not known.
+    test = test[~test["name"].duplicated(keep=False)]
     tested = set(test["name"])
     tables, report = [], {}
     for subset, file in files.items():

@@ -1,15 +1,17 @@
 """Text files of a dataset: label files, csv tables, published lists of images, and paths that name a csv row."""
 
+import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transfer.utils.errors import UserError
 from transfer.utils.filetype import HEAD, looks_like
 
+_FIRST = 1 << 16  # characters of a first line that are looked at
 LISTS_FOLDER = "challenge_lists"  # where the RAN authors' lists lie below raw_dir, under the names of their repository
 
 
@@ -36,35 +38,83 @@ def read_list(file: Path, entry: NameList) -> list[tuple[str, int]]:
 
 
 def text_lines(name: str, content: bytes) -> list[str]:
-    """Lines of a text file (UTF-8, with or without a byte order mark); UserError with its name for anything else."""
-    _check_text(name, content)
+    """Lines of a text file (UTF-8, or UTF-16 with its mark); UserError with its name for anything else."""
+    encoding = _encoding(name, content)
     try:
-        return content.decode("utf-8-sig").splitlines()
+        return content.decode(encoding).splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not a UTF-8 text file ({error})") from error
 
 
 def csv_rows(name: str, content: bytes) -> Iterator[tuple[int, list[str]]]:
-    """Yield (1-based line number, stripped fields) of each non-empty row; UserError if it is not a csv file."""
-    _check_text(name, content)
-    reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""))
+    """Yield (1-based line number, stripped fields) of each non-empty row; UserError if it is not a csv file.
+
+    Fields are separated by commas; by semicolons or tabs if the first line has no comma.
+    """
+    text = io.TextIOWrapper(io.BytesIO(content), _encoding(name, content), newline="")
     try:
+        first = text.readline(_FIRST)
+        text.seek(0)
+        reader = csv.reader(text, delimiter=next((mark for mark in ",;\t" if mark in first), ","))
         for row in reader:
             if row:
                 yield reader.line_num, [field.strip() for field in row]
     except csv.Error as error:
         raise UserError(f"{name}, line {reader.line_num}: not a csv file ({error})") from error
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise UserError(f"{name}: not a UTF-8 csv file ({error})") from error
 
 
-def _check_text(name: str, content: bytes) -> None:
-    kind = looks_like(content[:HEAD])
+def csv_records(
+    name: str,
+    content: bytes,
+    columns: Sequence[str],
+    optional: Collection[str] = (),
+    bare: Collection[Sequence[str]] = (),
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield ("<name>, line <n>", field of each column) of the rows of a csv file, read by its header.
+
+    Other columns are passed over. ``optional`` columns may be absent, as may the header, if ``bare`` has columns of as
+    many fields as the first row. UserError (file, line, what was found) for anything else.
+    """
+    header: Sequence[str] = ()
+    known = {*columns, *optional}
+    for line, fields in csv_rows(name, content):
+        where = f"{name}, line {line}"
+        if not header:
+            header = fields
+            if not known & set(fields):
+                header = next((layout for layout in bare if len(layout) == len(fields)), ())
+            lacking = [column for column in columns if column not in header]
+            if lacking or len(known & set(header)) < sum(column in known for column in header):
+                twice = f"{lacking[0]} is missing" if lacking else "a column is there twice"
+                found = ",".join(fields)
+                found = f"{found[:120]}..." if len(found) > 120 else found
+                raise UserError(f"{where}: expected the header {','.join(columns)}, found {found!r} ({twice})")
+            if header is fields:
+                continue
+        if len(fields) != len(header):
+            raise UserError(f"{where}: {len(fields)} columns; expected {len(header)}: {','.join(header)}")
+        yield where, {column: field for column, field in zip(header, fields, strict=True) if column in known}
+
+
+def _encoding(name: str, content: bytes) -> str:
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding, kind = "utf-16" if marked else "utf-8-sig", looks_like(content[:HEAD])
     if kind:
         raise UserError(f"{name}: is {kind}, not a text file; get the file again")
+    if "\0" in content[:HEAD].decode(encoding, "ignore"):
+        raise UserError(f"{name}: not a UTF-8 text file (it holds null characters); save it as UTF-8")
+    return encoding
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that a text such as "7", " 7" or "7.0" means, None if it means none."""
+    match = re.fullmatch(r"\s*([+-]?\d{1,12})(?:\.0*)?\s*", text, re.ASCII)
+    return int(match[1]) if match else None
 
 
 def split_path(path: str) -> tuple[str, int | None]:
     """Split the path of an index into file name and row: "fer2013.csv#17" -> ("fer2013.csv", 17), else row None."""
-    name, mark, row = path.rpartition("#")
-    return (name, int(row)) if mark and name.endswith(".csv") else (path, None)
+    match = re.fullmatch(r"(.*\.csv)#(\d{1,12})", path, re.ASCII | re.DOTALL)
+    return (match[1], int(match[2])) if match else (path, None)

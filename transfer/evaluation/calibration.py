@@ -53,18 +53,15 @@ def _top_label(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarra
 
 
 def _equal_width(confidence: np.ndarray) -> np.ndarray:
-    bins: np.ndarray = np.searchsorted(np.arange(1, BINS) / BINS, confidence)
-    return bins
+    return np.asarray(np.searchsorted(np.arange(1, BINS) / BINS, confidence))
 
 
 def _losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    losses: np.ndarray = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], _LEAST, None))
-    return losses
+    return np.asarray(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], _LEAST, None)))
 
 
 def _squares(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    squares: np.ndarray = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
-    return squares
+    return np.asarray(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1))
 
 
 def bootstrap_intervals(
@@ -130,8 +127,7 @@ def _right_of_class(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray
 
 def _gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     confidence, right = _top_label(probabilities, labels)
-    gaps: np.ndarray = np.eye(BINS)[_equal_width(confidence)] * (confidence - right)[:, None] / len(labels)
-    return gaps
+    return np.asarray(np.eye(BINS)[_equal_width(confidence)] * (confidence - right)[:, None] / len(labels))
 
 
 METRICS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], float]] = {

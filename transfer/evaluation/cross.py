@@ -53,7 +53,7 @@ def evaluate_cross(
         in_own = frame["sample"].isin(own[own == "test"].index) if other in same_pictures else False
         frame.insert(7, "in_own_test", in_own)
         path = layout.evaluation("cross", dataset, recipe, seed) / f"{other}.parquet"
-        write_evaluation(path, frame, run)
+        write_evaluation(path, frame, run, faces.data)
         frames[other] = frame
     return frames
 

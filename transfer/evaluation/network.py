@@ -3,23 +3,26 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from transfer.faces.store import check_store, digest_test_faces
 from transfer.models.registry import create_model, input_of
 from transfer.models.weights import importers
 from transfer.models.weights.load import read_safetensors
-from transfer.params import ModelParams, TrainParams
+from transfer.params import FaceParams, ModelParams, TrainParams
+from transfer.params.base import Protocol
 from transfer.runs.predictions import predictions_frame
 from transfer.runs.read import Run
 from transfer.training.batches import FaceStore, normalize, resized
 from transfer.training.device import claim_device
 from transfer.training.loop import predict
+from transfer.utils.chain import Chain
 from transfer.utils.errors import UserError, remake
 
 PADDLE = (".pdiparams", ".pdparams")
@@ -28,6 +31,21 @@ PACKAGES = (".whl", ".tgz")
 """Suffixes of the packages of tools (transfer.models.tools)."""
 BATCH = 256
 """Faces per batch, as in the evaluation after an epoch: other batches may give other last digits."""
+
+
+Label = Annotated[str, Field(pattern=r"^[\w ./-]{0,200}$")]
+
+
+class Header(BaseModel):
+    """What a weight file says of itself, as far as it is used."""
+
+    model: ModelParams
+    faces: FaceParams
+    classes: Annotated[list[Label], Field(min_length=1, max_length=1000)]
+    hflip_tta: bool
+    protocol: Protocol
+    epoch: int
+    run: Label = ""
 
 
 def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -49,11 +67,11 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
         if "fills" in about and "model" not in about:
             raise UserError(f"{weights}: only a part of a model, to begin a run with (model.pretrained)")
     try:
-        params = ModelParams(**_with_args(about["model"]))
-        about["model"] = params.model_dump() | input_of(params)
-        model = create_model(params, len(about["classes"]))
-    except (KeyError, ValueError) as error:  # ValueError: other keys than ours
-        raise UserError(f"{weights}: not the model.safetensors of a run ({error})") from None
+        header = Header.model_validate(about | {"model": _with_args(about.get("model"))})
+        about["model"] = header.model.model_dump() | input_of(header.model)
+        model = create_model(header.model, len(header.classes))
+    except ValueError as error:  # of pydantic: other keys than ours
+        raise UserError(f"{weights}: not the model.safetensors of a run ({' '.join(str(error).split())})") from None
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -61,11 +79,12 @@ def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), about
 
 
-def _with_args(model: dict[str, Any]) -> dict[str, Any]:
+def _with_args(model: Any) -> Any:
     """A model's parameters; files of version 0.1.0 have its arguments beside the other keys."""
-    own = ModelParams.model_fields
-    args = {key: value for key, value in model.items() if key not in own}
-    return {key: value for key, value in model.items() if key in own} | ({"args": args} if args else {})
+    if not isinstance(model, dict) or "args" in model:
+        return model
+    own = ModelParams.model_fields.keys() & model.keys()
+    return {key: model[key] for key in own} | {"args": {key: model[key] for key in model.keys() - own}}
 
 
 def store_of(path: Path, about: Mapping[str, Any], rows: np.ndarray) -> FaceStore:
@@ -98,6 +117,7 @@ def read_faces(data: Path) -> Faces:
     for name in ("aligned.npy", "aligned.parquet", "split.parquet"):
         if not (data / name).exists():
             raise UserError(f"{data / name}: missing; {remake(data / 'split.parquet')}")
+    Chain(data.parents[1]).check(*(data / name for name in ("aligned.npy", "aligned.parquet", "split.parquet")))
     aligned, split = pd.read_parquet(data / "aligned.parquet"), pd.read_parquet(data / "split.parquet")
     check_store(data / "aligned.npy", aligned)
     rows = split.loc[split["split"] == "test", "row"].sort_values().to_numpy()

@@ -36,7 +36,7 @@ def predict_files(weights: Path, images: Sequence[Path], out: Path) -> None:
         raise UserError(f"{out}: expected a name that ends in .csv or .parquet")
     for path in images:
         if not path.is_file():
-            raise UserError(f"{path}: no such file")
+            raise UserError(f"{path}: {'a folder; give its images' if path.is_dir() else 'no such file'}")
     model, about = load_model(weights)
     table = classify(model, about, images)
     with atomic(out) as part:

@@ -63,7 +63,7 @@ def evaluate_robustness(params: Params, layout: Layout, dataset: str, recipe: st
     table = pd.concat(frames, ignore_index=True)
     table.attrs = {"without_landmarks": int((~placed).sum())}
     path = layout.evaluation("robustness", dataset, recipe, seed) / "robustness.parquet"
-    write_evaluation(path, table, run)
+    write_evaluation(path, table, run, faces.data)
     return table
 
 
@@ -127,9 +127,7 @@ def corrupt(
     if name in CENTRES:
         assert points is not None
         return occlude_at(images, severity, np.stack([points[list(group)].mean(axis=0) for group in CENTRES[name]]))
-    if name in _RANDOM:
-        return _RANDOM[name](images, severity, seeds)
-    return _FIXED[name](images, severity)
+    return _CORRUPTIONS[name](images, severity, seeds)
 
 
 def occlude_random(images: Tensor, severity: float, seeds: Sequence[int]) -> Tensor:
@@ -189,13 +187,11 @@ CENTRES: dict[str, tuple[tuple[int, ...], ...]] = {
     "occlude_mouth": ((3, 4),),
 }
 """Corruptions with a place on the face, by groups of the five landmarks: the mean of each is the centre of a square."""
-_RANDOM: dict[str, Callable[[Tensor, float, Sequence[int]], Tensor]] = {
+_CORRUPTIONS: dict[str, Callable[[Tensor, float, Sequence[int]], Tensor]] = {
     "occlude_random": occlude_random,
     "noise": noise,
-}
-_FIXED: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "blur": blur,
-    "low_resolution": low_resolution,
-    "darker": lambda images, severity: images * (1 - severity),
-    "brighter": lambda images, severity: (images * (1 + severity)).clamp(max=1),
+    "blur": lambda images, severity, _: blur(images, severity),
+    "low_resolution": lambda images, severity, _: low_resolution(images, severity),
+    "darker": lambda images, severity, _: images * (1 - severity),
+    "brighter": lambda images, severity, _: (images * (1 + severity)).clamp(max=1),
 }

@@ -22,11 +22,13 @@ class Summary:
     ci95_high: float | None
 
 
-def summary(values: Sequence[float], faces: tuple[int, int] | None = None) -> Summary:
-    """Summarise one fraction in [0, 1] per seed.
+def summary(
+    values: Sequence[float], faces: tuple[int, int] | None = None, within: tuple[float, float] = (0.0, 1.0)
+) -> Summary:
+    """Summarise one value per seed, all NaN if one is.
 
-    Two seeds or more: Student's t interval of the mean, cut to [0, 1]. One seed: no standard deviation, and the
-    interval is Wilson's over the test faces, ``faces`` = (correct, total); without ``faces`` there is none.
+    Two seeds or more: Student's t interval of the mean, cut to the range ``within``. One seed: no standard deviation,
+    and the interval is Wilson's over the test faces, ``faces`` = (correct, total); without ``faces`` there is none.
     """
     mean = float(np.mean(values))
     if len(values) == 1:
@@ -35,18 +37,8 @@ def summary(values: Sequence[float], faces: tuple[int, int] | None = None) -> Su
         return Summary(1, mean, None, *_wilson(*faces))
     std = float(np.std(values, ddof=1))
     half = _student_half(std, len(values))
-    return Summary(len(values), mean, std, max(mean - half, 0.0), min(mean + half, 1.0))
-
-
-def over_seeds(values: np.ndarray, low: float, high: float) -> dict[str, float]:
-    """mean, std, ci95_low and ci95_high of one value per seed, each from ``low`` to ``high``; NaN where undefined."""
-    if np.isnan(values).any():
-        return dict.fromkeys(("mean", "std", "ci95_low", "ci95_high"), np.nan)
-    width = high - low
-    found = summary(list((values - low) / width))  # which takes fractions in [0, 1]
-    places = {name: getattr(found, name) for name in ("mean", "ci95_low", "ci95_high")}
-    scaled = {name: np.nan if value is None else low + width * value for name, value in places.items()}
-    return scaled | {"std": np.nan if found.std is None else width * found.std}
+    low, high = np.clip([mean - half, mean + half], *within)
+    return Summary(len(values), mean, std, float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -88,6 +80,41 @@ def paired_difference(run: Mapping[int, pd.Series], baseline: Mapping[int, pd.Se
         return _over_faces(ours, theirs)
     # counts, not fractions: integer differences tell "no variance" from rounding
     return _over_seeds(np.array([int(run[seed].sum()) - int(baseline[seed].sum()) for seed in run]), len(first))
+
+
+def faces_and_seeds(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Two-sided p-value of a difference in mean accuracy between methods of any seeds, tested on the same N faces.
+
+    ``ours`` (n, N) and ``theirs`` (m, N) say which faces each seed got right. One seed each: exact McNemar test.
+    Otherwise a t-test whose variance is that of the differences over the faces plus that of each method over its seeds,
+    with Welch and Satterthwaite's degrees of freedom; both hold the noise of single answers, so it errs on the safe
+    side. A single run is taken to vary over seeds as much as the other method does.
+    """
+    if len(ours) == len(theirs) == 1:
+        return float(_over_faces(ours[0], theirs[0]).p_value or 0.0)
+    apart = ours.mean(axis=0) - theirs.mean(axis=0)
+    spreads = [(runs.mean(axis=1).var(ddof=1), len(runs)) for runs in (ours, theirs) if len(runs) > 1]
+    parts = [(apart.var(ddof=1) / len(apart), len(apart) - 1)]
+    for runs in (ours, theirs):
+        spread, n = (runs.mean(axis=1).var(ddof=1), len(runs)) if len(runs) > 1 else spreads[0]
+        parts.append((spread / len(runs), n - 1))
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return float(apart.mean() == 0)
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    return float(2 * stats.t.sf(abs(apart.mean()) / math.sqrt(variance), freedom))
+
+
+def visible_difference(faces: int, disagreement: float, tests: int = 1) -> float | None:
+    """Least difference in accuracy, a fraction, that tells two single runs apart at 5 % by the exact McNemar test.
+
+    They differ in who is right on the share ``disagreement`` of the ``faces``; ``tests`` is the size of the family that
+    Bonferroni, and Holm at its first step, correct for. None if no difference would do.
+    """
+    apart = round(disagreement * faces)
+    won = np.arange(apart // 2, apart + 1)
+    enough = won[2 * stats.binom.sf(won - 1, apart, 0.5) * tests < 0.05]
+    return float(2 * enough[0] - apart) / faces if len(enough) else None
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -26,8 +26,7 @@ from transfer.training.device import choose_device
 from transfer.training.loop import predict
 from transfer.utils.code_digest import step_digest
 from transfer.utils.errors import UserError
-from transfer.utils.files import write_json
-from transfer.utils.plots import recipe_name, save
+from transfer.utils.plots import recipe_name, save_captioned
 
 _RULE = (
     "the first test face, in the order of the aligned store, that all columns classify correctly; where there is none, "
@@ -36,7 +35,6 @@ _RULE = (
 _COLOURS = (
     "Blue is low, red is high, each map stretched from its lowest to its highest value; the white line is half way."
 )
-_SIDE, _GAP, _LINE, _LEFT, _EDGE = 1.15, 0.07, 0.2, 0.85, 0.08  # inches
 
 JET = matplotlib.colormaps["jet"]
 """OpenCV's COLORMAP_JET: blue is low, red is high."""
@@ -128,11 +126,7 @@ def write_attention(params: Params, layout: Layout, dataset: str, recipes: Seque
     }
     written = []
     for name, (figure, caption) in figures.items():
-        *pictures, text = [layout.figures / f"{name}_{dataset}{suffix}" for suffix in (".png", ".svg", ".json")]
-        for path in pictures:
-            save(figure, path)
-        write_json(text, {"caption": caption} | about)
-        written += [*pictures, text]
+        written += save_captioned(figure, layout.figures / f"{name}_{dataset}", {"caption": caption} | about)
     return written
 
 
@@ -156,7 +150,7 @@ class Photo(NamedTuple):
 def explain_photo(image: Path, weights: Path, aligned: bool = False) -> Photo:
     """Detect, align (unless it is ``aligned``), predict and explain a photo. Raises UserError."""
     if not image.is_file():
-        raise UserError(f"{image}: no such file")
+        raise UserError(f"{image}: {'a folder; give an image' if image.is_dir() else 'no such file'}")
     try:
         decode(image.read_bytes())
     except BrokenImage:
@@ -245,28 +239,19 @@ def overlay(face: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 def draw_grid(title: str, headings: Sequence[str], rows: Sequence[tuple[str, Sequence[Tile]]]) -> Figure:
     """A figure of rows, each a name and a tile per heading; a white line marks half of a heat map's height."""
-    step = _SIDE + _GAP + _LINE
-    width = _LEFT + len(headings) * (_SIDE + _GAP) + _EDGE
-    height = 2 * _LINE + 2 * _EDGE + len(rows) * step
-    figure = Figure(figsize=(width, height))
-
-    def text(x: float, y: float, words: str, **style: Any) -> None:
-        options: dict[str, Any] = {"fontsize": 8, "ha": "center", "va": "center"} | style
-        figure.text(x / width, 1 - y / height, words, **options)
-
-    text(_EDGE, _EDGE + _LINE / 2, title, ha="left")
-    middles = [_LEFT + i * (_SIDE + _GAP) + _SIDE / 2 for i in range(len(headings))]
-    for x, heading in zip(middles, headings, strict=True):
-        text(x, _EDGE + 1.5 * _LINE, heading, weight="bold")
+    figure = Figure(figsize=(0.9 + 1.25 * len(headings), 0.6 + 1.45 * len(rows)), layout="constrained")
+    figure.suptitle(title, fontsize=8)
     for number, (name, tiles) in enumerate(rows):
-        top = _EDGE + 2 * _LINE + number * step
-        text(_LEFT - _GAP, top + _SIDE / 2, name, ha="right")
-        for x, tile in zip(middles, tiles, strict=True):
-            place = ((x - _SIDE / 2) / width, 1 - (top + _SIDE) / height, _SIDE / width, _SIDE / height)
-            axes = figure.add_axes(place)
-            axes.set_axis_off()
+        for column, (heading, tile) in enumerate(zip(headings, tiles, strict=True)):
+            axes = figure.add_subplot(len(rows), len(headings), number * len(headings) + column + 1)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
             axes.imshow(tile.face if tile.heat is None else overlay(tile.face, tile.heat))
+            axes.set_xlabel(tile.text, fontsize=7)
+            if number == 0:
+                axes.set_title(heading, fontsize=8, weight="bold")
+            if column == 0:
+                axes.set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
             if tile.heat is not None and tile.heat.min() < 0.5 < tile.heat.max():
                 axes.contour(tile.heat, levels=[0.5], colors="white", linewidths=0.8)
-            text(x, top + _SIDE + _LINE / 2, tile.text, fontsize=7)
     return figure

@@ -17,6 +17,7 @@ from transfer.layout import Layout
 from transfer.models.lanet import LocalCNNs
 from transfer.models.transfer import TransFER
 from transfer.params import Params
+from transfer.runs.evaluations import note_evaluation
 from transfer.runs.read import read_run
 from transfer.training.batches import evaluation_batches
 from transfer.utils.code_digest import step_digest
@@ -103,7 +104,9 @@ def write_diversity(params: Params, layout: Layout, dataset: str, recipe: str, s
         "weights_sha256": run.environment["weights_sha256"],
         "code_digest": step_digest("diversity"),
     }
-    write_json(layout.evaluation("attention", dataset, recipe, seed) / "diversity.json", content)
+    path = layout.evaluation("attention", dataset, recipe, seed) / "diversity.json"
+    write_json(path, content)
+    note_evaluation(path, run, faces.data)
     return content
 
 

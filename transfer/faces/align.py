@@ -22,6 +22,12 @@ Images = Iterable[tuple[int, np.ndarray | None, str]]
 Template = str | Sequence[Sequence[float]]
 """``faces.template`` of the parameters: arcface, box, none, or five points as fractions of the side."""
 
+DISAGREEMENT = 0.2
+"""Eye distances beyond which supplied landmarks are misplaced: outside the image, or away from MTCNN's."""
+MAX_MISPLACED = 0.5
+_MIRRORED = [1, 0, 2, 4, 3]  # a mirrored left eye is a right eye
+_GRID = 9
+
 _ARCFACE_SIZE = 112
 _ARCFACE_POINTS = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
@@ -41,6 +47,8 @@ def align_dataset(
     no_face: str = "whole",
     broken: str = "drop",
     landmarks: str = "mtcnn",
+    frame: str | None = None,
+    misplaced: str = "stop",
     source_sha256: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
@@ -58,8 +66,9 @@ def align_dataset(
         lost = list(zip(index["path"][is_broken], faces["error"][is_broken], strict=True))
         named = "; ".join(f"{path}: {error}" for path, error in lost[:3])
         more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
-        raise UserError(f"{len(lost)} broken images ({named}{more}); replace them or set broken: drop")
-    points = landmarks_of(index, faces, landmarks)
+        remedy = "replace them, or leave them out (of a dataset by faces: {broken: drop})"
+        raise UserError(f"{len(lost)} broken images ({named}{more}); {remedy}")
+    points = landmarks_to_use(index, faces, landmarks, frame, misplaced)
     has_points = np.isfinite(points).all(axis=(1, 2)) & ~is_broken
     kept = has_points if no_face == "drop" else ~is_broken
     if not kept.any():
@@ -89,6 +98,9 @@ def align_dataset(
                     raise UserError(f"an image that detection could read is broken now ({path}: {error}); detect again")
                 if placed[i]:
                     face = warp(image, matrices[i], size)
+                    if face.min() == face.max():
+                        blank = f"{index['path'].iloc[i]}: nothing but one colour is in its aligned face"
+                        raise UserError(f"{blank}; correct its landmarks, or use landmarks: mtcnn")
                 else:
                     face = np.asarray(ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BILINEAR))
                 store[row_of[i]] = face
@@ -102,12 +114,87 @@ def align_dataset(
     return {"images": len(index), "rows": len(manifest)} | counts
 
 
-def landmarks_of(index: pd.DataFrame, faces: pd.DataFrame, landmarks: str) -> np.ndarray:
-    """Landmarks (N, 5, 2) to align by, NaN where there are none: of ``faces`` ("mtcnn") or ``index`` ("supplied")."""
+def landmarks_to_use(
+    index: pd.DataFrame, faces: pd.DataFrame, landmarks: str, frame: str | None = None, misplaced: str = "stop"
+) -> np.ndarray:
+    """Landmarks (N, 5, 2) to align by in pixels of the upright images, NaN where there are none; UserError as below.
+
+    Supplied landmarks are not used where they lie outside the image, and with misplaced: no_face where MTCNN's are
+    elsewhere. With misplaced: stop, more than half of either is an error: they belong to other pixels, such as
+    those of another resolution. So is an image turned by EXIF if ``frame`` does not say which pixels are meant.
+    """
+    points = landmarks_of(index, faces, landmarks, frame)
+    if landmarks == "mtcnn":
+        return points
+    paths, turned = index["path"].to_numpy(), (faces["orientation"] > 1).to_numpy() & np.isfinite(points).all((1, 2))
+    if frame is None and turned.any():
+        found = f"{turned.sum():,} images are turned by their EXIF mark, first {paths[turned.argmax()]}"
+        choice = "faces: {frame: stored} if their landmarks belong to the pixels as stored, else {frame: upright}"
+        raise UserError(f"landmarks: supplied, and {found}; set {choice}")
+    distance, outside = disagreement(points, faces), _outside(points, faces)
+    wrong, judged = outside | (distance > DISAGREEMENT), outside | np.isfinite(distance)
+    if misplaced == "stop" and wrong.sum() > MAX_MISPLACED * judged.sum():
+        found = (
+            f"{wrong.sum():,} of {judged.sum():,} supplied landmarks are misplaced ({outside.sum():,} outside the image"
+        )
+        far = f"{(wrong & ~outside).sum():,} more than {DISAGREEMENT} eye distances from MTCNN's"
+        remedy = "correct them, or use landmarks: mtcnn, or set faces.misplaced to keep or no_face"
+        raise UserError(f"{found}, {far}, first {paths[wrong.argmax()]}); {remedy}")
+    unused = wrong if misplaced == "no_face" else outside
+    return np.where(unused[:, None, None], np.nan, points)
+
+
+def landmarks_of(index: pd.DataFrame, faces: pd.DataFrame, landmarks: str, frame: str | None = None) -> np.ndarray:
+    """Landmarks (N, 5, 2) of ``faces`` ("mtcnn") or ``index`` ("supplied"), NaN where there are none.
+
+    Pixels of the upright images: with ``frame`` "stored", supplied ones are turned as EXIF turns the pixels.
+    """
     if landmarks == "supplied":
         require_landmarks(index)
     table = faces if landmarks == "mtcnn" else index
-    return table[LANDMARK_COLUMNS].to_numpy(np.float64).reshape(-1, 5, 2)
+    points = table[LANDMARK_COLUMNS].to_numpy(np.float64).reshape(-1, 5, 2)
+    if landmarks == "supplied" and frame == "stored":
+        orientation, last = faces["orientation"].to_numpy(), faces[["width", "height"]].to_numpy()[:, None] - 1
+        points = np.where((orientation >= 5)[:, None, None], points[..., ::-1], points)
+        flipped = np.stack([np.isin(orientation, (2, 3, 6, 7)), np.isin(orientation, (3, 4, 7, 8))], axis=1)
+        points = np.where(flipped[:, None], last - points, points)
+        mirrored = np.isin(orientation, (2, 4, 5, 7))
+        points[mirrored] = points[mirrored][:, _MIRRORED]
+    return points
+
+
+def disagreement(points: np.ndarray, faces: pd.DataFrame) -> np.ndarray:
+    """Mean distance (N,) of MTCNN's five landmarks from ``points`` (N, 5, 2), in eye distances of these.
+
+    NaN where either has none.
+    """
+    found = faces[LANDMARK_COLUMNS].to_numpy(np.float64).reshape(-1, 5, 2)
+    return np.hypot(*np.moveaxis(points - found, -1, 0)).mean(axis=1) / _eye_distance(points)
+
+
+def _eye_distance(points: np.ndarray) -> np.ndarray:
+    distance = np.hypot(*(points[:, 1] - points[:, 0]).T)
+    distance[distance == 0] = np.nan
+    return distance
+
+
+def _outside(points: np.ndarray, faces: pd.DataFrame) -> np.ndarray:
+    """Whether (N,) one of the five points lies outside its image, by more than MTCNN's could be away."""
+    last = faces[["width", "height"]].to_numpy()[:, None] - 1
+    beyond = np.maximum(-points, points - last).max(axis=(1, 2)) > DISAGREEMENT * np.nan_to_num(_eye_distance(points))
+    return beyond & (faces["status"] != "broken").to_numpy()
+
+
+def share_inside(matrices: np.ndarray, faces: pd.DataFrame, size: int) -> np.ndarray:
+    """Share (N,) of each aligned face that shows its image, by a grid of points; NaN where nothing is warped."""
+    axis = np.linspace(0, size - 1, _GRID)
+    grid = np.stack([*np.meshgrid(axis, axis), np.ones((_GRID, _GRID))]).reshape(3, -1)
+    last = faces[["width", "height"]].to_numpy() - 1
+    share = np.full(len(matrices), np.nan)
+    for i in np.flatnonzero(np.isfinite(matrices).all(axis=(1, 2))):
+        x, y = np.linalg.inv(np.vstack([matrices[i], [0, 0, 1]]))[:2] @ grid
+        share[i] = ((x >= -0.5) & (x <= last[i, 0] + 0.5) & (y >= -0.5) & (y <= last[i, 1] + 0.5)).mean()
+    return share
 
 
 def require_landmarks(index: pd.DataFrame) -> None:

@@ -20,6 +20,7 @@ from transfer.faces.align import BOX_COLUMNS, LANDMARK_COLUMNS, Images
 from transfer.faces.mtcnn import Cascade, Faces
 from transfer.params import digest
 from transfer.utils.code_digest import step_digest
+from transfer.utils.digests import contents
 from transfer.utils.environment import cores
 from transfer.utils.files import atomic, sha256
 from transfer.utils.progress import progress
@@ -32,12 +33,14 @@ _MAX_SIDE = 320
 _STEP = 16  # canvases grow in steps, so that images of almost equal sizes share a batch
 _MIRRORED = [1, 0, 2, 4, 3]  # a mirrored left eye is a right eye
 
+_NO_SIZE = {"width": 0, "height": 0, "orientation": 1}
+
 Row = dict[str, Any]
 Batches = list[tuple[list["Canvas"], Future[list["Detection"]]]]
 _COLUMNS = {
     **{"row": "int64", "status": "str", "n_faces": "int64"},
     **dict.fromkeys([*BOX_COLUMNS, "probability", *LANDMARK_COLUMNS], "float64"),
-    **{"width": "int64", "height": "int64", "error": "str"},
+    **{"width": "int64", "height": "int64", "orientation": "int64", "error": "str"},
 }
 
 
@@ -49,10 +52,12 @@ def detect_dataset(archive: Source, index: pd.DataFrame, state: "DetectionState"
         print(f"continuing: {len(done):,} of {len(index):,} images are done", file=sys.stderr, flush=True)
     # Without the images of whole parts the others come in the same order as before, and make the same parts.
     rest = [row for row in range(len(index)) if row not in done]
-    stream = stream_images(archive, index["path"].iloc[rest].tolist())
+    orientations: dict[str, int] = {}
+    stream = stream_images(archive, index["path"].iloc[rest].tolist(), orientations)
     images = ((rest[position], image, error) for position, image, error in stream)
     with progress("detecting faces", len(rest)) as report:
         for part in detect_parts(images, progress=report, **options):
+            part["orientation"] = index["path"].iloc[part["row"]].map(orientations).to_numpy()
             state.save(len(parts), part)
             parts.append(part)
     return _assemble(parts, index["sample"].tolist())
@@ -62,8 +67,9 @@ def detect(images: Images, samples: Sequence[str], **options: Any) -> pd.DataFra
     """Find the face of every image; ``images`` and ``options`` are those of :func:`detect_parts`.
 
     Returns a row per sample, in the order of ``samples``: sample, status ("found", "none", "broken"), n_faces, box,
-    probability, five landmarks (pixels of the original image, pixel centres at integers), width, height, error. Of
-    several faces it holds the one chosen by :func:`choose`; ``n_faces`` counts them all.
+    probability, five landmarks (pixels of the upright image, pixel centres at integers), width, height, error, and
+    the EXIF orientation of the stored pixels (1 but from :func:`detect_dataset`). Of several faces it holds the one
+    chosen by :func:`choose`; ``n_faces`` counts them all.
     """
     return _assemble(detect_parts(images, **options), samples)
 
@@ -116,7 +122,7 @@ def _parts(images: Images, min_side: int, border: float) -> Iterator[tuple[list[
     canvases, broken, pixels = [], [], 0
     for row, image, error in images:
         if image is None:
-            broken.append({"row": row, "status": "broken", "error": error, "n_faces": 0, "width": 0, "height": 0})
+            broken.append({"row": row, "status": "broken", "error": error, "n_faces": 0, **_NO_SIZE})
         else:
             canvases.append(place(row, image, min_side, border))
             pixels += canvases[-1].pixels[..., 0].size
@@ -129,7 +135,7 @@ def _parts(images: Images, min_side: int, border: float) -> Iterator[tuple[list[
 
 def _row(canvas: "Canvas", faces: Faces) -> Row:
     size = dict(zip(("width", "height"), canvas.size.tolist(), strict=True))
-    row = {"row": canvas.row, "status": "none", "n_faces": len(faces.boxes), "error": "", **size}
+    row = {"row": canvas.row, "status": "none", "n_faces": len(faces.boxes), "error": "", "orientation": 1, **size}
     if len(faces.boxes) == 0:
         return row
     # The first pixel is number 1 and begins at 0 from the outer corner; a last pixel x1 ends at x1.
@@ -244,10 +250,9 @@ def search(cascade: Cascade, canvases: Sequence[Canvas], min_face: float) -> lis
 
 
 def state_key(index_file: Path, archive: Path, search: Mapping[str, Any], device: str) -> str:
-    """Digest of all that decides what a detection finds; of the archive, its size and modification time."""
-    stat = archive.stat()
-    source = [str(archive), stat.st_size, stat.st_mtime_ns]
-    return digest(sha256(index_file), source, dict(search), step_digest("detect"), torch.__version__, device)
+    """Digest of all that decides what a detection finds; of the archive, what is in it."""
+    code = step_digest("detect")
+    return digest(sha256(index_file), contents(archive), dict(search), code, torch.__version__, device)
 
 
 @dataclass

@@ -10,7 +10,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from transfer.faces.align import LANDMARK_COLUMNS, landmarks_of, placements, similarity, template
+from transfer.faces.align import (
+    DISAGREEMENT,
+    LANDMARK_COLUMNS,
+    disagreement,
+    landmarks_of,
+    landmarks_to_use,
+    placements,
+    share_inside,
+    similarity,
+    template,
+)
 from transfer.faces.store import digest_test_faces
 from transfer.params import SPLITS
 from transfer.utils.files import write_json, write_text
@@ -23,9 +33,7 @@ MEASURES = {
     "residual": "residual of the fit (eye distances)",
     "scale": "scale (aligned pixels per source pixel)",
 }
-COUNTS = ["images", "found", "none", "several", "broken", "no_landmarks", "dropped", "whole"]
 QUANTILES = {"q01": 0.01, "q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95, "q99": 0.99}
-DISAGREEMENT = 0.2  # eye distances beyond which MTCNN's landmarks count as far from the supplied ones
 RANDOM, WORST, REJECTED, BROKEN = 64, 16, 48, 20
 """What the page shows at most: random faces, worst faces by each measure, images without landmarks, broken images."""
 _SIDE = 224  # pixels of a picture on the page, at most
@@ -74,7 +82,7 @@ def write_quality_page(
         ("Largest roll (degrees)", roll, np.abs(roll), "{:+.1f}"),
         ("Smallest eye distance (source pixels)", eyes, -eyes, "{:.1f}"),
     ]
-    distance = disagreement(index, faces)
+    distance = _distance_from_supplied(index, faces, policies)
     if distance is not None:
         kinds.append(("Farthest from the supplied landmarks (eye distances)", distance, distance, "{:.2f}"))
     for title, values, badness, form in kinds:
@@ -109,7 +117,10 @@ def face_report(
     null where no face was found. agreement: quantiles of MTCNN's distance from the supplied landmarks and the share of
     faces above 0.2 eye distances, null where none are supplied. evaluation: number and digests of the test faces.
     """
-    lacking = ~np.isfinite(landmarks_of(index, faces, policies["landmarks"])).all(axis=(1, 2))
+    points = landmarks_to_use(index, faces, *_selection(policies))
+    lacking = ~np.isfinite(points).all(axis=(1, 2))
+    given = np.isfinite(landmarks_of(index, faces, policies["landmarks"])).all(axis=(1, 2))
+    inside = share_inside(_matrices(points, faces, policies), faces, policies["size"])
     kept = index["sample"].isin(aligned["sample"]).to_numpy()
     broken = (faces["status"] == "broken").to_numpy()
     flags = pd.DataFrame(
@@ -118,9 +129,11 @@ def face_report(
             **{status: (faces["status"] == status).to_numpy() for status in ("found", "none")},
             "several": (faces["n_faces"] > 1).to_numpy(),
             "broken": broken,
+            "misplaced": lacking & given & ~broken,
             "no_landmarks": lacking & ~broken,
             "dropped": ~kept,
             "whole": kept & lacking,
+            "half_outside": kept & (inside < 0.5),
         },
         index=pd.MultiIndex.from_frame(index[["split", "class_name"]]),
     )
@@ -131,7 +144,7 @@ def face_report(
         }
         for split, part in flags.groupby(level="split", sort=False)
     }
-    measures, distance = face_measures(index, faces, policies), disagreement(index, faces)
+    measures, distance = face_measures(index, faces, policies), _distance_from_supplied(index, faces, policies)
     agreement: dict[str, Any] | None = None
     if distance is not None:
         distance = distance[np.isfinite(distance)]
@@ -160,14 +173,14 @@ def face_measures(index: pd.DataFrame, faces: pd.DataFrame, policies: dict[str, 
     square distance of the landmarks from the fitted template (ArcFace's where the template is a box or none).
     """
     kind, size = policies["template"], policies["size"]
-    points = landmarks_of(index, faces, policies["landmarks"])
+    points = landmarks_to_use(index, faces, *_selection(policies))
     eyes = points[:, 1] - points[:, 0]
     distance = np.hypot(eyes[:, 0], eyes[:, 1])
     nose = points[:, 2] - (points[:, 0] + points[:, 1]) / 2
     target = template(1, 0.0, kind)
     fit = similarity(points, target)
     error = np.einsum("nij,nkj->nki", fit[:, :, :2], points) + fit[:, None, :, 2] - target
-    matrices = placements(points, faces, kind, size, policies["margin"])
+    matrices = _matrices(points, faces, policies)
     scale = np.hypot(matrices[:, 0, 0], matrices[:, 1, 0])
     whole = size / faces[["width", "height"]].min(axis=1).replace(0, np.nan).to_numpy(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -184,18 +197,19 @@ def face_measures(index: pd.DataFrame, faces: pd.DataFrame, policies: dict[str, 
     )
 
 
-def disagreement(index: pd.DataFrame, faces: pd.DataFrame) -> np.ndarray | None:
-    """Mean distance (N,) of MTCNN's five landmarks from the supplied ones, in supplied eye distances.
+def _selection(policies: dict[str, Any]) -> tuple[str, str | None, str]:
+    return policies["landmarks"], policies["frame"], policies["misplaced"]
 
-    NaN where either has none; None where the dataset supplies none at all.
-    """
+
+def _matrices(points: np.ndarray, faces: pd.DataFrame, policies: dict[str, Any]) -> np.ndarray:
+    return placements(points, faces, policies["template"], policies["size"], policies["margin"])
+
+
+def _distance_from_supplied(index: pd.DataFrame, faces: pd.DataFrame, policies: dict[str, Any]) -> np.ndarray | None:
+    """MTCNN's `disagreement` with the supplied landmarks; None where the dataset supplies none at all."""
     if not set(LANDMARK_COLUMNS) <= set(index.columns):
         return None
-    supplied, found = (landmarks_of(index, faces, source) for source in ("supplied", "mtcnn"))
-    eyes = supplied[:, 1] - supplied[:, 0]
-    distance = np.hypot(eyes[:, 0], eyes[:, 1])
-    distance[distance == 0] = np.nan
-    return np.hypot(*np.moveaxis(supplied - found, -1, 0)).mean(axis=1) / distance
+    return disagreement(landmarks_of(index, faces, "supplied", policies["frame"]), faces)
 
 
 _PAGE = """<!doctype html>
@@ -222,7 +236,8 @@ figcaption { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 {{ facts }}
 <h2>Counts</h2>
 <p>Detection: found, none (no face), several (part of found) and broken images. no_landmarks: readable images without
-landmarks of the chosen source; of these, whole were used as whole images. dropped: left out.</p>
+landmarks of the chosen source, those that are misplaced among them; of these, whole were used as whole images. dropped:
+left out. half_outside: less than half of the aligned face lies inside the image.</p>
 {{ counts }}
 <h2>Distributions</h2>
 {{ quantiles }}

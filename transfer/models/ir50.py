@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import prelu
 
+from transfer.models.registry import register
+
 
 class _PReLUOnCPU(torch.autograd.Function):
     """torch's own backward kernel writes a slope gradient per pixel, several times slower than these vector passes."""
@@ -90,3 +92,36 @@ class IRStem(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return x
+
+
+class IR50(nn.Module):
+    """Faces (N, 3, H, W) to logits (N, num_classes): all four stages of IR-50, mean pooling, a linear layer."""
+
+    backbone = "IR-50"
+
+    def __init__(self, num_classes: int = 7) -> None:
+        super().__init__()
+        self.stem = IRStem((64, 128, 256, 512), (3, 4, 14, 3))
+        self.num_classes, self.num_features = num_classes, 512
+        self.fc: nn.Module = nn.Linear(512, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map, (N, 512, H / 16, W / 16)."""
+        found: Tensor = self.stem(x)
+        return found
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = x.mean(dim=(2, 3))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+
+@register
+def ir50(num_classes: int = 7) -> IR50:
+    """The control of methods on the pretrained IR-50 of face.evoLVe (docs/weights.md)."""
+    return IR50(num_classes)

@@ -7,20 +7,21 @@ they understand is read from their source. A model called ``timm/NAME`` is timm'
 
 import ast
 import importlib
-import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from transfer.params import arguments
 from transfer.utils.errors import UserError, choices
 
 if TYPE_CHECKING:
+    import torch
     from pydantic import BaseModel
     from torch import nn
 
@@ -66,7 +67,12 @@ def module_of(name: str) -> str:
 
 
 def input_of(params: "ModelParams") -> dict[str, Any]:
-    """What a model is fed, as keys of its parameters: img_size, mean, std; its own where the parameters have none."""
+    """What a model is fed, as keys of its parameters: img_size, mean, std; its own where the parameters have none.
+
+    Raises UserError for an unknown model.
+    """
+    if wrong := _unknown(params.name):
+        raise UserError(f"model.name: {wrong}")
     own = {"img_size": _signature(params.name)[1], "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if params.name.startswith(TIMM):
         import timm
@@ -96,30 +102,61 @@ def _made(params: "ModelParams", num_classes: int) -> "nn.Module":
     return timm.create_model(params.name.removeprefix(TIMM), num_classes=num_classes, **size, **params.args)
 
 
+def count_macs(model: "nn.Module", side: int, device: "torch.device | str") -> int:
+    """Multiplications of one image's forward pass, counted as it runs: matrix products and convolutions."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    training = model.training
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 3, side, side, device=device))
+    model.train(training)
+    return counter.get_total_flops() // 2
+
+
+def size_of(params: "ModelParams", num_classes: int) -> dict[str, Any]:
+    """backbone, parameters, macs (of one image) and pretrained of a model, for tables.
+
+    ``backbone`` is the trunk that methods share, so that rows of equal trunk can be compared; of timm the network.
+    """
+    return dict(_size_of(params.model_dump_json(), num_classes))
+
+
+@cache
+def _size_of(written: str, num_classes: int) -> dict[str, Any]:
+    import torch
+
+    from transfer.params import ModelParams
+
+    params = ModelParams.model_validate_json(written)
+    with torch.random.fork_rng(devices=[]):
+        model = create_model(params, num_classes)
+    macs = count_macs(model, input_of(params)["img_size"], "cpu")
+    return {
+        "backbone": getattr(model, "backbone", params.name.removeprefix(TIMM)),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": macs,
+        "pretrained": ", ".join(params.pretrained) or "no",
+    }
+
+
 def problem(params: "ModelParams") -> tuple[tuple[str, ...], str] | None:
     """The key below ``model`` that is wrong, and what is wrong with it, as far as can be told without training."""
-    from pydantic import ValidationError
-
     from transfer.models.weights.catalogue import problem as weights_problem
 
     name = params.name
-    known = _timm(name) or (*modules(), f"{TIMM}NAME")
-    if name not in known:
-        return ("name",), f"unknown model {name!r}; {choices(name, _nearest(name, known))}"
-    arguments = _signature(name)[0]
-    try:
-        arguments.model_validate(params.args)
-    except ValidationError as error:
-        first = error.errors()[0]
-        argument = str(first["loc"][0])
-        if first["type"] == "extra_forbidden":
-            return ("args", argument), f"{name} has no such argument; {choices(argument, arguments.model_fields)}"
-        return ("args", argument), f"{first['msg'].replace('Input should', 'should')}, found {first['input']!r}"
-    if wrong := weights_problem(name, params.pretrained):
-        return ("pretrained",), wrong
-    if name.startswith(TIMM) and (wrong := _cannot_be_made(params.model_dump_json())):
-        return ("name",), wrong
+    if unknown := _unknown(name):
+        return ("name",), unknown
+    if wrong := arguments.problem(_signature(name)[0], params.args):
+        return wrong
+    if text := weights_problem(name, params.pretrained):
+        return ("pretrained",), text
     return None
+
+
+def _unknown(name: str) -> str | None:
+    known = _timm(name) or (*modules(), f"{TIMM}NAME")
+    return None if name in known else f"unknown model {name!r}; {choices(name, _nearest(name, known))}"
 
 
 def _nearest(name: str, known: Sequence[str]) -> Sequence[str]:
@@ -137,12 +174,13 @@ def _timm(name: str) -> tuple[str, ...]:
 def _timm_names() -> tuple[str, ...]:
     import timm
 
-    return tuple(f"{TIMM}{name}" for name in timm.list_models() if name not in modules())
+    names = (name for name in timm.list_models() if not timm.model_entrypoint(name).__module__.startswith(__package__))
+    return tuple(f"{TIMM}{name}" for name in names)
 
 
 @cache
 def _cannot_be_made(params: str) -> str | None:
-    """What timm says of a model of ours, such as an input size that it cannot have; without memory for its weights."""
+    """What timm says against a model, such as sizes that do not fit each other; without memory for its weights."""
     import torch
 
     from transfer.params import ModelParams
@@ -160,87 +198,37 @@ def _cannot_be_made(params: str) -> str | None:
 @cache
 def _signature(name: str) -> tuple["type[BaseModel]", int | None]:
     """What may stand in ``model.args`` of a known model, typed; and its own input size, if it is told one."""
-    import typing
-
-    import pydantic
-
-    from transfer.params import base
-
-    found: dict[str, tuple[Any, Any]] = {}
     if name.startswith(TIMM):
+        import typing
+
         import timm
 
         entry = timm.model_entrypoint(name.removeprefix(TIMM))
         classes = getattr(typing.get_type_hints(entry).get("return"), "__mro__", ())
-        for function in (entry, *(vars(kind).get("__init__") for kind in classes)):
-            if function is not None and hasattr(function, "__code__"):
-                for parameter in inspect.signature(function).parameters.values():
-                    if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                        found.setdefault(parameter.name, (Any, parameter.default))
+        functions = (entry, *(vars(kind).get("__init__") for kind in classes))
+        found = arguments.of_functions([function for function in functions if hasattr(function, "__code__")])
     else:
-        names = vars(typing) | vars(base) | {"Sequence": Sequence}
-        for argument, annotation, default in _written(modules()[name], name):
-            try:
-                kind = eval(ast.unparse(annotation), dict(names)) if annotation else Any
-            except NameError:
-                kind = Any
-            found.setdefault(argument, (kind, ast.literal_eval(default) if default else ...))
+        found = arguments.written(Path(__file__).with_name(f"{modules()[name].rpartition('.')[2]}.py"), name)
     size = found.get("img_size", (None, None))[1]
-    fields = {key: value for key, value in found.items() if key not in RESERVED}
-    optional = {
-        key: (kind, None if default is inspect.Parameter.empty else default) for key, (kind, default) in fields.items()
-    }
-    config = pydantic.ConfigDict(extra="forbid", strict=True, protected_namespaces=())
-    made = pydantic.create_model(name, __config__=config, **optional)  # type: ignore[call-overload]
-    return made, size if isinstance(size, int) else 224 if size else None
-
-
-def _written(module: str, name: str) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
-    """Argument, annotation and default of a model's function and, below ``**kwargs``, of the class that it returns."""
-    tree = ast.parse(Path(__file__).with_name(f"{module.rpartition('.')[2]}.py").read_bytes())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
-            yield from _written(str(node.module), name)
-        is_class = isinstance(node, ast.ClassDef) and node.name == name
-        for function in node.body if is_class else [node]:  # type: ignore[attr-defined]
-            if isinstance(function, ast.FunctionDef) and function.name == ("__init__" if is_class else name):
-                listed, given = function.args.args, function.args.defaults
-                defaults = [None] * (len(listed) - len(given)) + list(given)
-                for argument, default in zip(listed, defaults, strict=True):
-                    yield argument.arg, argument.annotation, default
-                for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
-                    yield argument.arg, argument.annotation, default
-                if function.args.kwarg:
-                    above = (
-                        ast.unparse(node.bases[0])
-                        if isinstance(node, ast.ClassDef)
-                        else ast.unparse(function.returns or ast.Name(""))
-                    )
-                    yield from _written(module, above)
+    return arguments.typed(name, found, RESERVED), size if isinstance(size, int) else 224 if size else None
 
 
 def check_models(params: "Params") -> None:
     """Raise ParamsError if a run or a trial names an unknown model, or arguments or weights that do not fit it."""
     from transfer.params import ParamsError
-    from transfer.params.read import holds
+    from transfer.params.read import where
     from transfer.params.recipes import SHORTHANDS, is_transfer, varied
 
-    values = params.model_dump(exclude_unset=True)
-    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.all_runs()):
+    for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.selected_runs()):
         model, parts = params.run(dataset, recipe).model, params.recipe(recipe).model_fields_set & SHORTHANDS
         if parts and not is_transfer(model.name) and model.name in (*modules(), *_timm(model.name)):
             key, other = min(parts), f"only TransFER has it, and the model is {model.name}"
             raise ParamsError(("recipe_definitions", recipe, key), f"{other}; leave it out, or name a transfer_ model")
-        if wrong := problem(model):
-            blocks: list[tuple[str, ...]] = [("recipe_definitions", recipe), ("dataset_definitions", dataset), ()]
-            tables = [
-                ("table_definitions", name, "sweep", "over")
-                for name, table in params.table_definitions.items()
-                if table.sweep and recipe in table.sweep.recipes()
-            ]
-            places: list[tuple[str, ...]] = [(*table, ".".join(("model", *wrong[0]))) for table in tables]
-            places += [(*block, "model", *wrong[0]) for block in blocks]
-            raise ParamsError(next((place for place in places if holds(values, place)), places[-1]), wrong[1])
+        wrong = problem(model)
+        if not wrong and model.name.startswith(TIMM) and (text := _cannot_be_made(model.model_dump_json())):
+            wrong = ("args" if model.args else "name",), text
+        if wrong:
+            raise ParamsError(where(params, dataset, recipe, ("model", *wrong[0])), wrong[1])
     for name in params.searches:
         search = params.search_definitions[name]
         for dataset, ends in itertools.product(params.datasets, search.ends()):
@@ -263,9 +251,23 @@ def _timm_is_loaded() -> bool:
 
 
 def _tell_timm(function: Callable[..., Any]) -> None:
-    from timm.models import register_model
+    from timm.models import is_model, register_model
 
-    register_model(function)
+    if is_model(function.__name__):  # timm has a vgg13 of its own
+        return
+
+    @wraps(function)
+    def of_timm(pretrained: bool = False, **kwargs: Any) -> Any:
+        if pretrained:
+            raise ValueError(
+                "no weights come with the models; import those of others with `transfer weights` (docs/weights.md) and "
+                "name them in model.pretrained, or give a safetensors file of this project as checkpoint_path"
+            )
+        for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm passes these to every model
+            kwargs.pop(key, None)
+        return function(**kwargs)
+
+    register_model(of_timm)
 
 
 def _import_all() -> None:

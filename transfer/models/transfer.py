@@ -26,6 +26,8 @@ class TransFER(nn.Module):
     lies outside [0, 1], MAD has fewer than two maps to choose from, or the stem does not divide ``img_size``.
     """
 
+    backbone = "IR stem and ViT"
+
     def __init__(
         self,
         num_classes: int = 7,
@@ -151,40 +153,33 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _create(pretrained: bool, sizes: dict[str, Any], overrides: dict[str, Any]) -> TransFER:
-    if pretrained:
-        raise ValueError(
-            "no weights come with the models; import those of others with `transfer weights` (docs/weights.md) and "
-            "name them in model.pretrained, or give a safetensors file of this project as checkpoint_path"
-        )
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm passes these to every model
-        overrides.pop(key, None)
-    return TransFER(**{**sizes, **overrides})
-
-
 _SMALL = {"stem_units": (1, 2, 3, 1), "embed_dim": 192, "depth": 4, "num_heads": 6}
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {**_SMALL, "stem_widths": (32, 64, 128, 256)},
+    "medium": {**_SMALL, "stem_widths": (32, 96, 192, 384)},
+}
 
 
 @register
-def transfer_base(pretrained: bool = False, **kwargs: Any) -> TransFER:
+def transfer_base(**kwargs: Any) -> TransFER:
     """The paper's model: IR-50 stem, ViT of width 768 and depth 8; 65.2 M parameters, 15.28 GMACs at 112x112."""
-    return _create(pretrained, {}, kwargs)
+    return TransFER(**kwargs)
 
 
 @register
-def transfer_small(pretrained: bool = False, **kwargs: Any) -> TransFER:
+def transfer_small(**kwargs: Any) -> TransFER:
     """The same network for training from scratch on a few cores."""
-    return _create(pretrained, {**_SMALL, "stem_widths": (32, 64, 128, 256)}, kwargs)
+    return TransFER(**{**SIZES["small"], **kwargs})
 
 
 @register
-def transfer_medium(pretrained: bool = False, **kwargs: Any) -> TransFER:
+def transfer_medium(**kwargs: Any) -> TransFER:
     """The same network for training from scratch on a few cores in an hour: `transfer_small` with a wider stem."""
-    return _create(pretrained, {**_SMALL, "stem_widths": (32, 96, 192, 384)}, kwargs)
+    return TransFER(**{**SIZES["medium"], **kwargs})
 
 
 @register
-def transfer_tiny(pretrained: bool = False, **kwargs: Any) -> TransFER:
+def transfer_tiny(**kwargs: Any) -> TransFER:
     """The same network for trying the workflow: seconds per epoch on one core."""
     sizes = {"stem_widths": (32, 32, 64, 128), "stem_units": (1, 1, 2, 1), "embed_dim": 96, "depth": 2, "num_heads": 4}
-    return _create(pretrained, sizes, kwargs)
+    return TransFER(**{**sizes, **kwargs})

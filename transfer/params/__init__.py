@@ -12,6 +12,7 @@ from transfer.params.tables import TableDefinition
 from transfer.params.train import (
     RUNTIME_KEYS,
     Augmentation,
+    LossParams,
     ModelOverride,
     ModelParams,
     RobustnessParams,
@@ -23,6 +24,7 @@ __all__ = [
     "Augmentation",
     "DatasetDefinition",
     "FaceParams",
+    "LossParams",
     "ModelOverride",
     "ModelParams",
     "Name",

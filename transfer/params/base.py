@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from transfer.utils.errors import shown
 
 
 def rising(pair: tuple[float, float]) -> tuple[float, float]:
@@ -29,9 +33,38 @@ def positive(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+_PLAIN = re.compile(r"[\w ./+=@,-]+")
+_LONGEST = 200, 500  # bytes of a file's name, and of its path: suffixes, such as that of its log, are added
+
+
+def plain(path: str) -> str:
+    """Validator: a path that is the same in a shell, in Snakemake's patterns and on every file system."""
+    names, (name, whole) = path.split("/"), _LONGEST
+    wrong = not _PLAIN.fullmatch(path) or any(part != part.strip() or part[:1] == "-" for part in names)
+    if wrong or max(len(part.encode()) for part in names) > name or len(path.encode()) > whole:
+        raise ValueError(
+            "expected a path of letters, digits, blanks between them and . _ - + = @ , whose names do not begin with - "
+            f"(at most {name} bytes each, {whole} together), found {shown(path)}"
+        )
+    return path
+
+
+def _below(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or str(PurePosixPath(path)) != path:
+        raise ValueError(f"expected a plain path below raw_dir, such as weights/file.pth, found {shown(path)}")
+    return plain(path)
+
+
+Folder = Annotated[str, AfterValidator(plain)]
+Below = Annotated[str, AfterValidator(_below)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(different)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Range = Annotated[tuple[Fraction, Fraction], AfterValidator(rising)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Channels = tuple[Fraction, Fraction, Fraction]
 Protocol = Literal["last", "val_selected", "test_selected"]
 Upsample = Literal["full", "sqrt", "none"]
@@ -104,6 +137,7 @@ RENAMED = {
     "train.processes": "train.gpus",
     "train.flip_views": "train.hflip_tta",
     "train.targets: votes": "train.targets: soft_labels",
+    "train.label_smoothing": "train.loss.args.label_smoothing",
     **{f"model.{name}": f"model.args.{name}" for name in _ARGS},
     **{f"space.{name}": f"model.args.{name}" for name in ("mad", "msad", "num_lanets")},
 }

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from transfer.params.base import Fraction, Name, Override, Split, Strict, Upsample
+from transfer.params.base import Below, Fraction, Name, Override, Seed, Split, Strict, Upsample
 from transfer.params.train import ModelOverride, TrainOverride
 
 
@@ -22,11 +22,20 @@ def _template(value: str | list[tuple[float, float]]) -> str | list[tuple[float,
 Template = Annotated[Literal["arcface", "box", "none"] | list[tuple[Fraction, Fraction]], AfterValidator(_template)]
 
 
+Count = Annotated[int, Field(ge=0, le=10**9)]
+
+
 class FaceParams(Strict):
     """Detection and alignment."""
 
     landmarks: Literal["mtcnn", "supplied"] = "mtcnn"
     """Where the five landmarks come from."""
+    frame: Literal["upright", "stored"] | None = None
+    """Pixels that supplied landmarks belong to where an image's EXIF mark turns it: those of the upright image, or
+    those that are stored; null: such an image stops the run."""
+    misplaced: Literal["stop", "keep", "no_face"] = "stop"
+    """Supplied landmarks above 0.2 eye distances from MTCNN's: stop if these, or landmarks outside the image, are more
+    than half; keep: use them; no_face: as without landmarks, like landmarks outside the image always are."""
     template: Template = "arcface"
     """Target of the landmarks. arcface: ArcFace's five points; box: no rotation, the square around MTCNN's box; none:
     the centre square of the image; or five points [x, y] as fractions of the side."""
@@ -53,7 +62,7 @@ class FaceParams(Strict):
 
     def alignment(self) -> dict[str, Any]:
         """The keys that alignment depends on."""
-        return self.model_dump(mode="json", include={"landmarks", "template", "size", "margin", "no_face", "broken"})
+        return self.model_dump(mode="json", exclude={"min_side", "border", "min_face", "threads"})
 
 
 class FaceOverride(Override, FaceParams):
@@ -65,7 +74,7 @@ class SamplingParams(Strict):
 
     val_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Fraction of the training images used for validation if the dataset has no validation split; stratified."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Seed of that split and of the upsampling's remainder; shared by all runs."""
     upsample: Upsample = "full"
     """Balance of the training set. full: every class as large as the largest; sqrt: as in the authors' later code."""
@@ -85,15 +94,15 @@ class DatasetDefinition(Strict):
     """A sentence shown with the dataset's results, such as how it is split."""
     parser: Name
     """Name of the parser, a module of transfer/datasets."""
-    archive: str
+    archive: Below
     """Folder or archive below raw_dir, with or without .zip, .tar, .tar.gz, .tgz."""
-    options: dict[str, str | int | bool] = {}
+    options: dict[str, str | int | bool | list[str]] = {}
     """Options of the parser, such as rule or classes."""
-    expect: Literal["any", "official"] | dict[Split, int | list[int]] = "any"
+    expect: Literal["any", "official"] | dict[Split, Count | list[Count]] = "any"
     """Required counts: the official ones, or per split a total or a list by class."""
     missing: Literal["stop", "drop"] = "stop"
     """Listed images that are missing: stop, or leave them out."""
-    synthetic: Annotated[int, Field(ge=0)] | None = None
+    synthetic: Seed | None = None
     """Seed of the renderer, for a synthetic dataset; null: a real one."""
     synthetic_scale: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Factor on the number of synthetic faces."""

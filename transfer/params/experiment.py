@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from transfer.params.base import Name, ParamsError, Protocol, Strict, merged
+from transfer.params.base import Folder, Name, ParamsError, Protocol, Seeds, Strict, merged
 from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingParams
 from transfer.params.recipes import (
     LANETS,
@@ -33,9 +34,9 @@ T = TypeVar("T")
 class Params(Strict):
     """The whole configuration of an experiment."""
 
-    experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
     """Name of the experiment; its files are in results/<experiment>/."""
-    raw_dir: str = "data/raw"
+    raw_dir: Folder = "data/raw"
     """Folder of the datasets' archives."""
     datasets: Annotated[list[Name], Field(min_length=1)]
     """The datasets of this experiment, by name."""
@@ -43,7 +44,7 @@ class Params(Strict):
     """The recipes of this experiment, by name."""
     baseline: Name = "baseline"
     """The recipe that the others are compared with."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
     """Seeds of the runs."""
     protocols: Annotated[list[Protocol], Field(min_length=1)] = ["last", "val_selected", "test_selected"]
     """How the reported epoch is selected: one row of the table each."""
@@ -201,10 +202,10 @@ def check(params: Params) -> None:
         _known((key,), names, defined)
         if len(set(names)) < len(names):
             raise ParamsError((key,), "a name appears twice")
-    if len(set(params.seeds)) < len(params.seeds):
-        raise ParamsError(("seeds",), "a seed appears twice")
     for table in params.table_definitions:
         _check_table(params, table)
+    _check_size(params)
+    _check_names(params)
     _check_synthetic_archives(params)
     for dataset in params.all_datasets():
         _check_faces(params, dataset)
@@ -217,6 +218,36 @@ def check(params: Params) -> None:
     if _PASSWORD.search(params.search_storage):
         message = "a password would be written to results/; replace it by ${NAME} and set the variable NAME"
         raise ParamsError(("search_storage",), message)
+
+
+_RESERVED = {"datasets": "search", "recipes": "detect", "table_definitions": "history"}  # folders and files of others
+_MOST_RUNS = 20_000
+
+
+def _check_names(params: Params) -> None:
+    """Different names lead to different files, and their number stays within bounds."""
+    if params.experiment in ("published", "leaderboard"):
+        raise ParamsError(("experiment",), f"results/{params.experiment}/ is not an experiment's; choose another name")
+    names = {"datasets": params.all_datasets(), "recipes": params.all_recipes()}
+    for key, reserved in _RESERVED.items():
+        if reserved in names.get(key, params.table_definitions):
+            raise ParamsError((key,), f"'{reserved}' is the name of another folder or file; choose another one")
+    figures = [f"{picture}_{dataset}" for picture in ("attention", "lanets") for dataset in params.datasets]
+    figures += [f"{table}_{dataset}" for table in params.table_definitions for dataset in params.table_datasets(table)]
+    if len(set(figures)) < len(figures):
+        twice = next(name for name in figures if figures.count(name) > 1)
+        raise ParamsError(("table_definitions",), f"two figures would be {twice}.png; rename the table or the dataset")
+
+
+def _check_size(params: Params) -> None:
+    """Raise ParamsError before a list of very many runs is made."""
+    sizes = {"seeds": len(params.datasets) * len(params.recipes) * len(params.seeds)}
+    for table in params.table_definitions:
+        lists = (params.table_datasets, params.table_recipes, params.table_seeds)
+        sizes[f"table_definitions.{table}"] = math.prod(len(names(table)) for names in lists)
+    for key, size in sizes.items():
+        if size > _MOST_RUNS:
+            raise ParamsError(tuple(key.split(".")), f"{size:,} runs; at most {_MOST_RUNS:,}")
 
 
 def _known(loc: tuple[str, ...], names: Iterable[str], defined: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -15,13 +15,15 @@ from pydantic import BaseModel, ValidationError
 
 from transfer.params.base import ParamsError, S, Strict, merge, nested, renamed
 from transfer.params.experiment import Params
-from transfer.utils.errors import UserError, choices, did_you_mean
+from transfer.utils.errors import UserError, choices, did_you_mean, one_line, shown
 from transfer.utils.files import write_text
 
 DEFAULT = Path("params/default.yaml")
 SCHEMA = Path("params/schema.json")
 _SNAPSHOT = "# All parameters of a workflow, as it started: nothing else is read below this file."
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+_MOST_BYTES, _MOST_VALUES, _DEEPEST = 1_000_000, 50_000, 20
+_LONGEST = 1000  # characters of what may be a number
 
 Source = tuple[Sequence[str | Path], Mapping[str, Any]]
 """Where a configuration came from: files, the later ones on top, and values of the command line."""
@@ -44,17 +46,16 @@ def load(
     files = files[snapshots[-1] if snapshots else 0 :]
     config: dict[str, Any] = {}
     for file in files:
-        config = merge(config, _read(file))
+        config = merge(config, read_yaml(file))
     command_line = dict(command_line or {})
     for value in values:
         key, equals, text = value.partition("=")
         if not equals:
             raise UserError(f"--set {value}: expected key=value, such as train.epochs=3")
-        try:
-            command_line = merge(command_line, nested(key, yaml.load(text, _Loader)))
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {value}: not a YAML value: {getattr(error, 'problem', error)}") from None
-    return validate(merge(config, command_line), files, command_line, checks)
+        if key.count(".") > _DEEPEST:
+            raise UserError(f"--set {shown(value)}: nested deeper than {_DEEPEST}")
+        command_line = merge(command_line, nested(key, parse(text, f"--set {shown(value)}")))
+    return _checked(merge(config, command_line), files, command_line, checks)
 
 
 def validate(
@@ -63,7 +64,21 @@ def validate(
     command_line: Mapping[str, Any],
     checks: Sequence[Callable[[Params], None]] = (),
 ) -> Params:
-    """Check a merged configuration, as :func:`load` does; ``files`` and ``command_line`` locate a wrong value."""
+    """Check a configuration that Snakemake merged, as :func:`load` does; ``files`` and ``command_line`` locate a value.
+
+    The files are read again, since Snakemake takes the last of two equal keys without a word.
+    """
+    for file in files:
+        read_yaml(Path(file))
+    return _checked(config, files, command_line, checks)
+
+
+def _checked(
+    config: Mapping[str, Any],
+    files: Sequence[str | Path],
+    command_line: Mapping[str, Any],
+    checks: Sequence[Callable[[Params], None]],
+) -> Params:
     params = _validated(Params, config, (files, command_line))
     try:
         for check in checks:
@@ -75,20 +90,88 @@ def validate(
 
 def read_model(file: Path, model: type[S]) -> S:
     """The content of a YAML file as ``model``. Raises UserError: file, line, key and what is allowed."""
-    return _validated(model, _read(file), ([file], {}))
+    return _validated(model, read_yaml(file), ([file], {}))
+
+
+def parse(text: str, where: str) -> Any:
+    """The value of a YAML text. Raises UserError if it is none, or for a key given twice and for what would never end:
+    very many or deeply nested values, also where aliases unfold to them."""
+    try:
+        _check_events(yaml.parse(text, _Loader), where)  # before there is a tree: to build one is what takes for ever
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: not YAML: {one_line(getattr(error, 'problem', None) or str(error))}") from None
+
+
+def _check_events(events: Iterable[Any], where: str) -> None:
+    sizes: dict[str | None, int] = {}  # of what has an anchor, with its aliases unfolded
+    # What is open, the outermost first: where it starts, the sizes of its items, its keys if it is a mapping.
+    above: list[tuple[Any, list[int], set[str] | None]] = [(None, [], None)]
+    for event in events:
+        wrong, size = "", 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            above.append((event, [], set() if isinstance(event, yaml.MappingStartEvent) else None))
+            wrong = f"nested deeper than {_DEEPEST}" if len(above) > _DEEPEST else ""
+        elif isinstance(event, yaml.CollectionEndEvent):
+            start, items, _ = above.pop()
+            sizes[start.anchor] = size = sum(items) + 1
+        elif isinstance(event, yaml.AliasEvent):
+            size = sizes.get(event.anchor, 1)
+            wrong = "" if event.anchor in sizes else f"*{event.anchor} is inside of itself, or not defined"
+        elif isinstance(event, yaml.ScalarEvent):
+            if event.anchor:
+                sizes[event.anchor] = 1
+            _, items, keys = above[-1]
+            if keys is not None and len(items) % 2 == 0:
+                wrong = f"the key {shown(event.value)} is there twice" if event.value in keys else ""
+                keys.add(event.value)
+            if event.implicit[0] and len(event.value) > _LONGEST and " " not in event.value:
+                wrong = f"a number or word of more than {_LONGEST} characters"
+        if size > _MOST_VALUES:
+            wrong = f"more than {_MOST_VALUES:,} values, with aliases (&, *) unfolded"
+        if wrong:
+            raise UserError(f"{where}:{event.start_mark.line + 1}: {wrong}")
+        if isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent) and not isinstance(
+            event, yaml.CollectionStartEvent
+        ):
+            above[-1][1].append(size)
+
+
+def _text(file: str | Path) -> str:
+    with open(file, "rb") as handle:
+        content = handle.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise UserError(f"{file}: more than {_MOST_BYTES:,} bytes; not a parameter file")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not YAML: {error}") from None
 
 
 def _validated(model: type[S], config: Mapping[str, Any], source: Source) -> S:
     try:
         return model.model_validate(dict(config))
     except ValidationError as error:
-        found = [(_location(details, config), details) for details in error.errors()]
-        # A union reports one error per alternative: the deepest one knows what was meant, and among equals the one
-        # that is not about the type.
-        alternatives = [pair for pair in found if pair[0][: len(found[0][0])] == found[0][0]]
+        raise UserError(explained(error, model, config, source)[0]) from None
+
+
+def explained(error: ValidationError, model: type[S], config: Mapping[str, Any], source: Source) -> list[str]:
+    """What is wrong, one line per key: where it was set, the key, what is allowed."""
+    faults: dict[int, list[tuple[tuple[str | int, ...], Any]]] = {}
+    found = [(_location(details, config), details) for details in error.errors()]
+    for pair in found:
+        # A union reports one error per alternative: those below the key of its first one are about the same value.
+        key = next((number for number, (first, *_) in faults.items() if pair[0][: len(first[0])] == first[0]), None)
+        faults.setdefault(len(faults) if key is None else key, []).append(pair)
+    lines = []
+    for alternatives in faults.values():
+        # The deepest one knows what was meant, and among equals the one that is not about the type.
         loc, first = max(alternatives, key=lambda pair: (len(pair[0]), not pair[1]["type"].endswith("_type")))
         written = loc[:-1] if first["type"] == "missing" else loc
-        raise UserError(f"{_origin(written, source)}: {_key(loc)}: {_explain(first, loc, model)}") from None
+        lines.append(f"{_origin(written, source)}: {_key(loc)}: {_explain(first, loc, model)}")
+    return lines
 
 
 def snapshot(params: Params, path: Path) -> None:
@@ -98,7 +181,7 @@ def snapshot(params: Params, path: Path) -> None:
 
 
 def _is_snapshot(file: Path) -> bool:
-    return file.is_file() and file.read_bytes().startswith(_SNAPSHOT.encode())
+    return file.is_file() and _text(file).startswith(_SNAPSHOT)
 
 
 def differences(one: Params, other: Params) -> list[tuple[str, Any, Any]]:
@@ -126,6 +209,19 @@ def holds(values: Any, loc: Sequence[str | int]) -> bool:
         except (KeyError, IndexError, TypeError):
             return False
     return True
+
+
+def where(params: Params, dataset: str, recipe: str, key: tuple[str, ...]) -> tuple[str, ...]:
+    """The place of a run's resolved ``key``, such as ("model", "name"), in the parameters: the last one that set it."""
+    places: list[tuple[str, ...]] = [
+        ("table_definitions", name, "sweep", "over", ".".join(key))
+        for name, table in params.table_definitions.items()
+        if table.sweep and recipe in table.sweep.recipes()
+    ]
+    recipes = ("recipe_definitions", recipe)
+    places += [(*recipes, "datasets", dataset, *key), (*recipes, *key), ("dataset_definitions", dataset, *key), key]
+    values = params.model_dump(exclude_unset=True)
+    return next((place for place in places if holds(values, place)), key)
 
 
 def schema_text(model: type[Strict] = Params, partial: bool = True) -> str:
@@ -163,15 +259,12 @@ def _descriptions(kind: type[BaseModel]) -> dict[str, str]:
     return found
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError as :func:`parse` does, and for anything else than a mapping."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        content = parse(_text(file), str(file))
     except FileNotFoundError:
         raise UserError(f"{file}: no such parameter file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{file}{line}: not a YAML file: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected a mapping of parameters, found {type(content).__name__}")
     return content
@@ -205,9 +298,9 @@ def _explain(error: Mapping[str, Any], loc: tuple[str | int, ...], model: type[B
     if kind == "missing":
         return "missing"
     if kind == "model_type":
-        return f"should be a mapping, found {value!r}"
+        return f"should be a mapping, found {shown(value)}"
     allowed = re.findall(r"'([^']*)'", error["msg"]) if kind == "literal_error" else []
-    return f"{error['msg'].replace('Input should', 'should')}, found {value!r}{did_you_mean(str(value), allowed)}"
+    return f"{error['msg'].replace('Input should', 'should')}, found {shown(value)}{did_you_mean(str(value), allowed)}"
 
 
 def _allowed(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
@@ -222,7 +315,8 @@ def _allowed(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
 
 
 def _key(loc: tuple[str | int, ...]) -> str:
-    return ".".join(str(part) for part in loc) or "configuration"
+    names = (str(part) for part in loc)
+    return ".".join(name if re.fullmatch(r"[\w.-]{1,64}", name) else shown(name) for name in names) or "configuration"
 
 
 def _origin(loc: tuple[str | int, ...], source: Source) -> str:
@@ -231,7 +325,7 @@ def _origin(loc: tuple[str | int, ...], source: Source) -> str:
     if loc and holds(command_line, loc):
         return "command line"
     for file in reversed(files):
-        if line := _line(yaml.compose(Path(file).read_text(encoding="utf-8"), _Loader), loc):
+        if line := _line(yaml.compose(_text(file), _Loader), loc):
             return f"{file}:{line}"
     return str(files[-1])
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from transfer.params.base import Name, Strict, Upsample, merge, nested, renamed
 from transfer.params.datasets import SamplingParams
-from transfer.params.train import Augmentation, ModelOverride, ModelParams, TrainOverride, TrainParams
+from transfer.params.train import Augmentation, LossParams, ModelOverride, ModelParams, TrainOverride, TrainParams
 from transfer.utils.errors import choices
 
 PARTS = {"num_lanets": 2, "mad": 0.6, "msad": 0.3}
@@ -19,6 +19,7 @@ _BLOCKS: dict[str, Mapping[str, Any]] = {
     "model": ModelParams.model_fields,
     "train": TrainParams.model_fields,
     "train.augment": Augmentation.model_fields,
+    "train.loss": LossParams.model_fields,
 }
 
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from decimal import Decimal
+from math import prod
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from transfer.params.base import Name, ParamsError, Strict, different
+from transfer.params.base import Name, ParamsError, Seed, Seeds, Strict, different
 from transfer.params.recipes import setting
 
 Number = TypeVar("Number", int, float)
+_MOST = 5000  # values of a range, and combinations of a grid
 
 
 def _stepped(low: Number, high: Number, step: Number) -> list[Number]:
@@ -37,6 +39,8 @@ class SearchRange(Strict):
         if self.log and (self.step or self.low <= 0):
             raise ValueError("log needs low > 0 and no step")
         if self.step:
+            if (self.high - self.low) / self.step > _MOST:
+                raise ValueError(f"more than {_MOST:,} steps from {self.low} to {self.high}; choose a wider step")
             _stepped(self.low, self.high, self.step)
         elif isinstance(self.low, int) and isinstance(self.high, int):
             raise ValueError(f"whole numbers or all between? add step: 1, or write low: {float(self.low)}")
@@ -73,13 +77,13 @@ class PrunerParams(Strict):
 
     kind: Literal["median", "none"] = "median"
     """median: prune if the best epoch so far is worse than the median of the other trials at that epoch."""
-    startup_trials: Annotated[int, Field(ge=0)] = 5
+    startup_trials: Annotated[int, Field(ge=0, le=100000)] = 5
     """Completed trials before any is pruned."""
-    warmup_epochs: Annotated[int, Field(ge=0)] = 5
+    warmup_epochs: Annotated[int, Field(ge=0, le=10000)] = 5
     """Epochs of a trial before it may be pruned."""
-    interval_epochs: Annotated[int, Field(ge=1)] = 1
+    interval_epochs: Annotated[int, Field(ge=1, le=10000)] = 1
     """Epochs between two checks."""
-    min_trials: Annotated[int, Field(ge=1)] = 1
+    min_trials: Annotated[int, Field(ge=1, le=100000)] = 1
     """Trials that must have reached that epoch."""
 
 
@@ -97,10 +101,10 @@ class SearchDefinition(Strict):
     """Worker processes per study."""
     epochs: Annotated[int, Field(ge=1, le=10000)] | None = None
     """Epochs of a trial; null: train.epochs. The resulting recipe does not inherit it."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(different)] = [0]
+    seeds: Seeds = [0]
     """Seeds of the runs of a trial, whose value is the mean over them."""
-    sampler_seed: Annotated[int, Field(ge=0)] = 0
-    startup_trials: Annotated[int, Field(ge=1)] = 10
+    sampler_seed: Seed = 0
+    startup_trials: Annotated[int, Field(ge=1, le=100000)] = 10
     """Random trials before tpe starts."""
     pruner: PrunerParams = PrunerParams()
 
@@ -114,6 +118,9 @@ class SearchDefinition(Strict):
         for name, values in self.space.items():
             if grid and isinstance(values, SearchRange) and values.step is None:
                 raise ParamsError(("space", name), "a grid needs a step or a list")
+        sizes = (len(part if isinstance(part, list) else part.values() or [0]) for part in self.space.values())
+        if grid and (size := prod(sizes)) > _MOST:
+            raise ParamsError(("space",), f"a grid of {size:,} combinations; at most {_MOST:,}")
         return self
 
     def ends(self) -> Iterator[dict[str, Any]]:

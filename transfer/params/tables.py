@@ -1,18 +1,21 @@
 """Tables: what they show, of which runs, and the sweeps that define recipes."""
 
 import itertools
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from transfer.params.base import Name, ParamsError, Protocol, Strict, different
+from transfer.params.base import Name, ParamsError, Protocol, Seeds, Strict
 from transfer.params.recipes import setting
 from transfer.utils.errors import choices
 
 KINDS = tuple(sorted(file.stem for file in (Path(__file__).parents[1] / "tables" / "kinds").glob("[a-z]*.py")))
 """The kinds of tables: the names of the modules in transfer/tables/kinds."""
+
+_MOST, _LONGEST = 1000, 120  # variants of a sweep, and characters of their names, which become folders
 
 
 def _kind(name: str) -> str:
@@ -42,6 +45,13 @@ class Sweep(Strict):
                 raise ParamsError(("over", key), "no values; list at least one")
             if len(set(values)) < len(values):
                 raise ParamsError(("over", key), f"a value appears twice: {values}")
+        if (size := math.prod(map(len, self.over.values()))) > _MOST:
+            raise ParamsError(("over",), f"{size:,} variants; at most {_MOST}")
+        names = self.recipes()
+        if len(names) < size:
+            raise ParamsError(("over",), "different values give the same name; names keep only letters and digits")
+        if any(len(name) > _LONGEST for name in names):
+            raise ParamsError(("over",), f"the names of the variants have more than {_LONGEST} characters")
         return self
 
     def recipes(self) -> dict[str, dict[str, Any]]:
@@ -68,7 +78,7 @@ class TableDefinition(Strict):
     baseline: Name | None = None
     """The recipe that the others are compared with, one of the table's; null: that of the experiment."""
     protocols: Annotated[list[Protocol], Field(min_length=1)] | None = None
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(different)] | None = None
+    seeds: Seeds | None = None
 
     @model_validator(mode="after")
     def _names_its_recipes_once(self) -> "TableDefinition":

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
-from transfer.params.base import Channels, Fraction, Name, Override, ParamsError, Range, Strict, positive
+from transfer.params.base import Channels, Fraction, Name, Override, ParamsError, Range, Seed, Strict, positive
 from transfer.utils.errors import choices
 
 
@@ -33,6 +33,15 @@ class Augmentation(Strict):
     """Range of the erased area, as a fraction of the image."""
 
 
+class LossParams(Strict):
+    """The loss."""
+
+    name: Name = "cross_entropy"
+    """A file of transfer/losses, such as eac."""
+    args: dict[str, Any] = {}
+    """What this loss alone understands, such as label_smoothing."""
+
+
 class TrainParams(Strict):
     """The training run."""
 
@@ -46,14 +55,14 @@ class TrainParams(Strict):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
     """L2 weight decay, except of position embeddings and class token."""
     schedule: Literal["cosine", "step"] = "cosine"
-    milestones: list[Annotated[int, Field(ge=1)]] = [15, 30]
+    milestones: list[Annotated[int, Field(ge=1, le=10000)]] = [15, 30]
     """Epochs after which the step schedule multiplies the rate by gamma."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0, le=10000)] = 0.0
     """Length of the linear warm-up."""
-    clip_norm: Annotated[float, Field(ge=0)] = 10.0
+    clip_norm: Annotated[float, Field(ge=0, le=1e6)] = 10.0
     """Largest L2 norm of the gradient; 0: no clipping."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    loss: LossParams = LossParams()
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay per step of the exponential moving average of the weights, which is evaluated and saved; 0: none."""
     targets: Literal["label", "soft_labels"] = "label"
@@ -89,7 +98,7 @@ several GPUs, random draws)."""
 class ModelParams(Strict):
     """The network."""
 
-    name: Annotated[str, Field(pattern=r"^(timm/)?[a-z][a-z0-9_]*$")] = "transfer_tiny"
+    name: Annotated[str, Field(pattern=r"^(timm/)?[a-z][a-z0-9_]*$", max_length=100)] = "transfer_tiny"
     """A model of this project, such as transfer_base, or timm/NAME for any of timm, such as timm/resnet18."""
     args: dict[str, Any] = {}
     """What this model alone understands, such as mad; they do not pass to another model that a recipe names."""
@@ -137,7 +146,7 @@ class RobustnessParams(Strict):
 
     corruptions: Literal["all"] | dict[Name, list[float]] = "all"
     """Severities per corruption, in the units of docs/robustness.md; all: every corruption at its defaults."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of noise and random positions, shared by all runs."""
 
     @model_validator(mode="after")

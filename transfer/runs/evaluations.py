@@ -10,8 +10,8 @@ import pandas as pd
 
 from transfer.layout import Layout
 from transfer.runs.metrics import frame_metrics, metrics, read_json
-from transfer.runs.predictions import class_names, probabilities_of
-from transfer.runs.read import Run, read_environment
+from transfer.runs.predictions import class_names, probabilities_of, readable
+from transfer.runs.read import Run, chain_of, read_environment
 from transfer.utils.errors import UserError, remake
 from transfer.utils.files import atomic
 
@@ -20,24 +20,26 @@ CLEAN = "none"
 """The corruption of the faces as they are, at severity 0."""
 
 
-def write_evaluation(path: Path, frame: pd.DataFrame, run: Run) -> None:
-    """Write predictions of a run, with a note of whose they are; atomically."""
+def write_evaluation(path: Path, frame: pd.DataFrame, run: Run, faces: Path) -> None:
+    """Write predictions of a run on the data in the folder ``faces``, with a note of whose they are; atomically."""
     noted = frame.copy(deep=False)
     noted.attrs = frame.attrs | run.identity | {"weights_sha256": run.environment["weights_sha256"]}
     with atomic(path) as part:
         noted.to_parquet(part, index=False)
+    note_evaluation(path, run, faces)
+
+
+def note_evaluation(path: Path, run: Run, faces: Path) -> None:
+    """Note in the chain of digests that ``path`` was made from the weights of ``run`` and the data in ``faces``."""
+    run.chain.note([path], [run.weights, *(faces / f"{name}.parquet" for name in ("aligned", "split"))])
 
 
 def read_evaluation(path: Path, run_dir: Path) -> pd.DataFrame:
     """Read predictions of the weights in ``run_dir``. Raises UserError: missing, damaged, of other weights."""
-    try:
+    with readable(path, remake(path)):
         frame = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; {remake(path)}") from None
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable parquet file ({reason}); delete it and {remake(path)}") from None
     _refuse_other_weights(path, frame.attrs, run_dir)
+    chain_of(run_dir).check(path)
     return frame
 
 
@@ -95,6 +97,7 @@ def read_diversity(layout: Layout, dataset: str, recipes: Sequence[str], seeds: 
         path = layout.evaluation("attention", dataset, recipe, seed) / "diversity.json"
         content = read_json(path)
         _refuse_other_weights(path, content, layout.run(dataset, recipe, seed))
+        layout.chain.check(path)
         for measure in MEASURES:
             part, _, name = measure.partition("_")
             found = (content[part] or {}).get(name)

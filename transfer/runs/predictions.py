@@ -4,7 +4,8 @@ Reading it into arrays needs no pandas, whose import costs more than the metrics
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,15 +64,22 @@ def read_columns(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises UserError: missing, damaged, columns of other names or types, unknown labels, splits or protocols,
     probabilities that are no distribution, a sample twice, several epochs under a protocol.
     """
-    try:
+    with readable(path, "run transfer train again"):
         columns = parquet_columns(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected the predictions of a run; run transfer train again") from None
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        wrong = f"not a readable parquet file ({str(error).splitlines()[0]})"
-        raise UserError(f"{path}: {wrong}; delete it and run transfer train again") from None
     _check(columns, path)
     return columns
+
+
+@contextmanager
+def readable(path: str | os.PathLike[str], again: str) -> Iterator[None]:
+    """Turn the errors of reading a parquet file into a UserError: missing, damaged."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {again}") from None
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        wrong = f"not a readable parquet file ({str(error).splitlines()[0]})"
+        raise UserError(f"{path}: {wrong}; delete it and {again}") from None
 
 
 def parquet_columns(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

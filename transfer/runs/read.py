@@ -14,6 +14,7 @@ from transfer.params import RUNTIME_KEYS, Params, RunParams
 from transfer.params.read import flat
 from transfer.runs.metrics import frame_metrics, read_json, read_metrics
 from transfer.runs.predictions import class_names, correct_faces, read_predictions
+from transfer.utils.chain import Chain
 from transfer.utils.errors import UserError, remake
 from transfer.utils.files import sha256
 
@@ -54,6 +55,11 @@ class Run:
         """How to make the run again, for the end of a message."""
         return remake(self.directory / "metrics.json")
 
+    @property
+    def chain(self) -> Chain:
+        """The notes of what each file of the experiment was made from."""
+        return chain_of(self.directory)
+
     @cached_property
     def environment(self) -> dict[str, Any]:
         """The content of env.json. Raises UserError: missing or damaged."""
@@ -68,11 +74,17 @@ class Run:
         if sha256(path) != described:
             wrong = f"not the weights that {self.directory / 'env.json'} describes"
             raise UserError(f"{path}: {wrong}; delete it and {self.again}")
+        self.chain.check(path)
         return path
 
 
 Runs = Mapping[tuple[str, str], Mapping[int, Run]]
 """Runs by (dataset, recipe) and seed."""
+
+
+def chain_of(directory: Path) -> Chain:
+    """The chain of digests of the experiment whose run is in ``directory``: EXPERIMENT/runs/DATASET/RECIPE/seedN."""
+    return Chain(directory.parents[3])
 
 
 def read_environment(directory: Path) -> dict[str, Any]:
@@ -85,6 +97,7 @@ def read_run(params: Params, layout: Layout, dataset: str, recipe: str, seed: in
     directory = layout.run(dataset, recipe, seed)
     identity = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe, "seed": seed}
     _refuse_other_parameters(directory, params.run(dataset, recipe))
+    layout.chain.check(directory / "env.json", directory / "predictions.parquet")
     return Run(directory, identity, read_predictions(directory / "predictions.parquet"), {})
 
 
@@ -100,8 +113,10 @@ def read_runs(
     """The evaluated runs ``wanted`` (dataset, recipe, seed) below ``folder``, and the missing ones, with ``partial``.
 
     Raises UserError, naming the file and the command: a run is missing, its metrics do not follow from its predictions,
-    it was trained with other ``parameters``, or tested on other faces than the others of its dataset.
+    it was trained with other ``parameters``, or tested on other faces than the others of its dataset, or a file breaks
+    the chain of digests.
     """
+    chain = Chain(folder.parent)
     runs: dict[tuple[str, str], dict[int, Run]] = {}
     missing: list[str] = []
     first: dict[str, tuple[Path, pd.Series[bool]]] = {}
@@ -112,6 +127,9 @@ def read_runs(
             continue
         identity = {"experiment": experiment, "dataset": dataset, "recipe": recipe, "seed": seed}
         run = _evaluated(directory, identity, protocols)
+        data = folder.parent / "data" / dataset
+        chain.check(*(directory / name for name in ("env.json", "history.csv", "predictions.parquet", "metrics.json")))
+        chain.check(data / "faces.json", data / "evaluation.csv")
         if parameters is not None:
             _refuse_other_parameters(directory, parameters[dataset, recipe])
         for protocol, result in run.results.items():

@@ -17,8 +17,16 @@ from optuna.visualization import matplotlib as plots
 
 from transfer.layout import Layout
 from transfer.params import Params
-from transfer.search.space import with_values
-from transfer.search.study import open_storage, progress_of, retry, shown, storage_errors, storage_url, study_name
+from transfer.search.study import (
+    open_storage,
+    progress_of,
+    retry,
+    shown,
+    storage_errors,
+    storage_url,
+    study_name,
+    with_values,
+)
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, write_json, write_text
 

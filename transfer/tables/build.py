@@ -23,8 +23,9 @@ from transfer.tables.text import (
     to_markdown,
 )
 from transfer.utils.errors import UserError
-from transfer.utils.files import write_json, write_text
-from transfer.utils.plots import put_title, save_pair, style
+from transfer.utils.files import write_text
+from transfer.utils.plots import put_title, save_captioned, style
+from transfer.utils.text import in_markdown
 
 _REAL = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet": "AffectNet"}
 _ENVIRONMENT = ("commit", "python", "torch", "timm", "cpu", "cores", "device", "precision", "deployment")
@@ -70,7 +71,7 @@ def table_of(context: Context) -> Table:
     if "{statistics}" in kind.header:
         about["statistics"] = statistics_paragraph(frame)
     header = [kind.header.format(**about), protocols_paragraph(kinds.protocols_of(params, name))]
-    title = f"{definition.title or name}: {params.experiment}"
+    title = f"{in_markdown(definition.title) or name}: {params.experiment}"
     return Table(title, frame, formats, header, kind.sections(context, frame))
 
 
@@ -90,14 +91,11 @@ def write_figure(params: Params, layout: Layout, name: str, dataset: str) -> lis
         f"{params.experiment}, {dataset}{' (synthetic faces)' if synthetic else ''}, protocol {context.protocol}, "
         f"{seeds} seed{'s' if seeds > 1 else ''}, {faces:,} test faces"
     )
-    stem = layout.figures / f"{name}_{dataset}"
     with style():
         figure, what = draw(context)
         put_title(figure, what, of)
-    paths = save_pair(figure, stem)
-    content = {"caption": f"{what} ({of}).", "dataset": dataset, "synthetic": synthetic, "n_seeds": seeds}
-    write_json(stem.with_suffix(".json"), content)
-    return [*paths, stem.with_suffix(".json")]
+    about = {"caption": f"{what} ({of}).", "dataset": dataset, "synthetic": synthetic, "n_seeds": seeds}
+    return save_captioned(figure, layout.figures / f"{name}_{dataset}", about)
 
 
 def read_table_runs(
@@ -118,7 +116,7 @@ def read_table_runs(
 def describe(params: Params, layout: Layout, dataset: str) -> str:
     """Return what readers must know of a dataset: what it is, its options, its faces by split, detection rate."""
     definition = params.dataset_definitions[dataset]
-    about = f"{definition.about.rstrip('.')}. " if definition.about else ""
+    about = f"{in_markdown(definition.about.rstrip('.'))}. " if definition.about else ""
     if definition.synthetic is not None:
         about = f"**Synthetic faces: not a result on {_REAL[definition.parser]}.**\n\n{about}"
     splits = pd.read_parquet(layout.data(dataset) / "split.parquet", columns=["split"])["split"].value_counts()
@@ -144,4 +142,4 @@ def _environment(runs: Runs) -> str:
         env = read_environment(run.directory)
         for name in _ENVIRONMENT:
             values[name][str((env | env["packages"]).get(name) or "unknown")] = None
-    return "; ".join(f"{name} {' and '.join(found)}" for name, found in values.items())
+    return "; ".join(f"{name} {in_markdown(' and '.join(found))}" for name, found in values.items())

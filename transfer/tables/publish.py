@@ -1,6 +1,5 @@
-"""Published results: tables with what they were made from, and the leak audit, in results/published/<experiment>/."""
+"""Results for others: results/published/<experiment>/ for git, and the summary for `dvc metrics` and `dvc plots`."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -9,18 +8,15 @@ import pandas as pd
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.params import read as config
-from transfer.tables.text import code, grid, markdown_rows, mean
 from transfer.utils.errors import UserError, remake
-from transfer.utils.files import write_text
-
-README = Path("README.md")
+from transfer.utils.files import write_json, write_text
 
 
 def publish(params: Params, layout: Layout) -> Path:
     """Copy the experiment's tables, charts, parameters and small run files, and its leak audit; returns the folder.
 
-    Whichever of tables and audit exists is replaced; no faces, weights or predictions are copied. The README's table is
-    renewed. Raises UserError if both are missing, or a file of the tables is.
+    Whichever of tables and audit exists is replaced; no faces, weights or predictions are copied. Raises UserError if
+    both are missing, or a file of the tables is.
     """
     folder = layout.results / "published" / params.experiment
     audit = [layout.audit / name for name in ("audit.csv", "audit.md", "duplicates.csv")]
@@ -41,8 +37,6 @@ def publish(params: Params, layout: Layout) -> Path:
         copy = folder / file.relative_to(layout.root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-    if with_tables and README.exists():
-        write_text(README, with_table(README.read_text(encoding="utf-8"), params.experiment, folder))
     return folder
 
 
@@ -60,17 +54,28 @@ def _table_files(params: Params, layout: Layout) -> list[Path]:
     ]
 
 
-def with_table(page: str, experiment: str, folder: Path) -> str:
-    """Return ``page`` with the short table of ``experiment`` between its marks; unchanged where there are none."""
-    marks = rf"(<!-- table: {re.escape(experiment)} -->\n).*?(<!-- end of table -->)"
-    text = f"{short_table(pd.read_csv(folder / 'table1.csv'))}\n\nAll tables of these runs: [{folder}]({folder}).\n"
-    return re.sub(marks, lambda found: f"{found[1]}{text}{found[2]}", page, flags=re.DOTALL)
+def write_overview(params: Params, layout: Layout) -> None:
+    """Write R/metrics/DATASET/RECIPE.json (percent by protocol) and R/history.csv. Raises UserError."""
+    table = _read(layout.table("table1", "csv"))
+    histories = [
+        read_history(layout, dataset, recipe, seed).assign(dataset=dataset, recipe=recipe, seed=seed)
+        for dataset, recipe, seed in params.runs()
+    ]
+    shutil.rmtree(layout.metrics, ignore_errors=True)
+    for (dataset, recipe), rows in table.groupby(["dataset", "recipe"], sort=False):
+        accuracies = dict(zip(rows["protocol"], rows["accuracy"], strict=True))
+        write_json(layout.metrics / str(dataset) / f"{recipe}.json", accuracies)
+    columns = ["dataset", "recipe", "seed", "epoch", "train_loss", "val_accuracy"]
+    write_text(layout.root / "history.csv", pd.concat(histories)[columns].to_csv(index=False))
 
 
-def short_table(table: pd.DataFrame) -> str:
-    """Return Table 1 as Markdown: val_selected accuracy in percent, a row per recipe and a column per dataset."""
-    selected = table[table["protocol"] == "val_selected"]
-    number = f"n={' or '.join(map(str, selected['n_seeds'].unique()))} seeds"
-    head = f"Test accuracy in percent, mean ± standard deviation ({number}); epoch selected on the validation split."
-    cells = grid(selected, {"recipe": code("recipe")}, {"accuracy": mean("accuracy", n=False)}, across="dataset")
-    return "\n".join([head, "", *markdown_rows(*cells)])
+def read_history(layout: Layout, dataset: str, recipe: str, seed: int) -> pd.DataFrame:
+    """Return the epochs of a run: epoch, train_loss, val_accuracy in percent. Raises UserError if there is no file."""
+    run = _read(layout.run(dataset, recipe, seed) / "history.csv")[["epoch", "train_loss", "val_accuracy"]]
+    return run.assign(train_loss=run["train_loss"].round(4), val_accuracy=(100 * run["val_accuracy"]).round(2))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise UserError(f"{path}: missing; {remake(path)}")
+    return pd.read_csv(path)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from transfer.utils.text import from_markdown
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -179,8 +181,8 @@ def to_html(title: str, markdown: str) -> str:
     """Return a self-contained page of a table's Markdown, for Snakemake's report and for any browser."""
     from markdown_it import MarkdownIt
 
-    body = MarkdownIt("commonmark").enable("table").render(markdown)
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    head = f'<meta charset="utf-8"><title>{html.escape(from_markdown(title))}</title><style>{_STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}</body></html>\n'
 
 
@@ -205,7 +207,7 @@ _LATEX = str.maketrans(
 
 
 def _latex(text: str) -> str:
-    text = text.replace("\\*", "*").replace("\n- ", " ").replace("\n", " ").translate(_LATEX)
+    text = from_markdown(text).replace("\n- ", " ").replace("\n", " ").translate(_LATEX)
     text = re.sub(r"`([^`]*)`", r"\\texttt{\1}", text)
     return re.sub(r"\*\*([^*]+)\*\*", r"\\textbf{\1}", text)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.tracking import store
-from transfer.tracking.names import IN_TABLE, result_points
 from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def _download(client: "MlflowClient", params: Params, copy: Layout, name: str) -
     for dataset, recipe, seed in params.table_runs(name):
         who = f"{dataset} {recipe} seed{seed}"
         found = client.get_experiment_by_name(f"{params.experiment}/{dataset}")
-        query = f"tags.recipe = '{recipe}' and tags.seed = '{seed}' and tags.`{IN_TABLE}` = 'true'"
+        query = f"tags.recipe = '{recipe}' and tags.seed = '{seed}' and tags.`{store.IN_TABLE}` = 'true'"
         run = next(iter(client.search_runs([found.experiment_id], query, max_results=1)), None) if found else None
         if run is None:
             problems.append(f"{who}: missing or incomplete in MLflow; run: transfer track sync")
@@ -75,7 +74,7 @@ def _download(client: "MlflowClient", params: Params, copy: Layout, name: str) -
         metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
         problems += [
             f"{who}: metric {key} is {run.data.metrics.get(key, 'missing')} in MLflow, {value} in its metrics.json"
-            for key, value, *_ in result_points(metrics, 0)
+            for key, value, *_ in store.result_points(metrics, 0)
             if run.data.metrics.get(key) != value
         ]
     return problems

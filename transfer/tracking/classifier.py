@@ -31,52 +31,46 @@ class ExpressionClassifier(PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Probabilities of the expressions, one row per image. Raises ValueError for anything but an image."""
+        from PIL import Image
+
         from transfer.evaluation.predict import classify
 
-        images = [_decoded(image) for image in model_input["image"]]
-        side = self.about["faces"]["size"]
-        aligned = {row: image for row, image in enumerate(images) if isinstance(image, np.ndarray)}
-        aligned = {row: image for row, image in aligned.items() if image.shape == (side, side, 3)}
-        photos = [row for row in range(len(images)) if row not in aligned]
-        tables = []
+        side, faces, photos, tables = self.about["faces"]["size"], {}, {}, []
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            if aligned:
-                np.save(folder / "aligned.npy", np.stack(list(aligned.values())))
-                tables.append(classify(self.model, self.about, [folder / "aligned.npy"]).set_axis(list(aligned)))
+            for row, image in enumerate(model_input["image"]):
+                photos[row] = folder / f"{row}.png"
+                if isinstance(image, Path) or (isinstance(image, str) and len(image) < 4096 and Path(image).is_file()):
+                    photos[row] = Path(image)
+                elif isinstance(image, str | bytes | bytearray):
+                    photos[row].write_bytes(_decoded(image))
+                elif (pixels := _pixels(image)).shape == (side, side, 3):
+                    faces[row] = pixels
+                    del photos[row]
+                else:
+                    Image.fromarray(pixels).save(photos[row])
+            if faces:
+                np.save(folder / "aligned.npy", np.stack(list(faces.values())))
+                tables.append(classify(self.model, self.about, [folder / "aligned.npy"]).set_axis(list(faces)))
             if photos:
-                files = [_file(images[row], folder / f"{row}.png") for row in photos]
-                tables.append(classify(self.model, self.about, files).set_axis(photos))
+                tables.append(classify(self.model, self.about, list(photos.values())).set_axis(list(photos)))
         return pd.concat(tables).sort_index().drop(columns="image")
 
 
-def _decoded(image: Any) -> np.ndarray | bytes | Path:
-    if isinstance(image, bytes | bytearray | Path):
-        return image if isinstance(image, Path) else bytes(image)
-    if isinstance(image, str):
-        if len(image) < 4096 and Path(image).is_file():
-            return Path(image)
-        try:
-            return base64.b64decode("".join(image.split()), validate=True)
-        except binascii.Error:
-            raise ValueError(f"image {image[:80]!r}: neither a file nor base64 text") from None
+def _decoded(image: str | bytes | bytearray) -> bytes:
+    if not isinstance(image, str):
+        return bytes(image)
+    try:
+        return base64.b64decode("".join(image.split()), validate=True)
+    except binascii.Error:
+        raise ValueError(f"image {image[:80]!r}: neither a file nor base64 text") from None
+
+
+def _pixels(image: Any) -> np.ndarray:
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.min() < 0 or pixels.max() > 255:
         raise ValueError(f"image: expected height x width x 3 values from 0 to 255, found {pixels.shape}")
     return pixels.astype(np.uint8)
-
-
-def _file(image: np.ndarray | bytes | Path, path: Path) -> Path:
-    """The image as a file, at ``path`` unless it is one, for ``classify``."""
-    from PIL import Image
-
-    if isinstance(image, Path):
-        return image
-    if isinstance(image, bytes):
-        path.write_bytes(image)
-    else:
-        Image.fromarray(image).save(path)
-    return path
 
 
 mlflow.models.set_model(ExpressionClassifier())

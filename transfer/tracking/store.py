@@ -1,14 +1,16 @@
-"""MLflow's store: opening it, and requests that several modules share. Only opening it imports MLflow."""
+"""What MLflow shows of a run, the same live and from its files; and its store. Only opening that imports MLflow."""
 
 import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
-from transfer.tracking.names import RECIPE, RUN, Point
+from transfer.params.read import flat
 from transfer.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 Known = frozenset[tuple[str, int]]
+Point = tuple[str, float, int, int]
+"""A value of a metric: name, value, time in milliseconds since 1970, step."""
+
+# MLflow shows the charts of a run in groups ordered by name; with this prefix the curves come first.
+EPOCH = "epoch/"
+RUN, RECIPE, FILES, IN_TABLE = "transfer.run", "transfer.recipe", "transfer.files", "transfer.in_table"
+"""Our tags: identity of a run, identity of a recipe's run, digest of the synced files, whether the tables use it."""
+PER_SPLIT = ("accuracy", "mean_class_accuracy", "macro_f1")
+_ENVIRONMENT = ("commit", "python", "system", "cpu", "cores", "device", "precision", "threads", "deployment")
+_DIGESTS = ("data_digest", "params_digest", "code_digest")
+_PARAM_LENGTH, _TAG_LENGTH = 6000, 8000  # MLflow refuses longer values
 _BATCH = 1000  # metrics; a limit of mlflow.utils.validation
 _CREATE_SECONDS = 120  # for another process that creates the database
 _CONNECT_SECONDS = 5
@@ -34,6 +47,78 @@ _SETTINGS = {
 }
 
 
+@dataclass
+class View:
+    """What MLflow shows of a run in the MLflow experiment ``experiment``; times in milliseconds since 1970."""
+
+    experiment: str
+    name: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    started: int
+    status: str = "RUNNING"
+    ended: int | None = None
+    points: list[Point] = field(default_factory=list)
+
+
+def new_view(
+    *,
+    experiment: str,
+    dataset: str,
+    recipe: str,
+    seed: int,
+    digest: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    started: int,
+) -> View:
+    """A run without metrics; ``digest`` covers its data, parameters and code, ``params`` may be nested."""
+    tags = {
+        RUN: f"{experiment}/{dataset}/{recipe}/seed{seed}@{digest}",
+        "dataset": dataset,
+        "recipe": recipe,
+        "seed": str(seed),
+        "mlflow.source.name": "transfer",
+        "mlflow.source.type": "LOCAL",
+        **{key: str(value)[:_TAG_LENGTH] for key, value in tags.items()},
+    }
+    texts = {key: str(value)[:_PARAM_LENGTH] for key, value in flat(params).items()}
+    return View(f"{experiment}/{dataset}", f"{recipe}/seed{seed}", tags, texts, started)
+
+
+def environment_tags(env: Mapping[str, Any]) -> dict[str, str]:
+    """Commit, hardware, versions, protocols and digests, from env.json."""
+    tags = {name: str(env.get(name) or "none") for name in (*_ENVIRONMENT, *_DIGESTS)}
+    versions = {name: version for name, version in env.get("packages", {}).items() if name in ("torch", "timm")}
+    return tags | versions | {"mlflow.source.git.commit": tags["commit"], "protocols": ",".join(env["protocols"])}
+
+
+def epoch_metrics(env: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Seconds and images per second of each epoch, from env.json, for MLflow's page of system metrics."""
+    images = env["training_images_per_epoch"]
+    return [
+        {"system/epoch_seconds": seconds, "system/images_per_second": round(images / seconds, 1) if seconds else 0.0}
+        for seconds in env["seconds_per_epoch"]
+    ]
+
+
+def epoch_points(row: Mapping[str, float], more: Mapping[str, float], time: int) -> list[Point]:
+    """A line of history.csv, and ``more``; what has no group gets the group ``epoch``, and NaN is left out."""
+    named = {name if "/" in name else EPOCH + name: float(value) for name, value in {**row, **more}.items()}
+    epoch = int(named.pop(f"{EPOCH}epoch"))
+    return [(name, value, time, epoch) for name, value in named.items() if value == value]
+
+
+def result_points(results: Mapping[str, Any], time: int) -> list[Point]:
+    """Selected epoch and accuracies per protocol, from metrics.json, at step 0, for which MLflow draws bars."""
+    values = {}
+    for protocol, result in results["protocols"].items():
+        values[f"{protocol}/epoch"] = float(result["epoch"])
+        for split, numbers in result["splits"].items():
+            values |= {f"{protocol}/{split}_{name}": numbers[name] for name in PER_SPLIT}
+    return [(name, value, time, 0) for name, value in values.items()]
+
+
 def open_store() -> "MlflowClient":
     """MLflow's client on the store ``MLFLOW_TRACKING_URI``, or on mlflow.db, which is created if needed.
 
@@ -45,7 +130,7 @@ def open_store() -> "MlflowClient":
 
     import mlflow
 
-    uri = mlflow.get_tracking_uri()
+    uri = _tracking_uri()
     try:
         if uri.startswith(("http:", "https:")):
             _reach(uri)
@@ -73,12 +158,17 @@ def connected() -> "Iterator[MlflowClient]":
         raise UserError(f"MLflow's store: {one_line(error)}; run the same command again to continue") from error
 
 
-def local_database() -> Path | None:
-    """The store's sqlite file; None for another kind of store."""
+def _tracking_uri() -> str:
+    """MLflow's own setting; a default that it has quoted as a relative path.
+
+    SQLAlchemy does not read quotes: below a folder named a#b it would make another one, a%23b.
+    """
     import mlflow
 
     uri = mlflow.get_tracking_uri()
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if "%" in uri and unquote(uri) == f"sqlite:///{Path('mlflow.db').absolute()}":
+        os.environ["MLFLOW_TRACKING_URI"] = uri = "sqlite:///mlflow.db"
+    return uri
 
 
 def one_line(error: BaseException) -> str:
@@ -156,7 +246,10 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, tags={"mlflow.note.content": _NOTE})
+            # Of a plain path MLflow would take %20 in the name of a folder for a blank.
+            quoted = "%" in os.getcwd() and _tracking_uri().startswith("sqlite:")
+            artifacts = (Path("mlruns") / name).absolute().as_uri() if quoted else None
+            return client.create_experiment(name, artifacts, tags={"mlflow.note.content": _NOTE})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
@@ -192,15 +285,6 @@ def find_run(client: "MlflowClient", experiment: str, identity: str, query: str 
     return next(iter(client.search_runs([experiment], query, order_by=["attributes.start_time DESC"])), None)
 
 
-def every_page(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
-    """All results of a search method of MLflow's client."""
-    page = search(*arguments, **options)
-    yield from page
-    while page.token:
-        page = search(*arguments, page_token=page.token, **options)
-        yield from page
-
-
 def logged_points(client: "MlflowClient", run: "Run") -> Known:
     """The (metric, step) pairs of a run; MLflow would store a pair that is logged again a second time."""
     histories = [client.get_metric_history(run.info.run_id, key) for key in run.data.metrics]
@@ -211,7 +295,7 @@ def log_points(client: "MlflowClient", run_id: str, points: Sequence[Point], kno
     """Log the points that are not ``known``, as (metric, step); return the known ones afterwards."""
     from mlflow.entities import Metric
 
-    new = [Metric(*point) for point in points if (point[0], point[3]) not in known]
+    new = [Metric(*point) for point in {(p[0], p[3]): p for p in points if (p[0], p[3]) not in known}.values()]
     for start in range(0, len(new), _BATCH):
         client.log_batch(run_id, metrics=new[start : start + _BATCH])
     return known | {(metric.key, metric.step) for metric in new}

@@ -1,31 +1,25 @@
-"""Import of an experiment's finished runs into MLflow; a second import adds nothing."""
+"""Import of an experiment's finished runs into MLflow, and of the best seed of each recipe as a registered model.
 
+A second import adds nothing.
+"""
+
+import contextlib
+import io
 import json
 import tempfile
 import time
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer.layout import Layout
 from transfer.params import Params, digest
-from transfer.tracking import models, store
+from transfer.tracking import store
 from transfer.tracking.live import settle
-from transfer.tracking.names import (
-    EPOCH,
-    FILES,
-    IN_TABLE,
-    RUN,
-    Point,
-    environment_tags,
-    epoch_metrics,
-    epoch_points,
-    identity_tags,
-    param_texts,
-    result_points,
-    tag_texts,
-)
+from transfer.tracking.store import EPOCH, FILES, IN_TABLE, PER_SPLIT, RUN, View
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
 from transfer.utils.progress import progress
@@ -37,8 +31,15 @@ if TYPE_CHECKING:
 _LAYOUT = 3  # of what a sync writes; a new number makes the next sync write all runs again
 _INPUTS = ("env.json", "history.csv", "predictions.parquet")
 _ARTIFACTS = (*_INPUTS, "metrics.json")
-_AVERAGED = ("accuracy", "mean_class_accuracy", "macro_f1")
 _WAIT_SECONDS = 600
+_CODE = Path(__file__).with_name("classifier.py")
+_PACKAGE = Path(__file__).resolve().parents[1]
+# What classifier.py imports, down to the last module of this package.
+_PACKAGES = (
+    *("mlflow", "facenet-pytorch", "matplotlib", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "rich"),
+    *("safetensors", "scipy", "timm", "torch", "torchvision"),
+)
+_NOTE = "The seed with the best validation accuracy under the alias's protocol; selected without the test split."
 
 
 @dataclass
@@ -108,29 +109,29 @@ class _Sync:
         dataset, recipe, seed = directory.parts[-3:]
         identity: dict[str, Any] = {"experiment": self.layout.experiment, "dataset": dataset, "recipe": recipe}
         identity["seed"] = int(seed.removeprefix("seed"))
-        content = read_run(directory, **identity)
+        view = view_of(directory, **identity)
         fingerprint = digest([_LAYOUT, *(sha256(directory / name) for name in _INPUTS)])
-        run = store.find_run(self.client, experiment, content.tags[RUN])
+        run = store.find_run(self.client, experiment, view.tags[RUN])
         if run is not None and run.data.tags.get(FILES) == fingerprint and self._is_whole(run):
             self.done.unchanged += 1
             return run
         if run is None:
-            first = {RUN: content.tags[RUN]}
-            run = self.client.create_run(experiment, content.started, first, f"{recipe}/{seed}")
+            first = {RUN: view.tags[RUN]}
+            run = self.client.create_run(experiment, view.started, first, view.name)
             self.done.created += 1
         else:
             self.done.completed += 1
         run_id = run.info.run_id
-        store.log_settings(self.client, run, content.params, content.tags | {"mlflow.parentRunId": parent})
+        store.log_settings(self.client, run, view.params, view.tags | {"mlflow.parentRunId": parent})
         with tempfile.TemporaryDirectory() as folder:
             metrics = _metrics_file(directory, Path(folder), **identity)
             results = json.loads(metrics.read_text(encoding="utf-8"))
-            points = content.points + result_points(results, content.ended)
+            points = view.points + store.result_points(results, int(view.ended or 0))
             store.log_points(self.client, run_id, points, store.logged_points(self.client, run))
             for file in (*(directory / name for name in _INPUTS), metrics):
                 self.client.log_artifact(run_id, str(file))
         if run.info.status != "FINISHED":
-            self.client.set_terminated(run_id, "FINISHED", content.ended)
+            self.client.set_terminated(run_id, "FINISHED", view.ended)
         self.client.set_tag(run_id, FILES, fingerprint)
         return self.client.get_run(run_id)
 
@@ -141,7 +142,7 @@ class _Sync:
     def _mark(self, experiment: str, recipe: str, used: set[str]) -> None:
         """Tag every run of a recipe with whether the tables use it."""
         query = f"tags.recipe = '{recipe}' and tags.seed != ''"
-        for run in list(store.every_page(self.client.search_runs, [experiment], query)):
+        for run in self.client.search_runs([experiment], query, max_results=50_000):
             mark = "true" if run.info.run_id in used else "false"
             if run.data.tags.get(IN_TABLE) != mark:
                 self.client.set_tag(run.info.run_id, IN_TABLE, mark)
@@ -153,7 +154,7 @@ class _Sync:
         run = self.client.get_run(parent)
         means: dict[str, float] = {"n_seeds": float(len(seeds))}
         for name in sorted(set.intersection(*(set(seed.data.metrics) for seed in seeds.values()))):
-            if name.endswith(_AVERAGED) and not name.startswith(EPOCH):
+            if name.endswith(PER_SPLIT) and not name.startswith(EPOCH):
                 values = [seed.data.metrics[name] for seed in seeds.values()]
                 means[name] = float(np.mean(values))
                 if len(values) > 1:
@@ -161,8 +162,7 @@ class _Sync:
         changed = {name: value for name, value in means.items() if run.data.metrics.get(name) != value}
         now = int(time.time() * 1000)  # of several values the latest counts
         store.log_points(self.client, parent, [(name, value, now, 0) for name, value in changed.items()])
-        tags = {"protocols": next(iter(seeds.values())).data.tags["protocols"]}
-        store.log_settings(self.client, run, {}, tags)
+        store.log_settings(self.client, run, {}, {"protocols": next(iter(seeds.values())).data.tags["protocols"]})
 
     def _register(self, dataset: str, recipe: str, parent: str, seeds: "dict[int, Run]", asked: bool) -> None:
         """Register the seed with the best validation accuracy; the test split is not used."""
@@ -174,50 +174,39 @@ class _Sync:
         seed = min(scores, key=lambda seed: (-scores[seed], seed))
         best, name = seeds[seed], f"{self.layout.experiment}.{dataset}.{recipe}"
         weights = best.data.tags["weights_sha256"]
-        if models.registered_weights(self.client, name, alias) == weights:
+        if registered_weights(self.client, name, alias) == weights:
             return
         file = self.layout.run(dataset, recipe, seed) / "model.safetensors"
         if file.is_file():
             tags = {"seed": str(seed), "run": best.info.run_id, "weights_sha256": weights}
             tags |= {"val_accuracy": f"{scores[seed]:.4f}", "commit": best.data.tags["commit"]}
-            models.register(self.client, name, file, parent, alias, tags)
+            register(self.client, name, file, parent, alias, tags)
             self.done.registered += 1
         elif asked:
             why = "is not renewed, since its weights were removed; to make them again: snakemake --cores all"
             self.done.outdated.append(f"{name}@{alias} {why} {file}")
 
 
-@dataclass(frozen=True)
-class RunContent:
-    """Content of a run's files; times in milliseconds since 1970."""
-
-    params: dict[str, str]
-    tags: dict[str, str]
-    points: list[Point]
-    started: int
-    ended: int
-
-
-def read_run(directory: Path, *, experiment: str, dataset: str, recipe: str, seed: int) -> RunContent:
-    """Read env.json and history.csv of a finished run. Raises UserError with the file's name."""
+def view_of(directory: Path, **identity: Any) -> View:
+    """What env.json and history.csv say of a finished run. Raises UserError with the file's name."""
     import pandas as pd
 
     file = directory / "env.json"
     try:
         env = json.loads(file.read_text(encoding="utf-8"))
-        tags = environment_tags(env) | identity_tags(experiment, dataset, recipe, seed, env["digest"])
-        tags |= {"weights_sha256": env["weights_sha256"], "weights": f"{directory.as_posix()}/model.safetensors"}
-        params, speed, ended = param_texts(env["params"]), epoch_metrics(env), 1000 * env["ended"]
-        started = moment = ended - int(1000 * sum(env["seconds_per_epoch"]))
+        weights = {"weights_sha256": env["weights_sha256"], "weights": f"{directory.as_posix()}/model.safetensors"}
+        ended, tags = 1000 * env["ended"], store.environment_tags(env) | weights
+        moment = ended - int(1000 * sum(env["seconds_per_epoch"]))
+        view = store.new_view(**identity, digest=env["digest"], params=env["params"], tags=tags, started=moment)
+        view.status, view.ended = "FINISHED", ended
         file = directory / "history.csv"
         history: list[dict[Any, float]] = pd.read_csv(file).astype(float).to_dict("records")
-        points: list[Point] = []
-        for row, measured, seconds in zip(history, speed, env["seconds_per_epoch"], strict=True):
-            moment += int(1000 * seconds)
-            points += epoch_points(int(row.pop("epoch")), row | measured, moment)
+        for row, speed in zip(history, store.epoch_metrics(env), strict=True):
+            moment += int(1000 * speed["system/epoch_seconds"])
+            view.points += store.epoch_points(row, speed, moment)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not that of a finished run ({type(error).__name__}: {error}); run it again") from None
-    return RunContent(params, tag_texts(tags), points, started, ended)
+    return view
 
 
 def _metrics_file(directory: Path, folder: Path, **identity: Any) -> Path:
@@ -231,3 +220,55 @@ def _metrics_file(directory: Path, folder: Path, **identity: Any) -> Path:
     classes = class_names(read_predictions(directory / "predictions.parquet"))
     evaluate(directory, classes=classes, folder=folder, **identity)
     return folder / "metrics.json"
+
+
+def registered_weights(client: "MlflowClient", name: str, alias: str) -> str | None:
+    """SHA-256 of the weights that an alias names; None if there is no such model or alias."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias).tags.get("weights_sha256")
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def register(client: "MlflowClient", name: str, weights: Path, run_id: str, alias: str, tags: dict[str, str]) -> None:
+    """Log a run's model.safetensors in the MLflow run ``run_id``, as the newest version of the model ``name``."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=_NOTE)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # MLflow writes its progress to stderr, and recommends type hints that it would then take for the signature.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), mlflow.start_run(run_id):
+        warnings.simplefilter("ignore")
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=_CODE,
+            artifacts={"weights": str(weights)},
+            code_paths=[str(_PACKAGE)],
+            signature=_signature(weights),
+            pip_requirements=[f"{package}=={version(package)}" for package in _PACKAGES],
+            registered_model_name=name,
+            tags={"weights_sha256": tags["weights_sha256"]},
+        )
+    number = str(logged.registered_model_version)
+    for key, value in tags.items():
+        client.set_model_version_tag(name, number, key, value)
+    client.set_registered_model_alias(name, alias, number)
+
+
+def _signature(weights: Path) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, Schema, TensorSpec
+    from pyarrow.parquet import read_schema
+
+    columns = read_schema(weights.with_name("predictions.parquet")).names
+    answer: list[ColSpec | TensorSpec] = [ColSpec("string", name) for name in ("status", "expression")]
+    answer += [ColSpec("float", name) for name in columns if name.startswith("p_")]
+    return ModelSignature(Schema([ColSpec(AnyType(), "image")]), Schema(answer))

@@ -1,4 +1,4 @@
-"""The writer process: shows the messages in the spool folder in MLflow; ends after half a minute without any run."""
+"""The writer process: shows the runs of the spool folder in MLflow; ends after half a minute without any run."""
 
 import contextlib
 import fcntl
@@ -6,14 +6,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transfer.tracking import store
-from transfer.tracking.live import LOCK, MESSAGES, PROBLEM, locked
-from transfer.tracking.names import RUN, Point, epoch_points, result_points
+from transfer.tracking.live import LOCK, PROBLEM, VIEWS
 from transfer.utils.errors import UserError
+from transfer.utils.locks import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,12 +25,12 @@ _PATIENCE_SECONDS = 60  # for a store that does not come back after the end of a
 
 
 class SpooledRun:
-    """A spool file: its messages, read as they come, and its run in MLflow."""
+    """A spool file, whose last line is what shall be shown, and its run in MLflow."""
 
     def __init__(self, file: Path) -> None:
         self.handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
         self._rest = b""
-        self._messages: list[dict[str, Any]] = []
+        self._view: store.View | None = None
         self._run: Run | None = None
         self._known: store.Known = frozenset()
         self._ended_at: float | None = None
@@ -39,71 +38,47 @@ class SpooledRun:
         self.done = False
 
     def read(self) -> None:
-        """Read new messages, and note whether the run's process is gone."""
+        """Read new lines, and note whether the run's process is gone."""
         if self._ended_at is None and locked(self.handle):
             self._ended_at = time.monotonic()  # before the read: all that the process wrote is there
             fcntl.flock(self.handle, fcntl.LOCK_UN)  # so that others see it too
         while chunk := os.read(self.handle, 1 << 20):
             self._rest += chunk
         *lines, self._rest = self._rest.split(b"\n")
-        self._messages += [json.loads(line) for line in lines]
+        if lines:
+            self._view = store.View(**json.loads(lines[-1]))
 
     def show(self, client: "MlflowClient") -> None:
-        """Show the messages; if the store fails, the message stays for the next attempt."""
-        while self._messages and not self.done:
-            self._show(client, self._messages[0])
-            del self._messages[0]
+        """Show what is new; if the store fails, it stays for the next attempt."""
+        view = self._view
+        if view is not None:
+            if self._run is None:
+                self._begin(client, view)
+            assert self._run is not None
+            self._known = store.log_points(client, self._run.info.run_id, view.points, self._known)
+            if view.ended is not None:
+                client.set_terminated(self._run.info.run_id, view.status, view.ended)
+                self.done = True
+            self._view = None
         if self._ended_at is not None and not self.done:
-            self._end(client, "KILLED", None)
+            if self._run is not None:
+                client.set_terminated(self._run.info.run_id, "KILLED")
+            self.done = True
 
     def retry_later(self) -> None:
         """Try again in a while, or give up if the run ended long ago."""
         self.retry_at = time.monotonic() + _RETRY_SECONDS
         self.done = self._ended_at is not None and time.monotonic() - self._ended_at > _PATIENCE_SECONDS
 
-    def _show(self, client: "MlflowClient", message: Mapping[str, Any]) -> None:
-        if "experiment" in message:
-            self._begin(client, message)
-        elif "epoch" in message:
-            self._log(client, epoch_points(message["epoch"], message["metrics"], message["time"]))
-        else:
-            if message["run_dir"]:
-                self._log(client, _results(Path(message["run_dir"]), message["time"]))
-            self._end(client, message["finish"], message["time"])
-
-    def _begin(self, client: "MlflowClient", start: Mapping[str, Any]) -> None:
-        experiment = store.experiment_id(client, start["experiment"])
-        parent = store.parent_run(client, experiment, start["experiment"], start["tags"]["recipe"])
-        tags = start["tags"] | {"mlflow.parentRunId": parent}
-        run = store.find_run(client, experiment, tags[RUN], "attributes.status != 'FINISHED'")
+    def _begin(self, client: "MlflowClient", view: store.View) -> None:
+        experiment = store.experiment_id(client, view.experiment)
+        parent = store.parent_run(client, experiment, view.experiment, view.tags["recipe"])
+        run = store.find_run(client, experiment, view.tags[store.RUN], "attributes.status != 'FINISHED'")
         if run is None:
-            run = client.create_run(experiment, start["time"], {RUN: tags[RUN]}, start["name"])
+            run = client.create_run(experiment, view.started, {store.RUN: view.tags[store.RUN]}, view.name)
         client.update_run(run.info.run_id, status="RUNNING")
-        store.log_settings(client, run, start["params"], tags)
+        store.log_settings(client, run, view.params, view.tags | {"mlflow.parentRunId": parent})
         self._run, self._known = run, store.logged_points(client, run)
-        for row in start["history"]:
-            metrics = {name: value for name, value in row.items() if name != "epoch"}
-            self._log(client, epoch_points(int(row["epoch"]), metrics, start["time"]))
-
-    def _log(self, client: "MlflowClient", points: list[Point]) -> None:
-        assert self._run is not None
-        self._known = store.log_points(client, self._run.info.run_id, points, self._known)
-
-    def _end(self, client: "MlflowClient", status: str, time_ms: int | None) -> None:
-        if self._run is not None:
-            client.set_terminated(self._run.info.run_id, status, time_ms)
-        self.done = True
-
-
-def _results(run_dir: Path, time_ms: int) -> list[Point]:
-    from transfer.runs.metrics import run_metrics
-    from transfer.runs.predictions import read_predictions
-
-    try:
-        predictions = read_predictions(run_dir / "predictions.parquet")
-    except UserError:  # deleted meanwhile; a sync reports it
-        return []
-    return result_points(run_metrics(predictions), time_ms)
 
 
 def serve(folder: Path, lock: int, idle_seconds: float = _IDLE_SECONDS) -> None:
@@ -113,7 +88,7 @@ def serve(folder: Path, lock: int, idle_seconds: float = _IDLE_SECONDS) -> None:
     idle_since = time.monotonic()
     (folder / PROBLEM).unlink(missing_ok=True)  # left by a writer that was killed
     while True:
-        for file in folder.glob(f"*{MESSAGES}"):
+        for file in folder.glob(f"*{VIEWS}"):
             if file not in runs:
                 runs[file] = SpooledRun(file)
         for file, run in list(runs.items()):
@@ -137,7 +112,7 @@ def serve(folder: Path, lock: int, idle_seconds: float = _IDLE_SECONDS) -> None:
         elif time.monotonic() - idle_since > idle_seconds:
             os.close(lock)
             # A run that begins now is either seen here or finds the lock free.
-            if not any(folder.glob(f"*{MESSAGES}")):
+            if not any(folder.glob(f"*{VIEWS}")):
                 return
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if not locked(lock):

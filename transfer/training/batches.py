@@ -94,8 +94,8 @@ def training_batches(
     first: int = 0,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: ``rows`` in random order as (images, targets); a last batch that is not full is left out.
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """One epoch: ``rows`` in random order as (images, targets, rows); a last batch that is not full is left out.
 
     ``targets`` is indexed by row: (rows,) class numbers or (rows, C) soft labels. Begins with batch ``first``; each
     batch draws its augmentation from a stream of its own, so that it is the same wherever the epoch begins. Of
@@ -109,7 +109,8 @@ def training_batches(
         augment = Augment(augmentation, stream(augment_seed, "step", step))
         images = store.normalize(augment(store.images(batch, device)))
         images = augment.erase(images).contiguous(memory_format=torch.channels_last)
-        yield images, targets[torch.from_numpy(batch)].to(device, non_blocking=True)
+        numbers = torch.from_numpy(batch)
+        yield images, targets[numbers].to(device, non_blocking=True), numbers.to(device, non_blocking=True)
 
 
 def normalize(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:

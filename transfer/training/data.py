@@ -50,6 +50,7 @@ def load_data(settings: RunParams, dataset: str, layout: Layout, splits: Sequenc
     that the dataset does not have.
     """
     data, plan_file = layout.data(dataset), layout.plan(dataset, settings.sampling.upsample)
+    layout.chain.check(*training_files(settings, dataset, layout))
     split = pd.read_parquet(data / "split.parquet", filters=[("split", "in", ["train", *splits])]).sort_values("row")
     manifest = data / "aligned.parquet"
     aligned = pd.read_parquet(manifest, filters=[("sample", "in", set(split["sample"]))])
@@ -82,12 +83,17 @@ def load_data(settings: RunParams, dataset: str, layout: Layout, splits: Sequenc
     )
 
 
-def data_digest(settings: RunParams, dataset: str, layout: Layout) -> str:
-    """Digest of the files that decide what a run trains on."""
+def training_files(settings: RunParams, dataset: str, layout: Layout) -> list[Path]:
+    """The files of a dataset that decide what a run trains on: the store, its manifest, the split, the plan, votes."""
     data = layout.data(dataset)
-    files = [data / "aligned.parquet", data / "split.parquet", layout.plan(dataset, settings.sampling.upsample)]
-    files += [data / "index.parquet"] if settings.train.targets == "soft_labels" else []
-    return digest([sha256(file) for file in files])
+    files = [data / name for name in ("aligned.npy", "aligned.parquet", "split.parquet")]
+    files += [layout.plan(dataset, settings.sampling.upsample)]
+    return files + ([data / "index.parquet"] if settings.train.targets == "soft_labels" else [])
+
+
+def data_digest(settings: RunParams, dataset: str, layout: Layout) -> str:
+    """Digest of the files that decide what a run trains on; that of the store is the manifest's."""
+    return digest([sha256(file) for file in training_files(settings, dataset, layout)[1:]])
 
 
 def _soft_labels(

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
+from transfer.losses.base import Batch, Loss, bare
+from transfer.losses.cross_entropy import Loss as CrossEntropy
 from transfer.params import TrainParams
 from transfer.training.device import autocast, seed_generator
 from transfer.training.distributed import ProcessGroup
@@ -80,13 +81,15 @@ class SGD:
         self.velocity = {i: value.to(self.parameters[i].device) for i, value in velocity.items()}
 
 
-def make_optimizer(model: nn.Module, params: TrainParams) -> SGD:
-    """SGD with momentum; no weight decay on what the model's ``no_weight_decay()`` names, where it has one."""
+def make_optimizer(model: nn.Module, params: TrainParams, criterion: nn.Module | None = None) -> SGD:
+    """SGD with momentum, also of the loss's parameters; none decays that the model's ``no_weight_decay()`` names."""
     names: Any = getattr(model, "no_weight_decay", set)
     without = names()
     decayed = [parameter for name, parameter in model.named_parameters() if name not in without]
     others = [parameter for name, parameter in model.named_parameters() if name in without]
-    return SGD([(decayed, params.weight_decay), (others, 0.0)], params.lr, params.momentum, params.nesterov)
+    groups = [(decayed, params.weight_decay), (others, 0.0)]
+    groups += [(list(criterion.parameters()), params.weight_decay)] if criterion is not None else []
+    return SGD(groups, params.lr, params.momentum, params.nesterov)
 
 
 class WeightAverage(AveragedModel):
@@ -130,7 +133,7 @@ def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
 def train_epoch(
     model: nn.Module,
     optimizer: SGD,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, ...]],
     meter: EpochMeter,
     params: TrainParams,
     precision: str,
@@ -138,29 +141,33 @@ def train_epoch(
     dropping_seed: int = 0,
     average: WeightAverage | None = None,
     group: ProcessGroup = ALONE,
+    criterion: Loss | None = None,
 ) -> tuple[float, float]:
     """Train the current epoch, from where ``meter`` stands; mean loss and accuracy on its augmented images.
 
-    ``batches`` are those still to do, of several processes this one's parts of them. After each step ``on_batch`` gets
+    ``model`` is the network that ``criterion`` asks for; cross-entropy if there is none. ``batches`` (images, targets,
+    rows) are those still to do, of several processes this one's parts of them. After each step ``on_batch`` gets
     its number of images and may raise; ``meter`` then holds what continues the epoch. What the model drops in a step
     comes from a stream of ``dropping_seed`` and that step. Raises Diverged.
     """
     model.train()
+    criterion = criterion or CrossEntropy()
     device = next(model.parameters()).device
     forward = compiled(model) if params.compile else model
-    for step, (images, targets) in enumerate(batches, meter.step):
+    for step, (images, targets, *rows) in enumerate(batches, meter.step):
         rate = learning_rate(params, meter.epoch + (step + 0.5) / meter.steps)
         optimizer.lr = rate
         seed_generator(stream(dropping_seed, "step", step), device)
         with autocast(device, precision):
-            logits = forward(images)
-        loss = cross_entropy(logits.float(), targets, label_smoothing=params.label_smoothing)
+            outputs = forward(images)
+            mirrored = forward(images.flip(3)) if criterion.mirrored else None
+        loss, logits = criterion(Batch(outputs, targets, mirrored, rows[0] if rows else None, meter.epoch))
         optimizer.zero_grad()
         loss.backward()
-        norm = clip_gradients(model, params.clip_norm)
+        norm = clip_gradients([*model.parameters(), *criterion.parameters()], params.clip_norm)
         optimizer.step()
         if average is not None:
-            average.update_parameters(model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model)
+            average.update_parameters(bare(model))
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
         correct = (logits.detach().argmax(dim=1) == classes).sum()
         count = len(images) * group.world
@@ -169,11 +176,11 @@ def train_epoch(
     return meter.means()
 
 
-def clip_gradients(model: nn.Module, limit: float) -> Tensor:
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
     """Scale the gradients to an L2 norm of at most ``limit``, where it is not 0; returns their norm before."""
     if limit:
-        return nn.utils.clip_grad_norm_(model.parameters(), limit)
-    return nn.utils.get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+        return nn.utils.clip_grad_norm_(parameters, limit)
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 def predict(model: nn.Module, batches: Iterator[Tensor], precision: str, hflip_tta: bool) -> np.ndarray:

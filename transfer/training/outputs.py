@@ -1,4 +1,7 @@
-"""What a run leaves in its directory: model.safetensors, history.csv, predictions.parquet, env.json."""
+"""What a run leaves in its directory: model.safetensors, history.csv, predictions.parquet, env.json.
+
+And loss.parquet, where its loss has a state for each training face.
+"""
 
 import json
 import time
@@ -12,6 +15,7 @@ from transfer.models.registry import input_of
 from transfer.models.weights.load import KEY
 from transfer.params import digest
 from transfer.runs.predictions import predictions_frame, write_predictions
+from transfer.runs.read import chain_of
 from transfer.training.state import Run
 from transfer.utils.environment import environment
 from transfer.utils.files import atomic, sha256, write_json
@@ -36,6 +40,11 @@ def write_run(run: Run) -> None:
         save_file(weights, part, {KEY: json.dumps(about)})
     with atomic(run.directory / "history.csv") as part:
         pd.DataFrame(run.history).to_csv(part, index=False)
+    own = {name: value.cpu().numpy() for name, value in run.criterion.named_buffers() if len(value) == len(data.labels)}
+    if own:
+        trained = pd.DataFrame({"sample": data.samples, **own}).iloc[data.rows["train"]]
+        with atomic(run.directory / "loss.parquet") as part:
+            trained.to_parquet(part, index=False)
     frames = []
     for kept_by, best in selected.items():
         for split, probabilities in best["probabilities"].items():
@@ -46,6 +55,8 @@ def write_run(run: Run) -> None:
     left = {"weights_sha256": sha256(run.directory / "model.safetensors"), **epoch_times(run)}
     left |= {"params": run.settings.model_dump(mode="json"), "ended": int(time.time())}
     write_json(run.directory / "env.json", run_environment(run) | left)
+    written = [run.directory / name for name in ("model.safetensors", "history.csv", "predictions.parquet", "env.json")]
+    chain_of(run.directory).note(written, run.made_from)
 
 
 def run_environment(run: Run) -> dict[str, Any]:

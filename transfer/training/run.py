@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from transfer.layout import Layout
+from transfer.losses.registry import create_loss
+from transfer.losses.registry import module_of as loss_module
 from transfer.models.registry import create_model, module_of
 from transfer.models.weights.load import load_pretrained
 from transfer.params import RUNTIME_KEYS, Params, digest
 from transfer.training.batches import evaluation_batches, training_batches
-from transfer.training.data import data_digest, load_data
+from transfer.training.data import data_digest, load_data, training_files
 from transfer.training.device import choose_precision, claim_device, set_deterministic
 from transfer.training.distributed import join
 from transfer.training.epoch import EpochMeter
@@ -84,6 +86,7 @@ def fit(
     data = load_data(settings, dataset, layout, splits)
     group.check(data.batch_size)
     model = create_model(settings.model, len(data.classes)).to(device).to(memory_format=torch.channels_last)
+    criterion = create_loss(settings, model, len(data.classes), len(data.labels)).to(device)
     run = Run(
         params=params,
         settings=settings,
@@ -92,6 +95,7 @@ def fit(
         seed=seed,
         identity=run_identity(params, dataset, recipe, seed, layout),
         directory=layout.run(dataset, recipe, seed),
+        made_from=[*training_files(settings, dataset, layout), *map(layout.weights, settings.model.pretrained)],
         state_file=(state_dir or layout.state(dataset, recipe, seed)) / "last.pt",
         device=device,
         precision=precision,
@@ -99,9 +103,10 @@ def fit(
         group=group,
         data=data,
         model=model,
-        network=group.wrap(model),
+        network=group.wrap(criterion.network(model)),
+        criterion=criterion,
         average=WeightAverage(model, hyper.ema) if hyper.ema else None,
-        optimizer=make_optimizer(model, hyper),
+        optimizer=make_optimizer(model, hyper, criterion),
         pretrained=_pretrained_sha256(params, dataset, recipe, layout),
     )
     if not group.first:
@@ -161,7 +166,7 @@ def run_identity(params: Params, dataset: str, recipe: str, seed: int, layout: L
         "protocols": " ".join(params.protocols),
         "data": data_digest(settings, dataset, layout),
         "pretrained weights": digest(_pretrained_sha256(params, dataset, recipe, layout)),
-        "code": step_digest("train", module_of(settings.model.name)),
+        "code": step_digest("train", module_of(settings.model.name), loss_module(settings.train.loss.name)),
     }
 
 
@@ -170,6 +175,7 @@ def _pretrained_sha256(params: Params, dataset: str, recipe: str, layout: Layout
     for name, file in files.items():
         if not file.is_file():
             raise UserError(f"{file}: missing; make it with transfer weights {name}, or let snakemake do it")
+    layout.chain.check(*files.values())
     return {name: sha256(file) for name, file in files.items()}
 
 
@@ -197,7 +203,17 @@ def _train_epoch(run: Run, epoch: int, on_batch: Callable[[int], None], check_si
 
     seed, network = group.seed(stream(run.seed, "dropping", epoch)), run.network
     loss, accuracy = train_epoch(
-        network, run.optimizer, batches, run.meter, hyper, run.precision, after_step, seed, run.average, group
+        network,
+        run.optimizer,
+        batches,
+        run.meter,
+        hyper,
+        run.precision,
+        after_step,
+        seed,
+        run.average,
+        group,
+        run.criterion,
     )
     return {"epoch": epoch + 1, "lr": learning_rate(hyper, epoch + 1), "train_loss": loss, "train_accuracy": accuracy}
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from transfer.losses.base import Loss
 from transfer.params import Params, RunParams, digest
 from transfer.training.data import RunData
 from transfer.training.distributed import ProcessGroup
@@ -43,6 +44,8 @@ class Run:
     identity: Identity
     directory: Path
     """Where the outputs go."""
+    made_from: list[Path]
+    """The files that decide what it trains on, and its pretrained weights."""
     state_file: Path
     device: torch.device
     precision: str
@@ -52,6 +55,8 @@ class Run:
     model: nn.Module
     network: nn.Module
     """``model`` as it is trained: wrapped where several GPUs share the batches."""
+    criterion: Loss
+    """The loss, with its own parameters and state."""
     average: WeightAverage | None
     optimizer: SGD
     pretrained: dict[str, str]
@@ -105,6 +110,7 @@ class Run:
     def save(self) -> None:
         state = {
             "model": self.model.state_dict(),
+            "loss": self.criterion.state_dict(),
             "optimizer": self.optimizer.velocity,
             "average": self.average and self.average.state_dict(),
             "history": self.history,
@@ -123,6 +129,7 @@ class Run:
         if state is None:
             return False
         self.model.load_state_dict(state["model"])
+        self.criterion.load_state_dict(state["loss"])
         self.optimizer.load_velocity(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -141,9 +148,8 @@ def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
     try:
         with atomic(path) as part:
             torch.save({"identity": dict(identity), **state}, part)
-    except (OSError, RuntimeError) as error:
-        # On a full disk torch's writer raises RuntimeError
-        reason = error if isinstance(error, OSError) else "the disk seems to be full"
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        reason = error.strerror if isinstance(error, OSError) else "the disk seems to be full"
         raise UserError(
             f"{path}: the resume state cannot be written ({reason}); make room or make the folder writable, then start "
             "again: the run continues from its last good state"
@@ -151,12 +157,7 @@ def save_state(path: Path, identity: Identity, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path, identity: Identity) -> dict[str, Any] | None:
-    """The state of an interrupted run; None, and one line on stderr, where it is damaged or of another run.
-
-    Removes files that a kill left half written.
-    """
-    for part in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
-        part.unlink(missing_ok=True)
+    """The state of an interrupted run; None, and one line on stderr, where it is damaged or of another run."""
     if not path.exists():
         return None
     try:

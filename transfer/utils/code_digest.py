@@ -31,13 +31,15 @@ STEPS = {
     "diversity": ("transfer.explain.diversity",),
     "attention": ("transfer.explain.attention",),
     "table": ("transfer.tables.build",),
-    "overview": ("transfer.tables.overview",),
+    "leaderboard": ("transfer.leaderboard.board",),
+    "overview": ("transfer.tables.publish",),
     "search": ("transfer.search.worker",),
     "search_report": ("transfer.search.report",),
 }
 
 # Part of no digest, nor are modules below them. What params and layout decide shows in the parameters and file names
-# of a job; files writes what it is given; gpu_locks decides where a run takes place; the others report.
+# of a job; files writes what it is given; gpu_locks decides where a run takes place; chain and digests check what is
+# read; the others report.
 NOT_HASHED = frozenset(
     f"transfer.{name}"
     for name in (
@@ -46,7 +48,9 @@ NOT_HASHED = frozenset(
         "params",
         "tracking",
         "training.gpu_locks",
+        "utils.chain",
         "utils.code_digest",
+        "utils.digests",
         "utils.environment",
         "utils.errors",
         "utils.files",

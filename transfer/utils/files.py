@@ -1,14 +1,20 @@
 """Files that are whole or absent: every output is written under a temporary name and renamed."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from transfer.utils.errors import with_file
 
 
 @contextmanager
@@ -16,11 +22,15 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` if the block succeeds, remove it if not.
 
     The temporary name keeps the suffix, which numpy and matplotlib look at. The data reach the disk before the rename,
-    and the rename before this returns: a power cut leaves the old file or the new one.
+    and the rename before this returns: a power cut leaves the old file or the new one. What a killed writer of the same
+    file left half written is removed. Raises OSError that names ``path`` where it cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
+        if abandoned(left):
+            left.unlink(missing_ok=True)
+    part = path.with_name(f".{path.stem}.{_machine()}-{os.getpid()}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
         yield part
         with open(part, "rb") as handle:
@@ -28,8 +38,44 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         part.chmod(0o666 & ~_umask())  # some writers make files that only their owner reads
         os.replace(part, path)
         sync_folder(path.parent)
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename == str(part):
+            error.filename = error.filename2 = None
+        if (named := with_file(error, path)) is not error:
+            raise named from error
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+_PART = re.compile(r"\..+\.(?:([0-9a-f]{8})-)?(\d+)\.[0-9a-f]{8}\.part(\.\w+)?")
+_SILENT = 24 * 3600  # seconds after which a writer on another machine counts as gone
+
+
+@cache
+def _machine() -> str:
+    """A name for where process ids mean the same: the host, and its container."""
+    processes = os.path.basename(os.path.realpath("/proc/self/ns/pid"))
+    return hashlib.sha256(f"{os.uname().nodename} {processes}".encode()).hexdigest()[:8]
+
+
+def abandoned(part: Path) -> bool:
+    """Whether ``part`` is an unfinished file of :func:`atomic` whose writer is gone.
+
+    On another machine that is so once nothing was written for a day.
+    """
+    named = _PART.fullmatch(part.name)
+    if not named or part.is_symlink():
+        return False
+    machine, process = named.group(1, 2)
+    try:
+        if machine == _machine():
+            os.kill(int(process), 0)
+        return time.time() - part.stat().st_mtime > _SILENT
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # another user's process, or a file that has just gone
+        return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -23,9 +23,9 @@ def share(path: Path, alone: Callable[[], None]) -> IO[str]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = open(path, "w")  # noqa: SIM115  closing it ends the lock
-    if _locked(handle, fcntl.LOCK_EX):
+    if locked(handle, fcntl.LOCK_EX):
         alone()
-    if not _locked(handle, fcntl.LOCK_SH):
+    if not locked(handle, fcntl.LOCK_SH):
         print(f"{path}: held by a process that removes files (transfer prune); waiting", file=sys.stderr)
         fcntl.flock(handle, fcntl.LOCK_SH)
     return handle
@@ -36,12 +36,13 @@ def nobody_else(path: Path = RUNNING) -> Iterator[None]:
     """Keep workflows from starting in this folder. Raises UserError while one runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as handle:
-        if not _locked(handle, fcntl.LOCK_EX):
+        if not locked(handle, fcntl.LOCK_EX):
             raise UserError(f"a workflow is running in this folder ({path} is locked); wait until it ends, or stop it")
         yield
 
 
-def _locked(handle: IO[str], kind: int) -> bool:
+def locked(handle: IO[str] | int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Take the lock of an open file, or a share of it; False if another process is in the way."""
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 from transfer.utils.errors import UserError
-from transfer.utils.files import atomic
+from transfer.utils.files import atomic, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,9 +112,10 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(part, dpi=150, metadata=_METADATA[path.suffix])
 
 
-def save_pair(figure: Figure, stem: str | Path) -> list[Path]:
-    """Write ``stem``.png and ``stem``.svg; return their paths."""
-    paths = [Path(f"{stem}{ending}") for ending in _METADATA]
-    for path in paths:
+def save_captioned(figure: Figure, stem: Path, about: dict[str, Any]) -> list[Path]:
+    """Write ``stem``.png, ``stem``.svg, and ``about`` with its caption as ``stem``.json; return their paths."""
+    *pictures, text = [stem.with_name(f"{stem.name}{ending}") for ending in (*_METADATA, ".json")]
+    for path in pictures:
         save(figure, path)
-    return paths
+    write_json(text, about)
+    return [*pictures, text]

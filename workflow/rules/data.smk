@@ -1,4 +1,25 @@
-# Raw archives and their indices.
+# Raw files and what is made of them once: downloads, synthetic archives, indices, subsets, imported weights.
+
+
+# Compute nodes often have no Internet access.
+localrules:
+    fetch_source,
+
+
+rule fetch_source:
+    output:
+        # update: an existing file, perhaps put there by hand, is not deleted before the job or when the job fails.
+        file=update(f"{RAW_DIR}/{{source_file}}"),
+    log:
+        f"results/{EXPERIMENT}/logs/fetch_source/{{source_file}}.log",
+    conda:
+        "../envs/transfer.yaml"
+    params:
+        raw_dir=f"raw_dir={RAW_DIR}",
+    message:
+        "Downloading {wildcards.source_file}"
+    shell:
+        "python -m transfer fetch {wildcards.source_file:q} --set {params.raw_dir:q} > {log:q} 2>&1"
 
 
 rule synthesize_archive:
@@ -18,13 +39,15 @@ rule synthesize_archive:
     message:
         "Generating synthetic dataset {wildcards.archive}"
     shell:
-        "python -m transfer synthesize {params.values:q} --dataset synthetic > {log} 2>&1"
+        "python -m transfer synthesize {params.values:q} --dataset synthetic > {log:q} 2>&1"
 
 
+# Further steps of a dataset use this rule: they differ in verb and files.
 rule index_dataset:
     input:
-        archive=inputs.archive_of,
-        lists=inputs.lists_of,
+        # Not their dates decide but what is in them: raw.
+        archive=ancient(inputs.archive_of),
+        lists=ancient(inputs.lists_of),
     output:
         index="results/{experiment}/data/{dataset}/index.parquet",
         summary="results/{experiment}/data/{dataset}/index.json",
@@ -34,34 +57,54 @@ rule index_dataset:
         "../envs/transfer.yaml"
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=240,
     params:
+        verb="index",
         config=SNAPSHOT,
         version=versions.index,
+        raw=inputs.raw_data_of,
     message:
         "Indexing images, labels and splits of {wildcards.dataset}"
     shell:
-        "python -m transfer index --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer {params.verb:q} --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
-rule find_subsets:
+use rule index_dataset as find_subsets with:
     input:
         index=rules.index_dataset.output.index,
-        lists=inputs.subset_lists_of,
+        lists=ancient(inputs.subset_lists_of),
     output:
         subsets="results/{experiment}/data/{dataset}/subsets.parquet",
         report="results/{experiment}/data/{dataset}/subsets.json",
     log:
         "results/{experiment}/logs/find_subsets/{dataset}.log",
+    params:
+        verb="subsets",
+        config=SNAPSHOT,
+        version=versions.subsets,
+        raw=inputs.raw_lists_of,
+    message:
+        "Finding challenge subsets of {wildcards.dataset}"
+
+
+rule import_weights:
+    input:
+        ancient(inputs.weights_file_of),
+    output:
+        weights="results/{experiment}/weights/{weights}.safetensors",
+        report="results/{experiment}/weights/{weights}.json",
+    log:
+        "results/{experiment}/logs/import_weights/{weights}.log",
     conda:
         "../envs/transfer.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=4000,
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=versions.subsets,
+        version=versions.weights,
+        raw=inputs.raw_weights_of,
     message:
-        "Finding challenge subsets of {wildcards.dataset}"
+        "Importing the weights {wildcards.weights}"
     shell:
-        "python -m transfer subsets --params {params.config} --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m transfer weights {wildcards.weights:q} --params {params.config:q} > {log:q} 2>&1"

@@ -26,8 +26,8 @@ rule search_worker:
         "Search {wildcards.search} on {wildcards.dataset}, worker {wildcards.worker}"
     # exec: a cluster's SIGTERM reaches the run, which saves its state; a shell in between would end the job.
     shell:
-        "exec python -m transfer search --params {params.config} --set train.threads={threads}"
-        " --search {wildcards.search} --dataset {wildcards.dataset} --worker {wildcards.worker} > {log} 2>&1"
+        "exec python -m transfer search --params {params.config:q} --set train.threads={threads}"
+        " --search {wildcards.search:q} --dataset {wildcards.dataset:q} --worker {wildcards.worker:q} > {log:q} 2>&1"
 
 
 rule report_search:
@@ -58,4 +58,4 @@ rule report_search:
     message:
         "Report of the search {wildcards.search}"
     shell:
-        "python -m transfer search-report --params {params.config} --search {wildcards.search} > {log} 2>&1"
+        "python -m transfer search-report --params {params.config:q} --search {wildcards.search:q} > {log:q} 2>&1"

@@ -1,9 +1,10 @@
-# Tables: one rule for all entries of `table_definitions`; and the summary for DVC.
+# Tables, figures and the summary for DVC: one rule for all entries of `table_definitions`; the import into MLflow.
 
 
-# Copying two small files needs no cluster job.
+# Copying two small files needs no cluster job; the output of `track` is printed where Snakemake runs.
 localrules:
     publish_table,
+    track,
 
 
 rule make_table:
@@ -15,7 +16,7 @@ rule make_table:
         tex="results/{experiment}/{table}.tex",
         html=report(
             "results/{experiment}/report/{table}.html",
-            caption="../report/table.rst",
+            caption="../report/caption.rst",
             category="Tables",
             labels=captions.table_labels,
         ),
@@ -33,7 +34,7 @@ rule make_table:
     message:
         "Table {wildcards.table} of {wildcards.experiment}"
     shell:
-        "python -m transfer table --params {params.config} --name {wildcards.table} > {log} 2>&1"
+        "python -m transfer table --params {params.config:q} --name {wildcards.table:q} > {log:q} 2>&1"
 
 
 rule summarize_runs:
@@ -58,7 +59,7 @@ rule summarize_runs:
     message:
         "Accuracies and learning curves of {wildcards.experiment}"
     shell:
-        "python -m transfer overview --params {params.config} > {log} 2>&1"
+        "python -m transfer overview --params {params.config:q} > {log:q} 2>&1"
 
 
 rule publish_table:
@@ -80,5 +81,117 @@ rule publish_table:
     message:
         "Copying {input.csv} to {output.csv}"
     shell:
-        "(cp {input.csv} {output.csv}.part && cp {input.md} {output.md}.part"
-        " && mv {output.csv}.part {output.csv} && mv {output.md}.part {output.md}) > {log} 2>&1"
+        "(cp {input.csv:q} {output.csv:q}.part && cp {input.md:q} {output.md:q}.part"
+        " && mv {output.csv:q}.part {output.csv:q} && mv {output.md:q}.part {output.md:q}) > {log:q} 2>&1"
+
+
+rule draw_figure:
+    input:
+        inputs.figure_inputs,
+    output:
+        png=report(
+            "results/{experiment}/figures/{table}_{dataset}.png",
+            caption="../report/caption.rst",
+            category="Figures",
+            labels=captions.figure_labels,
+        ),
+        svg="results/{experiment}/figures/{table}_{dataset}.svg",
+        caption="results/{experiment}/figures/{table}_{dataset}.json",
+    log:
+        "results/{experiment}/logs/draw_figure/{table}_{dataset}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=versions.figure,
+        about=captions.figure,
+    message:
+        "Figure of {wildcards.table} on {wildcards.dataset}"
+    shell:
+        "python -m transfer figure table --params {params.config:q}"
+        " --name {wildcards.table:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
+
+
+rule draw_attention:
+    input:
+        inputs.attention_inputs,
+    output:
+        report(
+            expand("results/{{experiment}}/figures/{name}_{{dataset}}.png", name=["attention", "lanets"]),
+            caption="../report/caption.rst",
+            category="Figures",
+            labels={"figure": "attention", "dataset": "{dataset}", "protocol": PARAMS.checkpoint_protocol},
+        ),
+        expand(
+            "results/{{experiment}}/figures/{name}_{{dataset}}.{suffix}",
+            name=["attention", "lanets"],
+            suffix=["svg", "json"],
+        ),
+    log:
+        "results/{experiment}/logs/draw_attention/{dataset}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=needs.store_mb,
+        runtime=30,
+    params:
+        config=SNAPSHOT,
+        version=versions.attention,
+        about=captions.attention,
+    message:
+        "Attention figures of {wildcards.dataset}"
+    shell:
+        "python -m transfer figure attention --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
+
+
+# Without outputs, it runs whenever it is requested.
+rule track:
+    input:
+        table=f"results/{EXPERIMENT}/table1.csv",
+    log:
+        f"results/{EXPERIMENT}/logs/track.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        config=SNAPSHOT,
+    message:
+        "Importing the runs of {EXPERIMENT} into MLflow and checking Table 1 against it"
+    shell:
+        "(python -m transfer track sync --params {params.config:q}"
+        " && python -m transfer track check --params {params.config:q}) 2>&1 | tee {log:q}"
+
+
+# The pages of the experiment's tasks, from its runs and from the entries in leaderboard/.
+rule leaderboard:
+    input:
+        board=inputs.board_files,
+        indices=inputs.all_datasets("index.parquet"),
+        duplicates=inputs.all_datasets("duplicates.parquet"),
+        metrics=inputs.all_runs("metrics.json"),
+        predictions=inputs.all_runs("predictions.parquet"),
+        environments=inputs.all_runs("env.json"),
+        weights=inputs.all_runs("model.safetensors"),
+    output:
+        page="results/leaderboard/index.html",
+        csv="results/leaderboard/leaderboard.csv",
+        json="results/leaderboard/leaderboard.json",
+    log:
+        f"results/{EXPERIMENT}/logs/leaderboard.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        config=SNAPSHOT,
+        version=versions.leaderboard,
+    message:
+        "Leaderboard of {EXPERIMENT}"
+    shell:
+        "python -m transfer board build --params {params.config:q} > {log:q} 2>&1"

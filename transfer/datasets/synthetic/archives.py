@@ -1,15 +1,16 @@
 """Synthetic datasets: procedurally generated faces in the archive layouts of RAF-DB, FERPlus and AffectNet.
 
 The three archives let every rule of the workflow run without licensed data. They are populations of their own (framing,
-pose, occlusion, picture quality, imbalance and labels differ), not the datasets whose layout they borrow.
+pose, picture quality, imbalance and labels differ), not the datasets whose layout they borrow.
 """
 
 import gzip
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,50 +26,29 @@ Counts = Mapping[str, Mapping[str, int]]  # split -> class name -> images
 Members = Iterator[tuple[str, bytes]]  # name, content
 
 CLASSES: dict[str, list[str]] = {"rafdb": rafdb.CLASSES, "ferplus": ferplus.CLASSES, "affectnet": affectnet.CLASSES}
-_TOTAL = {
-    "rafdb": {"train": 480, "test": 300},
-    "ferplus": {"train": 480, "val": 100, "test": 300},
-    "affectnet": {"train": 480, "test": 240},
-}
-_FLOOR = {"train": 24, "val": 10, "test": 10}
-_STYLES = {
-    "rafdb": Style(),
-    "ferplus": Style(scale=(0.31, 0.37), shift=0.02, roll=6, yaw=9, pitch=6, occlusion=0.10, blur=0.6, noise=6),
-    "affectnet": Style(scale=(0.20, 0.30), shift=0.04, roll=8, yaw=12, pitch=8, occlusion=0.20, blur=0.7, noise=7),
-}
+_TOTAL = {"train": 250, "val": 100, "test": 200}
+_FLOOR = {"train": 20, "val": 10, "test": 10}
 # Part of the archives' bytes.
 _README = """\
 Drawn faces, made by a program to try this workflow with. They are not {name}: only the layout of the files is the same.
 A figure measured on them says nothing about the real dataset.
 """
 
-# class -> valence and arousal at full intensity (the circumplex of affect)
-_AFFECT = {
-    "neutral": (0.0, 0.0), "happiness": (0.8, 0.3), "sadness": (-0.75, -0.35), "surprise": (0.15, 0.8),
-    "fear": (-0.5, 0.85), "disgust": (-0.75, 0.45), "anger": (-0.6, 0.8), "contempt": (-0.6, 0.3),
+# class -> valence and arousal at full intensity (the circumplex of affect), and what taggers mistake it for
+_READ = {
+    "neutral": (0.0, 0.0, "sadness"), "happiness": (0.8, 0.3, "surprise"), "sadness": (-0.75, -0.35, "neutral"),
+    "surprise": (0.15, 0.8, "fear"), "fear": (-0.5, 0.85, "surprise"), "disgust": (-0.75, 0.45, "anger"),
+    "anger": (-0.6, 0.8, "disgust"), "contempt": (-0.6, 0.3, "neutral"),
 }  # fmt: skip
-# class -> what taggers mistake it for
-_TAKEN_FOR = {
-    "neutral": ("sadness", "happiness", "anger", "contempt"),
-    "happiness": ("neutral", "surprise", "contempt"),
-    "surprise": ("fear", "happiness", "neutral"),
-    "sadness": ("neutral", "fear", "disgust"),
-    "anger": ("disgust", "neutral", "sadness"),
-    "disgust": ("anger", "sadness", "contempt"),
-    "fear": ("surprise", "sadness"),
-    "contempt": ("neutral", "happiness", "anger"),
-}
-# Where RAF-DB's 100 x 100 crops have eyes, nose and mouth corners, about.
-_CROP_100 = np.array([(32.5, 40.5), (67.5, 40.5), (50.0, 61.0), (35.5, 80.5), (64.5, 80.5)])
 
 
 def default_counts(kind: Kind, scale: float = 1.0) -> dict[str, dict[str, int]]:
     """Images per split and class: the real dataset's proportions with a floor for rare classes, times ``scale``."""
     options = {"classes": 8} if kind == "affectnet" else {}
-    official, counts = registry.get(kind).official(**options)[0], {}
-    for split, total in _TOTAL[kind].items():
-        real, floor = np.array(official[split]), max(2, round(_FLOOR[split] * scale))
-        share = total * scale / real.sum()
+    counts = {}
+    for split, official in registry.get(kind).official(**options)[0].items():
+        real, floor = np.array(official), max(3, round(_FLOOR[split] * scale))
+        share = _TOTAL[split] * scale / real.sum()
         counts[split] = {name: max(floor, round(n * share)) for name, n in zip(CLASSES[kind], real, strict=True)}
     return counts
 
@@ -81,7 +61,7 @@ def write_archive(kind: Kind, path: str | Path, seed: int, scale: float = 1.0, c
     """
     write = _write_tar_gz if kind == "ferplus" else _write_zip
     with atomic(path) as part:
-        write(part, _MEMBERS[kind](seed, counts or default_counts(kind, scale)))
+        write(part, _members(kind, seed, counts or default_counts(kind, scale)))
 
 
 def _write_zip(path: Path, members: Members) -> None:
@@ -106,19 +86,46 @@ def _write_tar_gz(path: Path, members: Members) -> None:
             archive.addfile(info, io.BytesIO(data))
 
 
-def _images(
-    kind: Kind, seed: int, split: str, counts: Counts, others: Sequence[str] = (), first: int = 0
-) -> Iterator[tuple[int, str, np.random.Generator]]:
-    """Number from ``first``, class name and random stream of each image of a split, shuffled; then ``others``."""
-    labels = [name for name, n in counts[split].items() for _ in range(n)]
-    np.random.default_rng([seed, *split.encode()]).shuffle(labels)
-    for number, name in enumerate([*labels, *others], first):
-        # One stream per image, so that an image does not depend on how many others there are.
-        yield number, name, np.random.default_rng([seed, *(kind + split).encode(), number])
+@dataclass(frozen=True)
+class _Sample:
+    """An image of an archive: a class or one of the layout's further labels, its ``number`` in the split from 1."""
+
+    split: str
+    number: int
+    label: str
+    intensity: float
+    face: Face
+    rng: np.random.Generator
+
+    def jpeg(self) -> bytes:
+        return _encode(Image.fromarray(self.face.image), "JPEG", quality=int(self.rng.integers(60, 95)))
 
 
-def _intensity(rng: np.random.Generator, least: float) -> float:
-    return float(least + (1 - least) * rng.beta(2.2, 1.2))
+def _members(kind: Kind, seed: int, counts: Counts) -> Members:
+    """The files of an archive: the images, in random order, with what belongs to each, then the lists of labels."""
+    root, title, files_of, style, others = _LAYOUTS[kind]
+    yield f"{root}README.txt", _README.format(name=title).encode()
+    lists: dict[str, str] = defaultdict(str)
+    for split in counts:
+        labels = [name for name, n in counts[split].items() for _ in range(n)]
+        np.random.default_rng([seed, *split.encode()]).shuffle(labels)
+        extra = {} if (kind, split) == ("affectnet", "test") else others  # the eight classes only
+        labels += [name for name, every in extra.items() for _ in range(max(1, len(labels) // every))]
+        for number, label in enumerate(labels, 1):
+            # One stream per image, so that an image does not depend on how many others there are.
+            rng = np.random.default_rng([seed, *(kind + split).encode(), number])
+            known = label in CLASSES[kind]
+            intensity = 0.85 + 0.15 * rng.beta(2.2, 1.2) if known else 0.3
+            expression = label if known else str(rng.choice(CLASSES[kind]))
+            size = int(rng.integers(*style.size))
+            face = render_face(rng, expression, intensity, size, style)
+            if label in ("NF", "no_face"):
+                face = replace(face, image=expose(rng, background(rng, size), style))
+            files, name, line = files_of(_Sample(split, number, label, intensity, face, rng))
+            yield from files.items()
+            lists[name] += line
+    for name, lines in lists.items():
+        yield name, (",".join(affectnet.HEADER) + "\n" if kind == "affectnet" else "").encode() + lines.encode()
 
 
 def _encode(image: Image.Image, form: str, **options: int) -> bytes:
@@ -127,93 +134,59 @@ def _encode(image: Image.Image, form: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _crop(face: Face, template: np.ndarray, side: int) -> Image.Image:
-    """The face with its landmarks on ``template``, a least-squares similarity: picture = a * crop + b, complex."""
-    target, source = template @ [1, 1j], face.landmarks @ [1, 1j]
-    centred = target - target.mean()
-    a = np.vdot(centred, source) / np.vdot(centred, centred).real
-    b = source.mean() - a * target.mean()
-    affine = (a.real, -a.imag, b.real, a.imag, a.real, b.imag)
-    form, smooth = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-    return Image.fromarray(face.image).transform((side, side), form, affine, smooth)
+_Files = tuple[dict[str, bytes], str, str]  # files by name; a list of labels, and the line in it
 
 
-def _rafdb(seed: int, counts: Counts) -> Members:
-    yield "basic/README.txt", _README.format(name="RAF-DB").encode()
-    lines = ""
-    for split, digits in (("train", 5), ("test", 4)):
-        for number, name, rng in _images("rafdb", seed, split, counts, first=1):
-            size = int(rng.integers(100, 151))
-            face = render_face(rng, name, _intensity(rng, 0.75), size, _STYLES["rafdb"])
-            stem, original = f"{split}_{number:0{digits}d}", Image.fromarray(face.image)
-            lines += f"{stem}.jpg {rafdb.CLASSES.index(name) + 1}\n"
-            yield f"basic/Image/original/{stem}.jpg", _encode(original, "JPEG", quality=int(rng.integers(60, 95)))
-            yield f"basic/Image/aligned/{stem}_aligned.jpg", _encode(_crop(face, _CROP_100, 100), "JPEG", quality=90)
-            points = "".join(f"{x:.2f}\t{y:.2f}\n" for x, y in face.landmarks)
-            attributes = f"{points}{face.gender}\n{face.race}\n{face.age}\n"
-            yield f"basic/Annotation/manual/{stem}_manu_attri.txt", attributes.encode()
-    yield f"basic/{rafdb.LIST}", lines.encode()
+def _rafdb(image: _Sample) -> _Files:
+    face, stem = image.face, f"{image.split}_{image.number:0{5 if image.split == 'train' else 4}d}"
+    crop = Image.fromarray(face.image).resize((100, 100), Image.Resampling.BILINEAR, face.box)
+    attributes = "".join(f"{x:.2f}\t{y:.2f}\n" for x, y in face.landmarks)
+    attributes += f"{face.who.gender}\n{face.who.race}\n{face.who.age}\n"
+    files = {
+        f"basic/Image/original/{stem}.jpg": image.jpeg(),
+        f"basic/Image/aligned/{stem}_aligned.jpg": _encode(crop, "JPEG", quality=90),
+        f"basic/Annotation/manual/{stem}_manu_attri.txt": attributes.encode(),
+    }
+    return files, f"basic/{rafdb.LIST}", f"{stem}.jpg {rafdb.CLASSES.index(image.label) + 1}\n"
 
 
-def _ferplus(seed: int, counts: Counts) -> Members:
-    yield "ferplus/README.txt", _README.format(name="FERPlus").encode()
-    files, style = count(), _STYLES["ferplus"]
-    for folder, split in ferplus.FOLDERS.items():
-        lines, images = "", sum(counts[split].values())
-        others = ["unknown"] * max(1, images // 60) + ["NF"] * max(1, images // 150)
-        for _, name, rng in _images("ferplus", seed, split, counts, others):
-            if name == "NF":
-                pixels, votes = expose(rng, background(rng, 48), style), [0] * 9 + [10]
-            elif name == "unknown":
-                pixels = render_face(rng, str(rng.choice(ferplus.CLASSES)), 0.3, 48, style).image
-                votes = rng.multinomial(10, [0.12, 0, 0, 0.12, 0, 0.06, 0, 0.1, 0.6, 0]).tolist()
-            else:
-                intensity = _intensity(rng, 0.8)
-                pixels = render_face(rng, name, intensity, 48, style).image
-                votes = _votes(rng, name, intensity)
-            file = f"fer{next(files):07d}.png"
-            yield f"ferplus/{folder}/{file}", _encode(Image.fromarray(pixels).convert("L"), "PNG", compress_level=1)
-            lines += f'{file},"(0, 0, 48, 48)",{",".join(map(str, votes))}\r\n'  # ends as in the real file
-        yield f"ferplus/{folder}/label.csv", lines.encode()
+def _ferplus(image: _Sample) -> _Files:
+    part, folder = {split: (part, folder) for part, (folder, split) in enumerate(ferplus.FOLDERS.items())}[image.split]
+    file, grey = f"fer{10_000 * part + image.number:07d}.png", Image.fromarray(image.face.image).convert("L")
+    line = f'{file},"(0, 0, 48, 48)",{",".join(map(str, _votes(image)))}\r\n'  # ends as in the real file
+    return {f"ferplus/{folder}/{file}": _encode(grey, "PNG", compress_level=1)}, f"ferplus/{folder}/label.csv", line
 
 
-def _votes(rng: np.random.Generator, name: str, intensity: float) -> list[int]:
-    """Ten taggers' votes over the eight classes, unknown and NF; a faint expression is often read as neutral."""
-    chance, others = np.zeros(10), _TAKEN_FOR[name]
-    doubt = rng.beta(1.2, 3.2) * (1.25 - 0.6 * intensity)
-    chance[ferplus.CLASSES.index(name)] = 1 - doubt
-    for other, weight in zip(others, rng.dirichlet(np.full(len(others), 0.6)), strict=True):
-        chance[ferplus.CLASSES.index(other)] += doubt * weight * 0.9
-    chance[8] += doubt * 0.1
-    return rng.multinomial(10, chance).tolist()
+def _votes(image: _Sample) -> list[int]:
+    """Ten taggers' votes over the eight classes, unknown and NF; a faint expression is often read as another."""
+    chance = dict.fromkeys([*ferplus.CLASSES, "unknown", "NF"], 0.0) | {image.label: 1.0}
+    if image.label in _READ:
+        doubt = image.rng.beta(1.2, 4) * (1.25 - 0.6 * image.intensity)
+        chance |= {image.label: 1 - doubt, _READ[image.label][2]: 0.9 * doubt, "unknown": 0.1 * doubt}
+    return list(image.rng.multinomial(10, list(chance.values())))
 
 
-def _affectnet(seed: int, counts: Counts) -> Members:
-    yield "README.txt", _README.format(name="AffectNet").encode()
-    codes = {name: code for code, name in (dict(enumerate(affectnet.CLASSES)) | affectnet.NOT_EXPRESSIONS).items()}
-    style = _STYLES["affectnet"]
-    for split, file in (("train", "training.csv"), ("test", "validation.csv")):
-        lines, others = ",".join(affectnet.HEADER) + "\n", []
-        if split == "train":  # the validation set has the eight classes only
-            images = sum(counts[split].values())
-            others = [name for name in affectnet.NOT_EXPRESSIONS.values() for _ in range(max(1, images // 100))]
-        for _, name, rng in _images("affectnet", seed, split, counts, others):
-            size, quality = int(rng.integers(110, 161)), int(rng.integers(60, 95))
-            valence = arousal = -2.0
-            if name in affectnet.CLASSES:
-                intensity = _intensity(rng, 0.8)
-                face = render_face(rng, name, intensity, size, style)
-                valence, arousal = np.clip(np.array(_AFFECT[name]) * intensity + rng.normal(0, 0.08, 2), -1, 1)
-            else:
-                face = render_face(rng, str(rng.choice(affectnet.CLASSES)), 0.3, size, style)
-            pixels = face.image if name != "no_face" else expose(rng, background(rng, size), style)
-            x0, y0, x1, y1 = face.box
-            box = f"{round(x0)},{round(y0)},{round(x1 - x0)},{round(y1 - y0)}"
-            points = ";".join(f"{v:.2f}" for v in face.points.ravel())
-            member = f"{rng.integers(1, 20)}/{rng.bytes(28).hex()}.jpg"
-            lines += f"{member},{box},{points},{codes[name]},{valence:.6f},{arousal:.6f}\n"
-            yield f"{affectnet.IMAGES}/{member}", _encode(Image.fromarray(pixels), "JPEG", quality=quality)
-        yield file, lines.encode()
+def _affectnet(image: _Sample) -> _Files:
+    names = dict(enumerate(affectnet.CLASSES)) | affectnet.NOT_EXPRESSIONS
+    code = next(code for code, name in names.items() if name == image.label)
+    valence = arousal = -2.0
+    if image.label in affectnet.CLASSES:
+        affect = np.array(_READ[image.label][:2]) * image.intensity + image.rng.normal(0, 0.08, 2)
+        valence, arousal = np.clip(affect, -1, 1)
+    x0, y0, x1, y1 = map(round, image.face.box)
+    points = ";".join(f"{v:.2f}" for v in image.face.points.ravel())
+    file = f"{image.rng.integers(1, 20)}/{image.rng.bytes(28).hex()}.jpg"
+    line = f"{file},{x0},{y0},{x1 - x0},{y1 - y0},{points},{code},{valence:.6f},{arousal:.6f}\n"
+    table = "training.csv" if image.split == "train" else "validation.csv"
+    return {f"{affectnet.IMAGES}/{file}": image.jpeg()}, table, line
 
 
-_MEMBERS = {"rafdb": _rafdb, "ferplus": _ferplus, "affectnet": _affectnet}
+# Folder of the archive, name of the real dataset, a sample's files, its style, and further labels, each once in so many
+# images.
+_GREY = Style(size=(48, 49), scale=(0.28, 0.34), roll=6, yaw=9, pitch=6, blur=0.5, noise=5)
+_FOUND = Style(size=(110, 161), scale=(0.20, 0.30), shift=0.04, roll=8, yaw=12, pitch=8)
+_LAYOUTS: dict[str, tuple[str, str, Callable[[_Sample], _Files], Style, dict[str, int]]] = {
+    "rafdb": ("basic/", "RAF-DB", _rafdb, Style(), {}),
+    "ferplus": ("ferplus/", "FERPlus", _ferplus, _GREY, {"unknown": 60, "NF": 150}),
+    "affectnet": ("", "AffectNet", _affectnet, _FOUND, dict.fromkeys(affectnet.NOT_EXPRESSIONS.values(), 100)),
+}

@@ -20,6 +20,12 @@ FILLS: dict[str, tuple[str, ...]] = {
 
 MODEL = "transfer_base"
 """The model whose sizes all of these weights have."""
+FITS = {
+    "ir50_ms1m": (MODEL, "apvit", "ir50", "dan_ir50"),
+    "vit_small_p16_224": (MODEL, "apvit"),
+    "transfer_paddle": (MODEL,),
+}
+"""Source to the models that have the tensors which it sets."""
 
 
 def problem(model: str, pretrained: Sequence[str]) -> str | None:
@@ -27,8 +33,8 @@ def problem(model: str, pretrained: Sequence[str]) -> str | None:
     for position, name in enumerate(pretrained):
         if name not in OF_SOURCE:
             return f"unknown weights {name!r}; {choices(name, OF_SOURCE)}"
-        if model != MODEL:
-            return f"{name} fits {MODEL}, and model.name is {model}; change one of them"
+        if model not in FITS[name]:
+            return f"{name} fits {' or '.join(FITS[name])}, and model.name is {model}; change one of them"
         for other in pretrained[:position]:
             prefixes = FILLS[OF_SOURCE[name]], FILLS[OF_SOURCE[other]]
             if any(one.startswith(two) or two.startswith(one) for one in prefixes[0] for two in prefixes[1]):

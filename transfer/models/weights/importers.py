@@ -1,16 +1,20 @@
 """Third-party weights to tensors under this project's names: one function per kind of file, and the conversion.
 
-Every tensor of a file is wanted, or not wanted for a stated reason, and every tensor that a file is for must be in it,
-finite and with its shape. Anything else is an error: nothing is half loaded.
+No code in a file is ever run. Every tensor of a file is wanted, or not wanted for a stated reason, and every tensor
+that a file is for must be in it, finite and with its shape. Anything else is an error: nothing is half loaded.
 """
 
 import json
+import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,11 +22,14 @@ from torch import Tensor
 from transfer.models.transfer import transfer_base
 from transfer.models.weights.catalogue import FILLS, MODEL
 from transfer.models.weights.load import KEY, Loaded, Report, shape_text
-from transfer.models.weights.readers import read_paddle, read_torch
 from transfer.params import FaceParams, ModelParams
 from transfer.utils.code_digest import step_digest
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, sha256, write_json
+from transfer.utils.filetype import HEAD, HTML, ZIP, looks_like
+
+MAX_BYTES = 2 << 30
+"""Largest file, and largest sum of tensors, that is read: IR-50 with its last layers has 0.2 GB."""
 
 Tensors = dict[str, Tensor]
 Imported = tuple[Tensors, Report]
@@ -30,6 +37,107 @@ Imported = tuple[Tensors, Report]
 
 # Label order of the authors' RAF-DB lists, which is RAF-DB's own (their labels 1 to 7, less 1).
 CLASSES = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
+
+
+def read_torch(path: Path) -> Tensors:
+    """Tensors of a torch state dict by name. Raises UserError: damaged, or not just tensors."""
+    expected = "a torch state dict without code"
+    try:
+        _refuse_too_large(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols of files that are then refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # torch.load raises nearly anything on damaged data
+        # without torch's advice, which is to run the code in the file
+        patterns = r"GLOBAL \S+[^.\n]*", r"(?<=Unpickler error: ).*", r".*"
+        reason = next(found[0] for pattern in patterns if (found := re.search(pattern, str(error))))
+        raise _unreadable(path, expected, reason, usual=ZIP) from None
+    return _tensors(path, content, expected)
+
+
+def read_paddle(path: Path) -> Tensors:
+    """Tensors of a ``paddle.save`` state dict by name, without Paddle. Raises UserError: damaged, not just arrays."""
+    expected = "Paddle parameters, a pickle of numpy arrays"
+    _refuse_too_large(path)
+    try:
+        with path.open("rb") as handle:
+            content = _ArrayUnpickler(handle).load()
+        if isinstance(content, dict):
+            content.pop("StructuredToParameterName@@", None)  # a table of names that paddle.save adds
+            content = {name: item.tensor() if isinstance(item, _Array) else item for name, item in content.items()}
+    except Exception as error:  # the unpickler raises nearly anything on damaged data
+        raise _unreadable(path, expected, f"{type(error).__name__}: {error}") from None
+    return _tensors(path, content, expected)
+
+
+class _Dtype:
+    """Stands in for numpy.dtype: plain numbers only, no objects and no fields."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"):
+            raise pickle.UnpicklingError(f"contains an array of type {code!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands in for numpy.ndarray, whose own __setstate__ is not made for hostile input."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, fortran, data = state
+        self.array = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if fortran else "C")
+
+    def tensor(self) -> Tensor:
+        """In this machine's byte order, and in memory that torch may write to: astype copies."""
+        return torch.from_numpy(self.array.astype(self.array.dtype.newbyteorder("=")))
+
+
+class _ArrayUnpickler(pickle._Unpickler):  # in Python: the C version allocates whatever memo size a file names
+    """Knows the few names that arrays need and refuses every other one before anything is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return lambda *_: _Array()
+        allowed: dict[str, Any] = {"numpy.dtype": _Dtype, "numpy.ndarray": _Array}
+        allowed["_codecs.encode"] = lambda text, _: text.encode("latin1")  # bytes, in pickles of protocol 2
+        if f"{module}.{name}" not in allowed:
+            raise pickle.UnpicklingError(f"asks for {module}.{name}, and arrays need no code")
+        return allowed[f"{module}.{name}"]
+
+
+def _refuse_too_large(path: Path) -> None:
+    """Raise UserError for a file that unpacks to more than MAX_BYTES, or whose table of tensors is absurdly long."""
+    if path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            sizes = {member.filename: member.file_size for member in archive.infolist()}
+    else:
+        sizes = {"": path.stat().st_size if path.is_file() else 0}
+    table = max((size for name, size in sizes.items() if name.endswith(".pkl")), default=0)
+    if sum(sizes.values()) > MAX_BYTES or table > MAX_BYTES >> 7:
+        raise UserError(f"{path}: unpacks to more than any supported weights; check that it is the right file")
+
+
+def _unreadable(path: Path, expected: str, reason: str, usual: str = "") -> UserError:
+    if not path.is_file():
+        return UserError(f"{path}: no such file; expected {expected}")
+    with path.open("rb") as handle:
+        kind = looks_like(handle.read(HEAD))
+    advice = "a web page was saved in place of the file, download it again" if kind == HTML else "fetch it again"
+    found = f"found {kind}" if kind not in (None, usual) else f"it is damaged, or another file ({reason[:160]})"
+    return UserError(f"{path}: expected {expected}, {found}; {advice}")
+
+
+def _tensors(path: Path, content: Any, expected: str) -> Tensors:
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"{path}: expected {expected} by name, found {type(content).__name__}; fetch it again")
+    for name, value in content.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise UserError(f"{path}: {name}: expected a tensor, found {type(value).__name__}; fetch it again")
+    return content
 
 
 def face_evolve_ir50(theirs: Tensors) -> Imported:

@@ -18,6 +18,7 @@ from transfer.utils.errors import UserError
 
 KEY = "transfer"
 """The one entry of our safetensors headers, a JSON object: safetensors writes several entries in random order."""
+MAX_HEADER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def load_pretrained(model: nn.Module, files: Sequence[Path]) -> Report:
     report = Report()
     for file in files:
         tensors, about = read_safetensors(file)
-        if "fills" not in about:
+        fills = about.get("fills")
+        if not isinstance(fills, list) or not all(isinstance(prefix, str) for prefix in fills):
             raise UserError(f"{file}: not imported weights; import them with transfer weights")
         for name, tensor in tensors.items():
             if name not in state:
@@ -78,7 +80,7 @@ def load_pretrained(model: nn.Module, files: Sequence[Path]) -> Report:
                 )
             found[name] = tensor
             report.loaded.append(Loaded(name, name, tuple(tensor.shape), change))
-        absent = [name for name in state if name.startswith(tuple(about["fills"])) and name not in tensors]
+        absent = [name for name in state if name.startswith(tuple(fills)) and name not in tensors]
         if absent:
             raise UserError(f"{file}: {absent[0]} ({shape_text(state[absent[0]])}) missing, and {len(absent) - 1} more")
     report.missing = {name: "starts fresh" for name in state if name not in found}
@@ -112,9 +114,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of a file of this project by name, and its header. Raises UserError for any other or a damaged file."""
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[KEY])
+            text = (file.metadata() or {})[KEY]
+            about = json.loads(text) if len(text) < MAX_HEADER else None
+            if not isinstance(about, dict):
+                raise ValueError(f"its header {KEY} is not an object of less than {MAX_HEADER:,} characters")
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:  # KeyError, ValueError: another header
+    except (OSError, SafetensorError, LookupError, ValueError, RecursionError, TypeError) as error:
         raise UserError(f"{path}: not the model.safetensors of a run, nor imported weights ({error})") from None
 
 

@@ -111,6 +111,14 @@ class Context:
         model = self.params.run(dataset, recipe).model
         return {"local_cnns": model.args.get("num_lanets"), **{key: model.args.get(key) for key in ("mad", "msad")}}
 
+    def size_cells(self, dataset: str, recipe: str) -> Cells:
+        """Return model, loss, backbone, parameters, macs and pretrained of a recipe."""
+        from transfer.models.registry import size_of
+
+        run = self.params.run(dataset, recipe)
+        classes = len(next(iter(self.runs[dataset, recipe].values())).classes)
+        return {"model": run.model.name, "loss": run.train.loss.name, **size_of(run.model, classes)}
+
     @property
     def dataset(self) -> str:
         """The dataset of the figure."""

@@ -37,17 +37,16 @@ def evaluation(layout: Layout, run: tuple[str, str, int], datasets: Sequence[str
 
 def rows(context: Context) -> Iterator[Cells]:
     """Each measure of each recipe, as the mean over seeds."""
-    from transfer.evaluation.statistics import over_seeds
+    from transfer.evaluation.statistics import summary
     from transfer.runs.evaluations import MEASURES, read_diversity
 
     for names, seeds in context.results():
         names |= context.model_cells(names["dataset"], names["recipe"])
         found = read_diversity(context.layout, names["dataset"], [names["recipe"]], list(seeds))
         for measure, values in found.groupby("measure", sort=False):
-            over = over_seeds(values["value"].to_numpy(), *MEASURES[str(measure)])
-            cells = {"value": over.pop("mean"), "value_std": over.pop("std")} | over
-            counts = {"n_seeds": len(values), "n_faces": int(values["faces"].iloc[0])}
-            yield names | {"measure": measure} | counts | cells
+            over = vars(summary(values["value"].tolist(), within=MEASURES[str(measure)]))
+            counts = {"n_seeds": over.pop("n"), "n_faces": int(values["faces"].iloc[0])}
+            yield names | over | counts | {"measure": measure, "value": over["mean"], "value_std": over["std"]}
 
 
 def figure(context: Context) -> tuple[Figure, str]:
@@ -67,7 +66,7 @@ def diversity_figure(found: pd.DataFrame) -> Figure:
     """Draw a panel per measure in ``SHOWN``, a line per recipe; ``found`` is that of `read_diversity`."""
     from matplotlib.figure import Figure
 
-    from transfer.evaluation.statistics import over_seeds
+    from transfer.evaluation.statistics import summary
     from transfer.runs.evaluations import MEASURES
 
     recipes = list(found["recipe"].unique())
@@ -75,11 +74,12 @@ def diversity_figure(found: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, len(SHOWN), sharey=True)
     for axes, (measure, name) in zip(panels, SHOWN.items(), strict=True):
         for place, recipe in enumerate(recipes):
-            values = found[(found["recipe"] == recipe) & (found["measure"] == measure)]["value"].to_numpy()
-            over = over_seeds(values, *MEASURES[measure])
+            values = found[(found["recipe"] == recipe) & (found["measure"] == measure)]["value"].tolist()
+            over = summary(values, within=MEASURES[measure])
             axes.plot(values, [place] * len(values), "o", color="black", mfc="none", ms=5)
-            axes.plot([over["mean"]] * 2, [place - 0.3, place + 0.3], color="black", lw=1.5)
-            axes.plot([over["ci95_low"], over["ci95_high"]], [place] * 2, color="0.65", lw=5, zorder=1)
+            axes.plot([over.mean] * 2, [place - 0.3, place + 0.3], color="black", lw=1.5)
+            if over.std is not None:
+                axes.plot([over.ci95_low, over.ci95_high], [place] * 2, color="0.65", lw=5, zorder=1)
         axes.set_xlabel(name)
     panels[0].set_yticks(range(len(recipes)), [recipe_name(recipe) for recipe in recipes])
     panels[0].set_ylim(len(recipes) - 0.5, -0.5)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transfer.tables.kinds import INTERVAL, Cells, Context, Formats, Kind, accuracy_cells, percent
-from transfer.tables.reported import REPORTED, Reported, load_reported
-from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Section, code, grid, plain, spread
+from transfer.tables.kinds.reported import REPORTED, Reported, load_reported
+from transfer.tables.text import ACCURACY_CELLS, UNDEFINED, Cell, Section, code, grid, plain, spread
 from transfer.utils.plots import recipe_name
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ FORMATS: Formats = {
     "p_holm": "p",
     "effect_size": "number",
     "effect": "text",
+    "model": "text",
+    "loss": "text",
+    "backbone": "text",
+    **dict.fromkeys(["parameters", "macs"], "count"),
+    "pretrained": "text",
 }
 COLUMNS = list(FORMATS)[:17]
 """The columns that every reader of Table 1 may count on; further ones follow them."""
@@ -48,6 +53,7 @@ def rows(context: Context) -> list[Cells]:
     for names, ours in results:
         dataset, recipe, protocol = names["dataset"], names["recipe"], names["protocol"]
         row = names | context.model_cells(dataset, recipe) | accuracy_cells(ours)
+        row |= context.size_cells(dataset, recipe)
         row |= {key.rpartition(".")[2]: value for key, value in values.get(recipe, {}).items()}
         theirs = baselines.get((dataset, protocol), {})
         if recipe != baseline and (both := sorted(ours.keys() & theirs.keys())):
@@ -85,8 +91,14 @@ def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
 
 
 def _section(name: str, rows: pd.DataFrame) -> Section:
-    keys = {"recipe": code("recipe"), "LANets": plain("local_cnns", "{}"), "p1 (MAD)": plain("mad", "{:g}")}
-    keys |= {"p2 (MSAD)": plain("msad", "{:g}")}
+    keys = {"recipe": code("recipe")}
+    if rows["model"].nunique() > 1 or rows["mad"].isna().all():
+        keys |= {"model": code("model"), "loss": plain("loss", "{}"), "backbone": plain("backbone", "{}")}
+        keys |= {"M parameters": _millions("parameters"), "M MACs": _millions("macs")}
+        keys |= {"pretrained": plain("pretrained", "{}")}
+    if not rows["mad"].isna().all():
+        keys |= {"LANets": plain("local_cnns", "{}"), "p1 (MAD)": plain("mad", "{:g}")}
+        keys |= {"p2 (MSAD)": plain("msad", "{:g}")}
     keys |= {column: plain(column, "{}") for column in map(str, rows) if column not in FORMATS}
     head, lines = grid(rows, keys, ACCURACY_CELLS | {"Δ (p, p(Holm), d)": _difference}, across="protocol")
     numbers = rows.dropna(subset="reported_accuracy").set_index("recipe")
@@ -100,6 +112,10 @@ def _section(name: str, rows: pd.DataFrame) -> Section:
         for line, recipe in zip(lines, dict.fromkeys(rows["recipe"]), strict=True):
             line.append(cells.get(recipe, UNDEFINED))
     return Section(name, "", head, lines, [f"[{i}] {source}" for i, source in enumerate(sources, 1)])
+
+
+def _millions(column: str) -> Cell:
+    return lambda row: f"{row[column] / 1e6:.2f}"
 
 
 def _difference(row: Mapping[str, Any]) -> str:
@@ -119,7 +135,7 @@ def figure(context: Context) -> tuple[Figure, str]:
 
     sweep = context.params.table_definitions[context.name].sweep
     if sweep is None or len(sweep.over) > 2:
-        from transfer.tables.overview import read_history
+        from transfer.tables.publish import read_history
 
         histories = [
             read_history(context.layout, context.dataset, recipe, seed).assign(recipe=recipe, seed=seed)

@@ -3,14 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from transfer.tables.kinds import COUNTS, INTERVAL, Cells, Context, Formats, Kind, accuracy_cells
-from transfer.tables.reported import REPORTED, load_reported
 from transfer.tables.text import UNDEFINED, Section, grid, interval, mean, plain
+from transfer.utils.errors import UserError
+from transfer.utils.text import in_markdown
 
 if TYPE_CHECKING:
     import pandas as pd
+
+REPORTED = Path("params/reported.yaml")
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Reported(BaseModel):
+    """A published accuracy (percent), with its source and how far that source was checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: _Text
+    year: int = Field(ge=2000, le=2100)
+    dataset: Literal["rafdb", "ferplus", "affectnet7", "affectnet8"]
+    recipe: _Text | None = None
+    accuracy: float = Field(gt=0, le=100, allow_inf_nan=False)
+    protocol: Literal["test_selected", "unknown"]
+    source: _Text
+    status: Literal["confirmed", "second-hand"]
+    remark: _Text | None = None
+
+
+def load_reported(path: Path = REPORTED) -> list[Reported]:
+    """Read the published numbers. Raises UserError naming the file and the entry (counted from 1)."""
+    import yaml
+
+    try:
+        rows = TypeAdapter(list[Reported]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; restore it from the repository") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:
+            raise UserError(f"{path}: expected a list of entries; write each as '- method: ...'") from None
+        number, *key = first["loc"]
+        where = ".".join(map(str, key)) or "entry"
+        raise UserError(f"{path}: entry {int(number) + 1}: {where}: {first['msg']}; correct this entry") from error
+    cells: dict[tuple[str, str], int] = {}
+    for number, row in enumerate(rows, start=1):
+        if row.recipe and cells.setdefault((row.dataset, row.recipe), number) != number:
+            other = f"recipe {row.recipe} on {row.dataset} already has entry {cells[row.dataset, row.recipe]}"
+            raise UserError(f"{path}: entry {number}: {other}; keep one of them")
+    return rows
+
 
 FORMATS: Formats = {
     **dict.fromkeys(["experiment", "dataset", "method"], "text"),
@@ -22,6 +71,7 @@ FORMATS: Formats = {
     "reported": "percent",
     **dict.fromkeys(["status", "source", "remark"], "text"),
 }
+_FREE_TEXT = ("method", "source", "remark")
 _FAMILIES = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet7": "AffectNet, 7 classes"}
 _FAMILIES |= {"affectnet8": "AffectNet, 8 classes"}
 
@@ -51,6 +101,7 @@ def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
 
 
 def _section(title: str, text: str, rows: pd.DataFrame) -> Section:
+    rows = rows.assign(**{name: rows[name].map(in_markdown, na_action="ignore") for name in _FREE_TEXT})
     sources = list(dict.fromkeys(rows["source"].dropna()))
 
     def source(row: Mapping[str, Any]) -> str:

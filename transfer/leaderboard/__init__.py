@@ -1,0 +1,1 @@
+"""The leaderboard: tasks, entries, their checks, scores, ranks and pages."""
