@@ -42,7 +42,7 @@ class SourceFile(Strict):
 class SourceEntry(Strict):
     """A dataset, some lists or a weight file: where it comes from and how to get it."""
 
-    kind: Literal["dataset", "list", "weights"]
+    kind: Literal["dataset", "list", "weights", "tool"]
     how: Literal["download", "form", "kaggle", "manual"]
     """download: by `transfer fetch`; the others by a person, as ``ask`` says."""
     title: str
