@@ -62,7 +62,9 @@ class Inputs:
         }
         entries = _files("leaderboard/entries/*/*")
         self.board_files = ["params/reported.yaml", *_files("leaderboard/tasks/*.yaml"), *entries]
-        self.downloads = [file.path for entry in load_sources().values() for file in entry.files if file.url]
+        self.downloads = [
+            file.path for entry in load_sources().values() for file in entry.files if file.url or file.package
+        ]
 
     # ---- Raw files
 

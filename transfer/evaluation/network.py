@@ -27,6 +27,8 @@ from transfer.utils.errors import UserError, remake
 
 PADDLE = (".pdiparams", ".pdparams")
 """Suffixes of PaddlePaddle's weight files."""
+PACKAGES = (".whl", ".tgz")
+"""Suffixes of the packages of tools (transfer.models.tools)."""
 BATCH = 256
 """Faces per batch, as in the evaluation after an epoch: other batches may give other last digits."""
 
@@ -49,11 +51,16 @@ class Header(BaseModel):
 def load_model(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a weight file, in evaluation mode, and the file's description of itself.
 
-    A run's model.safetensors, the authors' TransFER as ``transfer weights`` wrote it, or their own file (.pdiparams).
+    A run's model.safetensors, the authors' TransFER as ``transfer weights`` wrote it, or their own file (.pdiparams),
+    or the package of a tool (.whl, .tgz).
     Raises UserError for another file, or one whose tensors do not fit its description.
     """
     if weights.suffix in PADDLE:
         tensors, about, _ = importers.read(weights, "transfer_paddle")
+    elif weights.suffix in PACKAGES:
+        from transfer.models.tools import read_tool
+
+        tensors, about = read_tool(weights)
     else:
         tensors, about = read_safetensors(weights)
         about = {"hflip_tta": about.get("flip_views", False)} | about  # its name in files of version 0.1.0

@@ -100,12 +100,12 @@ def evaluate_weights(
 
     predictions.parquet is that of a run with a column logit_<class> for each class: the network's output for the face
     itself. fp32 where ``train.precision`` is auto, so that the logits are those of the framework that trained them.
-    Raises UserError: not a weight file, other classes than the dataset's ``classes``, no aligned faces.
+    A class that the network does not know has probability 0 and logit -inf. Raises UserError: not a weight file, a
+    class that is not among the dataset's ``classes``, no aligned faces.
     """
     model, about = load_model(weights)
-    if about["classes"] != classes:
-        theirs, expected = ", ".join(about["classes"]), ", ".join(classes)
-        raise UserError(f"{weights}: classes are {theirs}; {dataset} has {expected}, in this order")
+    if unknown := [name for name in about["classes"] if name not in classes]:
+        raise UserError(f"{weights}: knows {', '.join(unknown)}; {dataset} has only {', '.join(classes)}")
     digest, faces = sha256(weights), read_faces(layout.data(dataset))
     torch.set_num_threads(train.threads)
     device = choose_device(train.device)
@@ -118,7 +118,10 @@ def evaluate_weights(
         for batch in outputs(model, batches, precision, about["hflip_tta"]):
             found.append(batch)
             report(sum(len(logits) for logits, _ in found))
-    logits, probabilities = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    own = [torch.cat(parts).numpy() for parts in zip(*found, strict=True)]
+    logits, probabilities = (np.full((len(faces.rows), len(classes)), value, np.float32) for value in (-np.inf, 0))
+    places = [classes.index(name) for name in about["classes"]]
+    logits[:, places], probabilities[:, places] = own
     frame = predictions_frame(
         faces.manifest["sample"].tolist(),
         faces.manifest["label"].tolist(),
@@ -137,6 +140,8 @@ def evaluate_weights(
         "weights": weights.name,
         "weights_sha256": digest,
         "classes": classes,
+        "unknown_classes": [name for name in classes if name not in about["classes"]],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **run_metrics(frame, parquet_columns(subsets) if subsets.exists() else None),
         "predictions_sha256": sha256(path),
     }

