@@ -180,11 +180,9 @@ def test_a_run_s_own_weights(layout):
     assert set(again["protocol"]) == {"val_selected"}
 
 
-def test_other_classes_or_another_order(authors, layout):
-    _, file, _ = authors
-    for classes in (["happy", "sad", "neutral"], sorted(CLASSES)):
-        with pytest.raises(UserError, match=rf"classes are surprise, fear, .* faces has {', '.join(classes)}, in this"):
-            evaluate_weights(file, layout, "faces", classes, TrainParams())
+def test_other_classes(authors, layout):
+    with pytest.raises(UserError, match=r"knows surprise, fear, .*; faces has only happy, sad, neutral"):
+        evaluate_weights(authors[1], layout, "faces", ["happy", "sad", "neutral"], TrainParams())
     assert not (layout.root / "weights").exists()
 
 
@@ -228,7 +226,7 @@ def directory(tmp_path, monkeypatch):
             "--weights takes the place of --recipe and --seed",
         ),
         (["params", "--set", "model.pretrained=[ir50]"], "command line: model.pretrained: unknown weights 'ir50'"),
-        (["params", "--set", "model.pretrained=[ir50_ms1m]"], "fits transfer_base, and model.name is transfer_tiny"),
+        (["params", "--set", "model.pretrained=[ir50_ms1m]"], "and model.name is transfer_tiny; change one of them"),
         (["params", "--set", "model.pretrained=ir50_ms1m"], "model.pretrained: should be a valid list"),
     ],
 )

@@ -368,7 +368,7 @@ def test_no_runs(mlflow_store):
 
 
 def test_every_cell_agrees(view):
-    assert check(PARAMS, view) == (6 * 23, [])
+    assert check(PARAMS, view) == (6 * 29, [])
 
 
 def test_a_metric_that_was_changed_in_mlflow_is_one_line(changed):

@@ -33,7 +33,7 @@ def test_audit_and_option(smallest):
     """Nothing is detected or trained for the audit; with the option the copies leave the training part alone."""
     done = smallest.snakemake(ARCHIVE, *ONE)
     assert done.returncode == 0, done.stdout
-    train, test = add_copies(smallest.root / ARCHIVE, 5)
+    train, test = add_copies(smallest.root / ARCHIVE, 4)
 
     jobs = {"index_dataset": 1, "hash_images": 1, "find_duplicates": 1, "audit_copies": 1, "audit": 1}
     assert smallest.scheduled("audit", *ONE) == jobs

@@ -16,7 +16,7 @@ def test_track(copy):
     first = copy.snakemake("track")
     assert first.returncode == 0, first.stdout
     assert "smallest: 12 runs created, 0 completed, 0 unchanged; 6 models registered" in first.stdout
-    assert "results/smallest/table1.csv: 414 cells, all as in MLflow" in first.stdout
+    assert "results/smallest/table1.csv: 522 cells, all as in MLflow" in first.stdout
 
     again = copy.snakemake("track")
     assert again.returncode == 0, again.stdout

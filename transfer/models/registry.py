@@ -84,7 +84,7 @@ def input_of(params: "ModelParams") -> dict[str, Any]:
 
 def create_model(params: "ModelParams", num_classes: int) -> "nn.Module":
     """The network of a run. Raises UserError for an unknown name, or arguments that it does not take."""
-    if wrong := problem(params):
+    if wrong := problem(params.model_copy(update={"pretrained": []})):  # these are put in afterwards
         raise UserError(f"model.{'.'.join(wrong[0])}: {wrong[1]}")
     try:
         return _made(params, num_classes)

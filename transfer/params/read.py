@@ -155,6 +155,8 @@ def _validated(model: type[S], config: Mapping[str, Any], source: Source) -> S:
         return model.model_validate(dict(config))
     except ValidationError as error:
         raise UserError(explained(error, model, config, source)[0]) from None
+    except UnicodeEncodeError as error:  # pydantic's, of a key that ends in half a character
+        raise UserError(f"the key {shown(error.object)}: expected text") from None
 
 
 def explained(error: ValidationError, model: type[S], config: Mapping[str, Any], source: Source) -> list[str]:
