@@ -114,7 +114,7 @@ def numbers(schema: dict, block: dict, path: str = "") -> Iterator[tuple[str, di
 
 def test_every_number_has_bounds():
     free = {path for path, block in numbers(SCHEMA, SCHEMA) if not {"maximum", "exclusiveMaximum"} & set(block)}
-    # Those of a sweep or a search are checked as the parameters that they stand for, options by their parser, severities by kind.
+    # Those of a sweep or a search are checked as what they stand for, options by their parser, severities by kind.
     assert all(re.search("Sweep|SearchRange|space|options|corruptions", path) for path in free), free
 
 

@@ -87,7 +87,10 @@ def test_what_is_asked_for_says_where_it_goes(table):
         ),
         (lambda s: s["rafdb"].pop("licence"), "sources.rafdb.licence: missing"),
         (lambda s: s["rafdb"].update(how="ftp"), "sources.rafdb.how: should be 'download', 'form', "),
-        (lambda s: s["rafdb"].update(how="download"), "sources.rafdb: how: download needs files with a url or package each"),
+        (
+            lambda s: s["rafdb"].update(how="download"),
+            "sources.rafdb: how: download needs files with a url or package each",
+        ),
         (lambda s: s["rafdb"].pop("ask"), "sources.rafdb: how: form needs ask"),
         (lambda s: s["rafdb"].pop("archive"), "sources.rafdb: needs files, or the archive"),
         (lambda s: s["vit_small_p16_224"].update(how="manual"), "how: manual has no url or package in its files"),

@@ -117,7 +117,8 @@ def to_markdown(
         f"most {MAX_DISTANCE} of 64 bits, and similar fine structure (similarity at least "
         f"{SIMILARITY['near']:.2f}). Mirrored: the same for one image and the mirror image of the other (at least "
         f"{SIMILARITY['mirrored']:.2f}). Error rates: docs/leaks.md. All pairs: duplicates.csv.",
-        "; ".join(f"{name} {in_markdown(environment[name] or 'unknown')}" for name in ("commit", "python", "system")) + ".",
+        "; ".join(f"{name} {in_markdown(environment[name] or 'unknown')}" for name in ("commit", "python", "system"))
+        + ".",
     ]
     for dataset, fact in facts.items():
         rows = table[(table["dataset_a"] == dataset) & (table["dataset_b"] == dataset)]
