@@ -36,14 +36,9 @@ def modules() -> dict[str, Path]:
 
 
 def imports(known: dict[str, Path], file: Path) -> set[str]:
-    """Modules of the package that ``file`` imports at run time, also inside functions."""
-    tree = ast.parse(file.read_bytes())
-    hints = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
-    skipped = {id(node) for hint in hints for node in ast.walk(hint)}
+    """Modules of the package that ``file`` imports, also inside functions and for types alone."""
     found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+    for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -1,7 +1,7 @@
 """Build the boards: read and check every entry, score it, rank it, and write pages, csv and JSON."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from transfer.layout import Layout
 from transfer.leaderboard import entries, scores, tasks
 from transfer.leaderboard.checks import answers, check
 from transfer.leaderboard.entries import Submission, read_submission
-from transfer.leaderboard.page import TIERS, pages
+from transfer.leaderboard.page import pages
 from transfer.leaderboard.ranks import ranks, sentence
-from transfer.leaderboard.scores import Row
+from transfer.leaderboard.scores import TIERS, Board, Row
 from transfer.leaderboard.tasks import Task, Truth
 from transfer.params import Params
 from transfer.tables.kinds.reported import Reported, load_reported
@@ -73,33 +73,6 @@ def refuse(faults: Sequence[Fault]) -> None:
         lines = [f"{name}: {which}: {' '.join(text.split())}" for name, which, text in faults]
         more = f" (the first of {len(faults)} faults, all listed above)" if len(faults) > 1 else ""
         raise UserError(f"leaderboard/entries/{lines[0]}{more}; docs/leaderboard.md has the checks", "\n".join(lines))
-
-
-@dataclass(frozen=True)
-class Board:
-    """A task with its scored rows, best first; everything that its page shows."""
-
-    name: str
-    task: Task
-    rows: list[dict[str, Any]]
-    """name, tier, title, rank (best, worst, letters; None if withdrawn), scores, about, files, withdrawn, doubts."""
-    sentences: dict[str, str]
-    """By tier."""
-    controls: list[dict[str, Any]]
-    reported: list[dict[str, Any]]
-    agreement: dict[str, dict[str, float]]
-    missed: list[str]
-    earlier: list[str]
-    """Entries of earlier versions, which are not scored."""
-
-    @property
-    def id(self) -> str:
-        """The name of its files."""
-        return f"{self.name}-v{self.task.version}"
-
-    def title(self, name: str) -> str:
-        """The title of the row ``name``."""
-        return next(str(row["title"]) for row in self.rows if row["name"] == name)
 
 
 def boards(params: Params, layout: Layout) -> list[Board]:

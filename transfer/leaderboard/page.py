@@ -4,19 +4,11 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from transfer.leaderboard import templates
+from transfer.leaderboard.scores import TIERS, Board
 from transfer.leaderboard.tasks import Task
-
-if TYPE_CHECKING:
-    from transfer.leaderboard.board import Board
-
-TIERS = {
-    "measured": "trained and tested by this workflow",
-    "verified": "others' predictions, scored here",
-    "tool": "off the shelf, trained elsewhere on other labels",
-}
 
 
 class Column(NamedTuple):
@@ -56,7 +48,7 @@ COLUMNS = [
 ]
 
 
-def pages(boards: "Sequence[Board]", others: Mapping[str, Task], folder: Path) -> dict[str, str]:
+def pages(boards: Sequence[Board], others: Mapping[str, Task], folder: Path) -> dict[str, str]:
     """The text of every page by its path in ``folder``; ``others`` are tasks without data here."""
     from jinja2 import DictLoader, Environment, StrictUndefined
 
@@ -83,7 +75,7 @@ def pages(boards: "Sequence[Board]", others: Mapping[str, Task], folder: Path) -
     return found
 
 
-def ranking(board: "Board", tier: str) -> tuple[list[Column], list[tuple[dict[str, Any], list[tuple[str, Any]]]]]:
+def ranking(board: Board, tier: str) -> tuple[list[Column], list[tuple[dict[str, Any], list[tuple[str, Any]]]]]:
     """The columns that any row of a tier fills, and for each row its cells: the text, and the value to sort by."""
     rows = [row for row in board.rows if row["tier"] == tier]
     columns = [column for column in COLUMNS if any(cell(row, column)[0] for row in rows)]
@@ -119,7 +111,7 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def plot(board: "Board") -> dict[str, Any] | None:
+def plot(board: Board) -> dict[str, Any] | None:
     """Accuracy over the number of parameters: points in a drawing of 640 x 300, and the ticks of both axes."""
     rows = [row for row in board.rows if row["about"].get("parameters") and row["withdrawn"] is None]
     if len(rows) < 2:

@@ -23,6 +23,11 @@ from transfer.utils.errors import UserError
 
 DIFFICULTY = {"clear": (0.8, 1.0), "mixed": (0.6, 0.8), "doubtful": (0.0, 0.6)}
 """Share of the ten votes that the label has: above the first bound, up to the second."""
+TIERS = {
+    "measured": "trained and tested by this workflow",
+    "verified": "others' predictions, scored here",
+    "tool": "off the shelf, trained elsewhere on other labels",
+}
 PANELS = 200
 _SINGLE = ("mean_class_accuracy", "macro_f1", "nll", "ece")
 
@@ -45,6 +50,33 @@ class Row:
     def right(self, truth: Truth) -> np.ndarray:
         """(seeds, N) booleans."""
         return np.stack([found.argmax(axis=1) == truth.labels for found in self.answers.values()])
+
+
+@dataclass(frozen=True)
+class Board:
+    """A task with its scored rows, best first; everything that its page shows."""
+
+    name: str
+    task: Task
+    rows: list[dict[str, Any]]
+    """name, tier, title, rank (best, worst, letters; None if withdrawn), scores, about, files, withdrawn, doubts."""
+    sentences: dict[str, str]
+    """By tier."""
+    controls: list[dict[str, Any]]
+    reported: list[dict[str, Any]]
+    agreement: dict[str, dict[str, float]]
+    missed: list[str]
+    earlier: list[str]
+    """Entries of earlier versions, which are not scored."""
+
+    @property
+    def id(self) -> str:
+        """The name of its files."""
+        return f"{self.name}-v{self.task.version}"
+
+    def title(self, name: str) -> str:
+        """The title of the row ``name``."""
+        return next(str(row["title"]) for row in self.rows if row["name"] == name)
 
 
 def of_submission(found: Submission, task: Task, truth: Truth) -> Row:
