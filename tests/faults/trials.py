@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -87,7 +88,7 @@ def environment(folder: Path) -> dict[str, str]:
     return kept | {"PATH": path, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(folder)}
 
 
-def start(folder: Path, *command: str) -> subprocess.Popen[str]:
+def start(folder: Path, *command: str, **options: Any) -> subprocess.Popen[str]:
     """A process in a group of its own; stdout and stderr come together."""
     return subprocess.Popen(
         command,
@@ -99,6 +100,7 @@ def start(folder: Path, *command: str) -> subprocess.Popen[str]:
         text=True,
         errors="replace",
         start_new_session=True,
+        **options,
     )
 
 
@@ -296,17 +298,7 @@ def _limits() -> None:
 
 def bounded(folder: Path, *arguments: str) -> tuple[int, str, str]:
     """A verb's exit code, what it said, and how it went beyond the bounds of a hostile input."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "transfer", *arguments],
-        cwd=folder,
-        env=environment(folder),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        preexec_fn=_limits,
-    ) as process:
+    with start(folder, sys.executable, "-m", "transfer", *arguments, preexec_fn=_limits) as process:
         timer = threading.Timer(6 * SECONDS, process.kill)
         timer.start()
         said = process.stdout.read()  # type: ignore[union-attr]

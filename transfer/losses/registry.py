@@ -9,6 +9,7 @@ from transfer.params import arguments
 from transfer.utils.errors import UserError, choices
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from torch import nn
 
     from transfer.losses.base import Loss
@@ -38,7 +39,7 @@ def create_loss(settings: "RunParams", model: "nn.Module", num_classes: int, num
         raise UserError(f"train.loss.{'.'.join(wrong[0])}: {wrong[1]}")
     kind = importlib.import_module(module_of(params.name)).Loss
     given = {"model": model, "num_classes": num_classes, "num_samples": num_samples}
-    wanted = arguments.written(_file(params.name), "Loss")
+    wanted = _written(params.name)
     try:
         loss: Loss = kind(**{key: value for key, value in given.items() if key in wanted}, **params.args)
         loss.network(model)
@@ -47,8 +48,14 @@ def create_loss(settings: "RunParams", model: "nn.Module", num_classes: int, num
     return loss
 
 
-def _file(name: str) -> Path:
-    return Path(__file__).with_name(f"{name}.py")
+@cache
+def _written(name: str) -> arguments.Arguments:
+    return arguments.written(Path(__file__).with_name(f"{name}.py"), "Loss")
+
+
+@cache
+def _accepted(name: str) -> "type[BaseModel]":
+    return arguments.typed(name, _written(name), RESERVED)
 
 
 def problem(settings: "RunParams") -> tuple[tuple[str, ...], str] | None:
@@ -61,8 +68,7 @@ def problem(settings: "RunParams") -> tuple[tuple[str, ...], str] | None:
 def _wrong(loss: "LossParams") -> tuple[tuple[str, ...], str] | None:
     if loss.name not in names():
         return ("name",), f"unknown loss {loss.name!r}; {choices(loss.name, names())}"
-    accepted = arguments.typed(loss.name, arguments.written(_file(loss.name), "Loss"), RESERVED)
-    return arguments.problem(accepted, loss.args)
+    return arguments.problem(_accepted(loss.name), loss.args)
 
 
 @cache
