@@ -178,6 +178,12 @@ def test_a_run_s_own_weights(layout):
     assert again["sample"].tolist() == own["sample"].tolist()
     assert np.allclose(probabilities_of(again), probabilities_of(own), atol=1e-5)
     assert set(again["protocol"]) == {"val_selected"}
+    # Classes are matched by name: in another order, and with one that the network does not know.
+    evaluate_weights(weights, layout, "faces", ["neutral", "surprise", "happy", "sad"], params.train)
+    other = read_predictions(folder / "predictions.parquet")
+    for name in ("happy", "sad", "neutral"):
+        assert np.allclose(other[f"p_{name}"], again[f"p_{name}"], atol=1e-6)
+    assert (other["p_surprise"] == 0).all() and np.isneginf(other["logit_surprise"]).all()
 
 
 def test_other_classes(authors, layout):
