@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from transfer.leaderboard.tasks import Sha256
 from transfer.params import Strict
 from transfer.params.base import Fraction
-from transfer.params.read import explained
+from transfer.params.read import explained, parse
 from transfer.runs.predictions import parquet_columns
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256, write_text
@@ -212,8 +212,9 @@ def _mapping(file: Path) -> dict[str, Any]:
             depth -= isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken | yaml.BlockEndToken)
             if depth > _DEPTH:
                 raise ValueError(f"line {token.start_mark.line + 1}: nested more than {_DEPTH} deep")
-        _no_key_twice(yaml.compose(text, yaml.SafeLoader))
-        content = yaml.safe_load(text)
+        content = parse(text, file.name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
     except UnicodeDecodeError:
         raise ValueError("not UTF-8 text") from None
     except yaml.YAMLError as error:
@@ -221,16 +222,6 @@ def _mapping(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError("not a mapping of named fields")
     return content
-
-
-def _no_key_twice(node: yaml.Node | None) -> None:
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := {key for key in keys if keys.count(key) > 1}:
-            raise ValueError(f"line {node.start_mark.line + 1}: {min(twice)!r} appears twice")
-    for child in node.value if isinstance(node, yaml.CollectionNode) else []:
-        for part in child if isinstance(child, tuple) else (child,):
-            _no_key_twice(part)
 
 
 def _table(path: Path) -> pd.DataFrame:
