@@ -166,3 +166,14 @@ def test_runs_as_a_module_from_the_repository_root():
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.startswith("error: command line: x: unknown key")
+
+
+def test_a_mistake_about_a_model_of_timm_is_one_line_to_the_very_end():
+    """Also of what Python's end may print, which is why a process of its own is needed."""
+    values = ["model={name: timm/resnet18, args: {nope: 1}}", "recipes=[plain]", "baseline=plain", "searches=[]"]
+    values += ["recipe_definitions={plain: {}}"]
+    options = [f"--set={value}" for value in values]
+    command = [sys.executable, "-m", "transfer", "params", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "timm/resnet18 has no such argument" in done.stderr
+    assert done.stderr.count("\n") == 1
