@@ -66,7 +66,7 @@ def main() -> None:
         print(f"error: {one_line(usage or message(error))}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, UserError) else 1)
     finally:
-        # Else Python looks through all of torch's objects once more before it ends: 0.3 s. Triton, which timm brings, has
-        # to be found by that look: what is left of it is reported as leaked, in thousands of lines.
+        # Else Python looks through all of torch's objects once more before it ends: 0.3 s. Triton, which timm brings,
+        # needs that look: what it still holds is reported as leaked, in many lines.
         if "triton" not in sys.modules:
             gc.freeze()
