@@ -5,7 +5,7 @@ import json
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from browser import free_port, serving, wait_for
@@ -89,10 +89,11 @@ def _names(driver) -> list[str]:
     return [link.text for link in driver.find_elements("css selector", ".ag-row a")]
 
 
-def mlflow_curves(driver, url: str, experiment: str, run: str) -> dict[str, int]:
-    """The model metrics of a run; the number of points of each curve, by its metric."""
+def mlflow_curves(driver, url: str, experiment: str, run: str, count: int) -> dict[str, int]:
+    """The model metrics of a run, once ``count`` are drawn; the number of points of each curve, by its metric."""
     _fresh(driver, f"{url}#/experiments/{experiment}/runs/{run}/model-metrics")
-    return wait_for(lambda: plotly_lines(driver, "metricKey"))
+    wait_for(lambda: len(plotly_lines(driver, "metricKey")) >= count)
+    return plotly_lines(driver, "metricKey")
 
 
 # Of each Plotly chart its lines that are drawn, as paths that lead somewhere.
@@ -142,16 +143,17 @@ def studies(driver, url: str, expected: list[str]) -> None:
 
 
 def study(driver, url: str, number: int) -> dict[str, int]:
-    """A study's page; the number of points of each line of its history."""
+    """A study's page, once its best values are drawn; the number of points of each line of its history."""
     _fresh(driver, f"{url}dashboard/studies/{number}")
     wait_for(lambda: "Hyperparameter Importance" in text(driver))
-    return wait_for(lambda: plotly_lines(driver, "name"))
+    wait_for(lambda: any(line.startswith("Best Value") for line in plotly_lines(driver, "name")))
+    return plotly_lines(driver, "name")
 
 
-def trials(driver, url: str, number: int) -> None:
+def trials(driver, url: str, number: int, expected: Iterable[int]) -> None:
     """A study's list of trials."""
     _fresh(driver, f"{url}dashboard/studies/{number}/trials")
-    wait_for(lambda: "Trial 0" in text(driver))
+    wait_for(lambda: all(f"Trial {trial}" in text(driver) for trial in expected))
 
 
 # --- Snakemake's report ---
