@@ -35,6 +35,9 @@ def test_the_last_map_at_48_pixels_is_6x6(name):
     model = create_model(ModelParams(name=name, img_size=48), 8).eval()
     assert model.forward_features(torch.zeros(2, 3, 48, 48)).shape == (2, 512, 6, 6)
     assert model(torch.zeros(2, 3, 48, 48)).shape == (2, 8)
+    half = create_model(ModelParams(name=name, args={"width": 32}, img_size=48), 8).eval()
+    assert half.forward_features(torch.zeros(2, 3, 48, 48)).shape == (2, 256, 6, 6)
+    assert half(torch.zeros(2, 3, 48, 48)).shape == (2, 8)
 
 
 def test_ours_do_not_replace_those_of_timm():

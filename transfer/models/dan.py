@@ -46,7 +46,7 @@ class _Heads(nn.Module):
         self.fc = nn.Sequential(nn.Linear(self.num_features, num_classes), nn.BatchNorm1d(num_classes))
 
     def forward_heads(self, x: Tensor) -> Tensor:
-        """The trunk's map to the heads' features (N, num_heads, 512), log-softmaxed over the heads."""
+        """The trunk's map to the heads' features (N, num_heads, C), log-softmaxed over the heads."""
         heads = torch.stack([head(x) for head in self.heads], dim=1)
         return heads.log_softmax(dim=1) if len(self.heads) > 1 else heads
 
@@ -58,8 +58,10 @@ class _Heads(nn.Module):
 class DAN(_Heads, FaceResNet):
     """Faces (N, 3, H, W) to logits (N, num_classes), on ResNet-18 as in the paper."""
 
-    def __init__(self, num_classes: int = 7, num_heads: int = 4, stem: Literal["3x3", "7x7"] = "3x3") -> None:
-        super().__init__(num_classes, stem)
+    def __init__(
+        self, num_classes: int = 7, num_heads: int = 4, stem: Literal["3x3", "7x7"] = "3x3", width: int = 64
+    ) -> None:
+        super().__init__(num_classes, stem, width)
         self.add_heads(num_classes, num_heads)
 
 
@@ -81,9 +83,9 @@ def _initialise(module: nn.Module) -> None:
 
 
 @register
-def dan(num_classes: int = 7, num_heads: int = 4, stem: Literal["3x3", "7x7"] = "3x3") -> DAN:
+def dan(num_classes: int = 7, num_heads: int = 4, stem: Literal["3x3", "7x7"] = "3x3", width: int = 64) -> DAN:
     """19.72 M parameters."""
-    return DAN(num_classes, num_heads, stem)
+    return DAN(num_classes, num_heads, stem, width)
 
 
 @register
