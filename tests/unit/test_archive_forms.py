@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from archives import aes_zip_bytes, deflate64_zip_bytes, pack, seven_zip_bytes, tar_gz_bytes, zip_bytes
 
-from transfer.datasets.archives import locate, open_source
+from transfer.datasets.archives import UNPACKED, locate, open_source
 from transfer.utils.errors import UserError
 
 FILES = {
@@ -22,6 +22,11 @@ FILES = {
     "top/deep/noise.bin": np.random.default_rng(0).bytes(70_000),
     "top/b.csv": b"1,2\n" * 30_000,
 }
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def read_all(path):
@@ -65,6 +70,21 @@ def test_password(make, tmp_path):
         read_all(path)
     password.write_text("se cret\n")
     assert read_all(path) == FILES
+
+
+def test_a_7z_is_unpacked_once(tmp_path, monkeypatch):
+    import py7zr
+
+    unpacked = []
+    extract = py7zr.SevenZipFile.extractall
+    monkeypatch.setattr(py7zr.SevenZipFile, "extractall", lambda *given: (unpacked.append(1), extract(*given)))
+    path = tmp_path / "data.7z"
+    path.write_bytes(seven_zip_bytes(FILES))
+    assert read_all(path) == read_all(path) == read_all(path.rename(tmp_path / "other.7z")) == FILES and unpacked == [1]
+    changed = FILES | {"top/a.txt": b"changed"}
+    (tmp_path / "other.7z").write_bytes(seven_zip_bytes(changed))
+    assert read_all(tmp_path / "other.7z") == changed and unpacked == [1, 1]
+    assert sorted(folder.name.isalnum() for folder in UNPACKED.iterdir()) == [True, True]
 
 
 def test_7z_without_its_library(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ A further format is one function that returns a `Storage`, a suffix in `_KINDS`,
 
 import bz2
 import gzip
+import hashlib
 import lzma
 import os
 import posixpath
@@ -17,7 +18,7 @@ import zipfile
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path, PureWindowsPath
@@ -31,6 +32,8 @@ _KINDS = {
     ".zip": ZIP, ".tar": TAR, ".tar.gz": GZIP, ".tgz": GZIP, ".tar.bz2": BZIP2, ".tar.xz": XZ, ".7z": SEVEN_ZIP,
 }  # fmt: skip
 SUFFIXES = tuple(_KINDS)
+UNPACKED = Path(".snakemake/unpacked")
+"""What was in 7z archives, by their digests, until a workflow has ended or `transfer prune` removes it."""
 MAX_RATIO = 100
 """Unpacked to packed bytes. Images do not shrink, csv files shrink to a third, bombs a thousandfold and more."""
 FREE = 64 << 20  # unpacked bytes that are always accepted: the ratio of a small text says nothing
@@ -246,8 +249,8 @@ def _tar(path: Path, file: IO[bytes], unpack: Callable[[Any], Any] | None) -> St
     return Storage(path, *_members(path, files, links, special), attrgetter("offset_data"), attrgetter("size"), chunks)
 
 
-def _seven_zip(path: Path, file: IO[bytes], password_file: Path, stack: ExitStack) -> Storage:
-    """A 7z, unpacked for as long as it is open: its members are packed together."""
+def _seven_zip(path: Path, file: IO[bytes], password_file: Path) -> Storage:
+    """A 7z, unpacked once into `UNPACKED` for all that read it: its members are packed together."""
     try:
         from py7zr import SevenZipFile
     except ImportError:
@@ -256,15 +259,22 @@ def _seven_zip(path: Path, file: IO[bytes], password_file: Path, stack: ExitStac
 
     password, packed, unpacked = _read_password(password_file), file.seek(0, 2), 0
     file.seek(0)
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    content = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
+    content.update(password or b"")
+    file.seek(0)
+    folder = UNPACKED / content.hexdigest()
     try:
-        with _intact(path):
-            archive = SevenZipFile(file, password=password.decode() if password else None)
-            for member in archive.list():
-                unpacked += member.uncompressed
-                _accept(path, member.filename, packed, unpacked)
-            _require_room(path, "its content", unpacked)
-            archive.extractall(folder)
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _intact(path), tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+                archive = SevenZipFile(file, password=password.decode() if password else None)
+                for member in archive.list():
+                    unpacked += member.uncompressed
+                    _accept(path, member.filename, packed, unpacked)
+                _require_room(path, "its content", unpacked, unfinished)
+                archive.extractall(whole := Path(unfinished, "whole"))
+                with suppress(OSError):  # another process was faster
+                    whole.replace(folder)
     except UserError as error:
         if isinstance(error.__cause__, PasswordRequired):
             raise UserError(f"{path}: encrypted; write its password into {password_file}") from error
@@ -426,7 +436,7 @@ def open_source(path: Path) -> Source:
         if path.is_dir():
             outer = _folder(path)
         elif _suffix(path.name):
-            outer = _open(path, source.opened.enter_context(open(path, "rb")), password_file, source.opened)
+            outer = _open(path, source.opened.enter_context(open(path, "rb")), password_file)
         else:
             raise UserError(f"{path}: neither a folder nor a {', '.join(SUFFIXES)} archive")
         source.add(outer, {name: name for name in [*outer.members, *outer.left_out]})
@@ -464,7 +474,7 @@ def _open_inner(
                 _accept(whole, "", source.path.stat().st_size, spent[1])
             with ExitStack() as stack:
                 file = stack.enter_context(_inner_file(outer, name))
-                inner = _open(whole, file, password_file, stack)
+                inner = _open(whole, file, password_file)
                 source.opened.push(stack.pop_all())
         except UserError as error:
             source.damaged[names[name]], source.left_out[names[name]] = str(error), "archives that cannot be read"
@@ -480,7 +490,7 @@ def _open_inner(
         _open_inner(source, inner, found, password_file, spent, depth + 1)
 
 
-def _open(path: Path, file: IO[bytes], password_file: Path, stack: ExitStack) -> Storage:
+def _open(path: Path, file: IO[bytes], password_file: Path) -> Storage:
     suffix = _suffix(path.name)
     kind, folder = looks_like(file.read(HEAD)), folder_name(path)
     if path.with_name(f"{folder}.z01").exists():
@@ -497,7 +507,7 @@ def _open(path: Path, file: IO[bytes], password_file: Path, stack: ExitStack) ->
     if suffix == ".zip":
         return _zip(path, file, password_file)
     if suffix == ".7z":
-        return _seven_zip(path, file, password_file, stack)
+        return _seven_zip(path, file, password_file)
     unpack: dict[str, Callable[[Any], Any]] = {
         GZIP: lambda packed: gzip.GzipFile(fileobj=packed), BZIP2: bz2.BZ2File, XZ: lzma.LZMAFile,
     }  # fmt: skip
@@ -519,8 +529,8 @@ def _inner_file(outer: Storage, name: str) -> IO[bytes]:
         return copy
 
 
-def _require_room(path: Path, what: str, size: int) -> None:
-    folder = tempfile.gettempdir()
+def _require_room(path: Path, what: str, size: int, folder: str | None = None) -> None:
+    folder = folder or tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if size > free:
         lacking = f"{what} has {size:,} bytes, and {folder} has {free:,} free for a copy of it"
