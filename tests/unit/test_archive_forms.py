@@ -103,6 +103,28 @@ def test_names_of_windows(tmp_path):
     assert read_all(tmp_path / "data.zip") == FILES
 
 
+def test_names_with_accents(tmp_path):
+    """UTF-8 that its writer does not mark, and letters apart from their accents: both as macOS writes."""
+
+    class Unmarked(zipfile.ZipInfo):
+        def _encodeFilenameFlags(self):  # noqa: N802
+            return self.filename.encode(self.comment.decode()), self.flag_bits
+
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as handle:
+        for stored, encoding in {
+            "\u00fc/\u00e9.jpg": "utf-8",
+            "u\u0308/o.jpg": "utf-8",
+            "\u00fc/a.jpg": "cp437",
+        }.items():
+            info = Unmarked(stored)
+            info.comment = encoding.encode()
+            handle.writestr(info, stored)
+        handle.writestr("u\u0308/i.jpg", b"")
+    assert set(read_all(tmp_path / "data.zip")) == {f"\u00fc/{name}.jpg" for name in ("\u00e9", "o", "a", "i")}
+    folder = pack({"u\u0308/e\u0301.jpg": b"x"}, "folder", tmp_path / "data")
+    assert read_all(folder) == {"\u00fc/\u00e9.jpg": b"x"}
+
+
 def test_untouched_archives_two_levels_deep(tmp_path):
     inner = zip_bytes({"original/a.jpg": b"a", "original/original/b.jpg": b"b"})
     middle = tar_gz_bytes({"basic/Image/original.zip": inner, "basic/list.txt": b"l"})
@@ -154,6 +176,12 @@ def test_what_is_left_out_has_a_reason(tmp_path):
         (["rafdb.part1.rar", "rafdb.part2.rar"], r"holds rafdb\.part1\.rar, .*; unpack it .* folder rafdb/"),
         (["rafdb.zip.001", "rafdb.zip.002"], r"holds rafdb\.zip\.001, .*; join .*: cat rafdb\.zip\.\* > rafdb\.zip"),
         (["rafdb.tar.gz.aa"], r"holds rafdb\.tar\.gz\.aa, .*: cat rafdb\.tar\.gz\.\* > rafdb\.tar\.gz"),
+        (["rafdb.zip.001", "rafdb.zip.003"], r"holds rafdb\.zip\.001, .*; its part 2 is missing: get all parts again"),
+        (["rafdb.z02"], r"holds rafdb\.z02, .*; its part 1 is missing"),
+        (["rafdb.zip.gz"], r"holds rafdb\.zip\.gz, .*; finish its download, or unpack it into the folder rafdb/"),
+        (["rafdb.zip.crdownload"], r"holds rafdb\.zip\.crdownload, .*; finish its download"),
+        (["rafdb (1).zip"], r"holds rafdb \(1\)\.zip, .*; rename it to rafdb\.zip"),
+        (["rafdb_aligned.zip"], r"rafdb: not found in "),
         (["rafdb.z01"], r"holds rafdb\.z01, .*: zip -s 0 rafdb\.zip --out rafdb_whole\.zip"),
         (["RAFDB.ZIP"], r"holds RAFDB\.ZIP, .*; rename it to rafdb\.zip"),
         (["rafdb"], r"holds rafdb, .*; it is a file; give it a name that says so"),

@@ -412,6 +412,20 @@ def test_images_one_level_deeper_are_not_absent(tmp_path):
         index("rafdb", files, tmp_path / "2")
 
 
+def test_absent_images_behind_a_link(tmp_path):
+    names, lines = rafdb_list()
+    files = {f"real/{name}.jpg": b"" for name, _ in names} | {
+        "EmoLabel/list_patition_label.txt": "\n".join(lines).encode()
+    }
+    folder = pack(files, "folder", tmp_path / "data")
+    (folder / "Image").mkdir()
+    (folder / "Image/original").symlink_to("../real")
+    with pytest.raises(
+        UserError, match=r"14 of 14 .*; but Image/original is there, which is left out \(links to folders"
+    ):
+        index("rafdb", {}, tmp_path)
+
+
 def test_absent_images_in_an_archive_that_is_not_read(tmp_path):
     _, lines = rafdb_list()
     files = {"EmoLabel/list_patition_label.txt": "\n".join(lines).encode()}

@@ -14,6 +14,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 from bisect import bisect_left
 from collections import defaultdict
@@ -42,12 +43,12 @@ MAX_INNER, MAX_DEPTH = 200, 3  # archives inside an archive: each is an open fil
 BY_THE_SYSTEM = "files of the operating system"  # why they are left out
 _STEP = 1 << 20
 _MAX_LINKS = 40  # as Linux follows
-_ENCRYPTED, _STRONGLY, _AES, _DEFLATE64 = 0x1, 0x40, 99, 9
+_ENCRYPTED, _STRONGLY, _UTF8, _AES, _DEFLATE64 = 0x1, 0x40, 0x800, 99, 9
 # Methods that zipfile reads, and how many packed bytes at once: those of 4 KiB unpack without bound.
 _STEPS = {zipfile.ZIP_STORED: _STEP, zipfile.ZIP_DEFLATED: _STEP, zipfile.ZIP_BZIP2: 4096, zipfile.ZIP_LZMA: 4096}
 _NO_ARCHIVES = (".jpg", ".png", ".npy", ".txt", ".csv")  # most of the files
-_PART = re.compile(r"(.+\.(?:zip|7z|rar|tar|tgz|tar\.(?:gz|xz|bz2)))\.(?:\d{3}|[a-z]{2})", re.IGNORECASE)
-_SPLIT_ZIP = re.compile(r"(.+)\.z\d\d", re.IGNORECASE)
+_PART = re.compile(r"(.+\.(?:zip|7z|rar|tar|tgz|tar\.(?:gz|xz|bz2)))\.(?:(\d{3})|[a-z]{2}(?<!gz))", re.IGNORECASE)
+_SPLIT_ZIP = re.compile(r"(.+)\.z(\d\d)", re.IGNORECASE)
 _OTHER = re.compile(r"(.+?)(?:\.part\d+)?\.(?:rar|r\d\d|tar\.zst|tar\.z|tbz2?|txz|lzh|ace|arj)", re.IGNORECASE)
 
 
@@ -99,8 +100,12 @@ def _accept(path: Path, name: str, packed: int, unpacked: int) -> None:
 
 
 def _name(stored: str) -> str:
-    """A stored name with forward slashes, as text that can be written: bytes that are no UTF-8 become escapes."""
-    return posixpath.normpath(stored.replace("\\", "/").encode("utf-8", "backslashreplace").decode())
+    """A stored name with forward slashes, as text that can be written: bytes that are no UTF-8 become escapes.
+
+    An accent is a part of its letter, as people type it, also where macOS has split the two.
+    """
+    text = stored.replace("\\", "/").encode("utf-8", "backslashreplace").decode()
+    return posixpath.normpath(unicodedata.normalize("NFC", text))
 
 
 def _members(
@@ -171,6 +176,9 @@ def _zip(path: Path, file: IO[bytes], password_file: Path) -> Storage:
         archive = zipfile.ZipFile(file)
         archive.setpassword(password)  # type: ignore[arg-type]
         for info in archive.infolist():
+            if not info.flag_bits & _UTF8:  # macOS writes UTF-8 and does not say so
+                with suppress(UnicodeError):
+                    info.filename = info.filename.encode("cp437").decode()
             unpacked += info.file_size
             _accept(path, info.filename, packed, unpacked)
             if info.volume:
@@ -357,9 +365,14 @@ class Source:
         folder that starts with ``below``. ``remedy`` is for the case that nothing explains its absence.
         """
         elsewhere = [found for found in self.find_all(posixpath.basename(name)) if found.startswith(below)]
-        elsewhere += [found for found in self._found if name and f"/{found}".lower().endswith(f"/{name}".lower())]
+        alike = f"/{name}".lower().replace(" ", "")
+        elsewhere += [found for found in self._found if name and f"/{found}".lower().replace(" ", "").endswith(alike)]
         if closed := next(self._closed(), None):
             remedy = closed[1]
+        elif left_out := next((place for place in self.left_out if f"{name}/".startswith(f"{place}/")), None):
+            remedy = (
+                f"but {left_out} is there, which is left out ({self.left_out[left_out]}): put the files in its place"
+            )
         elif elsewhere:
             remedy = f"but {elsewhere[0]} is there: give such files the names and places that are looked for"
         return UserError(f"{self.path}: {what}; {remedy}")
@@ -376,7 +389,7 @@ class Source:
             yield posixpath.join(posixpath.dirname(name), folder_name(Path(name)), ""), error
         names = list(self._found)
         for name in names:
-            if not name.endswith(_NO_ARCHIVES) and (foreign := _foreign(name)):
+            if not name.endswith(_NO_ARCHIVES) and (foreign := _foreign(name, names)):
                 place = posixpath.join(posixpath.dirname(name), foreign[0], "")
                 below = bisect_left(names, place)
                 if not "".join(names[below : below + 1]).startswith(place):
@@ -546,13 +559,21 @@ def _join(stem: str) -> str:
     return f"join the parts first: zip -s 0 {name}.zip --out {name}_whole.zip, and take the parts away"
 
 
-def _foreign(name: str) -> tuple[str, str] | None:
+def _foreign(name: str, beside: Collection[str]) -> tuple[str, str] | None:
     """Of a file that looks like an archive and is not read, such as a part of one: its folder, and what to do."""
     file = posixpath.basename(name)
-    if match := _PART.fullmatch(file):
-        return folder_name(Path(match[1])), f"join the parts first: cat {match[1]}.* > {match[1]}"
-    if match := _SPLIT_ZIP.fullmatch(file):
-        return match[1], _join(match[1])
+    for pattern, join in ((_PART, "join the parts first: cat {0}.* > {0}".format), (_SPLIT_ZIP, _join)):
+        if match := pattern.fullmatch(file):
+            whole, digits = match.groups()
+            if digits:  # parts have numbers from 1
+                there = {
+                    int(part[2])
+                    for path in beside
+                    if (part := pattern.fullmatch(posixpath.basename(path))) and part[1] == whole
+                }
+                if absent := sorted({*range(1, max(there))} - there):
+                    return folder_name(Path(whole)), f"its part {absent[0]} is missing: get all parts again"
+            return folder_name(Path(whole)), join(whole)
     if match := _OTHER.fullmatch(file):
         return match[1], f"unpack it with 7-Zip into the folder {match[1]}/"
     return None
@@ -574,16 +595,17 @@ def locate(raw_dir: Path, archive: str) -> Path:
     if found is None:
         raw_dir = Path(raw_dir)
         wanted = archive.lower()
-        for path in sorted(raw_dir.iterdir()) if raw_dir.is_dir() else []:
-            name, (_, remedy) = path.name, _foreign(path.name) or ("", "")
-            if name.lower() != wanted and not name.lower().startswith(f"{wanted}.") or name.endswith(".password"):
+        there = sorted(path.name for path in raw_dir.iterdir()) if raw_dir.is_dir() else []
+        for name in there:
+            if not re.fullmatch(re.escape(wanted) + r"( ?\(\d+\))?(\..*)?", name.lower()) or name.endswith(".password"):
                 continue
-            if not remedy and name.lower() in map(str.lower, spellings(archive)):
-                right = next(spelling for spelling in spellings(archive) if spelling.lower() == name.lower())
-                kind = "a folder" if path.is_dir() else "a file"
+            _, remedy = _foreign(name, there) or ("", "")
+            bare = re.sub(r" ?\(\d+\)", "", name).lower()  # as browsers name what they download again
+            if not remedy and (right := next((each for each in spellings(archive) if each.lower() == bare), "")):
+                kind = "a folder" if (raw_dir / name).is_dir() else "a file"
                 remedy = f"rename it to {right}" if right != name else f"it is {kind}; give it a name that says so"
-            if remedy:
-                raise UserError(f"{archive}: {raw_dir} holds {name}, which is not read as it is; {remedy}")
+            remedy = remedy or f"finish its download, or unpack it into the folder {archive}/"
+            raise UserError(f"{archive}: {raw_dir} holds {name}, which is not read as it is; {remedy}")
         shown = [name if name.endswith(SUFFIXES) else f"{name}/" for name in spellings(archive)]
         raise UserError(f"{archive}: not found in {raw_dir} (looked for {', '.join(shown)})")
     return found
