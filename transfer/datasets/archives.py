@@ -366,7 +366,10 @@ class Source:
         """
         elsewhere = [found for found in self.find_all(posixpath.basename(name)) if found.startswith(below)]
         alike = f"/{name}".lower().replace(" ", "")
-        elsewhere += [found for found in self._found if name and f"/{found}".lower().replace(" ", "").endswith(alike)]
+        for found in self._found if name else ():
+            place = f"/{found}".lower().replace(" ", "")
+            if place.endswith(alike) or alike.endswith(place) or place.startswith((f"{alike}.", f"{alike}/")):
+                elsewhere.append(found)
         if closed := next(self._closed(), None):
             remedy = closed[1]
         elif left_out := next((place for place in self.left_out if f"{name}/".startswith(f"{place}/")), None):

@@ -43,11 +43,11 @@ def text_lines(name: str, content: bytes) -> list[str]:
     try:
         return content.decode(encoding).splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not a UTF-8 text file ({error})") from error
+        raise UserError(f"{name}: not a UTF-8 text file ({error}); save it as UTF-8") from error
 
 
 def csv_rows(name: str, content: bytes) -> Iterator[tuple[int, list[str]]]:
-    """Yield (1-based line number, stripped fields) of each non-empty row; UserError if it is not a csv file.
+    """Yield (1-based line number, stripped fields) of each row that is not empty; UserError if it is not a csv file.
 
     Fields are separated by commas; by semicolons or tabs if the first line has no comma.
     """
@@ -57,12 +57,13 @@ def csv_rows(name: str, content: bytes) -> Iterator[tuple[int, list[str]]]:
         text.seek(0)
         reader = csv.reader(text, delimiter=next((mark for mark in ",;\t" if mark in first), ","))
         for row in reader:
-            if row:
-                yield reader.line_num, [field.strip() for field in row]
+            fields = [field.strip() for field in row]
+            if any(fields):
+                yield reader.line_num, fields
     except csv.Error as error:
         raise UserError(f"{name}, line {reader.line_num}: not a csv file ({error})") from error
     except UnicodeError as error:
-        raise UserError(f"{name}: not a UTF-8 csv file ({error})") from error
+        raise UserError(f"{name}: not a UTF-8 csv file ({error}); save it as UTF-8") from error
 
 
 def csv_records(
