@@ -37,7 +37,8 @@ def drawn():
 @pytest.fixture(autouse=True)
 def directory(tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
-    (tmp_path / "params/default.yaml").write_bytes((ROOT / "params/default.yaml").read_bytes())
+    for name in ("default.yaml", "reported.yaml"):
+        (tmp_path / "params" / name).write_bytes((ROOT / "params" / name).read_bytes())
     monkeypatch.chdir(tmp_path)
 
 
@@ -114,6 +115,38 @@ def test_csv(index, drawn):
     assert np.allclose(table[LANDMARKS][1:], [points for *_, points in list(drawn.values())[1:]])
     assert table[LANDMARKS].iloc[0].isna().all()
     assert (table[[f"vote_{name}" for name in CLASSES]].max(axis=1) == 7).all()
+
+
+def test_csv_to_table(index, drawn, transfer):
+    """Landmarks and votes of the csv reach the aligned faces and the training; a file that the csv repeats is said."""
+    from transfer.faces.align import similarity, template, warp
+
+    settings = (
+        ", faces: {landmarks: supplied}, train: {targets: soft_labels, epochs: 1, batch_size: 4, warmup_epochs: 0},"
+        " model: {name: transfer_tiny, img_size: 32}"
+    )
+    assert index(listed(drawn), "csv", extra=settings)[0] == 0
+    chosen = ["--params", "own.yaml", "--set", "tracking=false", "--set", "seeds=[0]"]
+    for verb in ("detect", "align", "inspect", "sample"):
+        code, out, err = transfer(verb, "--dataset", "faces", *chosen)
+        assert code == 0, (verb, out, err)
+    report = json.loads((DATA / "faces.json").read_text())
+    assert (report["counts"]["whole"], report["counts"]["misplaced"]) == (1, 0)
+    store, manifest = np.load(DATA / "aligned.npy"), pd.read_parquet(DATA / "aligned.parquet")
+    for face, sample, label in zip(store[1:], manifest["sample"][1:], manifest["class_name"][1:], strict=True):
+        content, name, points = drawn[f"{sample.removeprefix('faces/')}.png"]
+        matrix = similarity(points.reshape(1, 5, 2), template(112))[0]
+        assert name == label and (face == warp(np.array(Image.open(io.BytesIO(content))), matrix, 112)).all()
+    split = pd.read_parquet(DATA / "split.parquet")
+    assert split["split"].value_counts().to_dict() == {"train": 4, "val": 4, "test": 4}
+    for verb in ("train", "evaluate"):
+        code, out, err = transfer(verb, "--dataset", "faces", "--recipe", "baseline", "--seed", "0", *chosen)
+        assert code == 0, (verb, out, err)
+    code, out, err = transfer("table", "--name", "table1", *chosen)
+    assert code == 0, (out, err)
+    table = pd.read_csv("results/own/table1.csv")
+    assert set(table["dataset"]) == {"faces"} and set(table["protocol"]) == {"last", "val_selected", "test_selected"}
+    assert table["accuracy"].isin([0, 25, 50, 75, 100]).all()
 
 
 def test_csv_of_another_name_without_more(index, drawn):

@@ -4,7 +4,7 @@ import math
 import posixpath
 import unicodedata
 from collections.abc import Sequence
-from pathlib import PureWindowsPath
+from ntpath import splitdrive
 from typing import TYPE_CHECKING, Any
 
 from transfer.datasets.archives import Source
@@ -49,7 +49,7 @@ def read(source: Source, classes: list[str], file: str) -> "pd.DataFrame":
     for where, row in csv_records(f"{source.path}: {name}", content, COLUMNS, given):
         path, label, split = (row[column] for column in COLUMNS)
         inside = posixpath.normpath(unicodedata.normalize("NFC", path.replace("\\", "/")))
-        if inside.startswith("/") or inside.split("/")[0] == ".." or PureWindowsPath(path).drive or not path:
+        if inside.startswith("/") or inside.split("/")[0] == ".." or splitdrive(path)[0] or not path:
             raise UserError(f"{where}: path {path[:80]!r} leaves the folder of {name}; give it from there")
         if inside in seen:
             raise UserError(f"{where}: path {path[:80]!r} is that of {seen[inside]} too; keep one row")

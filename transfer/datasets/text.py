@@ -12,6 +12,8 @@ from transfer.utils.errors import UserError
 from transfer.utils.filetype import HEAD, looks_like
 
 _FIRST = 1 << 16  # characters of a first line that are looked at
+_WHOLE = re.compile(r"\s*([+-]?\d{1,12})(?:\.0*)?\s*", re.ASCII)
+_ROW = re.compile(r"(.*\.csv)#(\d{1,12})", re.ASCII | re.DOTALL)
 LISTS_FOLDER = "challenge_lists"  # where the RAN authors' lists lie below raw_dir, under the names of their repository
 
 
@@ -111,11 +113,11 @@ def _encoding(name: str, content: bytes) -> str:
 
 def whole_number(text: str) -> int | None:
     """The whole number that a text such as "7", " 7" or "7.0" means, None if it means none."""
-    match = re.fullmatch(r"\s*([+-]?\d{1,12})(?:\.0*)?\s*", text, re.ASCII)
+    match = _WHOLE.fullmatch(text)
     return int(match[1]) if match else None
 
 
 def split_path(path: str) -> tuple[str, int | None]:
     """Split the path of an index into file name and row: "fer2013.csv#17" -> ("fer2013.csv", 17), else row None."""
-    match = re.fullmatch(r"(.*\.csv)#(\d{1,12})", path, re.ASCII | re.DOTALL)
+    match = _ROW.fullmatch(path)
     return (match[1], int(match[2])) if match else (path, None)
