@@ -147,7 +147,7 @@ def run(out: Path, seconds: float, smallest: bool) -> None:
     epochs = 1 if smallest else max(3, min(60, int(rate / 2 * (session.left() - 60) / images)))
     tiny = {"recipe_definitions__base__model__name": "transfer_tiny", "recipe_definitions__base__model__img_size": 24}
     jobs: list[tuple[str, str, int, dict[str, object]]] = []
-    base = {"recipe_definitions__base__train__epochs": epochs, "train__threads": 2}
+    base = {"recipe_definitions__base__train__epochs": epochs, "train__threads": 1 if smallest else 2}
     jobs.append((EXPERIMENTS[0], "base", 0, base | (tiny if smallest else {})))
     for seed in (0, 1, 2):
         for experiment in EXPERIMENTS:
