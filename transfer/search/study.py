@@ -20,17 +20,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from transfer.layout import Layout
-from transfer.params import (
-    Params,
-    RecipeDefinition,
-    RecipeOnDataset,
-    SearchDefinition,
-    SearchRange,
-    SearchSpace,
-    merge,
-    nested,
-)
-from transfer.params.recipes import LANETS, MAD
+from transfer.params import Params, merge
+from transfer.params.base import nested
+from transfer.params.recipes import LANETS, MAD, RecipeDefinition, RecipeOnDataset
+from transfer.params.search import SearchDefinition, SearchRange, SearchSpace
 from transfer.utils.errors import UserError
 from transfer.utils.seeds import stream
 
