@@ -7,8 +7,9 @@ from tiny_search import search_params
 from tiny_training import tiny_params
 
 from transfer.models.registry import check_models
-from transfer.params import Params, SearchDefinition, SearchSpace
+from transfer.params import Params
 from transfer.params import read as config
+from transfer.params.search import SearchDefinition, SearchSpace
 from transfer.search.study import cells, conditional, draw, trial_params, with_values
 from transfer.utils.errors import UserError
 

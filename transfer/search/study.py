@@ -20,18 +20,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from transfer.layout import Layout
-from transfer.params import (
-    Params,
-    PrunerParams,
-    RecipeDefinition,
-    RecipeOnDataset,
-    SearchDefinition,
-    SearchRange,
-    SearchSpace,
-    merge,
-    nested,
-)
-from transfer.params.recipes import LANETS, MAD
+from transfer.params import Params, merge
+from transfer.params.base import nested
+from transfer.params.recipes import LANETS, MAD, RecipeDefinition, RecipeOnDataset
+from transfer.params.search import SearchDefinition, SearchRange, SearchSpace
 from transfer.utils.errors import UserError
 from transfer.utils.seeds import stream
 
@@ -183,7 +175,9 @@ def study_name(params: Params, search: str, dataset: str) -> str:
 def open_study(params: Params, search: str, dataset: str, layout: Layout, identity: dict[str, Any]) -> optuna.Study:
     """The study, created if there is none. Raises UserError for one whose trials share another ``identity``."""
     name, url = study_name(params, search, dataset), storage_url(params, layout)
-    storage, pruner = open_storage(url), _pruner(params.search_definitions[search].pruner)
+    storage, rule = open_storage(url), params.search_definitions[search].pruner
+    median = optuna.pruners.MedianPruner(rule.startup_trials, rule.warmup_epochs)
+    pruner = optuna.pruners.NopPruner() if rule.kind == "none" else median
     with storage_errors(url):
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
@@ -198,17 +192,6 @@ def open_study(params: Params, search: str, dataset: str, layout: Layout, identi
                 "compare; rename the search, or delete the study (docs/search.md)"
             )
     return study
-
-
-def _pruner(params: PrunerParams) -> optuna.pruners.BasePruner:
-    if params.kind == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(
-        n_startup_trials=params.startup_trials,
-        n_warmup_steps=params.warmup_epochs,
-        interval_steps=params.interval_epochs,
-        n_min_trials=params.min_trials,
-    )
 
 
 def make_sampler(search: SearchDefinition, worker: int, index: int) -> optuna.samplers.BaseSampler:
