@@ -87,6 +87,9 @@ class Versions:
     def evaluate(self, wildcards: Wildcards) -> str:
         return self._code("evaluate")
 
+    def tools(self, wildcards: Wildcards) -> str:
+        return self._code("tools")
+
     def robustness(self, wildcards: Wildcards) -> str:
         robustness = self.params.robustness
         return digest(robustness.selected(), robustness.seed, self._model_code("robustness", wildcards))
