@@ -72,8 +72,9 @@ class Session:
     def _load(self, config: Mapping[str, Any]) -> Params:
         if "snapshot" in config:
             return config_files.load([config["snapshot"]], checks=[check_models, check_losses])
-        files: list[str | Path] = [config_files.DEFAULT, *map(os.path.relpath, self._workflow.overwrite_configfiles)]
-        return config_files.validate(config, files, self._workflow.config_settings.config, [check_models, check_losses])
+        files = [Path(os.path.relpath(file)) for file in self._workflow.overwrite_configfiles]
+        values = self._workflow.config_settings.config  # merged here, since Snakemake knows no arguments of models
+        return config_files.load(files, command_line=values, checks=[check_models, check_losses])
 
     def shell_prefix(self) -> str | None:
         """Prefix of shell commands if jobs run in the current environment; None if they run in conda's.
