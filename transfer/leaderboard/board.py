@@ -17,7 +17,7 @@ from transfer.leaderboard.ranks import ranks, sentence
 from transfer.leaderboard.scores import TIERS, Board, Row
 from transfer.leaderboard.tasks import Task, Truth
 from transfer.params import Params
-from transfer.tables.kinds.reported import Reported, load_reported
+from transfer.tables.kinds.reported import UNCITED, Reported, load_reported
 from transfer.utils.errors import UserError, choices
 from transfer.utils.files import write_json, write_text
 
@@ -122,7 +122,10 @@ def board(
         content,
         sentences,
         scores.controls(task, truth),
-        sorted((one.model_dump() for one in reported), key=lambda one: -one["accuracy"]),
+        [
+            one.model_dump() | {"url": one.url, "said": one.said, "cited": one.source is not None}
+            for one in sorted(reported, key=lambda one: -one.accuracy)
+        ],
         scores.agreement(counted),
         scores.missed_by_all(counted, truth),
         earlier,
@@ -148,9 +151,8 @@ def table(found: Sequence[Board]) -> pd.DataFrame:
             head = {"tier": "control", "title": control["control"], "method": control["assumption"]}
             lines.append(task | head | {"accuracy": round(100 * control["accuracy"], 2)})
         for said in one.reported:
-            source = " ".join(filter(None, [said["source"], said["status"], said["remark"]]))
-            head = {"tier": "reported", "title": said["method"], "method": source}
-            lines.append(task | head | {key: said[key] for key in ("accuracy", "protocol")})
+            head = {"tier": "reported" if said["cited"] else UNCITED, "title": said["method"], "method": said["said"]}
+            lines.append(task | head | {key: said[key] for key in ("accuracy", "protocol", "paper")})
     frame = pd.DataFrame(lines)
     whole = ["rank_best", "rank_worst", "doubts", "n_seeds", "n_faces", "attempts", "parameters", "macs"]
     present = [column for column in whole if column in frame]

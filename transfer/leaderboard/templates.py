@@ -187,18 +187,19 @@ every entry{% if board.missed %}: <span class="soft">{{ board.missed[:12]|join("
 {% endfor %}
 </tbody></table></div>
 {% endif %}
-{% if board.reported %}
-<h2>Reported: numbers of papers</h2>
-<p>Not checked here, often of one run and of the best epoch on the test part; not ranked.</p>
-<div class="wide"><table id="reported"><thead><tr><th class="text"><button>Method</button></th><th><button>Year</button></th>
+{% for cited, numbers in board.reported|groupby("cited")|reverse %}
+<h2>{{ "Reported: numbers of papers" if cited else "Uncited: numbers without a document that was read" }}</h2>
+<p>Not checked here, often of one run and of the best epoch on the test split; not ranked.</p>
+<div class="wide"><table class="reported"><thead><tr><th class="text"><button>Method</button></th><th><button>Year</button></th>
 <th><button>Accuracy (%)</button></th><th class="text"><button>Selection</button></th><th class="text">Source</th></tr></thead><tbody>
-{% for one in board.reported %}
+{% for one in numbers %}
 <tr><td class="text" data-value="{{ one.method }}">{{ one.method }}</td><td data-value="{{ one.year }}">{{ one.year }}</td>
-<td data-value="{{ one.accuracy }}">{{ "%.2f" % one.accuracy }}</td><td class="text" data-value="{{ one.protocol }}">{{ one.protocol }}</td>
-<td class="long soft">{{ one.source }} ({{ one.status }}){{ ": " ~ one.remark if one.remark }}</td></tr>
+<td data-value="{{ one.accuracy }}">{{ "%.2f" % one.accuracy }}</td>
+<td class="text" data-value="{{ one.protocol }}"{% if one.evidence %} title="{{ one.evidence }}"{% endif %}>{{ one.protocol }}</td>
+<td class="long soft"><a href="{{ one.url }}" rel="nofollow">{{ one.paper }}</a>; {{ one.said }}</td></tr>
 {% endfor %}
 </tbody></table></div>
-{% endif %}
+{% endfor %}
 <h2>Versions of this task</h2>
 <ul>{% for change in task.changelog %}<li>{{ change.version }} ({{ change.date }}): {{ change.text }}</li>{% endfor %}</ul>
 {% if board.earlier %}<p>Entries of earlier versions, not scored here: {{ board.earlier|join(", ") }}.</p>{% endif %}
