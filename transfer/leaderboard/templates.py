@@ -226,6 +226,34 @@ version {{ board.task.version }}.</p>
 {%- else %}{{ value|value }}{% endif %}</dd>
 {% endfor %}</dl>
 <h2>Files</h2>
-<ul>{% for name, path in row.files.items() %}<li><a href="{{ path|link }}">{{ name }}</a></li>{% endfor %}</ul>
+<ul>{% for name, path in row.files.items() %}<li><a href="../{{ path }}">{{ name }}</a></li>{% endfor %}</ul>
 {% endblock %}
+"""
+
+CARD = """---
+{{ index }}---
+
+# {{ row.title }} ({{ row.name }})
+
+A facial expression classifier, made by [TransFER's benchmark]({{ "../../entries/" ~ row.name }}.html): {{ row.about.method }},
+{{ row.scores.n_seeds }} training{{ "s" if row.scores.n_seeds > 1 }} on {{ row.about.training_data }}.
+
+- **Model**: {{ row.about.model_architecture }}, backbone {{ row.about.backbone }}, {{ "{:,}".format(row.about.parameters) }} parameters,
+  {{ "{:,}".format(row.about.macs) }} multiplications with additions per face; loss {{ row.about.loss }}; {{ row.about.weights }} weights at the start
+- **Input**: an aligned face{{ " of " ~ row.about.model_input_size ~ " pixels" if row.about.model_input_size }}; output: {{ board.task.classes|join(", ") }}
+- **Tested on**: {{ board.task.title }}, version {{ board.task.version }}, {{ "{:,}".format(board.task.faces) }} faces. {{ board.task.about }}
+- **Epoch**: {{ row.about.protocol }}
+- **Again**: `{{ row.about.code_command }}` at commit {{ row.about.code_commit }}
+
+| number | value |
+|---|---|
+| accuracy | {{ "%.2f" % (100 * row.scores.accuracy) }} % ({{ "%.2f to %.2f" % (100 * row.scores.ci95_low, 100 * row.scores.ci95_high) }}) |
+| mean class accuracy | {{ "%.2f" % (100 * row.scores.mean_class_accuracy) }} % |
+| expected calibration error | {{ "%.2f" % (100 * row.scores.ece) }} % |
+{% for name in board.task.classes if row.scores["recall_" ~ name] is not none %}
+| recall of {{ name }} | {{ "%.2f" % (100 * row.scores["recall_" ~ name]) }} % |
+{% endfor %}
+
+**Limits.** An expression in a picture is not a feeling. Labels are the majority of few taggers, classes are unbalanced, and rare classes
+are recognised worse than the accuracy says. Not for decisions about people.
 """
