@@ -215,6 +215,7 @@ def assert_exports(texts: dict[str, str], made: scores.Board) -> None:
 
 def test_a_board_of_the_finished_runs_of_several_experiments(layout, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(board, "load_reported", lambda: [])
     Place(tmp_path, layout)
     params = params_of_two(datasets=["faces"], robustness={"corruptions": {"noise": [0.3], "blur": [0.05]}})
     evaluate(layout.run("faces", "full", 1), experiment="tiny", dataset="faces", recipe="full", seed=1)

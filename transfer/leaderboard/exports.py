@@ -88,8 +88,8 @@ def croissant(board: Board, listed: str) -> dict[str, Any]:
         "@type": "sc:Dataset",
         "conformsTo": CROISSANT,
         "name": board.id,
-        "description": f"{task.title}. {task.about} Labels: {task.labels}. sha256 of the sorted lines 'sample TAB class': "
-        f"{task.digest}.",
+        "description": f"{task.title}. {task.about} Labels: {task.labels}. sha256 of the sorted lines "
+        f"'sample TAB class name': {task.digest}.",
         "version": f"{task.version}.0.0",
         "datePublished": task.changelog[-1].date.isoformat(),
         "url": f"{board.id}.html",
