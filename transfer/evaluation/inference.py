@@ -39,7 +39,7 @@ def measure_inference(params: Params, layout: Layout, finished: bool = False) ->
             network = load_network(run, train, "measuring", faces)
             measured = measure(network, faces.pixels(np.arange(min(BATCH, len(faces.rows)))))
             cuda = network.device.type == "cuda"
-            hardware = torch.cuda.get_device_name(network.device) if cuda else f"{cpu()}, {train.threads} threads"
+            hardware = torch.cuda.get_device_name(network.device) if cuda else f"{cpu()}, threads: {train.threads}"
             about = {"seed": seed, "weights_sha256": run.environment["weights_sha256"], "hardware": hardware}
             found[f"{dataset}/{recipe}"] = about | measured
             report(len(found))

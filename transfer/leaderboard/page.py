@@ -17,6 +17,11 @@ class Column(NamedTuple):
     form: str
     hint: str
 
+    @property
+    def title(self) -> str:
+        """The head with its unit."""
+        return f"{self.head} (%)" if self.form.endswith("%}") else self.head
+
 
 _PERCENT = "{:.2%}"
 COLUMNS = [
@@ -73,7 +78,7 @@ def pages(boards: Sequence[Board], others: Mapping[str, Task]) -> dict[str, str]
         tables = {tier: ranking(board, tier) for tier in board.sentences}
         found[f"{board.id}.html"] = render("task", board=board, tables=tables, plot=plot(board))
         for row in board.rows:
-            scores = {column.head: cell(row, column) for column in COLUMNS}
+            scores = {column.title: cell(row, column) for column in COLUMNS}
             page = render("entry", "../", board=board, row=row, scores=scores, recalls=_recalls(row), shown=shown)
             found[f"entries/{row['name']}.html"] = page
     return found

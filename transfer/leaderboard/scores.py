@@ -149,7 +149,7 @@ def _own_row(name: str, task: Task, truth: Truth, params: Params, layout: Layout
         "saw_test": "selection" if protocol == "test_selected" else "no",
         "val_accuracy": float(np.mean([correct_faces(one.predictions, protocol, "val").mean() for one in runs])),
         "attempts": None,
-        "hardware": f"{env['cpu']}, {env['threads']} threads" if env["device"] == "cpu" else env["device"],
+        "hardware": f"{env['cpu']}, threads: {env['threads']}" if env["device"] == "cpu" else env["device"],
         "train_seconds": float(np.mean([sum(one.environment["seconds_per_epoch"]) for one in runs])),
         "parameters": size["parameters"],
         "macs": size["macs"],
