@@ -208,7 +208,9 @@ def show_tables(client: "MlflowClient", params: Params, layout: Layout) -> None:
         if fingerprint in {run.data.tags.get(FILES) for run in shown}:
             continue
         run = client.create_run(experiment, tags={"table": name}, run_name=name).info.run_id
-        client.log_table(run, pd.read_csv(file), f"{name}.json")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own, of pandas 3
+            client.log_table(run, pd.read_csv(file), f"{name}.json")
         client.set_terminated(run)
         client.set_tag(run, FILES, fingerprint)
         for old in shown:
