@@ -110,18 +110,12 @@ def own_rows(name: str, task: Task, truth: Truth, params: Params, layout: Layout
     Raises UserError: runs missing, tested on other faces, or with predictions that depend on the batch.
     """
     wanted = [run for run in params.runs() if run[0] == task.dataset]
+    if finished:
+        wanted = [run for run in wanted if (layout.run(*run) / "metrics.json").exists()]
     parameters = {(dataset, recipe): params.run(dataset, recipe) for dataset, recipe, _ in wanted}
-    runs, _ = read_runs(
-        layout.root / "runs",
-        wanted,
-        params.protocols,
-        experiment=params.experiment,
-        parameters=parameters,
-        partial=finished,
-    )
-    return [
-        _own_row(name, task, truth, params, layout, dict(sorted(seeds.items()))) for seeds in runs.values() if seeds
-    ]
+    folder, experiment = layout.root / "runs", params.experiment
+    runs, _ = read_runs(folder, wanted, params.protocols, experiment=experiment, parameters=parameters)
+    return [_own_row(name, task, truth, params, layout, dict(sorted(seeds.items()))) for seeds in runs.values()]
 
 
 def _own_row(name: str, task: Task, truth: Truth, params: Params, layout: Layout, seeds: Mapping[int, Run]) -> Row:
