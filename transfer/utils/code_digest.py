@@ -29,6 +29,7 @@ STEPS = {
     "robustness": ("transfer.evaluation.robustness",),
     "cross": ("transfer.evaluation.cross",),
     "tools": ("transfer.evaluation.tools",),
+    "inference": ("transfer.evaluation.inference",),
     "diversity": ("transfer.explain.diversity",),
     "attention": ("transfer.explain.attention",),
     "table": ("transfer.tables.build",),
