@@ -55,7 +55,7 @@ def write_run(runs, dataset, recipe, seed, counts, faces=10, labels=None):
         )
     directory = runs / dataset / recipe / f"seed{seed}"
     write_predictions(directory / "predictions.parquet", pd.concat(frames, ignore_index=True))
-    evaluate(directory, experiment="fake", dataset=dataset, recipe=recipe, seed=seed, classes=CLASSES)
+    evaluate(directory, experiment="fake", dataset=dataset, recipe=recipe, seed=seed)
 
 
 @pytest.fixture(scope="module")
