@@ -12,6 +12,7 @@ from transfer.tables.publish import publish
 from transfer.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+FILES = ("default", "paper")
 
 
 def table() -> pd.DataFrame:
@@ -65,15 +66,30 @@ def test_publish_copies_what_git_may_hold(tmp_path, monkeypatch):
     assert "/somewhere/else" not in (folder / "params.yaml").read_text()
 
 
-def test_the_readme_shows_the_published_tables():
+def test_every_number_of_the_readme_is_that_of_a_file():
     readme = (ROOT / "README.md").read_text()
     shown = re.findall("<!-- table: (.*?) -->\n(.*?)<!-- end of table -->", readme, flags=re.DOTALL)
     for experiment, text in shown:
         table = pd.read_csv(ROOT / "results/published" / experiment / "table1.csv")
-        rows = table[table["protocol"] == "val_selected"].itertuples()
+        rows = list(table[table["protocol"] == "val_selected"].itertuples())
         expected = {(row.recipe, f"{row.accuracy:.2f} ± {row.accuracy_std:.2f}") for row in rows}
         assert set(re.findall(r"\| `(\w+)` \| (\d.*?) \|", text)) == expected
+        assert f"(n={rows[0].n_seeds} seeds)" in text
+        readme = readme.replace(text, "")
     assert shown
+    audit = pd.read_csv(ROOT / "results/published/ferplus-cpu/audit/audit.csv").set_index(["split_a", "split_b"])
+    leaked, (demo, paper) = audit.loc["train", "test"], (config.load([ROOT / f"params/{name}.yaml"]) for name in FILES)
+    known = [
+        f"{leaked.copied_b / leaked.images_b:.0%}".replace("%", " %"),
+        f"{leaked.exact_copied_b / leaked.images_b:.1%}".replace("%", " %"),
+        f"{65_217_869 / 1e6:.1f} M parameters",  # test_models counts them
+        f"{len(demo.runs())} runs",
+        f"{len(paper.runs())} runs of {paper.train.epochs} epochs",
+    ]
+    for number in known:
+        assert number in readme
+        readme = readme.replace(number, "")
+    assert not re.search(r"\d \u2009?%|\d\.\d+ ±|\d+ (runs|epochs)\b", readme), "a number that is tied to no file"
 
 
 def test_the_audit_is_published_with_the_table_or_without(tmp_path, monkeypatch):

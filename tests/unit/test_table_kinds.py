@@ -1,4 +1,4 @@
-"""Each kind of table from four short trainings: its numbers are those of the runs; what does not belong is refused."""
+"""Each kind of table from four short runs: its numbers are those of the runs; what does not belong is refused."""
 
 import json
 import shutil

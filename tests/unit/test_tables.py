@@ -49,7 +49,7 @@ def write_run(runs, dataset, recipe, seed, counts, faces=10, labels=None):
         frames.append(
             predictions_frame(samples, labels, probabilities, CLASSES, split="test", protocol=protocol, epoch=epoch)
         )
-        # a validation part on which everything is wrong must never reach the table
+        # a validation split on which everything is wrong must never reach the table
         frames.append(
             predictions_frame(["v"], [0], np.array([[0, 1]]), CLASSES, split="val", protocol=protocol, epoch=epoch)
         )

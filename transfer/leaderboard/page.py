@@ -22,7 +22,7 @@ class Column(NamedTuple):
 
 _PERCENT = "{:.2%}"
 COLUMNS = [
-    Column("n_seeds", "n", "{}", "Trainings of different seeds; all scores are their means"),
+    Column("n_seeds", "n", "{}", "Runs of different seeds; all scores are their means"),
     Column("accuracy", "Accuracy", _PERCENT, "Mean over the seeds, and its standard deviation"),
     Column("ci95", "95 % interval", "", "Over the seeds; of a single run over the faces"),
     Column("protocol", "Selection", "", "How the epoch was selected"),
@@ -31,13 +31,13 @@ COLUMNS = [
     Column("macro_f1", "Macro F1", _PERCENT, "Mean F1 of the classes"),
     Column("nll", "NLL", "{:.3f}", "Mean negative log-likelihood of the label, in nats"),
     Column("ece", "ECE", _PERCENT, "Expected calibration error, 15 bins"),
-    Column("copy_free_accuracy", "Copy-free", _PERCENT, "Accuracy without the faces of which other parts hold a copy"),
+    Column("copy_free_accuracy", "Copy-free", _PERCENT, "Accuracy without the faces of which other splits hold a copy"),
     Column("accuracy_clear", "Clear", _PERCENT, "Accuracy where more than 80 % of the votes are the label"),
     Column("accuracy_mixed", "Mixed", _PERCENT, "Accuracy where 60 to 80 % of the votes are the label"),
     Column(
         "accuracy_doubtful", "Doubtful", _PERCENT, "Where at most 60 % of the votes are: fits labels rather than faces"
     ),
-    Column("val_accuracy", "Validation", _PERCENT, "Accuracy on the validation part, where known"),
+    Column("val_accuracy", "Validation", _PERCENT, "Accuracy on the validation split, where known"),
     Column("selection_gain", "Test gain", "{:+.2%}", "What selecting the epoch on the test faces would add"),
     Column("saw_test", "Saw test", "", "Whether test faces were used to select or to train"),
     Column("attempts", "Attempts", "{:,}", "How often the model was scored on the test faces"),

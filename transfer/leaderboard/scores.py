@@ -138,7 +138,7 @@ def _own_row(name: str, task: Task, truth: Truth, protocol: str, runs: list[Run]
         "model_architecture": said["model"]["name"],
         "model_input_size": said["model"].get("img_size"),
         "training_data": identity["dataset"],
-        "tuning_data": f"validation part of {identity['dataset']}" if protocol == "val_selected" else "none",
+        "tuning_data": f"validation split of {identity['dataset']}" if protocol == "val_selected" else "none",
         "code_commit": env["commit"],
         "code_command": f"snakemake --cores all {first.directory / 'metrics.json'}",
     }
@@ -197,11 +197,11 @@ def controls(task: Task, truth: Truth) -> list[dict[str, Any]]:
     shares = np.bincount(truth.labels, minlength=len(task.classes)) / len(truth.labels)
     most = int(truth.prior.argmax())
     rows = [
-        ("majority class", shares[most], f"always {task.classes[most]}, the largest class of the training part"),
+        ("majority class", shares[most], f"always {task.classes[most]}, the largest class of the training split"),
         (
             "drawn from the priors",
             truth.prior @ shares,
-            "expected accuracy of drawing from the training part's classes",
+            "expected accuracy of drawing from the training split's classes",
         ),
     ]
     if truth.votes is not None:

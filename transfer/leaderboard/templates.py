@@ -189,7 +189,7 @@ every entry{% if board.missed %}: <span class="soft">{{ board.missed[:12]|join("
 {% endif %}
 {% if board.reported %}
 <h2>Reported: numbers of papers</h2>
-<p>Not checked here, often of one run and of the best epoch on the test part; not ranked.</p>
+<p>Not checked here, often of one run and of the best epoch on the test split; not ranked.</p>
 <div class="wide"><table id="reported"><thead><tr><th class="text"><button>Method</button></th><th><button>Year</button></th>
 <th><button>Accuracy (%)</button></th><th class="text"><button>Selection</button></th><th class="text">Source</th></tr></thead><tbody>
 {% for one in board.reported %}

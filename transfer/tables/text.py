@@ -27,7 +27,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a table, such as one dataset."""
+    """A section of a table, such as one dataset."""
 
     title: str
     text: str
