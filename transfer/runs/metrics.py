@@ -51,7 +51,7 @@ def frame_metrics(rows: "Predictions") -> dict[str, Any]:
 def run_metrics(predictions: "Predictions", subsets: "Predictions | None" = None) -> dict[str, Any]:
     """``{"protocols": {protocol: {"epoch": int, "splits": {split: metrics}}}}`` of one run's predictions.
 
-    ``subsets`` (columns sample and subset) names subsets of the test split: each protocol then has ``"subsets": {subset:
+    ``subsets`` (columns sample and subset) are of the test split: each protocol then has ``"subsets": {subset:
     metrics}`` too, without those of which no face was tested.
     """
     names = ("sample", "label", "split", "protocol", "epoch")
