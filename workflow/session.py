@@ -10,10 +10,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from transfer.datasets.archives import UNPACKED
 from transfer.layout import Layout
 from transfer.losses.registry import check_losses
 from transfer.models.registry import check_models
@@ -21,7 +22,7 @@ from transfer.params import Params
 from transfer.params import read as config_files
 from transfer.utils.errors import UserError, did_you_mean, message, one_line
 from transfer.utils.files import write_text
-from transfer.utils.locks import RUNNING, share
+from transfer.utils.locks import RUNNING, nobody_else, share
 
 ENVIRONMENT = Path(__file__).with_name("envs") / "transfer.yaml"
 """Conda's environment of all jobs, made when a workflow starts with conda."""
@@ -71,8 +72,9 @@ class Session:
     def _load(self, config: Mapping[str, Any]) -> Params:
         if "snapshot" in config:
             return config_files.load([config["snapshot"]], checks=[check_models, check_losses])
-        files: list[str | Path] = [config_files.DEFAULT, *map(os.path.relpath, self._workflow.overwrite_configfiles)]
-        return config_files.validate(config, files, self._workflow.config_settings.config, [check_models, check_losses])
+        files = [Path(os.path.relpath(file)) for file in self._workflow.overwrite_configfiles]
+        values = self._workflow.config_settings.config  # merged here, since Snakemake knows no arguments of models
+        return config_files.load(files, command_line=values, checks=[check_models, check_losses])
 
     def shell_prefix(self) -> str | None:
         """Prefix of shell commands if jobs run in the current environment; None if they run in conda's.
@@ -97,6 +99,13 @@ class Session:
             if self._workflow.executor_plugin.name == "slurm":
                 check_slurm(self._workflow.resource_settings)
             self._locks.append(begin(self.params))
+
+    def end(self) -> None:
+        """After the last job: remove what was unpacked for the jobs, if no other workflow runs."""
+        for lock in self._locks:
+            lock.close()
+        with suppress(UserError), nobody_else():
+            shutil.rmtree(UNPACKED, ignore_errors=True)
 
     def check_targets(
         self, arguments: Sequence[str], parsed: Callable[[], Iterable[str]], known: Callable[[], Iterable[str]]

@@ -203,7 +203,7 @@ def test_published_numbers_stand_beside_test_selected_only(table, built):
         ("ferplus_majority", "full", "test_selected")
     ]
     assert printed["reported_accuracy"].iloc[0] == 90.83
-    assert printed["reported_source"].iloc[0].startswith("second-hand: ")
+    assert printed["reported_source"].iloc[0].startswith("second-hand: uncited; ")
     assert make(built, datasets=DATASETS | {"ferplus_majority": None})["reported_accuracy"].isna().all()
 
 
@@ -360,8 +360,10 @@ def test_reported_numbers_of_the_repository():
     }
     assert {row.method for row in rows if row.recipe} == {"TransFER"}
     assert len({(row.method, row.dataset, row.accuracy) for row in rows}) == len(rows)
-    doubtful = {row.method for row in rows if row.remark and ("SUSPECT" in row.remark or "NOT CREDIBLE" in row.remark)}
-    assert doubtful == {"ResEmoteNet", "PAtt-Lite", "ResEmoteNet with synthetic faces"}
+    assert {row.method for row in rows if row.doubt} == {"ResEmoteNet", "PAtt-Lite", "ResEmoteNet with synthetic faces"}
+    assert [row.accuracy for row in rows if row.protocol == "val_selected"] == [84.99]
+    assert all(row.url.startswith("https://") for row in rows)
+    assert not [row for row in rows if row.source and "notes" in row.source]
 
 
 ENTRY = {
@@ -371,7 +373,9 @@ ENTRY = {
     "recipe": "full",
     "accuracy": 90.91,
     "protocol": "test_selected",
+    "paper": "arXiv:2108.11116",
     "source": "README",
+    "evidence": "train.py:1",
     "status": "confirmed",
 }
 
@@ -379,7 +383,11 @@ ENTRY = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source": None}, r"\d+: reported\.1\.source"),
+        ({"source": None}, r"\d+: reported\.1: .*confirmed without a source"),
+        ({"evidence": None}, r"\d+: reported\.1: .*a protocol and its evidence"),
+        ({"protocol": "unknown"}, r"\d+: reported\.1: .*a protocol and its evidence"),
+        ({"paper": "public notes"}, r"\d+: reported\.1\.paper"),
+        ({"source": "  "}, r"\d+: reported\.1\.source"),
         ({"status": "memory"}, r"\d+: reported\.1\.status.*'confirmed'.*'second-hand'"),
         ({"accuracy": 0}, r"\d+: reported\.1\.accuracy"),
         ({"dataset": "demo_rafdb"}, r"\d+: reported\.1\.dataset"),

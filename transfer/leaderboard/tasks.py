@@ -35,7 +35,7 @@ class Change(Strict):
 
 
 class Task(Strict):
-    """A test split with the labels of its faces; a change of either is a new version."""
+    """A test split and the labels of its faces; a change of either is a new version."""
 
     title: str
     about: str = ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import product
 from math import prod
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -120,7 +121,12 @@ class SearchDefinition(Strict):
         return self
 
     def ends(self) -> Iterator[dict[str, Any]]:
-        """Each listed value of the space, and the ends of each range, by key."""
-        for key, values in self.space.items():
-            for value in values if isinstance(values, list) else (values.low, values.high):
-                yield {key: value}
+        """Each listed value of the space, and the ends of each range, with every model and loss that it names."""
+        named = {key: part for key, part in self.space.items() if key.endswith(".name") and isinstance(part, list)}
+        for names in product(*named.values()):
+            chosen = dict(zip(named, names, strict=True))
+            yield chosen
+            for key in [key for key in self.space if key not in named]:
+                part = self.space[key]
+                for value in part if isinstance(part, list) else (part.low, part.high):
+                    yield chosen | {key: value}

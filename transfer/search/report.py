@@ -17,7 +17,8 @@ from optuna.visualization import matplotlib as plots
 
 from transfer.layout import Layout
 from transfer.params import Params
-from transfer.search.study import open_storage, progress_of, retry, storage_errors, storage_url, with_values
+from transfer.params.recipes import with_values
+from transfer.search.study import open_storage, progress_of, retry, storage_errors, storage_url
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, write_json, write_text
 from transfer.utils.text import public

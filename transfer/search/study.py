@@ -20,9 +20,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from transfer.layout import Layout
-from transfer.params import Params, merge
-from transfer.params.base import nested
-from transfer.params.recipes import LANETS, MAD, RecipeDefinition, RecipeOnDataset
+from transfer.params import Params
+from transfer.params.recipes import LANETS, MAD, with_values
 from transfer.params.search import SearchDefinition, SearchRange, SearchSpace
 from transfer.utils.errors import UserError
 from transfer.utils.seeds import stream
@@ -75,14 +74,6 @@ def conditional(space: SearchSpace) -> bool:
     """Whether some trials have no mad."""
     counts: Any = space.get(LANETS, [2])
     return MAD in space and (counts.low if isinstance(counts, SearchRange) else min(counts)) < 2
-
-
-def with_values(recipe: RecipeDefinition, dataset: str, values: dict[str, Any]) -> RecipeDefinition:
-    """``recipe`` with the ``values`` of a trial on ``dataset``."""
-    here = recipe.datasets.get(dataset, RecipeOnDataset()).model_dump(exclude_unset=True)
-    for key, value in values.items():
-        here = merge(here, nested(key, value))
-    return recipe.model_copy(update={"datasets": recipe.datasets | {dataset: RecipeOnDataset.model_validate(here)}})
 
 
 def trial_params(params: Params, dataset: str, search: str, values: dict[str, Any]) -> Params:

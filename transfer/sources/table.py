@@ -146,6 +146,12 @@ def archive_path(params: Params, dataset: str) -> Path:
         raise UserError(f"dataset {dataset}: {error}. {hint}".rstrip()) from None
 
 
+def tools(raw_dir: str) -> dict[str, Path]:
+    """The packages of the tools that were fetched, by name: they are optional."""
+    files = {name: Path(raw_dir) / entry.files[0].path for name, entry in load().items() if entry.kind == "tool"}
+    return {name: file for name, file in files.items() if file.is_file()}
+
+
 def weights_path(params: Params, name: str) -> Path:
     """The file of a source of weights, present unless it is a download; UserError with the way to get it."""
     entry = get(name)

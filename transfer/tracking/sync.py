@@ -56,7 +56,9 @@ def sync(params: Params, layout: Layout) -> "Sync":
     try:
         with store.connected() as client, FileLock(layout.root / ".track.lock", timeout=_WAIT_SECONDS):
             settle()
-            return Sync(client, params, layout).run(found)
+            done = Sync(client, params, layout).run(found)
+            show_tables(client, params, layout)
+            return done
     except Timeout:
         raise UserError(f"{layout.root}/.track.lock: held by another sync for {_WAIT_SECONDS} s; end it") from None
 
@@ -177,6 +179,34 @@ class Sync:
         elif asked:
             why = "is not renewed, since its weights were removed; to make them again: snakemake --cores all"
             self.outdated.append(f"{name}@{alias} {why} {file}")
+
+
+def show_tables(client: "MlflowClient", params: Params, layout: Layout) -> None:
+    """Log every table of the experiment, and the board that its runs are on, as MLflow's tables: a run for each.
+
+    They are in the MLflow experiment EXPERIMENT/tables; a table that changed takes the place of the one before.
+    """
+    import pandas as pd
+
+    board = layout.results / "leaderboard"
+    files = {name: layout.table(name, "csv") for name in params.table_definitions}
+    if (board / "runs" / layout.experiment).is_dir():
+        files["leaderboard"] = board / "leaderboard.csv"
+    files = {name: file for name, file in files.items() if file.exists()}
+    experiment = store.experiment_id(client, f"{layout.experiment}/tables") if files else ""
+    for name, file in files.items():
+        fingerprint = sha256(file)
+        shown = client.search_runs([experiment], f"tags.`table` = '{name}'")
+        if fingerprint in {run.data.tags.get(FILES) for run in shown}:
+            continue
+        run = client.create_run(experiment, tags={"table": name}, run_name=name).info.run_id
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own, of pandas 3
+            client.log_table(run, pd.read_csv(file), f"{name}.json")
+        client.set_terminated(run)
+        client.set_tag(run, FILES, fingerprint)
+        for old in shown:
+            client.delete_run(old.info.run_id)
 
 
 def view_of(directory: Path, **identity: Any) -> View:

@@ -28,6 +28,8 @@ STEPS = {
     "evaluate": ("transfer.runs.metrics",),
     "robustness": ("transfer.evaluation.robustness",),
     "cross": ("transfer.evaluation.cross",),
+    "tools": ("transfer.evaluation.tools",),
+    "inference": ("transfer.evaluation.inference",),
     "diversity": ("transfer.explain.diversity",),
     "attention": ("transfer.explain.attention",),
     "table": ("transfer.tables.build",),

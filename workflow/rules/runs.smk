@@ -132,3 +132,30 @@ use rule evaluate_robustness as measure_diversity with:
         version=versions.diversity,
     message:
         "Diversity of maps and heads: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
+
+
+rule evaluate_tool:
+    input:
+        package=ancient(inputs.tool_of),
+        archive=ancient(inputs.archive_of),
+        index=rules.index_dataset.output.index,
+        images=rules.align_faces.output.images,
+        manifest=rules.align_faces.output.manifest,
+        split=rules.sample_faces.output.split,
+    output:
+        predictions="results/{experiment}/evaluations/tools/{dataset}/{tool}.parquet",
+    log:
+        "results/{experiment}/logs/evaluate_tool/{dataset}/{tool}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        config=SNAPSHOT,
+        version=versions.of("tools"),
+    message:
+        "The tool {wildcards.tool} on {wildcards.dataset}"
+    shell:
+        "python -m transfer evaluate --params {params.config:q} --set train.threads={threads}"
+        " --dataset {wildcards.dataset:q} --tool {wildcards.tool:q} > {log:q} 2>&1"

@@ -140,6 +140,30 @@ rule track:
         " && python -m transfer track check --params {params.config:q}) 2>&1 | tee {log:q}"
 
 
+# With all cores, so that no other job disturbs the clock.
+rule measure_inference:
+    input:
+        inputs.inference_inputs,
+    output:
+        f"results/{EXPERIMENT}/inference.json",
+    log:
+        f"results/{EXPERIMENT}/logs/measure_inference.log",
+    conda:
+        "../envs/transfer.yaml"
+    threads: workflow.cores
+    resources:
+        mem_mb=needs.store_mb,
+        runtime=60,
+        gpu=int(PARAMS.train.device == "cuda"),
+    params:
+        config=SNAPSHOT,
+        version=versions.inference,
+    message:
+        "Speed of the networks of {EXPERIMENT}"
+    shell:
+        "python -m transfer board measure --params {params.config:q} > {log:q} 2>&1"
+
+
 # The pages of the experiment's tasks, from its runs and from the entries in leaderboard/.
 use rule audit_copies as leaderboard with:
     input:
@@ -149,7 +173,8 @@ use rule audit_copies as leaderboard with:
         metrics=inputs.all_runs("metrics.json"),
         predictions=inputs.all_runs("predictions.parquet"),
         environments=inputs.all_runs("env.json"),
-        weights=inputs.all_runs("model.safetensors"),
+        inference=rules.measure_inference.output,
+        evaluations=inputs.board_evaluations,
     output:
         page="results/leaderboard/index.html",
         csv="results/leaderboard/leaderboard.csv",

@@ -80,8 +80,7 @@ def published(reported: Sequence[Reported], family: str | None, recipe: str) -> 
     """Return the cells of a recipe's published number, if there is one."""
     for entry in reported:
         if (entry.dataset, entry.recipe, entry.protocol) == (family, recipe, "test_selected"):
-            remark = f" ({entry.remark})" if entry.remark else ""
-            return {"reported_accuracy": entry.accuracy, "reported_source": f"{entry.status}: {entry.source}{remark}"}
+            return {"reported_accuracy": entry.accuracy, "reported_source": f"{entry.said}; {entry.paper}"}
     return {}
 
 
