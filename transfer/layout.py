@@ -74,6 +74,10 @@ class Layout:
         """Folder of an additional evaluation of a run: robustness, cross, attention."""
         return self.root / "evaluations" / kind / dataset / recipe / f"seed{seed}"
 
+    def tool(self, dataset: str, tool: str) -> Path:
+        """A tool's predictions on a dataset's test faces."""
+        return self.root / "evaluations" / "tools" / dataset / f"{tool}.parquet"
+
     def weights(self, name: str) -> Path:
         """Third-party weights under this project's parameter names."""
         return self.root / "weights" / f"{name}.safetensors"

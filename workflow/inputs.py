@@ -8,7 +8,7 @@ from transfer.datasets.registry import get as parser
 from transfer.datasets.subsets import list_files
 from transfer.layout import Layout
 from transfer.params import Params
-from transfer.sources.table import archive_path, weights_path
+from transfer.sources.table import archive_path, tools, weights_path
 from transfer.sources.table import load as load_sources
 from transfer.tables import kinds
 from transfer.utils.chain import below
@@ -24,9 +24,9 @@ class Inputs:
     """Input files of an experiment's jobs.
 
     Public attributes are looked up once, when the workflow starts: ``archives`` and ``subset_lists`` by dataset,
-    ``weights`` by source, ``synthetic`` (archives that a rule makes, with the dataset each is made for),
-    ``downloads`` (files that a rule downloads), ``board_files`` (tasks and entries of the leaderboard). Raises
-    UserError that lists all missing archives and weights.
+    ``weights`` by source, ``synthetic`` (archives that a rule makes, with the dataset each is made for), ``tools``
+    (packages that were fetched), ``downloads`` (files that a rule downloads), ``board_files`` (tasks and entries of the
+    leaderboard). Raises UserError that lists all missing archives and weights.
     """
 
     def __init__(self, params: Params) -> None:
@@ -60,6 +60,7 @@ class Inputs:
             for dataset in [*params.all_datasets(), *params.selected_datasets()]
             if definitions[dataset].synthetic is not None
         }
+        self.tools = {name: path.as_posix() for name, path in tools(params.raw_dir).items()}
         entries = _files("leaderboard/entries/*/*")
         self.board_files = ["params/reported.yaml", *_files("leaderboard/tasks/*.yaml"), *entries]
         self.downloads = [
@@ -126,6 +127,10 @@ class Inputs:
         """Lists of a dataset's challenge subsets."""
         return self.subset_lists[wildcards.dataset]
 
+    def tool_of(self, wildcards: Wildcards) -> str:
+        """Package of a tool."""
+        return self.tools[wildcards.tool]
+
     def weights_file_of(self, wildcards: Wildcards) -> str:
         """Third-party file from which weights are imported."""
         return self.weights[wildcards.weights]
@@ -177,6 +182,7 @@ class Inputs:
             "others": [layout.data(dataset) / file for dataset in datasets for file in kind.dataset_inputs],
             "repository": [Path(file) for file in kind.inputs],
             "evaluations": self._evaluations(name),
+            "tools": [layout.tool(dataset, tool) for dataset in datasets for tool in self.tools if kind.tools],
         }
         return {key: _posix(files) for key, files in needed.items()}
 

@@ -7,7 +7,7 @@ import pytest
 from transfer.datasets.subsets import LISTS, find_subsets, list_files
 from transfer.datasets.text import LISTS_FOLDER as FOLDER
 from transfer.datasets.text import read_list
-from transfer.params import DatasetDefinition
+from transfer.params.datasets import DatasetDefinition
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
 

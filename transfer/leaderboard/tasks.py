@@ -15,8 +15,8 @@ from transfer.audit.copies import KINDS, copy_groups
 from transfer.datasets.ferplus import CLASSES as VOTED
 from transfer.datasets.ferplus import VOTES
 from transfer.layout import Layout
-from transfer.params import Name, Params, ParamsError, Strict
-from transfer.params.base import different
+from transfer.params import Params, ParamsError, Strict
+from transfer.params.base import Name, different
 from transfer.params.read import read_model
 from transfer.utils.errors import UserError, choices
 from transfer.utils.files import write_text

@@ -17,6 +17,7 @@ from optuna.visualization import matplotlib as plots
 
 from transfer.layout import Layout
 from transfer.params import Params
+from transfer.params.recipes import with_values
 from transfer.search.study import (
     open_storage,
     progress_of,
@@ -25,7 +26,6 @@ from transfer.search.study import (
     storage_errors,
     storage_url,
     study_name,
-    with_values,
 )
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, write_json, write_text

@@ -20,18 +20,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from transfer.layout import Layout
-from transfer.params import (
-    Params,
-    PrunerParams,
-    RecipeDefinition,
-    RecipeOnDataset,
-    SearchDefinition,
-    SearchRange,
-    SearchSpace,
-    merge,
-    nested,
-)
-from transfer.params.recipes import LANETS, MAD
+from transfer.params import Params
+from transfer.params.recipes import LANETS, MAD, with_values
+from transfer.params.search import SearchDefinition, SearchRange, SearchSpace
 from transfer.utils.errors import UserError
 from transfer.utils.seeds import stream
 
@@ -86,14 +77,6 @@ def conditional(space: SearchSpace) -> bool:
     """Whether some trials have no mad."""
     counts: Any = space.get(LANETS, [2])
     return MAD in space and (counts.low if isinstance(counts, SearchRange) else min(counts)) < 2
-
-
-def with_values(recipe: RecipeDefinition, dataset: str, values: dict[str, Any]) -> RecipeDefinition:
-    """``recipe`` with the ``values`` of a trial on ``dataset``."""
-    here = recipe.datasets.get(dataset, RecipeOnDataset()).model_dump(exclude_unset=True)
-    for key, value in values.items():
-        here = merge(here, nested(key, value))
-    return recipe.model_copy(update={"datasets": recipe.datasets | {dataset: RecipeOnDataset.model_validate(here)}})
 
 
 def trial_params(params: Params, dataset: str, search: str, values: dict[str, Any]) -> Params:
@@ -183,7 +166,9 @@ def study_name(params: Params, search: str, dataset: str) -> str:
 def open_study(params: Params, search: str, dataset: str, layout: Layout, identity: dict[str, Any]) -> optuna.Study:
     """The study, created if there is none. Raises UserError for one whose trials share another ``identity``."""
     name, url = study_name(params, search, dataset), storage_url(params, layout)
-    storage, pruner = open_storage(url), _pruner(params.search_definitions[search].pruner)
+    storage, rule = open_storage(url), params.search_definitions[search].pruner
+    median = optuna.pruners.MedianPruner(rule.startup_trials, rule.warmup_epochs)
+    pruner = optuna.pruners.NopPruner() if rule.kind == "none" else median
     with storage_errors(url):
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
@@ -198,17 +183,6 @@ def open_study(params: Params, search: str, dataset: str, layout: Layout, identi
                 "compare; rename the search, or delete the study (docs/search.md)"
             )
     return study
-
-
-def _pruner(params: PrunerParams) -> optuna.pruners.BasePruner:
-    if params.kind == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(
-        n_startup_trials=params.startup_trials,
-        n_warmup_steps=params.warmup_epochs,
-        interval_steps=params.interval_epochs,
-        n_min_trials=params.min_trials,
-    )
 
 
 def make_sampler(search: SearchDefinition, worker: int, index: int) -> optuna.samplers.BaseSampler:

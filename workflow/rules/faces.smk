@@ -39,7 +39,7 @@ use rule index_dataset as align_faces with:
     log:
         "results/{experiment}/logs/align_faces/{dataset}.log",
     params:
-        verb="align",
+        command="align --dataset {dataset}",
         config=SNAPSHOT,
         version=versions.align,
     message:
@@ -59,7 +59,7 @@ use rule index_dataset as inspect_faces with:
     log:
         "results/{experiment}/logs/inspect_faces/{dataset}.log",
     params:
-        verb="inspect",
+        command="inspect --dataset {dataset}",
         config=SNAPSHOT,
         version=versions.inspect,
     message:
@@ -76,7 +76,7 @@ use rule index_dataset as sample_faces with:
     log:
         "results/{experiment}/logs/sample_faces/{dataset}.log",
     params:
-        verb="sample",
+        command="sample --dataset {dataset}",
         config=SNAPSHOT,
         version=versions.sample,
     message:
@@ -93,9 +93,9 @@ use rule index_dataset as hash_images with:
     log:
         "results/{experiment}/logs/hash_images/{dataset}.log",
     params:
-        verb="hash",
+        command="hash --dataset {dataset}",
         config=SNAPSHOT,
-        version=versions.hash,
+        version=versions.of("hash"),
     message:
         "Hashing the images of {wildcards.dataset}"
 
@@ -109,14 +109,14 @@ use rule index_dataset as find_duplicates with:
     log:
         "results/{experiment}/logs/find_duplicates/{dataset}.log",
     params:
-        verb="duplicates",
+        command="duplicates --dataset {dataset}",
         config=SNAPSHOT,
-        version=versions.duplicates,
+        version=versions.of("duplicates"),
     message:
         "Finding duplicates within {wildcards.dataset}"
 
 
-rule audit_copies:
+use rule index_dataset as audit_copies with:
     input:
         hashes=inputs.all_datasets("hashes.parquet"),
         thumbnails=inputs.all_datasets("thumbnails.npy"),
@@ -128,15 +128,11 @@ rule audit_copies:
         picture="results/{experiment}/audit/pairs.png",
     log:
         "results/{experiment}/logs/audit_copies.log",
-    conda:
-        "../envs/transfer.yaml"
     resources:
         mem_mb=6000,
-        runtime=240,
     params:
+        command="audit",
         config=SNAPSHOT,
         version=versions.audit,
     message:
         "Duplicates within and across splits and datasets of {wildcards.experiment}"
-    shell:
-        "python -m transfer audit --params {params.config:q} > {log:q} 2>&1"

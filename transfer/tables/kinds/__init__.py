@@ -57,6 +57,8 @@ class Kind:
     """The evaluations of a run's checkpoint, by layout, run (dataset, recipe, seed) and the table's datasets.
 
     A table that reads evaluations has one protocol, that of the checkpoint."""
+    tools: bool = False
+    """Whether it reads the evaluations of tools, with one protocol, too."""
 
 
 def names() -> list[str]:
@@ -73,7 +75,8 @@ def get(name: str) -> Kind:
 def protocols_of(params: Params, table: str) -> Sequence[str]:
     """Return the protocols that a table shows."""
     definition = params.table_definitions[table]
-    if get(definition.kind).evaluation:
+    kind = get(definition.kind)
+    if kind.evaluation or kind.tools:
         return [params.checkpoint_protocol]
     return definition.protocols or params.protocols
 

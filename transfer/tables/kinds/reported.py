@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from transfer.params import ParamsError, Strict
+from transfer.params.read import read_model
 from transfer.tables.kinds import COUNTS, INTERVAL, Cells, Context, Formats, Kind, accuracy_cells
 from transfer.tables.text import UNDEFINED, Section, grid, interval, mean, plain
-from transfer.utils.errors import UserError
 from transfer.utils.text import in_markdown
 
 if TYPE_CHECKING:
@@ -21,16 +22,14 @@ UNCITED = "uncited"
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-class Reported(BaseModel):
+class Reported(Strict):
     """A published accuracy (percent), with its source and how far that source was checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: _Text
     year: int = Field(ge=2000, le=2100)
     dataset: Literal["rafdb", "ferplus", "affectnet7", "affectnet8"]
     recipe: _Text | None = None
-    accuracy: float = Field(gt=0, le=100, allow_inf_nan=False)
+    accuracy: float = Field(gt=0, le=100)
     protocol: Literal["val_selected", "test_selected", "unknown"]
     paper: Annotated[str, StringConstraints(pattern=r"^(arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/\S+|https://\S+)$")]
     source: _Text | None = None
@@ -45,9 +44,9 @@ class Reported(BaseModel):
     @model_validator(mode="after")
     def _is_founded(self) -> Self:
         if self.source is None and self.status == "confirmed":
-            raise ValueError("confirmed without a source; name the document in which it was read")
+            raise ParamsError(("source",), "confirmed without a source; name the document in which it was read")
         if (self.evidence is None) != (self.protocol == "unknown"):
-            raise ValueError("a protocol and its evidence come together; without evidence it is unknown")
+            raise ParamsError(("evidence",), "a protocol and its evidence come together; without it: unknown")
         return self
 
     @property
@@ -63,29 +62,24 @@ class Reported(BaseModel):
         return "; ".join(filter(None, [source, self.remark, self.doubt and f"doubted: {self.doubt}"]))
 
 
-def load_reported(path: Path = REPORTED) -> list[Reported]:
-    """Read the published numbers. Raises UserError naming the file and the entry (counted from 1)."""
-    import yaml
+class ReportedFile(Strict):
+    """The content of params/reported.yaml."""
 
-    try:
-        rows = TypeAdapter(list[Reported]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; restore it from the repository") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:
-            raise UserError(f"{path}: expected a list of entries; write each as '- method: ...'") from None
-        number, *key = first["loc"]
-        where = ".".join(map(str, key)) or "entry"
-        raise UserError(f"{path}: entry {int(number) + 1}: {where}: {first['msg']}; correct this entry") from error
-    cells: dict[tuple[str, str], int] = {}
-    for number, row in enumerate(rows, start=1):
-        if row.recipe and cells.setdefault((row.dataset, row.recipe), number) != number:
-            other = f"recipe {row.recipe} on {row.dataset} already has entry {cells[row.dataset, row.recipe]}"
-            raise UserError(f"{path}: entry {number}: {other}; keep one of them")
-    return rows
+    reported: list[Reported]
+
+    @model_validator(mode="after")
+    def _has_a_cell_once(self) -> ReportedFile:
+        cells: dict[tuple[str, str], int] = {}
+        for number, row in enumerate(self.reported):
+            if row.recipe and (first := cells.setdefault((row.dataset, row.recipe), number)) != number:
+                message = f"recipe {row.recipe} on {row.dataset} is also reported.{first}; keep one of them"
+                raise ParamsError(("reported", number), message)
+        return self
+
+
+def load_reported(path: Path = REPORTED) -> list[Reported]:
+    """Read the published numbers. Raises UserError: file, line, entry (counted from 0) and what is allowed."""
+    return read_model(path, ReportedFile).reported
 
 
 FORMATS: Formats = {
