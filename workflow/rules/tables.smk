@@ -145,7 +145,7 @@ rule track:
 
 
 # With all cores, so that no other job disturbs the clock.
-use rule index_dataset as measure_inference with:
+use rule audit_copies as measure_inference with:
     input:
         inputs.inference_inputs,
     output:
