@@ -50,6 +50,8 @@ def join(folder: Path) -> None:
 
 
 def test_in_a_browser(run, driver):  # noqa: F811
+    from selenium.webdriver.support.ui import Select
+
     folder = run.root / "results/leaderboard"
     table = pd.read_csv(folder / "leaderboard.csv").set_index("name")
     driver.get((folder / "index.html").as_uri())
@@ -84,10 +86,10 @@ def test_in_a_browser(run, driver):  # noqa: F811
     rising = [float(value) for value in column("NLL")]
     assert falling == sorted(falling, reverse=True) and rising == sorted(falling)
 
-    tier = driver.find_element("css selector", "select[data-by=tier]")
-    tier.send_keys("verified")
+    tier = Select(driver.find_element("css selector", "select[data-by=tier]"))
+    tier.select_by_visible_text("verified")
     assert column("Entry") == [] and len(column("Entry", "verified")) == 1
-    tier.send_keys("all")
+    tier.select_by_visible_text("all")
     driver.find_element("css selector", "input[type=search]").send_keys("FULL")
     assert column("Entry") == ["full"] and column("Entry", "verified") == []
     driver.find_element("link text", "full").click()
