@@ -1,4 +1,4 @@
-"""A user's own faces: one block of parameters, no parser. Drawn faces of four classes, through the verb index."""
+"""A user's own faces: one block of parameters, no parser. Synthetic faces of four classes, through the verb index."""
 
 import io
 import json

@@ -383,9 +383,9 @@ ENTRY = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source": None}, r"\d+: reported\.1: .*confirmed without a source"),
-        ({"evidence": None}, r"\d+: reported\.1: .*a protocol and its evidence"),
-        ({"protocol": "unknown"}, r"\d+: reported\.1: .*a protocol and its evidence"),
+        ({"source": None}, r"\d+: reported\.1\.source: confirmed without a source"),
+        ({"evidence": None}, r"\d+: reported\.1\.evidence: a protocol and its evidence"),
+        ({"protocol": "unknown"}, r"\d+: reported\.1\.evidence: a protocol and its evidence"),
         ({"paper": "public notes"}, r"\d+: reported\.1\.paper"),
         ({"source": "  "}, r"\d+: reported\.1\.source"),
         ({"status": "memory"}, r"\d+: reported\.1\.status.*'confirmed'.*'second-hand'"),
