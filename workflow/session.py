@@ -25,7 +25,7 @@ from transfer.utils.files import write_text
 from transfer.utils.locks import RUNNING, nobody_else, share
 
 ENVIRONMENT = Path(__file__).with_name("envs") / "transfer.yaml"
-"""Conda's environment of all jobs, made when a workflow starts with conda."""
+"""Conda's environment of all jobs, made when a workflow starts."""
 LOCK = Path(__file__).parents[1] / "requirements.lock"
 STALE = ".snakemake/locks"
 """Snakemake's locks: where nobody else runs they are a killed run's, which then continues without --unlock."""
@@ -83,8 +83,8 @@ class Session:
         """
         settings = self._workflow.deployment_settings
         conda = {method for method in settings.deployment_method if method.name == "CONDA"}
+        write_environment()  # Snakemake reads it for what it notes of a job, with conda or without
         if conda and shutil.which("conda"):
-            write_environment()
             return None
         if conda:
             settings.deployment_method = set(settings.deployment_method) - conda
