@@ -127,11 +127,6 @@ class Versions:
         # Another experiment may have been the last to publish: the copy must be this experiment's.
         return f"{self.params.experiment} {self.table(wildcards)}"
 
-    def inference(self, wildcards: Wildcards) -> str:
-        params = self.params
-        first = [(dataset, recipe, params.seeds[0]) for dataset in params.datasets for recipe in params.recipes]
-        return digest(first, self._code("inference"))
-
     def leaderboard(self, wildcards: Wildcards) -> str:
         params = self.params
         of = [(dataset, params.dataset_definitions[dataset].reported_as) for dataset in params.datasets]

@@ -49,13 +49,13 @@ def write_run(runs, dataset, recipe, seed, counts, faces=10, labels=None):
         frames.append(
             predictions_frame(samples, labels, probabilities, CLASSES, split="test", protocol=protocol, epoch=epoch)
         )
-        # a validation split on which everything is wrong must never reach the table
+        # a validation part on which everything is wrong must never reach the table
         frames.append(
             predictions_frame(["v"], [0], np.array([[0, 1]]), CLASSES, split="val", protocol=protocol, epoch=epoch)
         )
     directory = runs / dataset / recipe / f"seed{seed}"
     write_predictions(directory / "predictions.parquet", pd.concat(frames, ignore_index=True))
-    evaluate(directory, experiment="fake", dataset=dataset, recipe=recipe, seed=seed)
+    evaluate(directory, experiment="fake", dataset=dataset, recipe=recipe, seed=seed, classes=CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -383,9 +383,9 @@ ENTRY = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source": None}, r"\d+: reported\.1: .*confirmed without a source"),
-        ({"evidence": None}, r"\d+: reported\.1: .*a protocol and its evidence"),
-        ({"protocol": "unknown"}, r"\d+: reported\.1: .*a protocol and its evidence"),
+        ({"source": None}, r"\d+: reported\.1\.source: confirmed without a source"),
+        ({"evidence": None}, r"\d+: reported\.1\.evidence: a protocol and its evidence"),
+        ({"protocol": "unknown"}, r"\d+: reported\.1\.evidence: a protocol and its evidence"),
         ({"paper": "public notes"}, r"\d+: reported\.1\.paper"),
         ({"source": "  "}, r"\d+: reported\.1\.source"),
         ({"status": "memory"}, r"\d+: reported\.1\.status.*'confirmed'.*'second-hand'"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transfer.params import Params
 
 app = typer.Typer(help="The leaderboard: new entries, their checks, and the pages (docs/leaderboard.md).")
-Finished = Annotated[bool, typer.Option("--finished", help="Only runs that are finished, instead of all.")]
+Finished = Annotated[bool, typer.Option("--finished", help="Only datasets and runs that are there, instead of all.")]
 EntryName = Annotated[str, typer.Argument(metavar="NAME", help="A folder in leaderboard/entries.")]
 
 

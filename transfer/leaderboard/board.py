@@ -83,14 +83,20 @@ def refuse(faults: Sequence[Fault]) -> None:
 def boards(params: Params, layout: Layout, finished: bool = False, further: Sequence[Params] = ()) -> list[Board]:
     """The boards of the tasks whose dataset is one of the experiment's, also with runs of ``further`` experiments.
 
-    Raises UserError: any entry is refused, or a run is missing (of ``finished`` and further ones those that are there).
+    ``finished``: of datasets without an index and of unfinished runs nothing is shown. Raises UserError: any entry is
+    refused, or a run is missing.
     """
     known = tasks.load_tasks()
     here = {name: task for name, task in known.items() if task.dataset in params.datasets}
+    if finished:
+        here = {
+            name: one for name, one in here.items() if (layout.data(one.dataset) / "index.parquet").exists()
+        } or here
     truths = {name: tasks.checked_truth(name, task, layout) for name, task in here.items()}
     found = present(params, known)
     earlier = {name: one for name, one in found.items() if one.task in here and one.version < here[one.task].version}
-    found = {name: one for name, one in found.items() if name not in earlier}
+    without_data = known.keys() - here.keys()
+    found = {name: one for name, one in found.items() if name not in earlier and one.task not in without_data}
     refuse(check_entries(found, list(found), here, truths, layout))
     made, published = [], load_reported()
     for name, task in here.items():

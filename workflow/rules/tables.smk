@@ -141,27 +141,24 @@ rule track:
 
 
 # With all cores, so that no other job disturbs the clock.
-rule measure_inference:
+use rule audit_copies as measure_inference with:
     input:
         inputs.inference_inputs,
     output:
         f"results/{EXPERIMENT}/inference.json",
     log:
         f"results/{EXPERIMENT}/logs/measure_inference.log",
-    conda:
-        "../envs/transfer.yaml"
     threads: workflow.cores
     resources:
         mem_mb=needs.store_mb,
         runtime=60,
         gpu=int(PARAMS.train.device == "cuda"),
     params:
+        command="board measure",
         config=SNAPSHOT,
-        version=versions.inference,
+        version=versions.of("inference"),
     message:
         "Speed of the networks of {EXPERIMENT}"
-    shell:
-        "python -m transfer board measure --params {params.config:q} > {log:q} 2>&1"
 
 
 # The pages of the experiment's tasks, from its runs and from the entries in leaderboard/.

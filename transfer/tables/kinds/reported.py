@@ -29,7 +29,7 @@ class Reported(Strict):
     year: int = Field(ge=2000, le=2100)
     dataset: Literal["rafdb", "ferplus", "affectnet7", "affectnet8"]
     recipe: _Text | None = None
-    accuracy: float = Field(gt=0, le=100, allow_inf_nan=False)
+    accuracy: float = Field(gt=0, le=100)
     protocol: Literal["val_selected", "test_selected", "unknown"]
     paper: Annotated[str, StringConstraints(pattern=r"^(arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/\S+|https://\S+)$")]
     source: _Text | None = None
@@ -44,9 +44,9 @@ class Reported(Strict):
     @model_validator(mode="after")
     def _is_founded(self) -> Self:
         if self.source is None and self.status == "confirmed":
-            raise ValueError("confirmed without a source; name the document in which it was read")
+            raise ParamsError(("source",), "confirmed without a source; name the document in which it was read")
         if (self.evidence is None) != (self.protocol == "unknown"):
-            raise ValueError("a protocol and its evidence come together; without evidence it is unknown")
+            raise ParamsError(("evidence",), "a protocol and its evidence come together; without it: unknown")
         return self
 
     @property
