@@ -179,7 +179,9 @@ def test_dcs_is_the_mean_of_four_cross_entropies():
         pairs = [c(x, x.flip(0)) for c, x in zip(loss.compare, own.chunk(3, dim=1), strict=True)]
         first, second = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))
         seen = [logits, logits, loss.encoder(own + first), loss.encoder(own.flip(0) + second)]
-    assert value.item() == pytest.approx(sum(nn.functional.cross_entropy(one, labels).item() for one in seen) / 4, rel=1e-5)
+    assert value.item() == pytest.approx(
+        sum(nn.functional.cross_entropy(one, labels).item() for one in seen) / 4, rel=1e-5
+    )
 
 
 def test_rul_by_hand(monkeypatch):
