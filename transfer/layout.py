@@ -32,6 +32,11 @@ class Layout:
         return self.root / "audit"
 
     @property
+    def inference(self) -> Path:
+        """Speed of each recipe's network, and whether its predictions depend on the batch."""
+        return self.root / "inference.json"
+
+    @property
     def metrics(self) -> Path:
         """Folder of the accuracies for `dvc metrics`: a small file per dataset and recipe."""
         return self.root / "metrics"

@@ -202,9 +202,20 @@ class Inputs:
         needed = [self.layout.run(*run) / file for run in runs for file in files]
         return _posix([*needed, *self._evaluations(wildcards.table, wildcards.dataset)])
 
+    def board_evaluations(self, wildcards: Wildcards) -> list[str]:
+        """Predictions of the experiment's runs on corrupted faces, if one of its tables shows them."""
+        tables = [name for name in self.params.tables if self.params.table_definitions[name].kind == "robustness"]
+        return _posix(dict.fromkeys(file for name in tables for file in self._evaluations(name)))
+
+    def inference_inputs(self, wildcards: Wildcards) -> list[str]:
+        """Inputs of the measurement of speed: those of the attention figures of all datasets."""
+        return [file for dataset in self.params.datasets for file in self._first_runs(dataset)]
+
     def attention_inputs(self, wildcards: Wildcards) -> list[str]:
         """Inputs of the attention figure: a run per recipe, with the first seed."""
-        dataset = wildcards.dataset
+        return self._first_runs(wildcards.dataset)
+
+    def _first_runs(self, dataset: str) -> list[str]:
         files = ["model.safetensors", "env.json", "predictions.parquet"]
         runs = [self.layout.run(dataset, recipe, self.params.seeds[0]) for recipe in self.params.recipes]
         data = self._data(dataset, "aligned.npy", "aligned.parquet", "split.parquet")

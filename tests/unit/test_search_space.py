@@ -8,9 +8,10 @@ from tiny_training import tiny_params
 
 from transfer.losses.registry import check_losses
 from transfer.models.registry import check_models
-from transfer.params import Params, SearchDefinition, SearchSpace
+from transfer.params import Params
 from transfer.params import read as config
 from transfer.params.recipes import with_values
+from transfer.params.search import SearchDefinition, SearchSpace
 from transfer.search.study import cells, conditional, draw, trial_params
 from transfer.utils.errors import UserError
 

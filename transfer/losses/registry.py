@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from transfer.losses.base import Loss
-    from transfer.params import LossParams, Params, RunParams
+    from transfer.params import Params, RunParams
+    from transfer.params.train import LossParams
 
 RESERVED = ("self", "model", "num_classes", "num_samples")
 """Arguments that are not given in ``train.loss.args``."""

@@ -82,10 +82,6 @@ class PrunerParams(Strict):
     """Completed trials before any is pruned."""
     warmup_epochs: Annotated[int, Field(ge=0, le=10000)] = 5
     """Epochs of a trial before it may be pruned."""
-    interval_epochs: Annotated[int, Field(ge=1, le=10000)] = 1
-    """Epochs between two checks."""
-    min_trials: Annotated[int, Field(ge=1, le=100000)] = 1
-    """Trials that must have reached that epoch."""
 
 
 class SearchDefinition(Strict):

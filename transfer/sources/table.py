@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from transfer.datasets import archives, registry
-from transfer.params import Name, Params, ParamsError, Strict
-from transfer.params.base import Below
+from transfer.params import Params, ParamsError, Strict
+from transfer.params.base import Below, Name
 from transfer.params.read import read_model
 from transfer.utils.errors import UserError
 

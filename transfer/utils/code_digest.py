@@ -28,6 +28,7 @@ STEPS = {
     "evaluate": ("transfer.runs.metrics",),
     "robustness": ("transfer.evaluation.robustness",),
     "cross": ("transfer.evaluation.cross",),
+    "inference": ("transfer.evaluation.inference",),
     "tools": ("transfer.evaluation.tools",),
     "diversity": ("transfer.explain.diversity",),
     "attention": ("transfer.explain.attention",),
