@@ -24,7 +24,7 @@ def weights(finished):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Two drawn faces of different sizes, and a picture without one."""
+    """Two synthetic faces of different sizes, and a picture without one."""
     folder = tmp_path_factory.mktemp("photos")
     for name, size in (("one.png", 160), ("two.jpg", 120)):
         face = render_face(np.random.default_rng(size), "happiness", 0.8, size)

@@ -57,7 +57,7 @@ def trained(tmp_path_factory) -> Path:
         for seed in SEEDS:
             train(PARAMS, "faces", recipe, seed, layout)
             identity = {"experiment": "tiny", "dataset": "faces", "recipe": recipe, "seed": seed}
-            evaluate(layout.run("faces", recipe, seed), classes=CLASSES, **identity)
+            evaluate(layout.run("faces", recipe, seed), **identity)
     shutil.copytree(ROOT / "params", folder / "params")
     (layout.data("faces") / "faces.json").write_text(json.dumps(FACES))
     with pytest.MonkeyPatch.context() as patch:

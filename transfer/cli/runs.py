@@ -37,8 +37,8 @@ def weights(
         from transfer.sources import table as sources
 
         if source not in catalogue.OF_SOURCE:
-            known = ", ".join(catalogue.OF_SOURCE)
-            raise UserError(f"{source}: no weights of params/sources.yaml ({known}); for a file, add --importer")
+            known = choices(source, catalogue.OF_SOURCE)
+            raise UserError(f"{source}: no weights of params/sources.yaml (for a file, add --importer); {known}")
         name, importer = source, catalogue.OF_SOURCE[source]
         path = existing(sources.weights_path(params, source), f"fetch {source}")
         fetch.check(sources.get(source).files[0], path)

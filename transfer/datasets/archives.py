@@ -21,8 +21,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from ntpath import splitdrive
 from operator import attrgetter
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import IO, Any
 
 from transfer.utils.digests import is_junk
@@ -92,7 +93,7 @@ def _intact(path: Path, name: str = "") -> Iterator[None]:
 
 def _accept(path: Path, name: str, packed: int, unpacked: int) -> None:
     """Refuse a member that would be unpacked outside the folder, and an archive of implausibly many bytes."""
-    if name.startswith(("/", "\\")) or PureWindowsPath(name).drive or ".." in re.split(r"[\\/]", name):
+    if name.startswith(("/", "\\")) or splitdrive(name)[0] or ".." in name and ".." in re.split(r"[\\/]", name):
         raise UserError(f"{path}: member {name!r} leaves the dataset's folder; refused")
     if unpacked > MAX_RATIO * packed + FREE:
         more = f"{packed:,} bytes unpack to {unpacked:,} or more, over {MAX_RATIO} times as many"
@@ -176,7 +177,7 @@ def _zip(path: Path, file: IO[bytes], password_file: Path) -> Storage:
         archive = zipfile.ZipFile(file)
         archive.setpassword(password)  # type: ignore[arg-type]
         for info in archive.infolist():
-            if not info.flag_bits & _UTF8:  # macOS writes UTF-8 and does not say so
+            if not (info.flag_bits & _UTF8 or info.filename.isascii()):  # macOS writes UTF-8 and does not say so
                 with suppress(UnicodeError):
                     info.filename = info.filename.encode("cp437").decode()
             unpacked += info.file_size
@@ -366,7 +367,10 @@ class Source:
         """
         elsewhere = [found for found in self.find_all(posixpath.basename(name)) if found.startswith(below)]
         alike = f"/{name}".lower().replace(" ", "")
-        elsewhere += [found for found in self._found if name and f"/{found}".lower().replace(" ", "").endswith(alike)]
+        for found in self._found if name else ():
+            place = f"/{found}".lower().replace(" ", "")
+            if place.endswith(alike) or alike.endswith(place) or place.startswith((f"{alike}.", f"{alike}/")):
+                elsewhere.append(found)
         if closed := next(self._closed(), None):
             remedy = closed[1]
         elif left_out := next((place for place in self.left_out if f"{name}/".startswith(f"{place}/")), None):

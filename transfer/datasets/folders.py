@@ -172,8 +172,6 @@ def _distance(one: Sequence[int], other: Sequence[int]) -> float:
 
 def sample_names(paths: Sequence[str]) -> list[str]:
     """The paths without their suffixes, except where two paths differ in nothing else."""
-    stems = [posixpath.splitext(path)[0] for path in paths]
-    whose: dict[str, set[str]] = defaultdict(set)
-    for stem, path in zip(stems, paths, strict=True):
-        whose[stem].add(path)
-    return [stem if len(whose[stem]) == 1 else path for stem, path in zip(stems, paths, strict=True)]
+    stems = {path: posixpath.splitext(path)[0] for path in paths}
+    times = Counter(stems.values())
+    return [stems[path] if times[stems[path]] == 1 else path for path in paths]

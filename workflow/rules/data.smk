@@ -42,7 +42,7 @@ rule synthesize_archive:
         "python -m transfer synthesize {params.values:q} --dataset synthetic > {log:q} 2>&1"
 
 
-# Further steps use this rule: they differ in command and files.
+# Further steps of a dataset use this rule, and its params by name: they differ in command and files.
 rule index_dataset:
     input:
         # Not their dates decide but what is in them: raw.
@@ -80,7 +80,6 @@ use rule index_dataset as find_subsets with:
         "results/{experiment}/logs/find_subsets/{dataset}.log",
     params:
         command="subsets --dataset {dataset}",
-        config=SNAPSHOT,
         version=versions.subsets,
         raw=inputs.raw_lists_of,
     message:
@@ -97,7 +96,6 @@ use rule index_dataset as import_weights with:
         "results/{experiment}/logs/import_weights/{weights}.log",
     params:
         command="weights {weights}",
-        config=SNAPSHOT,
         version=versions.weights,
         raw=inputs.raw_weights_of,
     message:

@@ -40,7 +40,6 @@ use rule index_dataset as align_faces with:
         "results/{experiment}/logs/align_faces/{dataset}.log",
     params:
         command="align --dataset {dataset}",
-        config=SNAPSHOT,
         version=versions.align,
     message:
         "Aligning the faces of {wildcards.dataset}"
@@ -60,7 +59,6 @@ use rule index_dataset as inspect_faces with:
         "results/{experiment}/logs/inspect_faces/{dataset}.log",
     params:
         command="inspect --dataset {dataset}",
-        config=SNAPSHOT,
         version=versions.inspect,
     message:
         "Quality page of {wildcards.dataset}"
@@ -77,7 +75,6 @@ use rule index_dataset as sample_faces with:
         "results/{experiment}/logs/sample_faces/{dataset}.log",
     params:
         command="sample --dataset {dataset}",
-        config=SNAPSHOT,
         version=versions.sample,
     message:
         "Splitting and balancing {wildcards.dataset}"
@@ -94,7 +91,6 @@ use rule index_dataset as hash_images with:
         "results/{experiment}/logs/hash_images/{dataset}.log",
     params:
         command="hash --dataset {dataset}",
-        config=SNAPSHOT,
         version=versions.of("hash"),
     message:
         "Hashing the images of {wildcards.dataset}"
@@ -110,13 +106,13 @@ use rule index_dataset as find_duplicates with:
         "results/{experiment}/logs/find_duplicates/{dataset}.log",
     params:
         command="duplicates --dataset {dataset}",
-        config=SNAPSHOT,
         version=versions.of("duplicates"),
     message:
         "Finding duplicates within {wildcards.dataset}"
 
 
-use rule index_dataset as audit_copies with:
+# Further steps of the whole experiment use this rule.
+rule audit_copies:
     input:
         hashes=inputs.all_datasets("hashes.parquet"),
         thumbnails=inputs.all_datasets("thumbnails.npy"),
@@ -128,11 +124,16 @@ use rule index_dataset as audit_copies with:
         picture="results/{experiment}/audit/pairs.png",
     log:
         "results/{experiment}/logs/audit_copies.log",
+    conda:
+        "../envs/transfer.yaml"
     resources:
         mem_mb=6000,
+        runtime=240,
     params:
         command="audit",
         config=SNAPSHOT,
         version=versions.audit,
     message:
         "Duplicates within and across splits and datasets of {wildcards.experiment}"
+    shell:
+        "python -m transfer {params.command} --params {params.config:q} > {log:q} 2>&1"

@@ -110,7 +110,6 @@ use rule evaluate_robustness as evaluate_cross with:
         "results/{experiment}/logs/evaluate_cross/{dataset}/{recipe}/seed{seed}/{test_dataset}.log",
     params:
         command="cross --dataset {dataset} --recipe {recipe} --seed {seed} --on {test_dataset}",
-        config=SNAPSHOT,
         version=versions.cross,
     message:
         "Cross-dataset: {wildcards.recipe} of {wildcards.dataset} on {wildcards.test_dataset}, seed {wildcards.seed}"
@@ -130,7 +129,6 @@ use rule evaluate_robustness as measure_diversity with:
         "results/{experiment}/logs/measure_diversity/{dataset}/{recipe}/seed{seed}.log",
     params:
         command="diversity --dataset {dataset} --recipe {recipe} --seed {seed}",
-        config=SNAPSHOT,
         version=versions.diversity,
     message:
         "Diversity of maps and heads: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"

@@ -30,7 +30,7 @@ rule search_worker:
         " --search {wildcards.search:q} --dataset {wildcards.dataset:q} --worker {wildcards.worker:q} > {log:q} 2>&1"
 
 
-use rule index_dataset as report_search with:
+use rule audit_copies as report_search with:
     input:
         workers=inputs.search_workers_of,
     output:
@@ -49,7 +49,6 @@ use rule index_dataset as report_search with:
         "results/{experiment}/logs/report_search/{search}.log",
     params:
         command="search-report --search {search}",
-        config=SNAPSHOT,
         version=versions.search_report,
     message:
         "Report of the search {wildcards.search}"

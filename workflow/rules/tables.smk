@@ -7,7 +7,7 @@ localrules:
     track,
 
 
-use rule index_dataset as make_table with:
+use rule audit_copies as make_table with:
     input:
         unpack(inputs.table_inputs),
     output:
@@ -24,14 +24,13 @@ use rule index_dataset as make_table with:
         "results/{experiment}/logs/make_table/{table}.log",
     params:
         command="table --name {table}",
-        config=SNAPSHOT,
         version=versions.table,
         about=captions.table,
     message:
         "Table {wildcards.table} of {wildcards.experiment}"
 
 
-use rule index_dataset as summarize_runs with:
+use rule audit_copies as summarize_runs with:
     input:
         table="results/{experiment}/table1.csv",
         histories=inputs.all_runs("history.csv"),
@@ -44,7 +43,6 @@ use rule index_dataset as summarize_runs with:
         "results/{experiment}/logs/summarize_runs.log",
     params:
         command="overview",
-        config=SNAPSHOT,
         version=versions.of("overview"),
     message:
         "Accuracies and learning curves of {wildcards.experiment}"
@@ -73,7 +71,7 @@ rule publish_table:
         " && mv {output.csv:q}.part {output.csv:q} && mv {output.md:q}.part {output.md:q}) > {log:q} 2>&1"
 
 
-use rule index_dataset as draw_figure with:
+use rule audit_copies as draw_figure with:
     input:
         inputs.figure_inputs,
     output:
@@ -89,14 +87,13 @@ use rule index_dataset as draw_figure with:
         "results/{experiment}/logs/draw_figure/{table}_{dataset}.log",
     params:
         command="figure table --name {table} --dataset {dataset}",
-        config=SNAPSHOT,
         version=versions.figure,
         about=captions.figure,
     message:
         "Figure of {wildcards.table} on {wildcards.dataset}"
 
 
-use rule index_dataset as draw_attention with:
+use rule audit_copies as draw_attention with:
     input:
         inputs.attention_inputs,
     output:
@@ -117,7 +114,6 @@ use rule index_dataset as draw_attention with:
         mem_mb=needs.store_mb,
     params:
         command="figure attention --dataset {dataset}",
-        config=SNAPSHOT,
         version=versions.attention,
         about=captions.attention,
     message:
@@ -166,7 +162,7 @@ use rule audit_copies as measure_inference with:
 
 
 # The pages of the experiment's tasks, from its runs and from the entries in leaderboard/.
-use rule index_dataset as leaderboard with:
+use rule audit_copies as leaderboard with:
     input:
         board=inputs.board_files,
         indices=inputs.all_datasets("index.parquet"),
@@ -184,7 +180,6 @@ use rule index_dataset as leaderboard with:
         f"results/{EXPERIMENT}/logs/leaderboard.log",
     params:
         command="board build",
-        config=SNAPSHOT,
         version=versions.leaderboard,
     message:
         "Leaderboard of {EXPERIMENT}"

@@ -7,7 +7,6 @@ the table's inputs, so that a kind imports pandas, numpy, matplotlib and torch o
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +58,6 @@ class Kind:
     A table that reads evaluations has one protocol, that of the checkpoint."""
     tools: bool = False
     """Whether it reads the evaluations of tools, with one protocol, too."""
-
-
-def names() -> list[str]:
-    """Return all kinds."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def get(name: str) -> Kind:
