@@ -84,18 +84,6 @@ def train(
     run.train(params, dataset, recipe, seed, layout, listeners=listeners, keep_state=keep_state)
 
 
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or one aligned store (.npy).")],
-    weights: Annotated[Path, typer.Option(metavar="FILE", help="model.safetensors of a run.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file: .csv or .parquet.")],
-) -> None:
-    """Probabilities of the expressions. Reads: images, weights. Writes: OUT, a row per image and a column per class."""
-    from transfer.evaluation.predict import predict_files
-
-    predict_files(weights, images, out)
-
-
 @verb(app)
 def evaluate(
     params: "Params",

@@ -1,8 +1,13 @@
 """Which weights can be imported, and what they fit. Every dry run imports this module: no torch here."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from transfer.utils.errors import choices
+from transfer.utils.errors import UserError, choices
+
+PACKAGED = Path(__file__).with_name("ferplus.safetensors")
+"""The model that comes along, made by ``transfer package RUN``; its card lies beside it."""
 
 OF_SOURCE = {
     "ir50_ms1m": "face_evolve_ir50",
@@ -40,3 +45,16 @@ def problem(model: str, pretrained: Sequence[str]) -> str | None:
             if any(one.startswith(two) or two.startswith(one) for one in prefixes[0] for two in prefixes[1]):
                 return f"{other} and {name} set the same tensors of the model; choose one of them"
     return None
+
+
+def find_weights(source: "str | os.PathLike[str] | None" = None) -> Path:
+    """The weight file of ``source``, a file or a run's folder; of None the model that comes along. Raises UserError."""
+    path = PACKAGED if source is None else Path(source)
+    if path.is_dir():
+        path /= "model.safetensors"
+    if path.is_file():
+        return path
+    if source is None:
+        remedy = "make it with transfer package RUN, or name a run: transfer.load(RUN), transfer predict --model RUN"
+        raise UserError(f"no model comes with this copy of the project; {remedy}")
+    raise UserError(f"{path}: no such file; give the folder of a finished run, or its model.safetensors")
