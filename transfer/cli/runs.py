@@ -36,12 +36,13 @@ def weights(
         from transfer.sources import fetch
         from transfer.sources import table as sources
 
-        if source not in catalogue.OF_SOURCE:
-            known = ", ".join(catalogue.OF_SOURCE)
+        if source not in catalogue.FITS:
+            known = ", ".join(catalogue.FITS)
             raise UserError(f"{source}: no weights of params/sources.yaml ({known}); for a file, add --importer")
-        name, importer = source, catalogue.OF_SOURCE[source]
-        path = existing(sources.weights_path(params, source), f"fetch {source}")
-        fetch.check(sources.get(source).files[0], path)
+        name, importer = source, catalogue.importer(source)
+        path = existing(catalogue.file_of(params, source), f"fetch {source}")
+        if source in catalogue.OF_SOURCE:
+            fetch.check(sources.get(source).files[0], path)
     elif importer in catalogue.FILLS:
         name, path = Path(source).stem, Path(source)
     else:

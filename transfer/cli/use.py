@@ -116,3 +116,52 @@ def _show(results: "Results", out: Path | None, json: bool, csv: bool) -> None:
         print(results.frame().to_csv(index=False), end="")
     elif out is None:
         print(results)
+
+
+@app.command()
+def package(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Weights; the card is written beside them.")
+    ] = catalogue.PACKAGED,
+) -> None:
+    """Make a run the model that comes along. Reads: RUN/model.safetensors, RUN/env.json, RUN/metrics.json,
+    RUN/predictions.parquet, D/aligned.npy, D/aligned.parquet, D/split.parquet. Writes: OUT (half precision), OUT.md."""
+    catalogue.find_weights(run)
+
+    from transfer.predict.package import package as package_run
+
+    print(package_run(run, out))
+
+
+@app.command()
+def export(
+    model: ModelOption = None,
+    onnx: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")] = Path("transfer.onnx"),
+    faces: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGES", help="Photos to compare on; default: the run's test faces, else drawn faces."),
+    ] = None,
+) -> None:
+    """Export a model to ONNX, normalisation inside, and compare it with torch: above 1e-4 nothing is written. Reads:
+    the model, IMAGES or D/aligned.npy. Writes: OUT."""
+    weights = catalogue.find_weights(model)
+    if onnx.suffix != ".onnx":
+        raise UserError(f"{onnx}: expected a name that ends in .onnx")
+
+    import numpy as np
+
+    from transfer.predict.export import export_onnx
+    from transfer.predict.model import Model
+
+    loaded, what, pixels = Model(weights), "drawn faces", None
+    store = weights.resolve().parents[4] / "data" / weights.resolve().parts[-4] / "aligned.npy"
+    if faces is not None:
+        what = f"faces of {faces}"
+        found = [face.aligned for face in loaded.predict(str(faces)).faces if face.aligned is not None]
+        if not found:
+            raise UserError(f"{faces}: no face found; give other photos")
+        pixels = np.stack(found)
+    elif store.is_file():
+        what, pixels = f"faces of {store}", np.load(store, mmap_mode="r")
+    print(f"{onnx}: largest difference to torch {export_onnx(loaded, onnx, pixels):.1e}, on {what}")
