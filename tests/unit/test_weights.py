@@ -87,7 +87,7 @@ def test_every_source_of_weights_has_an_importer():
     from transfer.sources import table as sources
 
     table = {name: entry for name, entry in sources.load().items() if entry.kind == "weights"}
-    assert set(table) == set(catalogue.OF_SOURCE)
+    assert set(table) == set(catalogue.OF_SOURCE) == set(catalogue.FITS) - {catalogue.OWN}
     assert all(len(entry.files) == 1 for entry in table.values())
 
 

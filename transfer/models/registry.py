@@ -270,7 +270,10 @@ def _pretrained(function: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
     from transfer.models.weights.catalogue import find_weights
     from transfer.models.weights.load import read_safetensors
 
-    tensors, about = read_safetensors(find_weights())
+    try:
+        tensors, about = read_safetensors(find_weights())
+    except UserError as error:
+        raise ValueError(str(error)) from None
     model, classes = about["model"], about["classes"]
     if model["name"] != function.__name__:
         raise ValueError(

@@ -40,7 +40,7 @@ def export_onnx(model: Model, out: Path, faces: np.ndarray | None = None) -> flo
     """Write ``out`` for onnxruntime, and return the largest difference of a probability to torch's.
 
     Input ``faces`` (N, side, side, 3) uint8, aligned; output ``probabilities`` (N, C). Metadata: classes, protocol,
-    run, weights_sha256, side, and how a face is aligned (JSON). Compared on ``faces`` (N, S, S, 3) uint8, or drawn ones.
+    run, weights_sha256, side, and how a face is aligned (JSON). Compared on ``faces`` (N, S, S, 3), or drawn ones.
     Raises UserError: the packages of the extra ``export`` are missing, or a difference above 1e-4; nothing is written.
     """
     try:

@@ -130,10 +130,12 @@ class Model:
         return [found[row] for row in range(len(images))]
 
     def _photos(self, chunk: Sequence[Picture], aligned: bool, attention: bool) -> list[Photo]:
-        taken_whole = aligned or self.faces.template == "none"
-        searched = [p for p in chunk if p.image is not None and not (taken_whole or p.aligned)]
-        found = iter(self.detect([p.image for p in searched if p.image is not None]))
-        jobs = [(p, next(found) if p in searched else None) for p in chunk]
+        whole = aligned or self.faces.template == "none"
+        searched = [None if whole or picture.aligned else picture.image for picture in chunk]
+        found = iter(self.detect([image for image in searched if image is not None]))
+        jobs = [
+            (picture, None if image is None else next(found)) for picture, image in zip(chunk, searched, strict=True)
+        ]
         crops = self._each(lambda job: self._crops(*job), jobs)
         every = [crop for part in crops for crop in part]
         faces = iter(self._faces(every, attention) if every else ())

@@ -104,7 +104,7 @@ def _several(item: Any, fps: float) -> Iterator[Picture] | None:
 
 def _one(numbered: tuple[int, Any]) -> Picture:
     number, item = numbered
-    name = "stdin" if item == STDIN else str(item) if isinstance(item, Path) else f"image {number}"
+    name = "stdin" if isinstance(item, str) else str(item) if isinstance(item, Path) else f"image {number}"
     try:
         content = sys.stdin.buffer.read() if isinstance(item, str) else item
         content = content.read_bytes() if isinstance(content, Path) else content
