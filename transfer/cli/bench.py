@@ -115,7 +115,6 @@ def predict(
     loaded = Model(weights, threads=count)
     files = [Path(one.name).read_bytes() for one in pictures(images)] if images else bench.photos(48)
     result = bench.compare(loaded, files, tools, threads=count, rounds=rounds)
-    print(
-        f"{result.attrs['faces']} faces in {result.attrs['photos']} photos, {count} threads, {loaded.precision}, {cpu()}"
-    )
+    found = f"{result.attrs['faces']} faces in {result.attrs['photos']} photos"
+    print(f"{found}, {count} threads, {loaded.precision}, {cpu()}")
     print(result.to_string(float_format="{:.2f}".format))

@@ -165,3 +165,27 @@ def export(
     elif store.is_file():
         what, pixels = f"faces of {store}", np.load(store, mmap_mode="r")
     print(f"{onnx}: largest difference to torch {export_onnx(loaded, onnx, pixels):.1e}, on {what}")
+
+
+@app.command()
+def demo(
+    model: ModelOption = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0: any free one.")] = 7860,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Try models in the browser, with photos and the camera; only on this machine. Reads: the model that comes along,
+    results/*/runs. Writes: nothing."""
+    chosen = None if model is None else catalogue.find_weights(model)
+
+    import webbrowser
+
+    from transfer.predict.demo import Demo, models
+
+    try:
+        server = Demo(models(chosen, catalogue.PACKAGED), port)
+    except OSError as error:
+        raise UserError(f"port {port}: {error.strerror}; give another with --port") from None
+    print(f"{server.url} (stop it with Ctrl-C)", flush=True)
+    if browser:
+        webbrowser.open(server.url)
+    server.serve_forever()
