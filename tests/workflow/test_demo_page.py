@@ -1,4 +1,4 @@
-"""The page of transfer demo in a browser: a drawn photo, a broken file, a camera that shows drawn faces, other sites."""
+"""The page of transfer demo in a browser: a photo, a broken file, a camera that shows drawn faces, other sites."""
 
 import http.client
 import io
@@ -41,7 +41,8 @@ def demo(tmp_path):
         torch.manual_seed(seed)
         models[name] = tmp_path / f"{seed}.safetensors"
         network = create_model(params, 3)
-        save_file(network.state_dict(), models[name], {"transfer": json.dumps(about | {"classes": ["a", "b", "<c>"]})})
+        torch.nn.init.normal_(network.get_parameter("head.weight"))
+        save_file(network.state_dict(), models[name], {"transfer": json.dumps(about | {"classes": ["a", "b", "c"]})})
     server = Demo(models)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield server
@@ -63,7 +64,7 @@ def test_photos(demo, photo, tmp_path):
         page.find_element(By.ID, "attention").click()
         page.find_element(By.ID, "file").send_keys(str(tmp_path / "two.png"))
         said = page.find_element(By.ID, "said")
-        wait_for(lambda: said.text == "2 faces")
+        wait_for(lambda: said.text == "2 faces", 60)
 
         def numbers():
             return [bar.text for bar in page.find_elements(By.CSS_SELECTOR, ".face .bar")]
