@@ -34,6 +34,10 @@ onstart:
     SESSION.start()
 
 
+onsuccess:
+    SESSION.end()
+
+
 rule all:
     default_target: True
     input:

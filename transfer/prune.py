@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transfer.datasets.archives import UNPACKED
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.params import read as config
@@ -126,6 +127,8 @@ def _weights(layout: Layout, needed: Sequence[Params]) -> Iterator[Item]:
 
 
 def _cut(layout: Layout, chosen: Params) -> Iterator[Item]:
+    if UNPACKED.is_dir():
+        yield Item(UNPACKED, "what was in 7z archives, which are unpacked again when they are read")
     for path in sorted((layout.root / "state").rglob(f"{_ASIDE}*")):
         if not any(part.startswith(_ASIDE) for part in path.parent.parts):
             yield Item(path, "left by an interrupted removal")

@@ -38,7 +38,7 @@ def face(seed, size):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A drawn face, two of them in one picture, and a picture without any."""
+    """A synthetic face, two of them in one picture, and a picture without any."""
     folder = tmp_path_factory.mktemp("photos")
     two = np.full((300, 560, 3), 120, np.uint8)
     two[60:220, 30:190], two[20:280, 270:530] = face(1, 160), face(2, 260)

@@ -214,7 +214,7 @@ def directory(tmp_path, monkeypatch):
     [
         (
             ["weights", "ir50"],
-            "ir50: no weights of params/sources.yaml (ir50_ms1m, vit_small_p16_224, transfer_paddle, ferplus)",
+            "ir50: no weights of params/sources.yaml (for a file, add --importer); allowed: ir50_ms1m, vit",
         ),
         (["weights", "x.pth"], "x.pth: no weights of params/sources.yaml"),
         (["weights", "x.pth", "--importer", "resnet"], "--importer resnet: unknown; allowed: face_evolve_ir50, "),

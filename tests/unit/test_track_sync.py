@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tiny_training import CLASSES, tiny_dataset, tiny_params
+from tiny_training import tiny_dataset, tiny_params
 from tracking_store import open_client, points, runs, wait_for
 
 from transfer import load
@@ -57,7 +57,7 @@ def trained(tmp_path_factory) -> Path:
         for seed in SEEDS:
             train(PARAMS, "faces", recipe, seed, layout)
             identity = {"experiment": "tiny", "dataset": "faces", "recipe": recipe, "seed": seed}
-            evaluate(layout.run("faces", recipe, seed), classes=CLASSES, **identity)
+            evaluate(layout.run("faces", recipe, seed), **identity)
     shutil.copytree(ROOT / "params", folder / "params")
     (layout.data("faces") / "faces.json").write_text(json.dumps(FACES))
     with pytest.MonkeyPatch.context() as patch:
@@ -248,6 +248,26 @@ def test_the_registered_model_classifies_faces_and_photos_in_a_fresh_process(vie
     assert found[["status", "expression"]].equals(expected[["status", "expression"]])
     assert np.allclose(found[numbers].astype(float), expected[numbers].astype(float), atol=1e-6, equal_nan=True)
     assert not answer["code"].startswith(str(ROOT))
+
+
+def test_the_tables_are_shown_and_a_changed_one_replaced(changed):
+    client, table = open_client(), pd.read_csv(changed.table("table1", "csv"))
+    experiment = client.get_experiment_by_name("tiny/tables").experiment_id
+
+    def shown() -> dict:
+        found = client.search_runs([experiment])
+        return {
+            run.data.tags["table"]: client.load_table(experiment, f"{run.data.tags['table']}.json", [run.info.run_id])
+            for run in found
+        }
+
+    pd.testing.assert_frame_equal(shown()["table1"], table, check_dtype=False)
+    table.assign(accuracy=1.5).to_csv(changed.table("table1", "csv"), index=False)
+    board = changed.results / "leaderboard"
+    (board / "runs/tiny").mkdir(parents=True)
+    pd.DataFrame({"name": ["first", None]}).to_csv(board / "leaderboard.csv", index=False)
+    sync(PARAMS, changed)
+    assert set(shown()) == {"table1", "leaderboard"} and set(shown()["table1"]["accuracy"]) == {1.5}
 
 
 # --- completing what is there ---

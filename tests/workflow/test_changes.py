@@ -30,7 +30,7 @@ LABELS = "EmoLabel/list_patition_label.txt"
 
 @pytest.fixture(scope="module")
 def prepared(sources, tmp_path_factory):
-    """A checkout with an unpacked RAF-DB of drawn faces, prepared up to the split; not to be changed."""
+    """A checkout with an unpacked RAF-DB of synthetic faces, prepared up to the split; not to be changed."""
     from repository import Repository
 
     root = shutil.copytree(sources, tmp_path_factory.mktemp("changes") / "repository")

@@ -1,4 +1,4 @@
-"""params/ferplus-gpu.yaml at its smallest: its network, its faces and its training, on few drawn faces and a CPU."""
+"""params/ferplus-gpu.yaml at its smallest: its network, faces and training, on few synthetic faces and a CPU."""
 
 import json
 import shutil
@@ -13,10 +13,11 @@ pytestmark = pytest.mark.workflow
 SMALL = """
 datasets: [demo_ferplus]
 dataset_definitions: {demo_ferplus: {synthetic_scale: 0.1}}
-recipes: [full]
-baseline: full
+recipes: [base]
+baseline: base
 seeds: [0]
-train: {device: cpu, compile: false, epochs: 1, batch_size: 16, threads: 1}
+train: {device: cpu, epochs: 1, batch_size: 16, threads: 1}
+recipe_definitions: {base: {train: {compile: false}}}
 """
 
 
@@ -28,7 +29,7 @@ def test_the_configuration_for_a_gpu_trains(sources, tmp_path):
     assert done.returncode == 0, done.stdout
     table = pd.read_csv(root / "results/table1.csv")
     assert list(table["protocol"]) == ["last", "val_selected", "test_selected"] and (table["n_faces"] == 29).all()
-    env = json.loads((root / "results/ferplus-gpu/runs/demo_ferplus/full/seed0/env.json").read_text())
+    env = json.loads((root / "results/ferplus-gpu/runs/demo_ferplus/base/seed0/env.json").read_text())
     assert (env["params"]["model"]["name"], env["params"]["model"]["img_size"]) == ("transfer_base", 112)
     assert (env["params"]["train"]["ema"], env["params"]["train"]["targets"]) == (0.999, "soft_labels")
 
@@ -38,4 +39,4 @@ def test_the_whole_of_it_is_planned(sources, tmp_path):
     (root / "data/raw").mkdir(parents=True)
     (root / "data/raw/ferplus.tar.gz").touch()
     jobs = Repository(root, "--configfile", "params/ferplus-gpu.yaml").scheduled("tables")
-    assert (jobs["train_model"], jobs["evaluate_robustness"], jobs["make_table"]) == (18, 18, 7)
+    assert (jobs["train_model"], jobs["evaluate_robustness"], jobs["make_table"]) == (21, 21, 7)

@@ -63,7 +63,7 @@ def train(
     """Training speed on synthetic faces: images/s, model FLOPs utilisation, and the ratio to a plain loop; the rest as
     the parameters say. Reads: nothing. Writes: temporary files."""
     from transfer.bench.train import bench_train, table
-    from transfer.params.recipes import is_transfer
+    from transfer.params.base import is_transfer
     from transfer.training.device import choose_device
     from transfer.utils.environment import cores
 

@@ -37,8 +37,8 @@ def weights(
         from transfer.sources import table as sources
 
         if source not in catalogue.FITS:
-            known = ", ".join(catalogue.FITS)
-            raise UserError(f"{source}: no weights of params/sources.yaml ({known}); for a file, add --importer")
+            known = choices(source, catalogue.FITS)
+            raise UserError(f"{source}: no weights of params/sources.yaml (for a file, add --importer); {known}")
         name, importer = source, catalogue.importer(source)
         path = existing(catalogue.file_of(params, source), f"fetch {source}")
         if source in catalogue.OF_SOURCE:
@@ -96,14 +96,24 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Instead of a run: model.safetensors, or the authors' .pdiparams."),
     ] = None,
+    tool: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of a run: fer or face_api.")] = None,
 ) -> None:
     """Metrics of a run under each protocol. Reads: RUN/predictions.parquet, D/subsets.parquet if present.
     Writes: RUN/metrics.json.
     With --weights: of a weight file on the test split. Reads: FILE, D/aligned.npy, D/aligned.parquet, D/split.parquet.
-    Writes: R/weights/STEM-SHA256/DATASET/predictions.parquet (with logits) and metrics.json."""
+    Writes: R/weights/STEM-SHA256/DATASET/predictions.parquet (with logits) and metrics.json.
+    With --tool: of a tool that was fetched, likewise, on whole images and on aligned faces. Reads also: the archive,
+    D/index.parquet. Writes: R/evaluations/tools/DATASET/NAME.parquet."""
+    if (weights or tool) and (recipe is not None or seed is not None or (weights and tool)):
+        raise UserError("--weights and --tool take the place of --recipe and --seed; leave these out")
+    if tool is not None:
+        from transfer.evaluation.tools import evaluate_tool
+        from transfer.runs.metrics import frame_metrics
+
+        for shown, part in evaluate_tool(params, layout, dataset, tool, classes_of(params, dataset)).groupby("input"):
+            print(f"{tool} on {dataset}, {shown}: {frame_metrics(part)['accuracy']:.2%} of {len(part):,}")
+        return
     if weights is not None:
-        if recipe is not None or seed is not None:
-            raise UserError("--weights takes the place of --recipe and --seed; leave these out")
         from transfer.evaluation.predict import evaluate_weights
 
         evaluate_weights(weights, layout, dataset, classes_of(params, dataset), params.train)

@@ -83,6 +83,18 @@ def overview(params: "Params", layout: Layout) -> None:
     write_overview(params, layout)
 
 
+@app.command()
+def compare(
+    own: Annotated[Path, typer.Argument(metavar="FOLDER", help="Such as results/demo.")],
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="Such as results/published/demo.")],
+) -> None:
+    """Compare Table 1 of two results folders cell by cell, with what differs in faces, parameters, code and machine.
+    Reads: table1.csv, params.yaml, RUN/env.json, D/evaluation.csv of both. Writes: nothing."""
+    from transfer.tables.compare import compare, report
+
+    print(report(compare(own, other)))
+
+
 @verb(app)
 def publish(params: "Params", layout: Layout) -> None:
     """Copy tables and leak audit to a folder for git. Reads: all tables and their charts, D/faces.json; metrics.json,
