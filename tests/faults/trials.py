@@ -339,9 +339,9 @@ def _limits() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def bounded(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """A verb's exit code, what it said, and how it went beyond the bounds of a hostile input."""
-    with start(folder, sys.executable, "-m", "transfer", *arguments, preexec_fn=_limits) as process:
+def bounded(folder: Path, *command: str) -> tuple[int, str, str]:
+    """The exit code of a module of Python, what it said, and how it went beyond the bounds of a hostile input."""
+    with start(folder, sys.executable, "-m", *command, preexec_fn=_limits) as process:
         timer = threading.Timer(6 * SECONDS, process.kill)
         timer.start()
         said = process.stdout.read()  # type: ignore[union-attr]
@@ -389,6 +389,7 @@ PARAMETERS: dict[str, str | bytes] = {
     "key number": "1: 1",
     "key list": "[a]: 1",
     "tag of Python": "train: !!python/object/apply:os.system ['touch harm']",
+    "code for Snakemake's reader": "__use_yte__: true\n__definitions__:\n  - open('harm', 'w')\nseeds: ?open('harm')",
     "set": "train: !!set {a, b}",
     "NUL": "experiment: a\0b",
     "escape codes": 'experiment: "\\e[2J\\e]0;harm\\a"',
@@ -408,11 +409,12 @@ def parameters(folder: Path) -> Result:
     checkout(folder)
     for name, text in PARAMETERS.items():
         (folder / "hostile.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-        code, said, beyond = bounded(folder, "params", "--params", "hostile.yaml")
-        result.trials += 1
-        result.expect(code == 1 and one_line(said), f"{name}: {code} {said[:300]}")
-        result.expect(not beyond and len(said) < 4000, f"{name}: {beyond} {len(said)} characters")
-        result.expect("\x1b" not in said and not (folder / "harm").exists(), f"{name}: {said[:300]!r}")
+        for reader in (["transfer", "params", "--params"], ["snakemake", "--dry-run", "--configfile"]):
+            code, said, beyond = bounded(folder, *reader, "hostile.yaml")
+            result.trials += 1
+            result.expect(code == 1 and one_line(said), f"{reader[0]}, {name}: {code} {said[:300]}")
+            result.expect(not beyond and len(said) < 4000, f"{reader[0]}, {name}: {beyond} {len(said)} characters")
+            result.expect("\x1b" not in said and not (folder / "harm").exists(), f"{reader[0]}, {name}: {said[:300]!r}")
     return result
 
 
@@ -487,7 +489,7 @@ def archives(folder: Path, damaged: int, seed: int) -> Result:
         make(folder / f"data/raw/hostile.{suffix}")
         block = "{parser: rafdb, archive: hostile, expect: any}"
         code, said, beyond = bounded(
-            folder, "index", "--dataset", "hostile", "--set", f"dataset_definitions.hostile={block}",
+            folder, "transfer", "index", "--dataset", "hostile", "--set", f"dataset_definitions.hostile={block}",
             "--set", "datasets=[hostile]", "--set", "tables=[]", "--set", "table_definitions={}",
         )  # fmt: skip
         result.trials += 1

@@ -4,6 +4,7 @@ import datetime
 import re
 import stat
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -167,7 +168,7 @@ def read_submission(folder: Path) -> Submission:
     try:
         found.entry = Entry.model_validate(content)
     except ValidationError as error:
-        found.faults += [("fields", line) for line in explained(error, Entry, content, ([file], {}))]
+        found.faults += [("fields", line) for line in islice(explained(error, Entry, content, ([file], {})), 50)]
         return found
     for run in found.entry.runs:
         path = folder / run.file

@@ -58,6 +58,7 @@ def _table_files(params: Params, layout: Layout) -> list[Path]:
 
 def write_overview(params: Params, layout: Layout) -> None:
     """Write R/metrics/DATASET/RECIPE.json (percent by protocol) and R/history.csv. Raises UserError."""
+    layout.chain.check(*(layout.run(*run) / "history.csv" for run in params.runs()), layout.table("table1", "csv"))
     table = _read(layout.table("table1", "csv"))
     histories = [
         read_history(layout, dataset, recipe, seed).assign(dataset=dataset, recipe=recipe, seed=seed)

@@ -17,6 +17,9 @@ from typing import Any
 
 from transfer.utils.errors import with_file
 
+WRITTEN: set[Path] = set()
+"""What this process has written, and not yet noted in a chain of digests."""
+
 
 @contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
@@ -34,6 +37,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         part.chmod(0o666 & ~_umask())  # some writers make files that only their owner reads
         os.replace(part, path)
         sync_folder(path.parent)
+    WRITTEN.add(path)
 
 
 @contextmanager
