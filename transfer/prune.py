@@ -117,11 +117,11 @@ def _holds_only(folder: Path, suffix: str) -> bool:
 
 
 def _weights(layout: Layout, needed: Sequence[Params]) -> Iterator[Item]:
-    from transfer.models.weights.catalogue import OF_SOURCE
+    from transfer.models.weights.catalogue import FITS
 
     runs = [params.run(dataset, recipe) for params in needed for dataset, recipe, _ in params.selected_runs()]
     used = {name for run in runs for name in run.model.pretrained}
-    for name in sorted(set(OF_SOURCE) - used):
+    for name in sorted(set(FITS) - used):
         if "fills" in _header(layout.weights(name)):
             yield Item(layout.weights(name), "no recipe starts from it; it can be imported again")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from transfer.datasets.registry import get as parser
 from transfer.datasets.subsets import list_files
 from transfer.layout import Layout
+from transfer.models.weights.catalogue import file_of
 from transfer.params import Params
-from transfer.sources.table import archive_path, tools, weights_path
+from transfer.sources.table import archive_path, tools
 from transfer.sources.table import load as load_sources
 from transfer.tables import kinds
 from transfer.utils.chain import below
@@ -44,7 +45,7 @@ class Inputs:
         self.weights: dict[str, str] = {}
         for name in dict.fromkeys(name for run in self.selected_runs for name in params.run(*run[:2]).model.pretrained):
             try:
-                self.weights[name] = weights_path(params, name).as_posix()
+                self.weights[name] = file_of(params, name).as_posix()
             except UserError as error:
                 missing.append(str(error))
         if missing:
@@ -100,8 +101,11 @@ class Inputs:
         A file that is gone, but can be made or downloaded again, counts as unchanged.
         """
         if output not in self._known:
-            chain, present = self.layout.chain, [Path(path) for path in raw if Path(path).exists()]
-            now = (chain.raw(output) or {}) | {below(path, self.raw_dir): contents(path) for path in present}
+            chain, present = (
+                self.layout.chain,
+                {Path(path): contents(Path(path)) for path in raw if Path(path).exists()},
+            )
+            now = (chain.raw(output) or {}) | {below(path, self.raw_dir): found for path, found in present.items()}
             names = sorted(below(Path(path), self.raw_dir) for path in raw)
             lines = [f"{name}: {line}" for name in names for line in now.get(name, ())]
             if len(present) < len(raw):  # a rule makes it, and then it is looked at again

@@ -70,9 +70,9 @@ class Versions:
         return digest(sampling.val_fraction, sampling.split_seed, sampling.duplicates, self._code("sample", *groups))
 
     def weights(self, wildcards: Wildcards) -> str:
-        from transfer.models.weights.catalogue import OF_SOURCE
+        from transfer.models.weights.catalogue import importer
 
-        return digest(OF_SOURCE[wildcards.weights], self._code("weights"))
+        return digest(importer(wildcards.weights), self._code("weights"))
 
     def train(self, wildcards: Wildcards) -> str:
         run = self._run(wildcards)

@@ -36,12 +36,13 @@ def weights(
         from transfer.sources import fetch
         from transfer.sources import table as sources
 
-        if source not in catalogue.OF_SOURCE:
-            known = choices(source, catalogue.OF_SOURCE)
+        if source not in catalogue.FITS:
+            known = choices(source, catalogue.FITS)
             raise UserError(f"{source}: no weights of params/sources.yaml (for a file, add --importer); {known}")
-        name, importer = source, catalogue.OF_SOURCE[source]
-        path = existing(sources.weights_path(params, source), f"fetch {source}")
-        fetch.check(sources.get(source).files[0], path)
+        name, importer = source, catalogue.importer(source)
+        path = existing(catalogue.file_of(params, source), f"fetch {source}")
+        if source in catalogue.OF_SOURCE:
+            fetch.check(sources.get(source).files[0], path)
     elif importer in catalogue.FILLS:
         name, path = Path(source).stem, Path(source)
     else:
@@ -82,18 +83,6 @@ def train(
 
     listeners = [MlflowListener()] if params.tracking else []
     run.train(params, dataset, recipe, seed, layout, listeners=listeners, keep_state=keep_state)
-
-
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or one aligned store (.npy).")],
-    weights: Annotated[Path, typer.Option(metavar="FILE", help="model.safetensors of a run.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file: .csv or .parquet.")],
-) -> None:
-    """Probabilities of the expressions. Reads: images, weights. Writes: OUT, a row per image and a column per class."""
-    from transfer.evaluation.predict import predict_files
-
-    predict_files(weights, images, out)
 
 
 @verb(app)

@@ -264,16 +264,34 @@ def _tell_timm(function: Callable[..., Any]) -> None:
 
     @wraps(function)
     def of_timm(pretrained: bool = False, **kwargs: Any) -> Any:
-        if pretrained:
-            raise ValueError(
-                "no weights come with the models; import those of others with `transfer weights` (docs/weights.md) and "
-                "name them in model.pretrained, or give a safetensors file of this project as checkpoint_path"
-            )
         for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm passes these to every model
             kwargs.pop(key, None)
-        return function(**kwargs)
+        return _pretrained(function, kwargs) if pretrained else function(**kwargs)
 
     register_model(of_timm)
+
+
+def _pretrained(function: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+    """The model that comes along, with a fresh head for other classes. Raises ValueError for a model without one."""
+    from transfer.models.weights.catalogue import find_weights
+    from transfer.models.weights.load import read_safetensors
+
+    try:
+        tensors, about = read_safetensors(find_weights())
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    model, classes = about["model"], about["classes"]
+    if model["name"] != function.__name__:
+        raise ValueError(
+            f"weights come along for {model['name']} only; import those of others with `transfer weights` "
+            "(docs/weights.md), or give a safetensors file of this project as checkpoint_path"
+        )
+    made = function(**{"num_classes": len(classes), "img_size": model["img_size"]} | model["args"] | kwargs)
+    if made.num_classes != len(classes):
+        fresh = {name: value for name, value in made.state_dict().items() if name.startswith("head.")}
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("head.")} | fresh
+    made.load_state_dict(tensors)
+    return made
 
 
 def _import_all() -> None:

@@ -289,6 +289,7 @@ def _signature(weights: Path) -> Any:
     from pyarrow.parquet import read_schema
 
     columns = read_schema(weights.with_name("predictions.parquet")).names
-    answer: list[ColSpec | TensorSpec] = [ColSpec("string", name) for name in ("status", "expression")]
-    answer += [ColSpec("float", name) for name in columns if name.startswith("p_")]
+    answer: list[ColSpec | TensorSpec] = [ColSpec("long", "image"), ColSpec("string", "status")]
+    answer += [ColSpec("string", "expression", required=False)]
+    answer += [ColSpec("double", name, required=False) for name in columns if name.startswith("p_")]
     return ModelSignature(Schema([ColSpec(AnyType(), "image")]), Schema(answer))
