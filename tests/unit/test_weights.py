@@ -399,7 +399,7 @@ def test_a_model_of_another_width(imported):
         ({"model": "transfer_base", "pretrained": ["ir50"]}, "unknown weights 'ir50'; allowed: ir50_ms1m, "),
         (
             {"model": "transfer_small", "pretrained": ["ir50_ms1m"]},
-            "ir50_ms1m fits transfer_base or apvit or ir50 or dan_ir50, and model.name is tr",
+            "ir50_ms1m fits transfer_base or apvit or ir50 or dan_ir50 or dcs, and model.name",
         ),
         (
             {"model": "transfer_base", "pretrained": ["ir50_ms1m", "transfer_paddle"]},
