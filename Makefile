@@ -21,6 +21,10 @@ RUN := env -u PYTHONHOME -u PYTHONPATH -u PYTHONDONTWRITEBYTECODE VIRTUAL_ENV="$
 PIP := $(RUN) python -m pip install --quiet --disable-pip-version-check
 # No telemetry, and none of the processes that only MLflow's pages for language models need.
 MLFLOW := MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+# Ctrl-C in the first second, in which Snakemake is loaded, would show a page of traceback. A line that Python runs first.
+CTRL_C := 'import sys; sys.excepthook = (lambda kind, *error: print("stopped", file=sys.stderr) if kind is \
+    KeyboardInterrupt else sys.__excepthook__(kind, *error)) if "".join(sys.orig_argv[1:2]).endswith("/snakemake") \
+    else sys.excepthook'
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@for python in python3.13 python3.12 python3.11 python3; do \
@@ -32,6 +36,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	echo "error: no Python >= 3.11 with venv on PATH (tried python3.13, python3.12, python3.11, python3)" >&2; exit 1
 	$(PIP) -r requirements.lock
 	$(PIP) --no-deps --no-build-isolation --editable .
+	@printf '%s\n' $(CTRL_C) > "$$($(RUN) python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ctrl_c.pth"
 	@touch $@
 
 table1: $(VENV)/installed

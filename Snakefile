@@ -8,12 +8,6 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
-# Ctrl-C while Snakemake starts would show a page of traceback.
-sys.excepthook = lambda kind, *error: (
-    print("stopped", file=sys.stderr) if kind is KeyboardInterrupt else sys.__excepthook__(kind, *error)
-)
-
-
 if "snapshot" not in config:
 
     configfile: "params/default.yaml"

@@ -101,8 +101,11 @@ class Inputs:
         A file that is gone, but can be made or downloaded again, counts as unchanged.
         """
         if output not in self._known:
-            chain, present = self.layout.chain, [Path(path) for path in raw if Path(path).exists()]
-            now = (chain.raw(output) or {}) | {below(path, self.raw_dir): contents(path) for path in present}
+            chain, present = (
+                self.layout.chain,
+                {Path(path): contents(Path(path)) for path in raw if Path(path).exists()},
+            )
+            now = (chain.raw(output) or {}) | {below(path, self.raw_dir): found for path, found in present.items()}
             names = sorted(below(Path(path), self.raw_dir) for path in raw)
             lines = [f"{name}: {line}" for name in names for line in now.get(name, ())]
             if len(present) < len(raw):  # a rule makes it, and then it is looked at again

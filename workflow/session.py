@@ -45,6 +45,21 @@ def errors_in_lines() -> Iterator[None]:
         raise SystemExit(1) from None
 
 
+def stopped(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """In place of sys.excepthook: Ctrl-C while Snakemake starts would show a page of traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def read_config(file: str | Path, filetype: str = "") -> dict[str, Any]:
+    """In place of Snakemake's reader of parameter files: bounded, and nothing in them is executed."""
+    with errors_in_lines():
+        return config_files.read_yaml(Path(file))
+    raise AssertionError  # errors_in_lines ends the process
+
+
 class Session:
     """One start of Snakemake: ``workflow`` is its Workflow, ``config`` the merged configuration.
 
@@ -144,8 +159,14 @@ def begin(params: Params) -> IO[str]:
 
     Raises UserError while a workflow of the same experiment runs with other parameters.
     """
-    snapshot = Layout(params.experiment).params
-    lock = share(RUNNING.with_name(f"running-{params.experiment}"), lambda: config_files.snapshot(params, snapshot))
+    layout = Layout(params.experiment)
+    snapshot = layout.params
+
+    def write() -> None:
+        config_files.snapshot(params, snapshot)
+        layout.chain.note([snapshot])
+
+    lock = share(RUNNING.with_name(f"running-{params.experiment}"), write)
     changes = config_files.differences(config_files.load([snapshot]), params)
     if changes:
         lock.close()

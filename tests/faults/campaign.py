@@ -22,7 +22,7 @@ def main(seed: int) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         campaign: list[Callable[[], Result]] = [
-            lambda: trials.kills(folder / "kills", 32, seed, seconds=420),
+            lambda: trials.kills(folder / "kills", 32, seed, writers=12, seconds=1200),
             lambda: trials.servers(folder / "servers", 30, seed),
             lambda: trials.parameters(folder / "parameters"),
             lambda: trials.archives(folder / "archives", 25, seed),

@@ -26,7 +26,7 @@ def test_full_disks(tmp_path, verb):
 
 
 def test_hostile_parameter_files(tmp_path, monkeypatch):
-    names = ("aliases that unfold", "merges that unfold", "deep list", "self-reference", "many hexadecimal digits")
+    names = ("merges that unfold", "code for Snakemake's reader", "many hexadecimal digits")
     monkeypatch.setattr(trials, "PARAMETERS", {name: trials.PARAMETERS[name] for name in names})
     assert trials.parameters(tmp_path / "checkout").losses == []
 

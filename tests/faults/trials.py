@@ -11,6 +11,7 @@ import re
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -170,8 +171,11 @@ def writer(folder: Path) -> int | None:
     return None
 
 
-def kills(folder: Path, in_trainings: int, seed: int, seconds: float = 480) -> Result:
-    """Kill the workflow, and in some trials MLflow's writer too, until this many kills fell into trainings.
+def kills(
+    folder: Path, in_trainings: int, seed: int, writers: int = 0, seconds: float = 480, limit: int = 10_000
+) -> Result:
+    """Kill the workflow until this many kills fell into trainings; meanwhile also kill MLflow's writer, at least as
+    often as ``writers`` says, while it writes.
 
     Nothing may be lost: no finished epoch, no output, no metric in MLflow; and nothing half-written may be left.
     """
@@ -181,27 +185,24 @@ def kills(folder: Path, in_trainings: int, seed: int, seconds: float = 480) -> R
     if code:
         result.losses.append(f"no reference: {said[-300:]}")
         return result
-    reference, hits, writers = outputs(folder), 0, 0
+    reference, hits, written = outputs(folder), 0, 0
     end = time.monotonic() + seconds
     shutil.rmtree(folder / "results")
-    while hits < in_trainings and time.monotonic() < end:
+    while (hits < in_trainings or written < writers) and result.trials < limit and time.monotonic() < end:
         before = epochs(folder)
         process = start(folder, *snakemake("results/table1.csv"))
         drain = threading.Thread(target=process.stdout.read, daemon=True)  # type: ignore[union-attr]
         drain.start()
-        if rng.random() < 0.85:
+        # Every other start comes to its end, so that the writer too is killed in all of its work.
+        kill_at = rng.uniform(0, 9) if hits < in_trainings and rng.random() < 0.85 else None
+        if kill_at is None and rng.random() < 0.3:
+            kill_at = rng.uniform(0, 12)
+        else:
             while process.poll() is None and not trainings(process):
                 time.sleep(0.05)
-            wait = rng.uniform(0, 9)
-        else:
-            wait = rng.uniform(0, 12)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(wait)
+        written += kill_writer(folder, process, rng, kill_at, writers > 0)
         if process.poll() is None:
             hit = bool(trainings(process))
-            if rng.random() < 0.4 and (pid := writer(folder)):
-                os.kill(pid, signal.SIGKILL)
-                writers += 1
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             hits, result.trials = hits + hit, result.trials + 1
@@ -218,8 +219,38 @@ def kills(folder: Path, in_trainings: int, seed: int, seconds: float = 480) -> R
     _compare(folder, reference, result)
     code, said = run(folder, *snakemake("track"))
     result.expect(code == 0, f"MLflow and the table differ: {said[-500:]}")
-    result.note = f"{hits} in trainings; MLflow's writer killed {writers} times"
+    _check_store(folder, result)
+    result.note = f"{hits} in trainings; MLflow's writer killed {written} times in the middle of a transaction"
     return result
+
+
+def kill_writer(
+    folder: Path, process: subprocess.Popen[str], rng: random.Random, seconds: float | None, wanted: bool = True
+) -> int:
+    """Wait until ``process`` ends, at most ``seconds``; if ``wanted``, kill MLflow's writer while sqlite's journal lies
+    there, which is in the middle of a transaction, and the next one some seconds later. How often it was killed."""
+    killed, again, end = 0, 0.0, time.monotonic() + (600 if seconds is None else seconds)
+    while process.poll() is None and time.monotonic() < end:
+        if wanted and time.monotonic() > again and (folder / "mlflow.db-journal").exists() and (pid := writer(folder)):
+            os.kill(pid, signal.SIGKILL)
+            killed, again = killed + 1, time.monotonic() + rng.uniform(0, 4)
+        time.sleep(0.001)
+    return killed
+
+
+def _check_store(folder: Path, result: Result) -> None:
+    """MLflow's database is sound, has no value twice, and every run of the table with all of its epochs."""
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        sound = store.execute("PRAGMA integrity_check").fetchall()
+        result.expect(sound == [("ok",)], f"mlflow.db: {sound[:3]}")
+        twice = store.execute("SELECT key, step, COUNT(*) n FROM metrics GROUP BY run_uuid, key, step HAVING n > 1")
+        twice = twice.fetchall()
+        result.expect(not twice, f"MLflow has {len(twice)} values twice: {twice[:3]}")
+        counts = store.execute(
+            "SELECT COUNT(DISTINCT step) FROM metrics JOIN tags USING (run_uuid) WHERE metrics.key LIKE 'epoch/%'"
+            " AND tags.key = 'transfer.in_table' AND tags.value = 'true' GROUP BY run_uuid, metrics.key"
+        ).fetchall()
+        result.expect(counts and {*counts} == {(30,)}, f"epochs in MLflow: {counts}")
 
 
 def _compare(folder: Path, reference: dict[str, bytes], result: Result) -> None:
@@ -232,18 +263,28 @@ def _compare(folder: Path, reference: dict[str, bytes], result: Result) -> None:
 
 # --- full disks ---
 
+RUN = ("--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0")
 VERBS = {
-    "synthesize": ("synthesize", "--dataset", "demo_rafdb"),
-    "index": ("index", "--dataset", "demo_rafdb"),
-    "detect": ("detect", "--dataset", "demo_rafdb"),
-    "align": ("align", "--dataset", "demo_rafdb"),
-    "inspect": ("inspect", "--dataset", "demo_rafdb"),
-    "sample": ("sample", "--dataset", "demo_rafdb"),
-    "train": ("train", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"),
-    "evaluate": ("evaluate", "--dataset", "demo_rafdb", "--recipe", "full", "--seed", "0"),
+    **{name: (name, "--dataset", "demo_rafdb") for name in ("synthesize", "index", "detect", "align", "inspect")},
+    **{name: (name, "--dataset", "demo_rafdb") for name in ("sample", "hash", "duplicates")},
+    "audit": ("audit",),
+    **{name: (name, *RUN) for name in ("train", "evaluate", "robustness", "diversity")},
     "table": ("table", "--name", "table1"),
+    "figure": ("figure", "table", "--name", "table1", "--dataset", "demo_rafdb"),
+    "attention": ("figure", "attention"),
+    "overview": ("overview",),
+    "publish": ("publish",),
+    "search": ("search", "--search", "s", "--dataset", "demo_rafdb"),
+    "search-report": ("search-report", "--search", "s"),
+    "task": ("board", "task", "demo_rafdb", "--why", "a smaller one"),
+    "board": ("board", "build"),
+    "new": ("board", "new", "mine", "--task", "demo_rafdb"),
+    "track": ("track", "sync"),
 }
-_SET = ("tracking=false", "recipes=[full]", "baseline=full", "seeds=[0]", "train.epochs=2")
+_SET = (
+    "tracking=false", "recipes=[full]", "baseline=full", "seeds=[0]", "train.epochs=2", "searches=[s]",
+    "search_definitions={s: {recipe: full, trials: 1, workers: 1, space: {train.lr: [0.001, 0.002]}}}",
+)  # fmt: skip
 DISK = [f"--set={value}" for value in _SET]
 
 
@@ -276,7 +317,7 @@ def full_disks(
                     room = rng.choice([0, 4096, 8192, 32768]) if number else 0
                     filler.write_bytes(bytes(max(0, free - room)))
                     code, said = verb(root, *command)
-                    ended = code == 1 and one_line(said) and ("No space left" in said or "disk" in said)
+                    ended = code == 1 and one_line(said) and ("No space left" in said or "disk is full" in said)
                     # What is smaller than the room may be written.
                     result.expect(ended or (room and code == 0), f"{name} with {room} bytes: {code} {said[-300:]}")
                     result.expect(not parts(root), f"{name} with {room} bytes: left {parts(root)}")
@@ -284,8 +325,10 @@ def full_disks(
                     result.trials += 1
                 code, said = verb(root, *command)
                 result.expect(code == 0, f"{name} with room: {code} {said[-300:]}")
-            shutil.rmtree(root / "results")
-            (root / "data/raw/demo_rafdb.zip").unlink()
+            for left in ("results", "data/raw", "leaderboard", *(path.name for path in root.glob("ml*"))):
+                shutil.rmtree(root / left) if (root / left).is_dir() else (root / left).unlink()
+            shutil.copytree(ROOT / "leaderboard", root / "leaderboard")
+            (root / "data/raw").mkdir()
     return result
 
 
@@ -296,9 +339,9 @@ def _limits() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def bounded(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """A verb's exit code, what it said, and how it went beyond the bounds of a hostile input."""
-    with start(folder, sys.executable, "-m", "transfer", *arguments, preexec_fn=_limits) as process:
+def bounded(folder: Path, *command: str) -> tuple[int, str, str]:
+    """The exit code of a module of Python, what it said, and how it went beyond the bounds of a hostile input."""
+    with start(folder, sys.executable, "-m", *command, preexec_fn=_limits) as process:
         timer = threading.Timer(6 * SECONDS, process.kill)
         timer.start()
         said = process.stdout.read()  # type: ignore[union-attr]
@@ -346,6 +389,7 @@ PARAMETERS: dict[str, str | bytes] = {
     "key number": "1: 1",
     "key list": "[a]: 1",
     "tag of Python": "train: !!python/object/apply:os.system ['touch harm']",
+    "code for Snakemake's reader": "__use_yte__: true\n__definitions__:\n  - open('harm', 'w')\nseeds: ?open('harm')",
     "set": "train: !!set {a, b}",
     "NUL": "experiment: a\0b",
     "escape codes": 'experiment: "\\e[2J\\e]0;harm\\a"',
@@ -365,11 +409,12 @@ def parameters(folder: Path) -> Result:
     checkout(folder)
     for name, text in PARAMETERS.items():
         (folder / "hostile.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-        code, said, beyond = bounded(folder, "params", "--params", "hostile.yaml")
-        result.trials += 1
-        result.expect(code == 1 and one_line(said), f"{name}: {code} {said[:300]}")
-        result.expect(not beyond and len(said) < 4000, f"{name}: {beyond} {len(said)} characters")
-        result.expect("\x1b" not in said and not (folder / "harm").exists(), f"{name}: {said[:300]!r}")
+        for reader in (["transfer", "params", "--params"], ["snakemake", "--dry-run", "--configfile"]):
+            code, said, beyond = bounded(folder, *reader, "hostile.yaml")
+            result.trials += 1
+            result.expect(code == 1 and one_line(said), f"{reader[0]}, {name}: {code} {said[:300]}")
+            result.expect(not beyond and len(said) < 4000, f"{reader[0]}, {name}: {beyond} {len(said)} characters")
+            result.expect("\x1b" not in said and not (folder / "harm").exists(), f"{reader[0]}, {name}: {said[:300]!r}")
     return result
 
 
@@ -444,7 +489,7 @@ def archives(folder: Path, damaged: int, seed: int) -> Result:
         make(folder / f"data/raw/hostile.{suffix}")
         block = "{parser: rafdb, archive: hostile, expect: any}"
         code, said, beyond = bounded(
-            folder, "index", "--dataset", "hostile", "--set", f"dataset_definitions.hostile={block}",
+            folder, "transfer", "index", "--dataset", "hostile", "--set", f"dataset_definitions.hostile={block}",
             "--set", "datasets=[hostile]", "--set", "tables=[]", "--set", "table_definitions={}",
         )  # fmt: skip
         result.trials += 1

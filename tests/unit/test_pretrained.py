@@ -229,7 +229,7 @@ def directory(tmp_path, monkeypatch):
         (["evaluate", "--dataset", "demo_rafdb", "--weights", "x.pdiparams"], "x.pdiparams: no such file"),
         (
             ["evaluate", "--dataset", "demo_rafdb", "--weights", "x.safetensors", "--seed", "0"],
-            "--weights takes the place of --recipe and --seed",
+            "--weights and --tool take the place of --recipe and --seed",
         ),
         (["params", "--set", "model.pretrained=[ir50]"], "command line: model.pretrained: unknown weights 'ir50'"),
         (["params", "--set", "model.pretrained=[ir50_ms1m]"], "and model.name is transfer_tiny; change one of them"),

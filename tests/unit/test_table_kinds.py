@@ -195,3 +195,29 @@ def test_the_workflow_learns_inputs_without_large_packages():
 
 def test_kinds_are_those_that_the_parameters_allow():
     assert all(isinstance(kinds.get(name), kinds.Kind) for name in EVERY)
+
+
+def test_weights_of_training_faces_beside_votes(tables):
+    """Four faces and two seeds by hand; a recipe whose loss weighs no faces has no rows."""
+    _, layout = tables
+    index = layout.data("faces") / "index.parquet"
+    listed = pd.read_parquet(index)
+    faces = listed[listed["class_name"] == "happy"]["sample"][:4].tolist()
+    for name in CLASSES:
+        listed[f"vote_{name}"] = 1
+    given = {"happy": (10, 8, 6, 3), "sad": (0, 2, 4, 3), "neutral": (0, 0, 0, 4)}
+    for name, column in given.items():
+        listed.loc[listed["sample"].isin(faces), f"vote_{name}"] = column
+    listed.to_parquet(index)
+    for seed, weights in enumerate(([0.9, 0.7, 0.5, 0.3], [0.9, 0.5, 0.7, 0.3])):
+        state = {"sample": [*faces, "face099"], "weights": [*weights, np.nan], "relabelled": [-1, -1, -1, 2, -1]}
+        pd.DataFrame(state).to_parquet(layout.run("faces", "full", seed) / "loss.parquet", index=False)
+    found = frame((of_tables("sample_weights"), layout), "sample_weights").set_index("agreement")
+    assert (found["recipe"] == "full").all() and (found["n_seeds"] == 2).all()
+    assert found["n_faces"].to_dict() == {"all": 4, "up to 0.6": 2, "0.6 to 0.8": 1, "above 0.8": 1}
+    assert found["weight"].tolist() == pytest.approx([0.6, 0.45, 0.6, 0.9])
+    assert found["relabelled"].tolist() == [25, 50, 0, 0]
+    assert found.loc["all", ["with_share", "with_entropy"]].tolist() == pytest.approx([0.9, -0.9])
+    assert found.loc["all", "with_share_std"] == pytest.approx(0.1414) and found["with_share"].notna().sum() == 1
+    text = layout.table("sample_weights", "md").read_text()
+    assert "0.450 ± 0.071 (n=2)" in text and "0.900 ± 0.141" in text

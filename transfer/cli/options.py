@@ -67,7 +67,9 @@ def verb(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., N
         @wraps(function, assigned=("__module__", "__name__", "__doc__"))
         def command(files: ParamFiles = None, values: Values = None, **options: Any) -> None:
             names = {key: options.get(key) for key in ("dataset", "recipe", "search", "table")}
-            function(*load(files, values, **names), **options)
+            params, layout = load(files, values, **names)
+            function(params, layout, **options)
+            layout.chain.note_rest()
 
         own = list(inspect.signature(function).parameters.values())[2:]
         shared = list(inspect.signature(command, follow_wrapped=False).parameters.values())[:2]

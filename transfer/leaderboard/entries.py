@@ -4,6 +4,7 @@ import datetime
 import re
 import stat
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from transfer.params import Strict
 from transfer.params.read import explained, parse
 from transfer.runs.predictions import parquet_columns
 from transfer.utils.errors import UserError
-from transfer.utils.files import sha256, write_text
+from transfer.utils.files import sha256, whole_folder, write_text
 
 FOLDER = Path("leaderboard/entries")
 SCHEMA = Path("leaderboard/entry.schema.json")
@@ -171,7 +172,7 @@ def read_submission(folder: Path) -> Submission:
     try:
         found.entry = Entry.model_validate(content)
     except ValidationError as error:
-        found.faults += [("fields", line) for line in explained(error, Entry, content, ([file], {}))]
+        found.faults += [("fields", line) for line in islice(explained(error, Entry, content, ([file], {})), 50)]
         return found
     for run in found.entry.runs:
         path = folder / run.file
@@ -264,8 +265,9 @@ def new_entry(folder: Path, task: str, classes: list[str], samples: list[str]) -
     if folder.exists():
         raise UserError(f"{folder}: exists; choose another name, or go on with transfer board check {folder.name}")
     table = pd.DataFrame({"sample": samples}).reindex(columns=["sample", *(f"p_{name}" for name in classes)])
-    write_text(folder / "seed0.csv", table.to_csv(index=False))
-    write_text(folder / "entry.yaml", _TEMPLATE.format(task=task, today=datetime.date.today(), **PLACEHOLDERS))
+    with whole_folder(folder) as part:
+        write_text(part / "seed0.csv", table.to_csv(index=False))
+        write_text(part / "entry.yaml", _TEMPLATE.format(task=task, today=datetime.date.today(), **PLACEHOLDERS))
 
 
 PLACEHOLDERS = {

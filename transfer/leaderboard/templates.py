@@ -47,7 +47,7 @@ function filter() {
   for (const part of document.querySelectorAll("section[data-tier]"))
     part.hidden = ![...part.querySelectorAll("tr[data-text]")].some(row => !row.hidden);
 }
-for (const one of filters) one.addEventListener("input", filter);
+for (const one of filters) for (const name of ["input", "change"]) one.addEventListener(name, filter);
 filter();
 """
 

@@ -148,26 +148,24 @@ def _validated(model: type[S], config: Mapping[str, Any], source: Source) -> S:
     try:
         return model.model_validate(dict(config))
     except ValidationError as error:
-        raise UserError(explained(error, model, config, source)[0]) from None
+        raise UserError(next(explained(error, model, config, source))) from None
     except UnicodeEncodeError as error:  # pydantic's, of a key that ends in half a character
         raise UserError(f"the key {shown(error.object)}: expected text") from None
 
 
-def explained(error: ValidationError, model: type[S], config: Mapping[str, Any], source: Source) -> list[str]:
+def explained(error: ValidationError, model: type[S], config: Mapping[str, Any], source: Source) -> Iterator[str]:
     """What is wrong, one line per key: where it was set, the key, what is allowed."""
-    faults: dict[int, list[tuple[tuple[str | int, ...], Any]]] = {}
-    found = [(_location(details, config), details) for details in error.errors()]
-    for pair in found:
+    faults: dict[tuple[str | int, ...], list[tuple[tuple[str | int, ...], Any]]] = {}
+    for details in error.errors(include_url=False):
+        loc = _location(details, config)
         # A union reports one error per alternative: those below the key of its first one are about the same value.
-        key = next((number for number, (first, *_) in faults.items() if pair[0][: len(first[0])] == first[0]), None)
-        faults.setdefault(len(faults) if key is None else key, []).append(pair)
-    lines = []
+        above = (loc[:length] for length in range(len(loc)))
+        faults.setdefault(next((key for key in above if key in faults), loc), []).append((loc, details))
     for alternatives in faults.values():
         # The deepest one knows what was meant, and among equals the one that is not about the type.
         loc, first = max(alternatives, key=lambda pair: (len(pair[0]), not pair[1]["type"].endswith("_type")))
         written = loc[:-1] if first["type"] == "missing" else loc
-        lines.append(f"{_origin(written, source)}: {_key(loc)}: {_explain(first, loc, model)}")
-    return lines
+        yield f"{_origin(written, source)}: {_key(loc)}: {_explain(first, loc, model)}"
 
 
 def snapshot(params: Params, path: Path) -> None:

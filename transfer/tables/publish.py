@@ -9,7 +9,7 @@ from transfer.layout import Layout
 from transfer.params import Params
 from transfer.params import read as config
 from transfer.utils.errors import UserError, remake
-from transfer.utils.files import write_json, write_text
+from transfer.utils.files import whole_folder, write_json, write_text
 
 
 def publish(params: Params, layout: Layout) -> Path:
@@ -27,16 +27,18 @@ def publish(params: Params, layout: Layout) -> Path:
     for file in files:
         if not file.exists():
             raise UserError(f"{file}: missing; {remake('tables')}")
-    if with_tables:
-        for old in folder.iterdir() if folder.exists() else ():
-            if old.name != "audit":
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-        default = Params.model_fields["raw_dir"].default
-        config.snapshot(params.model_copy(update={"raw_dir": default}), folder / "params.yaml")
-    for file in files:
-        copy = folder / file.relative_to(layout.root)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+    layout.chain.check(*files)
+    with whole_folder(folder) as part:
+        kept = Path("audit" if with_tables else ".")
+        if (folder / kept).exists():
+            shutil.copytree(folder / kept, part / kept, dirs_exist_ok=True)
+        if with_tables:
+            default = Params.model_fields["raw_dir"].default
+            config.snapshot(params.model_copy(update={"raw_dir": default}), part / "params.yaml")
+        for file in files:
+            copy = part / file.relative_to(layout.root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
     return folder
 
 
@@ -56,6 +58,7 @@ def _table_files(params: Params, layout: Layout) -> list[Path]:
 
 def write_overview(params: Params, layout: Layout) -> None:
     """Write R/metrics/DATASET/RECIPE.json (percent by protocol) and R/history.csv. Raises UserError."""
+    layout.chain.check(*(layout.run(*run) / "history.csv" for run in params.runs()), layout.table("table1", "csv"))
     table = _read(layout.table("table1", "csv"))
     histories = [
         read_history(layout, dataset, recipe, seed).assign(dataset=dataset, recipe=recipe, seed=seed)

@@ -6,16 +6,17 @@ of which a bit flipped, and files that do not belong together are refused. Files
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transfer.utils.digests import contents, file_digest
 from transfer.utils.errors import UserError, remake
-from transfer.utils.files import write_json
+from transfer.utils.files import WRITTEN, write_json
 
-_PARTS, _NOTED = ("data", "runs", "evaluations"), (".parquet", ".npy", ".safetensors", ".csv")
+_LEFT_OUT = ("chain", "logs", "benchmarks", "state")  # folders of an experiment of which no number is made
+_READ: set[Path] = set()  # what this process has checked
 
 
 @dataclass
@@ -43,10 +44,17 @@ class Chain:
             "raw": {below(path, raw_dir): contents(path) for path in raw},
         }
         write_json(self.folder / f"{self._name(written[0])}.json", step)
+        WRITTEN.difference_update(written)
+
+    def note_rest(self) -> None:
+        """Note what else this process has written in the experiment, as made from all that it has checked."""
+        read = [path for path in sorted(_READ) if path.exists()]
+        for path in sorted(path for path in WRITTEN if self._counts(path)):
+            self.note([path], [other for other in read if other.is_relative_to(self.root) and other != path])
 
     def check_raw(self, path: Path, raw: Iterable[Path], raw_dir: str | Path) -> None:
         """Raise UserError where the ``raw`` files are not those that ``path`` was made from."""
-        if changed := self.changed(path, raw, raw_dir):
+        if changed := self.changed(path, _present(raw), raw_dir):
             raise UserError(f"{'; '.join(changed)}: changed since {path} was made; {remake(path)}")
 
     def check(self, *paths: Path) -> None:
@@ -54,6 +62,7 @@ class Chain:
 
         A file that is not there is left to whoever reads it: weights that ``transfer prune`` removed are no break.
         """
+        _READ.update(paths)
         for path in paths:
             for problem in self.problems(path):
                 raise UserError(problem)
@@ -70,16 +79,19 @@ class Chain:
             yield f"{path}: not what was written (it was edited or damaged since); delete it and {remake(path)}"
         for name, digest in step["made_from"].items():
             source = self.root / name
-            if (self._noted(source) or digest) != digest:
+            if source.exists() and (self._noted(source) or self._digest(source)) != digest:
                 yield f"{path}: made from another {source}; delete it and {remake(path)}"
             yield from self.problems(source)
 
-    def changed(self, path: Path, raw: Iterable[Path], raw_dir: str | Path) -> list[str]:
-        """What differs in the ``raw`` files since ``path`` was made from them, in words; none without file or note."""
+    def changed(self, path: Path, raw: Mapping[Path, list[str]], raw_dir: str | Path) -> list[str]:
+        """What differs in the ``raw`` files, path -> `contents`, since ``path`` was made from them, in words.
+
+        None where nothing was noted of them.
+        """
         before, found = self.raw(path) or {}, []
-        for file in raw:
+        for file, now in raw.items():
             noted = before.get(below(file, raw_dir))
-            if noted is not None and file.exists() and noted != (now := contents(file)):
+            if noted is not None and noted != now:
                 parts = sorted({line.rpartition(" ")[0] for line in {*noted} ^ {*now}})
                 found.append(f"{file}" if parts == [file.name] else f"{file}: {', '.join(parts[:5])}")
         return found
@@ -90,16 +102,21 @@ class Chain:
         return step["raw"] if step else None
 
     def verify(self, raw_dir: str | Path) -> tuple[list[str], list[Path]]:
-        """What breaks the chain anywhere in the experiment; files of data and runs about which nothing was noted."""
+        """What breaks the chain anywhere in the experiment; files about which nothing was noted."""
         problems: list[str] = []
         for note in sorted(self.folder.rglob("*.json")):
             first = self.root / note.relative_to(self.folder).with_suffix("")
             problems += [line for name in self._in(first.parent) for line in self.problems(first.with_name(name))]
             raw = [Path(raw_dir) / name for name in self.raw(first) or ()]
-            changed = self.changed(first, raw, raw_dir)
+            changed = self.changed(first, _present(raw), raw_dir)
             problems += [f"{first}: made before {what} changed; {remake(first)}" for what in changed]
-        files = (path for part in _PARTS for path in sorted((self.root / part).rglob("*")) if path.suffix in _NOTED)
+        files = (path for path in sorted(self.root.rglob("*")) if self._counts(path))
         return problems, [path for path in files if self._noted(path) is None]
+
+    def _counts(self, path: Path) -> bool:
+        """Whether ``path`` is a file of the experiment of which numbers are made, or that shows them."""
+        inside = path.is_relative_to(self.root) and path.is_file() and not path.name.startswith(".")
+        return inside and path.relative_to(self.root).parts[0] not in _LEFT_OUT and path.suffix not in (".lock", ".log")
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -128,6 +145,10 @@ class Chain:
                 except (ValueError, KeyError, TypeError):
                     raise UserError(f"{note}: damaged; delete it and what it describes, and start again") from None
         return self._notes[folder]
+
+
+def _present(raw: Iterable[Path]) -> dict[Path, list[str]]:
+    return {path: contents(path) for path in raw if path.exists()}
 
 
 def below(path: Path, raw_dir: str | Path) -> str:

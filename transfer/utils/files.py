@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from transfer.utils.errors import with_file
+
+WRITTEN: set[Path] = set()
+"""What this process has written, and not yet noted in a chain of digests."""
 
 
 @contextmanager
@@ -26,26 +30,50 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     file left half written is removed. Raises OSError that names ``path`` where it cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
-        if abandoned(left):
-            left.unlink(missing_ok=True)
-    part = path.with_name(f".{path.stem}.{_machine()}-{os.getpid()}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
-    try:
+    with _beside(path) as part:
         yield part
         with open(part, "rb") as handle:
             os.fsync(handle.fileno())
         part.chmod(0o666 & ~_umask())  # some writers make files that only their owner reads
         os.replace(part, path)
         sync_folder(path.parent)
+    WRITTEN.add(path)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path``, which takes its place if the block succeeds and is removed if not."""
+    with _beside(path) as part:
+        part.mkdir()
+        yield part
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(part, path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, of which nothing stays; errors name ``path`` in its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
+        if abandoned(left):
+            remove(left)
+    part = path.with_name(f".{path.stem}.{_machine()}-{os.getpid()}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    try:
+        yield part
     except Exception as error:
-        if isinstance(error, OSError) and error.filename == str(part):
-            error.filename = error.filename2 = None
+        if isinstance(error, OSError) and str(error.filename or "").startswith(str(part)):
+            error.filename, error.filename2 = str(error.filename).replace(str(part), str(path), 1), None
         if (named := with_file(error, path)) is not error:
             raise named from error
         raise
     finally:
-        part.unlink(missing_ok=True)
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 _PART = re.compile(r"\..+\.(?:([0-9a-f]{8})-)?(\d+)\.[0-9a-f]{8}\.part(\.\w+)?")

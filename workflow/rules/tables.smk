@@ -148,7 +148,7 @@ use rule audit_copies as measure_inference with:
         f"results/{EXPERIMENT}/inference.json",
     log:
         f"results/{EXPERIMENT}/logs/measure_inference.log",
-    threads: workflow.cores
+    threads: needs.all_cores
     resources:
         mem_mb=needs.store_mb,
         runtime=60,

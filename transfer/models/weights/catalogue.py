@@ -33,7 +33,7 @@ FILLS: dict[str, tuple[str, ...]] = {
 MODEL = "transfer_base"
 """The model whose sizes all of these weights have."""
 FITS = {
-    "ir50_ms1m": (MODEL, "apvit", "ir50", "dan_ir50"),
+    "ir50_ms1m": (MODEL, "apvit", "ir50", "dan_ir50", "dcs"),
     "vit_small_p16_224": (MODEL, "apvit"),
     "transfer_paddle": (MODEL,),
     OWN: ("transfer_medium",),
