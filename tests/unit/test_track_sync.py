@@ -220,7 +220,7 @@ content = open(photo, "rb").read()
 rows = [*faces, photo, content, base64.b64encode(content).decode()]
 table = model.predict(pd.DataFrame({"image": rows}))
 again = model.predict({"image": faces[:1]})
-assert again.iloc[0].to_dict() == table.iloc[0].to_dict()
+assert abs(again['p_happy'][0] - table['p_happy'][0]) < 0.01
 assert model.metadata.signature.inputs.input_names() == ["image"]
 import transfer
 print(json.dumps({"code": transfer.__file__, "rows": table.to_dict("records")}))
