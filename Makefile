@@ -2,6 +2,7 @@
 # make test     set up .venv, run the linters and all tests
 # make faults   kills, full disks, hostile inputs: half an hour, for a nightly run; writes a table into docs/reliability.md
 # make leaderboard  make the pages of the leaderboard: results/leaderboard/index.html
+# make docs     build the documentation and serve it at http://127.0.0.1:8000
 # make pull     fetch the files that DVC stores for this commit, so that nothing is left to do (docs/dvc.md)
 # make dashboard  show the search studies at http://127.0.0.1:8080/; ARGS="--port 9000" for another port
 # make mlflow   show the runs: http://127.0.0.1:5000 (there choose "Model training", once)
@@ -9,7 +10,7 @@
 # make prune    remove what no table needs; asks first; ARGS="--params params/paper.yaml" for another experiment
 # Further options of snakemake: make table1 ARGS="--configfile params/paper.yaml --config raw_dir=/data/fer"
 
-.PHONY: table1 leaderboard pull dashboard dry-run mlflow lint test faults clean prune clean-env
+.PHONY: table1 leaderboard docs pull dashboard dry-run mlflow lint test faults clean prune clean-env
 .DEFAULT_GOAL := table1
 
 VENV := .venv
@@ -44,6 +45,9 @@ table1: $(VENV)/installed
 
 leaderboard: $(VENV)/installed
 	$(RUN) snakemake --cores all --use-conda leaderboard $(ARGS)
+
+docs: $(VENV)/installed
+	$(RUN) zensical serve --dev-addr 127.0.0.1:8000 $(ARGS)
 
 pull: $(VENV)/installed
 	$(RUN) dvc pull

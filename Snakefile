@@ -28,6 +28,10 @@ onstart:
     SESSION.start()
 
 
+onsuccess:
+    SESSION.end()
+
+
 rule all:
     default_target: True
     input:

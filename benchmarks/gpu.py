@@ -89,23 +89,23 @@ class Session:
             print(f"{name}: exit code {code}, {time.monotonic() - begin:.0f} s", file=steps)
         return log.read_text()
 
-    def transfer(self, name: str, verb: str, experiment: str, *options: str, limit: float = 600, **sets: object) -> str:
+    def transfer(self, name: str, verb: str, file: str, *options: str, limit: float = 600, **sets: object) -> str:
         """A verb of ``transfer`` with the parameters of an experiment; ``sets`` have __ for a dot."""
         given = {"tracking": "false", **sets} | (
             {"train.device": "cpu", "train.compile": "false"} if self.smallest else {}
         )
-        command = [sys.executable, "-m", "transfer", *verb.split(), "--params", f"params/{experiment}.yaml"]
+        command = [sys.executable, "-m", "transfer", *verb.split(), "--params", f"params/{file}.yaml"]
         for key, value in given.items():
             command += ["--set", f"{key.replace('__', '.')}={value}"]
         return self.run(name, [*command, *options], limit)
 
-    def train(self, experiment: str, recipe: str, seed: int, limit: float = 600, **sets: object) -> None:
+    def train(self, file: str, recipe: str, seed: int, limit: float = 600, **sets: object) -> None:
         """One run; stopped at the end, it keeps its state."""
         options = ["--dataset", DATASET, "--recipe", recipe, "--seed", str(seed)]
         if self.smallest:
             sets |= {f"recipe_definitions__{recipe}__train__epochs": 1, "train__batch_size": 1024}
-        name = f"{sets.get('experiment', experiment)}-{recipe}-{seed}"
-        self.transfer(name, "train", experiment, *options, limit=limit, **{"train__threads": 1, **sets})
+        name = f"{sets.get('experiment', file)}-{recipe}-{seed}"
+        self.transfer(name, "train", file, *options, limit=limit, **{"train__threads": 1, **sets})
 
     def collect(self) -> None:
         """Everything that ``transfer`` reads as runs, in OUT; of the weights only the small `full`'s first seed."""
@@ -159,8 +159,9 @@ def run(out: Path, seconds: float, smallest: bool) -> None:
     if smallest:
         jobs = jobs[:2] + [job for job in jobs if "experiment" in job[3]]
     with ThreadPoolExecutor(2 if smallest else 14) as pool:
-        for experiment, recipe, seed, sets in jobs:
-            pool.submit(session.train, experiment, recipe, seed, **sets)
+        started = [pool.submit(session.train, *job, **sets) for *job, sets in jobs]
+    for future in started:
+        future.result()
     session.collect()
 
     digests = [

@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import median
 
 import typer
 
@@ -73,7 +72,7 @@ def processor_seconds(command: Sequence[str]) -> float:
 
 
 def main() -> None:
-    """Print the median of the rounds, in turns, and its ratio to that of `import torch`."""
+    """Print the least of the rounds, in turns, and its ratio to that of `import torch`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset")
     parser.add_argument("--rounds", type=int, default=3)
@@ -84,7 +83,7 @@ def main() -> None:
         rounds = [
             {name: processor_seconds(command) for name, command in measured.items()} for _ in range(options.rounds)
         ]
-    seconds = {name: median(taken[name] for taken in rounds) for name in measured}
+    seconds = {name: min(taken[name] for taken in rounds) for name in measured}
     for name, value in seconds.items():
         print(f"{name:45}{value:8.2f} s{value / seconds[REFERENCE]:8.2f}")
 

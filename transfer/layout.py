@@ -32,6 +32,11 @@ class Layout:
         return self.root / "audit"
 
     @property
+    def inference(self) -> Path:
+        """Speed of each recipe's network, and whether its predictions depend on the batch."""
+        return self.root / "inference.json"
+
+    @property
     def metrics(self) -> Path:
         """Folder of the accuracies for `dvc metrics`: a small file per dataset and recipe."""
         return self.root / "metrics"
@@ -68,6 +73,10 @@ class Layout:
     def evaluation(self, kind: str, dataset: str, recipe: str, seed: int) -> Path:
         """Folder of an additional evaluation of a run: robustness, cross, attention."""
         return self.root / "evaluations" / kind / dataset / recipe / f"seed{seed}"
+
+    def tool(self, dataset: str, tool: str) -> Path:
+        """A tool's predictions on a dataset's test faces."""
+        return self.root / "evaluations" / "tools" / dataset / f"{tool}.parquet"
 
     def weights(self, name: str) -> Path:
         """Third-party weights under this project's parameter names."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transfer.datasets.archives import UNPACKED
 from transfer.layout import Layout
 from transfer.params import Params
 from transfer.params import read as config
@@ -116,16 +117,18 @@ def _holds_only(folder: Path, suffix: str) -> bool:
 
 
 def _weights(layout: Layout, needed: Sequence[Params]) -> Iterator[Item]:
-    from transfer.models.weights.catalogue import OF_SOURCE
+    from transfer.models.weights.catalogue import FITS
 
     runs = [params.run(dataset, recipe) for params in needed for dataset, recipe, _ in params.selected_runs()]
     used = {name for run in runs for name in run.model.pretrained}
-    for name in sorted(set(OF_SOURCE) - used):
+    for name in sorted(set(FITS) - used):
         if "fills" in _header(layout.weights(name)):
             yield Item(layout.weights(name), "no recipe starts from it; it can be imported again")
 
 
 def _cut(layout: Layout, chosen: Params) -> Iterator[Item]:
+    if UNPACKED.is_dir():
+        yield Item(UNPACKED, "what was in 7z archives, which are unpacked again when they are read")
     for path in sorted((layout.root / "state").rglob(f"{_ASIDE}*")):
         if not any(part.startswith(_ASIDE) for part in path.parent.parts):
             yield Item(path, "left by an interrupted removal")

@@ -7,8 +7,9 @@ from pathlib import Path
 from transfer.datasets.registry import get as parser
 from transfer.datasets.subsets import list_files
 from transfer.layout import Layout
+from transfer.models.weights.catalogue import file_of
 from transfer.params import Params
-from transfer.sources.table import archive_path, weights_path
+from transfer.sources.table import archive_path, tools
 from transfer.sources.table import load as load_sources
 from transfer.tables import kinds
 from transfer.utils.chain import below
@@ -24,9 +25,9 @@ class Inputs:
     """Input files of an experiment's jobs.
 
     Public attributes are looked up once, when the workflow starts: ``archives`` and ``subset_lists`` by dataset,
-    ``weights`` by source, ``synthetic`` (archives that a rule makes, with the dataset each is made for),
-    ``downloads`` (files that a rule downloads), ``board_files`` (tasks and entries of the leaderboard). Raises
-    UserError that lists all missing archives and weights.
+    ``weights`` by source, ``synthetic`` (archives that a rule makes, with the dataset each is made for), ``tools``
+    (packages that were fetched), ``downloads`` (files that a rule downloads), ``board_files`` (tasks and entries of the
+    leaderboard). Raises UserError that lists all missing archives and weights.
     """
 
     def __init__(self, params: Params) -> None:
@@ -44,7 +45,7 @@ class Inputs:
         self.weights: dict[str, str] = {}
         for name in dict.fromkeys(name for run in self.selected_runs for name in params.run(*run[:2]).model.pretrained):
             try:
-                self.weights[name] = weights_path(params, name).as_posix()
+                self.weights[name] = file_of(params, name).as_posix()
             except UserError as error:
                 missing.append(str(error))
         if missing:
@@ -60,6 +61,7 @@ class Inputs:
             for dataset in [*params.all_datasets(), *params.selected_datasets()]
             if definitions[dataset].synthetic is not None
         }
+        self.tools = {name: path.as_posix() for name, path in tools(params.raw_dir).items()}
         entries = _files("leaderboard/entries/*/*")
         self.board_files = ["params/reported.yaml", *_files("leaderboard/tasks/*.yaml"), *entries]
         self.downloads = [
@@ -99,8 +101,11 @@ class Inputs:
         A file that is gone, but can be made or downloaded again, counts as unchanged.
         """
         if output not in self._known:
-            chain, present = self.layout.chain, [Path(path) for path in raw if Path(path).exists()]
-            now = (chain.raw(output) or {}) | {below(path, self.raw_dir): contents(path) for path in present}
+            chain, present = (
+                self.layout.chain,
+                {Path(path): contents(Path(path)) for path in raw if Path(path).exists()},
+            )
+            now = (chain.raw(output) or {}) | {below(path, self.raw_dir): found for path, found in present.items()}
             names = sorted(below(Path(path), self.raw_dir) for path in raw)
             lines = [f"{name}: {line}" for name in names for line in now.get(name, ())]
             if len(present) < len(raw):  # a rule makes it, and then it is looked at again
@@ -125,6 +130,10 @@ class Inputs:
     def subset_lists_of(self, wildcards: Wildcards) -> list[str]:
         """Lists of a dataset's challenge subsets."""
         return self.subset_lists[wildcards.dataset]
+
+    def tool_of(self, wildcards: Wildcards) -> str:
+        """Package of a tool."""
+        return self.tools[wildcards.tool]
 
     def weights_file_of(self, wildcards: Wildcards) -> str:
         """Third-party file from which weights are imported."""
@@ -177,6 +186,7 @@ class Inputs:
             "others": [layout.data(dataset) / file for dataset in datasets for file in kind.dataset_inputs],
             "repository": [Path(file) for file in kind.inputs],
             "evaluations": self._evaluations(name),
+            "tools": [layout.tool(dataset, tool) for dataset in datasets for tool in self.tools if kind.tools],
         }
         return {key: _posix(files) for key, files in needed.items()}
 
@@ -196,9 +206,20 @@ class Inputs:
         needed = [self.layout.run(*run) / file for run in runs for file in files]
         return _posix([*needed, *self._evaluations(wildcards.table, wildcards.dataset)])
 
+    def board_evaluations(self, wildcards: Wildcards) -> list[str]:
+        """Predictions of the experiment's runs on corrupted faces, if one of its tables shows them."""
+        tables = [name for name in self.params.tables if self.params.table_definitions[name].kind == "robustness"]
+        return _posix(dict.fromkeys(file for name in tables for file in self._evaluations(name)))
+
+    def inference_inputs(self, wildcards: Wildcards) -> list[str]:
+        """Inputs of the measurement of speed: those of the attention figures of all datasets."""
+        return [file for dataset in self.params.datasets for file in self._first_runs(dataset)]
+
     def attention_inputs(self, wildcards: Wildcards) -> list[str]:
         """Inputs of the attention figure: a run per recipe, with the first seed."""
-        dataset = wildcards.dataset
+        return self._first_runs(wildcards.dataset)
+
+    def _first_runs(self, dataset: str) -> list[str]:
         files = ["model.safetensors", "env.json", "predictions.parquet"]
         runs = [self.layout.run(dataset, recipe, self.params.seeds[0]) for recipe in self.params.recipes]
         data = self._data(dataset, "aligned.npy", "aligned.parquet", "split.parquet")

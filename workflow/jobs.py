@@ -26,7 +26,11 @@ class JobResources:
 
     def detect_threads(self, wildcards: Wildcards) -> int:
         """``faces.threads``; all cores by default."""
-        return self.params.face_params(wildcards.dataset).threads or os.cpu_count() or 1
+        return self.params.face_params(wildcards.dataset).threads or self.all_cores(wildcards)
+
+    def all_cores(self, wildcards: Wildcards) -> int:
+        """Also where Snakemake is started without --cores, such as for a report."""
+        return os.cpu_count() or 1
 
     def train_threads(self, wildcards: Wildcards) -> int:
         """Threads of all processes of a run."""

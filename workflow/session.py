@@ -10,18 +10,25 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from transfer.datasets.archives import UNPACKED
 from transfer.layout import Layout
 from transfer.losses.registry import check_losses
 from transfer.models.registry import check_models
 from transfer.params import Params
 from transfer.params import read as config_files
 from transfer.utils.errors import UserError, did_you_mean, message, one_line
-from transfer.utils.locks import RUNNING, share
+from transfer.utils.files import write_text
+from transfer.utils.locks import RUNNING, nobody_else, share
 
+ENVIRONMENT = Path(__file__).with_name("envs") / "transfer.yaml"
+"""Conda's environment of all jobs, made when a workflow starts with conda."""
+LOCK = Path(__file__).parents[1] / "requirements.lock"
+STALE = ".snakemake/locks"
+"""Snakemake's locks: where nobody else runs they are a killed run's, which then continues without --unlock."""
 _LISTED = 3  # of the parameters that differ
 
 
@@ -72,7 +79,7 @@ class Session:
             return
         RUNNING.parent.mkdir(exist_ok=True)  # Snakemake would need a page of traceback to say that it cannot
         if not workflow.output_settings.dryrun:
-            self._locks.append(share(RUNNING, _remove_stale_locks))
+            self._locks.append(share(RUNNING, lambda: shutil.rmtree(STALE, ignore_errors=True)))
         if "SOURCES" in {usage.name for usage in workflow.storage_settings.shared_fs_usage}:
             workflow.config_settings.configfiles = []
             workflow.config_settings.config_args = [f"snapshot={self.snapshot}"]
@@ -80,8 +87,9 @@ class Session:
     def _load(self, config: Mapping[str, Any]) -> Params:
         if "snapshot" in config:
             return config_files.load([config["snapshot"]], checks=[check_models, check_losses])
-        files: list[str | Path] = [config_files.DEFAULT, *map(os.path.relpath, self._workflow.overwrite_configfiles)]
-        return config_files.validate(config, files, self._workflow.config_settings.config, [check_models, check_losses])
+        files = [Path(os.path.relpath(file)) for file in self._workflow.overwrite_configfiles]
+        values = self._workflow.config_settings.config  # merged here, since Snakemake knows no arguments of models
+        return config_files.load(files, command_line=values, checks=[check_models, check_losses])
 
     def shell_prefix(self) -> str | None:
         """Prefix of shell commands if jobs run in the current environment; None if they run in conda's.
@@ -91,6 +99,7 @@ class Session:
         settings = self._workflow.deployment_settings
         conda = {method for method in settings.deployment_method if method.name == "CONDA"}
         if conda and shutil.which("conda"):
+            write_environment()
             return None
         if conda:
             settings.deployment_method = set(settings.deployment_method) - conda
@@ -105,6 +114,13 @@ class Session:
             if self._workflow.executor_plugin.name == "slurm":
                 check_slurm(self._workflow.resource_settings)
             self._locks.append(begin(self.params))
+
+    def end(self) -> None:
+        """After the last job: remove what was unpacked for the jobs, if no other workflow runs."""
+        for lock in self._locks:
+            lock.close()
+        with suppress(UserError), nobody_else():
+            shutil.rmtree(UNPACKED, ignore_errors=True)
 
     def check_targets(
         self, arguments: Sequence[str], parsed: Callable[[], Iterable[str]], known: Callable[[], Iterable[str]]
@@ -130,9 +146,12 @@ class Session:
             raise UserError(f"target {target}: no rule makes it{hint or '; snakemake --list shows the rules'}")
 
 
-def _remove_stale_locks() -> None:
-    """Remove Snakemake's locks of a killed run, so that it continues without --unlock: nobody else runs here."""
-    shutil.rmtree(".snakemake/locks", ignore_errors=True)
+def write_environment(file: Path = ENVIRONMENT, lock: Path = LOCK) -> None:
+    """Write conda's environment of all jobs with the pins of ``lock``, which it cannot name: Snakemake copies it."""
+    pins = "".join(f"      - {pin}\n" for pin in lock.read_text(encoding="utf-8").split())
+    text = f"channels: [conda-forge, nodefaults]\ndependencies:\n  - python =3.11\n  - pip\n  - pip:\n{pins}"
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)
 
 
 def begin(params: Params) -> IO[str]:

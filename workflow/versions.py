@@ -23,6 +23,10 @@ class Versions:
     def __init__(self, params: Params, archives: Mapping[str, str], code: Callable[..., str] = step_digest) -> None:
         self.params, self.archives, self._code = params, archives, code
 
+    def of(self, step: str) -> str:
+        """Of a step that no parameter changes."""
+        return self._code(step)
+
     def _run(self, wildcards: Wildcards) -> RunParams:
         return self.params.run(wildcards.dataset, wildcards.recipe)
 
@@ -34,14 +38,11 @@ class Versions:
         """Digest of a step that trains."""
         return self._code(step, module_of(run.model.name), loss_module(run.train.loss.name))
 
-    def synthesize(self, wildcards: Wildcards) -> str:
-        return self._code("synthesize")
-
     def index(self, wildcards: Wildcards) -> str:
         data = self.params.dataset_definitions[wildcards.dataset]
         code = self._code("index", f"transfer.datasets.{data.parser}")
         # When a synthetic archive, whose date does not count, is made again.
-        made = [self.synthesize(wildcards), data.synthetic, data.synthetic_scale] if data.synthetic is not None else []
+        made = [self._code("synthesize"), data.synthetic, data.synthetic_scale] if data.synthetic is not None else []
         return digest(data.parser, data.options, data.expect, data.missing, code, made)
 
     def subsets(self, wildcards: Wildcards) -> str:
@@ -59,12 +60,6 @@ class Versions:
         archive = Path(self.archives[wildcards.dataset]).name
         return digest(archive, self.align(wildcards), self._code("inspect"))
 
-    def hash(self, wildcards: Wildcards) -> str:
-        return self._code("hash")
-
-    def duplicates(self, wildcards: Wildcards) -> str:
-        return self._code("duplicates")
-
     def audit(self, wildcards: Wildcards) -> str:
         about = [self.params.dataset_definitions[dataset].about for dataset in self.params.datasets]
         return digest(self.params.experiment, self.params.datasets, about, self._code("audit"))
@@ -75,17 +70,14 @@ class Versions:
         return digest(sampling.val_fraction, sampling.split_seed, sampling.duplicates, self._code("sample", *groups))
 
     def weights(self, wildcards: Wildcards) -> str:
-        from transfer.models.weights.catalogue import OF_SOURCE
+        from transfer.models.weights.catalogue import importer
 
-        return digest(OF_SOURCE[wildcards.weights], self._code("weights"))
+        return digest(importer(wildcards.weights), self._code("weights"))
 
     def train(self, wildcards: Wildcards) -> str:
         run = self._run(wildcards)
         train = run.train.model_dump(mode="json", exclude=RUNTIME_KEYS)
         return digest(run.model, train, sorted(self.params.protocols), self._train_code("train", run))
-
-    def evaluate(self, wildcards: Wildcards) -> str:
-        return self._code("evaluate")
 
     def robustness(self, wildcards: Wildcards) -> str:
         robustness = self.params.robustness
@@ -152,6 +144,3 @@ class Versions:
 
     def attention(self, wildcards: Wildcards) -> str:
         return digest(self.params.experiment, self.params.recipes, self.params.seeds[0], self._code("attention"))
-
-    def overview(self, wildcards: Wildcards) -> str:
-        return self._code("overview")

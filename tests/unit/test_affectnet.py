@@ -51,7 +51,7 @@ def test_eight_classes(form, files, tmp_path):
     ]
     assert found["sample"].tolist() == ["1/aa", "1/bb", "3/ee", "4/gg", "4/hh"]
     assert found["path"][2] == "images/Manually_Annotated_Images/3/ee.png"
-    assert found["split"].tolist() == ["train"] * 3 + ["test"] * 2  # the validation part is what the field tests on
+    assert found["split"].tolist() == ["train"] * 3 + ["test"] * 2  # the validation split is what the field tests on
     assert found["label"].tolist() == [0, 7, 6, 5, 7]
     assert found["class_name"].tolist() == ["neutral", "contempt", "anger", "disgust", "contempt"]
     assert (found["valence"] == -0.25).all() and (found["arousal"] == 0.5).all()
@@ -133,7 +133,7 @@ def test_repeated_rows_are_left_out_and_kept_in_view(files, tmp_path):
         ("5/ii.jpg", 1),  # another label
         ("5/jj.jpg", 2),
         ("5/jj.jpg", 9),  # another label, of no class
-        ("4/gg.jpg", 4),  # is in the validation part
+        ("4/gg.jpg", 4),  # is in the validation split
     ]
     files["lists/training.csv"] = table(rows)
     for name in ("5/ii.jpg", "5/jj.jpg"):

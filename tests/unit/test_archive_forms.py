@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from archives import aes_zip_bytes, deflate64_zip_bytes, pack, seven_zip_bytes, tar_gz_bytes, zip_bytes
 
-from transfer.datasets.archives import locate, open_source
+from transfer.datasets.archives import UNPACKED, locate, open_source
 from transfer.utils.errors import UserError
 
 FILES = {
@@ -22,6 +22,11 @@ FILES = {
     "top/deep/noise.bin": np.random.default_rng(0).bytes(70_000),
     "top/b.csv": b"1,2\n" * 30_000,
 }
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def read_all(path):
@@ -67,6 +72,21 @@ def test_password(make, tmp_path):
     assert read_all(path) == FILES
 
 
+def test_a_7z_is_unpacked_once(tmp_path, monkeypatch):
+    import py7zr
+
+    unpacked = []
+    extract = py7zr.SevenZipFile.extractall
+    monkeypatch.setattr(py7zr.SevenZipFile, "extractall", lambda *given: (unpacked.append(1), extract(*given)))
+    path = tmp_path / "data.7z"
+    path.write_bytes(seven_zip_bytes(FILES))
+    assert read_all(path) == read_all(path) == read_all(path.rename(tmp_path / "other.7z")) == FILES and unpacked == [1]
+    changed = FILES | {"top/a.txt": b"changed"}
+    (tmp_path / "other.7z").write_bytes(seven_zip_bytes(changed))
+    assert read_all(tmp_path / "other.7z") == changed and unpacked == [1, 1]
+    assert sorted(folder.name.isalnum() for folder in UNPACKED.iterdir()) == [True, True]
+
+
 def test_7z_without_its_library(tmp_path, monkeypatch):
     (tmp_path / "data.7z").write_bytes(seven_zip_bytes(FILES))
     monkeypatch.setitem(sys.modules, "py7zr", None)
@@ -81,6 +101,28 @@ def test_names_of_windows(tmp_path):
             info.filename = name.replace("/", "\\")
             handle.writestr(info, content)
     assert read_all(tmp_path / "data.zip") == FILES
+
+
+def test_names_with_accents(tmp_path):
+    """UTF-8 that its writer does not mark, and letters apart from their accents: both as macOS writes."""
+
+    class Unmarked(zipfile.ZipInfo):
+        def _encodeFilenameFlags(self):  # noqa: N802
+            return self.filename.encode(self.comment.decode()), self.flag_bits
+
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as handle:
+        for stored, encoding in {
+            "\u00fc/\u00e9.jpg": "utf-8",
+            "u\u0308/o.jpg": "utf-8",
+            "\u00fc/a.jpg": "cp437",
+        }.items():
+            info = Unmarked(stored)
+            info.comment = encoding.encode()
+            handle.writestr(info, stored)
+        handle.writestr("u\u0308/i.jpg", b"")
+    assert set(read_all(tmp_path / "data.zip")) == {f"\u00fc/{name}.jpg" for name in ("\u00e9", "o", "a", "i")}
+    folder = pack({"u\u0308/e\u0301.jpg": b"x"}, "folder", tmp_path / "data")
+    assert read_all(folder) == {"\u00fc/\u00e9.jpg": b"x"}
 
 
 def test_untouched_archives_two_levels_deep(tmp_path):
@@ -134,6 +176,12 @@ def test_what_is_left_out_has_a_reason(tmp_path):
         (["rafdb.part1.rar", "rafdb.part2.rar"], r"holds rafdb\.part1\.rar, .*; unpack it .* folder rafdb/"),
         (["rafdb.zip.001", "rafdb.zip.002"], r"holds rafdb\.zip\.001, .*; join .*: cat rafdb\.zip\.\* > rafdb\.zip"),
         (["rafdb.tar.gz.aa"], r"holds rafdb\.tar\.gz\.aa, .*: cat rafdb\.tar\.gz\.\* > rafdb\.tar\.gz"),
+        (["rafdb.zip.001", "rafdb.zip.003"], r"holds rafdb\.zip\.001, .*; its part 2 is missing: get all parts again"),
+        (["rafdb.z02"], r"holds rafdb\.z02, .*; its part 1 is missing"),
+        (["rafdb.zip.gz"], r"holds rafdb\.zip\.gz, .*; finish its download, or unpack it into the folder rafdb/"),
+        (["rafdb.zip.crdownload"], r"holds rafdb\.zip\.crdownload, .*; finish its download"),
+        (["rafdb (1).zip"], r"holds rafdb \(1\)\.zip, .*; rename it to rafdb\.zip"),
+        (["rafdb_aligned.zip"], r"rafdb: not found in "),
         (["rafdb.z01"], r"holds rafdb\.z01, .*: zip -s 0 rafdb\.zip --out rafdb_whole\.zip"),
         (["RAFDB.ZIP"], r"holds RAFDB\.ZIP, .*; rename it to rafdb\.zip"),
         (["rafdb"], r"holds rafdb, .*; it is a file; give it a name that says so"),

@@ -1,4 +1,4 @@
-"""The pictures of attention: which faces, what is drawn, the same bytes every time; and any photo."""
+"""The pictures of attention: which faces, what is drawn, the same bytes every time."""
 
 import json
 import shutil
@@ -7,21 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finished_runs import CLASSES, edited, params_of_two
+from finished_runs import CLASSES, params_of_two
 from PIL import Image
 
-from transfer.datasets.synthetic.render import render_face
 from transfer.evaluation.network import load_model, read_faces
 from transfer.explain.attention import (
     JET,
     Tile,
     draw_grid,
     explain,
-    explain_photo,
     lanets_figure,
     one_per_class,
     overlay,
-    photo_figure,
     stretched,
     write_attention,
 )
@@ -39,24 +36,6 @@ PARAMS = params_of_two()
 @pytest.fixture(scope="module")
 def weights(finished):
     return finished.run("faces", "full", 0) / "model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Photos by what is in them."""
-    folder = tmp_path_factory.mktemp("photos")
-    one = render_face(np.random.default_rng(160), "happiness", 0.8, 160).image
-    small = render_face(np.random.default_rng(120), "neutral", 0.8, 110).image
-    two = np.full((170, 290, 3), 128, np.uint8)
-    two[5:165, 5:165] = one
-    two[30:140, 175:285] = small
-    for name, pixels in (("one", one), ("two", two), ("empty", np.full((70, 90, 3), 120, np.uint8))):
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-    (folder / "text.png").write_bytes(b"not an image")
-    return folder
-
-
-# --- which faces ---
 
 
 def test_the_first_face_that_all_have_right():
@@ -185,54 +164,6 @@ def test_a_missing_dataset(layout):
         write_attention(PARAMS, layout, "faces", RECIPES, 0)
 
 
-# --- photos ---
-
-
-def test_a_photo(weights, photos, tmp_path):
-    photo = explain_photo(photos / "one.png", weights)
-    assert photo.n_faces == 1 and photo.classes == CLASSES
-    assert photo.probabilities.sum() == pytest.approx(1, abs=1e-5)
-    assert photo.explained.faces.shape == (1, 32, 32, 3) and photo.explained.lanets.shape == (1, 2, 32, 32)
-    assert photo.run == "tiny/faces/full/seed0"
-    save(photo_figure(photo), tmp_path / "a.png")
-    save(photo_figure(explain_photo(photos / "one.png", weights)), tmp_path / "b.png")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_of_two_faces_the_one_nearest_the_centre_by_area(weights, photos):
-    photo = explain_photo(photos / "two.png", weights)
-    assert photo.n_faces == 2
-    alone = explain_photo(photos / "one.png", weights).explained.faces.astype(float)
-    assert np.abs(photo.explained.faces - alone).mean() < 20, "the larger one"
-
-
-def test_a_photo_without_a_face_is_taken_whole_or_refused_as_in_the_run(weights, photos, tmp_path):
-    photo = explain_photo(photos / "empty.png", weights)
-    assert photo.n_faces == 0 and set(np.unique(photo.explained.faces)) == {120}
-
-    faces = load_model(weights)[1]["faces"] | {"no_face": "drop"}
-    dropping = edited(weights, tmp_path / "w.safetensors", faces=faces)
-    with pytest.raises(UserError, match=r"empty\.png: no face found, and the run left such images out"):
-        explain_photo(photos / "empty.png", dropping)
-    assert explain_photo(photos / "empty.png", dropping, aligned=True).n_faces == 0
-
-
-def test_an_aligned_photo_is_taken_as_it_is(weights, photos):
-    photo = explain_photo(photos / "one.png", weights, aligned=True)
-    whole = np.asarray(Image.open(photos / "one.png").resize((32, 32), Image.Resampling.BILINEAR)).astype(float)
-    assert np.abs(photo.explained.faces[0] - whole).mean() < 1
-
-
-def test_no_photo(weights, photos):
-    with pytest.raises(UserError, match=r"absent\.png: no such file"):
-        explain_photo(photos / "absent.png", weights)
-    with pytest.raises(UserError, match=r"text\.png: not an image that can be read") as caught:
-        explain_photo(photos / "text.png", weights)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"text\.png: not the model\.safetensors of a run"):
-        explain_photo(photos / "one.png", photos / "text.png")
-
-
 # --- the command line ---
 
 
@@ -244,32 +175,9 @@ def directory(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("directory")
-def test_figure_attention_of_a_photo(transfer, weights, photos):
-    code, out, err = transfer("figure", "attention", "--image", str(photos / "one.png"), "--weights", str(weights))
-    assert (code, err.count("\n")) == (0, err.count("faces:"))
-    lines = out.splitlines()
-    assert lines[0].endswith("one.png: one face; figure: one_attention.png")
-    assert {line.split()[0] for line in lines[1:]} == set(CLASSES)
-    values = [float(line.split()[1]) for line in lines[1:]]
-    assert values == sorted(values, reverse=True)
-    assert Path("one_attention.png").stat().st_size > 1000
-    two = ["figure", "attention", "--image", str(photos / "two.png"), "--weights", str(weights), "--out", "two.svg"]
-    assert "2 faces: the one nearest the centre by area" in transfer(*two)[1]
-    assert Path("two.svg").read_text().startswith("<?xml")
-    empty = ["figure", "attention", "--image", str(photos / "empty.png"), "--weights", str(weights)]
-    assert "no face found: the whole image" in transfer(*empty)[1]
-
-
-@pytest.mark.usefixtures("directory")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["attention", "--image", "x.png"], "results/demo/runs/demo_rafdb/full/seed0/model.safetensors: missing; give"),
-        (["attention", "--image", "x.png", "--weights", "w.safetensors"], "w.safetensors: missing; give"),
-        (["attention", "--image", "x.png", "--weights", "params", "--out", "x.pdf"], "x.pdf: expected a name"),
-        (["attention", "--image", "x.png", "--weights", "params"], "x.png: no such file"),
-        (["attention", "--weights", "w.safetensors"], "are for a photo; add --image"),
-        (["attention", "--aligned"], "are for a photo; add --image"),
         (["attention", "--recipes", "baseline,fuller"], "--recipes fuller: not in experiment demo; allowed: baseline"),
         (["attention", "--dataset", "rafdb"], "--dataset rafdb: not in experiment demo"),
         (["attention"], "results/demo/data/demo_rafdb/aligned.npy: missing; run: snakemake"),

@@ -58,7 +58,7 @@ def test_no_group_straddles_a_validation_part_that_is_drawn(seed):
     split = split_rows(table, 0.2, seed, groups)["split"].to_numpy()
     parts = {name: set(groups[split == name]) for name in ("train", "val", "test", "dropped")}
     assert not parts["train"] & (parts["val"] | parts["test"])
-    assert not parts["val"] & parts["test"], "what is dropped for the test part is not drawn"
+    assert not parts["val"] & parts["test"], "what is dropped for the test split is not drawn"
     assert parts["dropped"] <= parts["val"] | parts["test"]
     assert ((split == "test") == (table["split"] == "test")).all()
     assert (split == "val").sum() > 0

@@ -41,7 +41,7 @@ COPIES = {
 
 @pytest.fixture(scope="module")
 def faces():
-    """Drawn faces of different people."""
+    """Synthetic faces of different people."""
     names = [name for name in EXPRESSIONS for _ in range(3)]
     drawn = [render_face(np.random.default_rng(seed), name, 1.0, 100) for seed, name in enumerate(names)]
     return [Image.fromarray(face.image) for face in drawn]

@@ -101,7 +101,7 @@ def test_the_average_over_the_steps_of_two_epochs(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two finished trainings, without and with an average, and their folders."""
+    """Two finished runs, without and with an average, and their folders."""
     found = []
     for ema in (0.0, 0.8):
         layout = tiny_dataset(tmp_path_factory.mktemp("results"))

@@ -1,6 +1,8 @@
 """Ranks, scores and pages of the leaderboard."""
 
+import hashlib
 import json
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,11 +12,14 @@ import yaml
 from boards import Place, place, tested_faces  # noqa: F401
 from finished_runs import finished, layout, params_of_two  # noqa: F401
 
+from transfer.evaluation.inference import measure_inference
+from transfer.evaluation.robustness import evaluate_robustness
 from transfer.evaluation.statistics import faces_and_seeds, visible_difference
 from transfer.layout import Layout
-from transfer.leaderboard import board, scores, tasks
+from transfer.leaderboard import board, exports, scores, tasks
 from transfer.leaderboard.page import COLUMNS, pages
 from transfer.leaderboard.ranks import ranks, sentence
+from transfer.params import read as config
 from transfer.runs.metrics import evaluate
 from transfer.utils.errors import UserError
 
@@ -178,15 +183,93 @@ def test_own_runs_become_rows(layout, tmp_path, monkeypatch):  # noqa: F811
         assert numbers["accuracy"] == pytest.approx(np.mean(given))
         checked = [one["splits"]["val"]["accuracy"] for one in expected]
         assert row.about["val_accuracy"] == pytest.approx(np.mean(checked)) and row.about["selection_gain"] >= 0
-        assert row.about["parameters"] > 1000 and all(path.exists() for path in row.files.values())
+        assert row.about["parameters"] > 1000 and row.about["macs"] > 1000
+        assert "corrupted_accuracy" not in row.about and "faces_per_second" not in row.about
     made = board.board("small", task, truth, found, [], [])
-    texts = pages([made], {}, tmp_path / "results/leaderboard")
+    texts = pages([made], {})
     assert "entries/tiny-faces-full.html" in texts and len(COLUMNS) > 10
+    assert_exports(exports.exports([made]), made)
     other = truth.labels.copy()
     other[0] = (other[0] + 1) % 3
     with pytest.raises(UserError, match="its labels are not those of the task"):
         wrong = tasks.Truth(truth.samples, other, None, truth.prior, None)
         scores.own_rows("small", task, wrong, params, layout)
+
+
+def assert_exports(texts: dict[str, str], made: scores.Board) -> None:
+    card = texts["models/tiny-faces-full/README.md"]
+    front = yaml.safe_load(card.split("---")[1])
+    (result,) = front["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == pytest.approx(made.rows[0]["scores"]["accuracy"], abs=1e-6)
+    (said,) = yaml.safe_load(texts["models/tiny-faces-full/.eval_results/small.yaml"])
+    assert said["dataset"]["task_id"] == "small@1" and said["value"] == round(
+        100 * made.rows[0]["scores"]["accuracy"], 2
+    )
+    task = json.loads(texts["small-v1.croissant.json"])
+    (listed,) = task["distribution"]
+    content = texts[listed["contentUrl"]]
+    assert listed["sha256"] == hashlib.sha256(content.encode()).hexdigest()
+    assert content.split() == ["sample", *made.samples]
+    assert [row["classes/name"] for row in task["recordSet"][1]["data"]] == made.task.classes
+
+
+def test_a_board_of_the_finished_runs_of_several_experiments(layout, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(board, "load_reported", lambda: [])
+    Place(tmp_path, layout)
+    params = params_of_two(datasets=["faces"], robustness={"corruptions": {"noise": [0.3], "blur": [0.05]}})
+    evaluate(layout.run("faces", "full", 1), experiment="tiny", dataset="faces", recipe="full", seed=1)
+    shutil.rmtree(layout.run("faces", "baseline", 0))
+    evaluate_robustness(params, layout, "faces", "full", 1)
+    measure_inference(params, layout, finished=True)
+    with pytest.raises(UserError, match="metrics.json: missing"):
+        board.build(params, layout)
+    with pytest.raises(UserError, match="other/params.yaml: missing; expected the parameters of experiment other"):
+        board.build(params, layout, finished=True, further=["other"])
+    other = Layout("other", layout.results)
+    shutil.copytree(layout.run("faces", "full", 1), other.run("faces", "full", 1))
+    evaluate(other.run("faces", "full", 1), experiment="other", dataset="faces", recipe="full", seed=1)
+    config.snapshot(params.model_copy(update={"experiment": "other"}), other.params)
+
+    page = board.build(params, layout, finished=True, further=["other"], folder=tmp_path / "published")
+    (made,) = json.loads((page.parent / "leaderboard.json").read_text()).values()
+    assert [row["name"] for row in made["rows"]] == ["tiny-faces-full", "other-faces-full"]
+    about = made["rows"][0]["about"]
+    assert 0 <= about["corrupted_accuracy"] <= 1 and about["corruptions"] == "blur 0.05; noise 0.3"
+    assert about["faces_per_second"] > 0 and "threads" in about["measured_on"]
+    for row in made["rows"]:
+        assert set(row["files"]) == {"seed 1: metrics.json", "seed 1: env.json", "parameters"}
+        assert all((page.parent / file).is_file() for file in row["files"].values())
+    kinds = {file.suffix for file in page.parent.rglob("*") if file.is_file()}
+    assert kinds == {".html", ".csv", ".json", ".yaml", ".md"}, "neither faces nor weights nor predictions"
+
+    measured = json.loads(layout.inference.read_text())
+    measured["runs"]["faces/full"]["difference"] = 0.2
+    layout.inference.write_text(json.dumps(measured))
+    with pytest.raises(UserError, match="differ by 0.200 with the others of its batch"):
+        board.build(params, layout, finished=True)
+    measured["runs"]["faces/full"]["weights_sha256"] = "0"
+    layout.inference.write_text(json.dumps(measured))
+    with pytest.raises(UserError, match="run: transfer board measure"):
+        board.build(params, layout, finished=True)
+
+
+def test_a_network_that_looks_at_the_whole_batch_is_found(layout):  # noqa: F811
+    from transfer.evaluation import inference, network
+
+    params = params_of_two(datasets=["faces"])
+    run, faces = inference.read_run(params, layout, "faces", "full", 0), network.read_faces(layout.data("faces"))
+    found = network.load_network(run, params.run("faces", "full").train, "measuring", faces)
+    pixels = faces.pixels(np.arange(10))
+    assert inference.measure(found, pixels)["difference"] < scores.SAME_FACE
+
+    class MinusBatchMean(type(found.model)):
+        def forward(self, images):
+            logits = super().forward(images)
+            return logits - logits.mean(dim=0)
+
+    found.model.__class__ = MinusBatchMean
+    assert inference.measure(found, pixels)["difference"] > scores.SAME_FACE
 
 
 def test_faces_that_have_copies_elsewhere(place):  # noqa: F811

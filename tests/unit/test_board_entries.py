@@ -66,11 +66,43 @@ def test_parquet_and_rows_and_columns_in_any_order(place):  # noqa: F811
         ({"protocol": "test_selected"}, "selection", "saw_test is no"),
         ({"undetected": "wrong"}, "detector", "own_detector"),
         ({"label_map": {"joy": "hapy"}}, "label_map", "allowed: "),
+        ({"task": "small@0"}, "fields", "task"),
+        ({"licence_of_predictions": "mine"}, "fields", "licence_of_predictions"),
+        ({"authors": []}, "fields", "authors"),
+        ({"authors": "Somebody"}, "fields", "authors"),
+        ({"date": "yesterday"}, "fields", "date"),
+        ({"val_accuracy": 80}, "fields", "val_accuracy"),
+        ({"val_accuracy": float("nan")}, "fields", "val_accuracy"),
+        ({"model": {"architecture": "linear", "parameters": -1}}, "fields", "model.parameters"),
+        ({"model": {"architecture": "linear", "macs": True}}, "fields", "model.macs"),
+        ({"model": {"architecture": "<script>"}}, "fields", "model.architecture"),
+        ({"code": {"url": "file:///etc/passwd"}}, "fields", "code.url"),
+        ({"code": {"url": "https://x.org/'onmouseover='"}}, "fields", "code.url"),
+        ({"title": "two\nlines"}, "fields", "title"),
+        ({"notes": "x " * 1001}, "fields", "notes"),
+        ({"attempts": True}, "fields", "attempts"),
+        ({"val_accuracy": True}, "fields", "val_accuracy"),
+        ({"saw_test": True}, "fields", "saw_test"),
+        ({"weights": "imagenet"}, "fields", "weights"),
+        ({"faces_per_second": float("inf")}, "fields", "faces_per_second"),
+        ({"skeptical": [{"who": "Other", "date": "2026-02-02", "text": "no"}]}, "fields", "skeptical"),
+        ({"withdrawn": {"date": "2026-02-02", "reason": ""}}, "fields", "withdrawn"),
+        ({"runs": [{"seed": 0, "file": "seed0.pkl", "sha256": "0" * 64}]}, "fields", "file"),
+        ({"runs": [{"seed": -1, "file": "seed0.csv", "sha256": "0" * 64}]}, "fields", "seed"),
+        ({"runs": [{"seed": 0, "file": "seed0.csv", "sha256": "ABC"}]}, "fields", "sha256"),
     ],
 )
 def test_a_wrong_declaration(place, changes, check, said):  # noqa: F811
     place.join(**changes)
     assert any(name == check and said in text for name, text in faults(place)), faults(place)
+
+
+def test_the_word_no_is_no_truth_value(place):  # noqa: F811
+    file = place.join() / "entry.yaml"
+    text = file.read_text()
+    assert "saw_test: 'no'" in text
+    file.write_text(text.replace("saw_test: 'no'", "saw_test: no"))
+    assert faults(place) == [] and board.submissions()["mine"].entry.saw_test == "no"
 
 
 def test_a_single_run_says_why(place):  # noqa: F811
@@ -123,6 +155,20 @@ def put(value, row: int = 4):
         (lambda table: table.drop(columns="sample"), "table", "columns"),
         (lambda table: table.set_index("sample").mul(0).add(1 / 3).reset_index(), "constant", "same probabilities"),
         (swapped, "order", "looks like"),
+        (
+            lambda table: pd.concat([table, table.tail(3).assign(sample=["x", "y", "z"])]),
+            "coverage",
+            "not of this task",
+        ),
+        (lambda table: table.assign(sample=table["sample"].str.upper()), "coverage", "not of this task: 120 rows"),
+        (lambda table: table.assign(sample=""), "coverage", "not of this task: 120 rows"),
+        (lambda table: table.assign(sample=[f"<b>{i}</b>" for i in range(FACES)]), "coverage", "not of this task"),
+        (lambda table: table.rename(columns=str.upper), "table", "columns"),
+        (lambda table: table.rename(columns={"sample": "image"}), "table", "columns"),
+        (lambda table: table.assign(p_happy=True), "finite", "not numbers from 0 to 1"),
+        (put("1e999"), "finite", "row 5 face004"),
+        (put("0,5"), "finite", "row 5 face004"),
+        (put("0x1"), "finite", "row 5 face004"),
     ],
 )
 def test_a_wrong_table(place, change, check, said):  # noqa: F811

@@ -211,7 +211,7 @@ def test_a_raw_file_that_changed_is_named(folder):
     index.parent.mkdir(parents=True)
     index.write_text("index")
     layout.chain.note([index], raw=[folder], raw_dir=folder.parent)
-    assert layout.chain.changed(index, [folder], folder.parent) == []
+    assert layout.chain.changed(index, {folder: contents(folder)}, folder.parent) == []
     (folder / "labels.txt").write_text("corrected")
     with pytest.raises(
         UserError, match=r"set: labels.txt: changed since results/tiny/data/d/index.parquet was made; run"

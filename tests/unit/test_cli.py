@@ -110,7 +110,7 @@ def test_help_says_what_each_verb_reads_and_writes(transfer):
     assert code == 0
     verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
     verbs += ["sample", "weights", "train", "predict", "evaluate", "robustness", "cross", "diversity", "verify"]
-    verbs += ["table", "overview", "publish", "search", "search-report", "prune"]
+    verbs += ["table", "overview", "compare", "publish", "search", "search-report", "prune"]
     commands = typer.main.get_command(cli.app).commands
     assert list(commands) == [*verbs, "params", "schema", "figure", "board", "track", "bench"]
     assert all(command.rich_help_panel for command in commands.values())

@@ -16,6 +16,7 @@ from transfer.params import read as config
 from transfer.params.train import SEVERITIES
 from transfer.sources.table import archive_path
 from transfer.utils.errors import UserError
+from workflow.session import write_environment
 
 ROOT = Path(__file__).parents[2]
 NO_PARAMETERS = ("reported.yaml", "sources.yaml")
@@ -151,6 +152,10 @@ def test_a_wrong_value_is_one_line_with_key_and_what_is_allowed(value, expected)
         ("model.name=transfer_tinny", "command line: model.name: unknown model 'transfer_tinny'; allowed: "),
         ("model.name=transfer_tinny", "; did you mean transfer_tiny?"),
         ("model.pretrained=[ir50_ms1]", "; did you mean ir50_ms1m?"),
+        (
+            "model.name=timm/resnet18",
+            "recipe_definitions.baseline.local_cnns: only TransFER has it, and the model is timm/resnet18; ",
+        ),
         ("recipe_definitions.full.model.name=x", "command line: recipe_definitions.full.model.name: unknown model 'x'"),
     ],
 )
@@ -158,6 +163,73 @@ def test_models_and_weights_are_checked_before_any_job(value, expected):
     with pytest.raises(UserError) as error:
         config.load((), [value], checks=[check_models])
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "values", "expected"),
+    [
+        # a file names another model: neither the default's arguments nor those of the datasets for TransFER
+        (["model: {name: resnet18}"], [], {}),
+        ([], ["model.name=resnet18"], {}),
+        (["model: {name: resnet18, args: {width: 16}}"], [], {"width": 16}),
+        (
+            ["model: {name: resnet18, args: {width: 16}}", "model: {args: {stem: 7x7}}"],
+            [],
+            {"width": 16, "stem": "7x7"},
+        ),
+        (["model: {name: resnet18, args: {width: 16}}", "model: {name: vgg13}"], [], {}),
+        ([], ["model.args.width=16", "model.name=resnet18"], {"width": 16}),
+        # a dataset, a recipe, a recipe there
+        (["dataset_definitions: {demo_affectnet: {model: {name: resnet18}}}"], [], {}),
+        (["model: {name: resnet18}"], ["dataset_definitions.demo_affectnet.model.args.width=8"], {"width": 8}),
+        (["recipe_definitions: {plain: {model: {name: resnet18, args: {width: 8}}}}"], [], {"width": 8}),
+        (
+            ["recipe_definitions: {plain: {model: {name: resnet18, args: {width: 8}}}}"],
+            ["recipe_definitions.plain.datasets.demo_affectnet.model.args.stem=7x7"],
+            {"width": 8, "stem": "7x7"},
+        ),
+        (
+            ["recipe_definitions: {plain: {model: {name: resnet18, args: {width: 8}}}}"],
+            ["recipe_definitions.plain.datasets.demo_affectnet.model.name=dan"],
+            {},
+        ),
+        (["model: {name: resnet18, args: {width: 8}}"], ["recipe_definitions.plain.model.name=dan"], {}),
+    ],
+)
+def test_arguments_do_not_pass_to_another_model(tmp_path, files, values, expected):
+    paths = [tmp_path / f"{number}.yaml" for number in range(len(files))]
+    for path, text in zip(paths, files, strict=True):
+        path.write_text(text)
+    alone = ["recipe_definitions.plain.train.epochs=1", "recipes=[plain]", "baseline=plain", "tables=[]", "searches=[]"]
+    params = config.load(paths, [*alone, *values], checks=[check_models])
+    assert params.run("demo_affectnet", "plain").model.args == expected
+
+
+def test_the_sizes_of_transfer_share_their_arguments(tmp_path):
+    (tmp_path / "mine.yaml").write_text("model: {name: transfer_small}\ndatasets: [demo_affectnet]")
+    args = config.load([tmp_path / "mine.yaml"]).run("demo_affectnet", "full").model.args
+    assert (args["mad"], args["msad"], args["num_lanets"]) == (0.2, 0.6, 2)
+    other = ["model={name: resnet18, args: {width: 8}}", "recipe_definitions.full.model={name: transfer_tiny}"]
+    assert config.load((), other).run("demo_rafdb", "full").model.args == {"num_lanets": 2, "mad": 0.6, "msad": 0.3}
+
+
+def test_arguments_do_not_pass_to_another_loss(tmp_path):
+    (tmp_path / "a.yaml").write_text("train: {loss: {args: {label_smoothing: 0.1}}}")
+    (tmp_path / "b.yaml").write_text("train: {loss: {name: eac}}")
+    loss = config.load([tmp_path / "a.yaml", tmp_path / "b.yaml"]).train.loss
+    assert (loss.name, loss.args) == ("eac", {})
+    run = config.load([tmp_path / "a.yaml"], ["recipe_definitions.full.train.loss.name=scn"]).run("demo_rafdb", "full")
+    assert (run.train.loss.name, run.train.loss.args) == ("scn", {})
+
+
+def test_variants_of_models_keep_the_arguments_that_they_name():
+    over = "{model.args.width: [8, 16], model.name: [resnet18, dan]}"
+    sweep = f"table_definitions.mine={{kind: recipes, sweep: {{recipe: plain, over: {over}}}}}"
+    params = config.load((), ["recipe_definitions.plain.train.epochs=1", sweep])
+    found = {name: params.run("demo_rafdb", name).model for name in params.table_recipes("mine")}
+    assert [(model.name, model.args) for model in found.values()] == [
+        (name, {"width": width}) for width in (8, 16) for name in ("resnet18", "dan")
+    ]
 
 
 def test_overrides_hold_what_was_set_and_nothing_else():
@@ -301,9 +373,10 @@ def test_layout():
     assert layout.evaluation("cross", "d", "r", 3).as_posix() == "results/demo/evaluations/cross/d/r/seed3"
 
 
-def test_pins_of_the_conda_environment_are_those_of_the_lock_file():
+def test_pins_of_the_conda_environment_are_those_of_the_lock_file(tmp_path):
     pins = (ROOT / "requirements.lock").read_text().split()
-    environment = yaml.safe_load((ROOT / "workflow/envs/transfer.yaml").read_text())
+    write_environment(tmp_path / "envs/transfer.yaml", ROOT / "requirements.lock")
+    environment = yaml.safe_load((tmp_path / "envs/transfer.yaml").read_text())
     assert environment["dependencies"][-1] == {"pip": pins}
     assert pins == sorted(pins, key=lambda pin: pin.lower())
     assert all(pin.count("==") == 1 and not set(pin) & set("@/;[ ") for pin in pins)

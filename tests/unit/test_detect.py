@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def faces():
-    """Drawn faces, easy ones: their images and the true five landmarks."""
+    """Synthetic faces, easy ones: their images and the true five landmarks."""
     style = Style(noise=2.0)
     drawn = [render_face(np.random.default_rng(i), "happiness", 0.6, 96, style) for i in range(N)]
     points = [

@@ -55,7 +55,7 @@ def png_form(boxes=True):
 
 
 def csv_form():
-    """The same images with the same names; in the training part a row without a name comes second."""
+    """The same images with the same names; in the training split a row without a name comes second."""
     pixels, new, number = ["emotion,pixels,Usage"], ["Usage,Image name," + ",".join(COLUMNS)], 0
     for split, rows in SPLITS.values():
         for votes, *_ in rows:
@@ -198,7 +198,7 @@ def write_lists(folder, train, test):
     return {entry.file: folder / entry.file for entry in RAN_LISTS.values()}
 
 
-# Images 0-5 are the training part, 6-8 the validation part, 9-12 the test part; only 0, 1, 4 and 10 have a majority.
+# Images 0-5 are the training split, 6-8 the validation split, 9-12 the test split; only 0, 1, 4 and 10 have a majority.
 RAN_TRAIN, RAN_TEST = [(0, 1), (4, 2), (1, 0), (7, 3)], [(10, 7)]
 
 

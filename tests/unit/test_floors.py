@@ -18,6 +18,7 @@ FLOORS = (
     ("training",),
     ("evaluation",),
     ("explain", "audit"),
+    ("predict",),
     ("tables",),
     ("leaderboard",),
     ("tracking",),

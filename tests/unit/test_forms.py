@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from test_affectnet import POINTS, npy
 from test_ferplus import TO_FER2013, USAGE
 
 from transfer.datasets import affectnet, ferplus, rafdb, registry
-from transfer.datasets.archives import open_source
+from transfer.datasets.archives import Source, Storage, open_source
 from transfer.datasets.counts import check_counts, in_words, index_summary
+from transfer.datasets.folders import read_folders
 from transfer.utils.errors import UserError
 
 
@@ -110,7 +112,7 @@ def test_alphabetical_numbers_are_no_official_ones(tmp_path):
     counts = [OFFICIAL[affectnet.CLASSES.index(name)] for name in ALPHABETICAL]
     files, _ = class_folders(range(8), counts=counts)
     with pytest.raises(
-        UserError, match=r"\(0: 249, .*\) are those of the classes in alphabetical order, .*classes\.txt"
+        UserError, match=r"\(0: 249, .*\) are those of the classes in alphabetical order; .*classes\.txt"
     ):
         index("affectnet", files, tmp_path, classes=8, release="folders")
     files["x/classes.txt"] = "\n".join(ALPHABETICAL).encode()
@@ -133,6 +135,42 @@ def test_seven_alphabetical_numbers(tmp_path):
         index("affectnet", files, tmp_path, classes=7, release="folders")
     files, truth = class_folders(range(7), counts=OFFICIAL[:7])
     assert labels(index("affectnet", files, tmp_path / "2", classes=7, release="folders")) == truth
+
+
+def numbered(names, official):
+    """The class folders of an archive of many files, of which nothing but the names is read."""
+    source = Source(Path("data"))
+    source.add(Storage(Path("data"), dict.fromkeys(names), {}, str, len, iter), {name: name for name in names})
+    return read_folders(source, affectnet.CLASSES, 0, official)
+
+
+def test_counts_that_cannot_tell_one_order_from_another(tmp_path):
+    """As many images of each class as of any other; or, as on Kaggle, up to a limit, which can tell."""
+    balanced, _ = class_folders(range(8), counts=[125] * 8)
+    with pytest.raises(UserError, match=r"\(0: 125, .*\) do not tell whether the numbers are the official ones; which"):
+        index("affectnet", balanced, tmp_path, classes=8, release="folders")
+    balanced["x/classes.txt"] = "\n".join(ALPHABETICAL).encode()
+    table = index("affectnet", balanced, tmp_path, classes=8, release="folders")
+    assert set(table["class_name"][table["path"].str.contains("/0/")]) == {"anger"}
+    official = [74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750]
+    limited = [min(n, 5000) for n in official]
+    assert sum(limited) == 37_553, "the copy of eight folders"
+    names, truth = class_folders([f"class{n:03d}" for n in range(1, 9)], counts=limited)
+    assert {path: label for path, _, label in numbered(names, official).rows} == truth
+    by_name = [limited[affectnet.CLASSES.index(name)] for name in ALPHABETICAL]
+    with pytest.raises(UserError, match="are those of the classes in alphabetical order"):
+        numbered(class_folders(range(8), counts=by_name)[0], official)
+    names = sorted(rafdb.CLASSES)
+    files = {
+        f"{split}/{number}/{k}_aligned.jpg": b""
+        for split in ("train", "test")
+        for number in range(1, 8)
+        for k in range(150)
+    }
+    with pytest.raises(UserError, match="do not tell whether the numbers are the official ones"):
+        index("rafdb", files, tmp_path / "4", images="aligned")
+    files["classes.txt"] = "\n".join(names).encode()
+    assert index("rafdb", files, tmp_path / "5", images="aligned")["class_name"].value_counts().nunique() == 1
 
 
 def test_numbers_from_one(tmp_path):
@@ -372,6 +410,20 @@ def test_images_one_level_deeper_are_not_absent(tmp_path):
     files = {f"Image/original/{name}.jpg": b"" for name, _ in names} | {"list_patition_label.txt": b"\n".join([b""])}
     with pytest.raises(UserError, match=r"holds no EmoLabel/list_.*; but list_patition_label\.txt is there: give"):
         index("rafdb", files, tmp_path / "2")
+
+
+def test_absent_images_behind_a_link(tmp_path):
+    names, lines = rafdb_list()
+    files = {f"real/{name}.jpg": b"" for name, _ in names} | {
+        "EmoLabel/list_patition_label.txt": "\n".join(lines).encode()
+    }
+    folder = pack(files, "folder", tmp_path / "data")
+    (folder / "Image").mkdir()
+    (folder / "Image/original").symlink_to("../real")
+    with pytest.raises(
+        UserError, match=r"14 of 14 .*; but Image/original is there, which is left out \(links to folders"
+    ):
+        index("rafdb", {}, tmp_path)
 
 
 def test_absent_images_in_an_archive_that_is_not_read(tmp_path):

@@ -1,5 +1,7 @@
 import hashlib
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -105,17 +107,60 @@ JPEGS = [
 
 
 @pytest.mark.parametrize("form", JPEGS, ids=str)
-def test_a_truncated_jpeg_is_broken_whatever_its_end_mark_says(form):
-    for seed in range(8):
-        form = {"mode": "RGB"} | form
-        options = {key: value for key, value in form.items() if key != "mode"}
+def test_a_truncated_jpeg_is_broken_whatever_its_end_says(form):
+    """Anywhere behind its header, down to the last byte, with an end mark, zeros or nothing in place of the rest."""
+    form = {"mode": "RGB"} | form
+    options = {key: value for key, value in form.items() if key != "mode"}
+    for seed in range(6):
         content = encode(smooth(seed, 61 + seed).convert(form["mode"]), "JPEG", quality=85, **options)
+        assert (decode(content + b"what cameras leave behind the end \xff\xd9") == decode(content)).all()
+        start, end = content.index(b"\xff\xda") + 14, len(content) - 2
+        for cut in {*np.linspace(start, end - 1, 20).astype(int).tolist(), *range(end - 9, end)}:
+            for rest in (b"\xff\xd9", bytes(len(content) - cut), b""):
+                with pytest.raises(BrokenImage):
+                    decode(content[:cut].removesuffix(b"\xff") + rest)
+
+
+def png_of(rows, width, height):
+    """A PNG, correct in every checksum, that holds ``rows``."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_half_a_png_is_broken_whatever_its_checksums_say():
+    rows = b"".join(b"\0" + bytes(range(row, row + 20)) for row in range(16))
+    assert decode(png_of(rows, 20, 16))[15, 19].tolist() == [34, 34, 34]
+    for part in (rows[:168], rows[:-1], b"", rows + rows):
+        with pytest.raises(BrokenImage):
+            decode(png_of(part, 20, 16))
+    for image in (smooth(0), smooth(1).quantize(64), smooth(2).convert("1"), smooth(3).convert("RGBA")):
+        content, rng = encode(image), np.random.default_rng(0)
         decode(content)
-        decode(content + b"what cameras leave behind the end \xff\xd9")
-        start = content.index(b"\xff\xda") + 14
-        for cut in np.linspace(start, start + 0.9 * (len(content) - start), 12).astype(int):
-            with pytest.raises(BrokenImage):
-                decode(content[:cut].removesuffix(b"\xff") + b"\xff\xd9")
+        for place in rng.integers(content.index(b"IDAT") + 4, len(content) - 24, 60):
+            for damaged in (
+                content[:place] + bytes(len(content) - place),
+                content[:place] + b"\0\0\0\0IEND\xaeB`\x82",
+                content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :],
+            ):
+                with pytest.raises(BrokenImage):
+                    decode(damaged)
+
+
+def test_an_interlaced_png_is_whole():
+    """Two passes of Adam7 are empty in an image of one column."""
+    for width in (1, 3, 9):
+        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+        grey = np.arange(width * 7, dtype=np.uint8).reshape(7, width)
+        parts = [grey[y::down, x::across] for x, y, across, down in passes]
+        rows = b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
+        content = bytearray(png_of(rows, width, 7))
+        content[28] = 1
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        assert (decode(bytes(content))[..., 0] == grey).all()
 
 
 def test_grey_corners_are_no_truncation():

@@ -59,3 +59,9 @@ def test_what_the_snakefile_imports():
     code += f"print(*(name for name in {HEAVY} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) <= PARAMETERS
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = f"import sys, transfer; transfer.load; print(*(name for name in {HEAVY} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"pydantic"}, "the models' arguments are read with it"

@@ -8,11 +8,12 @@ import torch
 from tiny_training import contents, tiny_dataset, tiny_params
 from torch import nn
 
-from transfer.losses import cross_entropy, dan, eac, multi_target, probability, rul, scn
+from transfer.losses import cross_entropy, dan, dcs, eac, multi_target, probability, rul, scn
 from transfer.losses.base import Batch
+from transfer.losses.dcs import partners, similarity
 from transfer.losses.registry import check_losses, names
-from transfer.models.registry import check_models
-from transfer.params import read
+from transfer.models.registry import check_models, create_model
+from transfer.params import ModelParams, read
 from transfer.training import run
 from transfer.utils.errors import UserError
 
@@ -149,6 +150,40 @@ class Uncertain(Trunk):
         return x.mean(dim=(2, 3)) * 0 + torch.tensor([1.0, 3.0]).log()[:, None]
 
 
+def test_dcs_compares_faces_of_a_class_and_weighs_the_nearest_tokens():
+    labels = torch.tensor([2, 0, 2, 1, 2, 0])
+    for seed in range(5):
+        torch.manual_seed(seed)
+        other = partners(labels)
+        assert (labels[other] == labels).all() and sorted(other.tolist()) == list(range(6)), "each face once"
+        assert [row for row in range(6) if other[row] == row] == [3], "itself where it is alone"
+    key, other_key = torch.tensor([[[0.0], [3.0]]]), torch.tensor([[[0.0], [1.0]]])
+    # distances of the other's tokens (rows) to the face's: 0 3 / 1 2; near: 3 0 / 2 1
+    rows = (3 / 3 + 2 / 5**0.5, 0 + 1 / 5**0.5)
+    columns = (3 / 13**0.5 + 0, 2 / 13**0.5 + 1)
+    expected = [torch.tensor(values).softmax(dim=0) for values in (rows, columns)]
+    found = similarity(key, other_key)
+    assert all(torch.allclose(a.flatten(), b) for a, b in zip(found, expected, strict=True))
+
+
+def test_dcs_is_the_mean_of_four_cross_entropies():
+    torch.manual_seed(0)
+    model = create_model(ModelParams(name="dcs", img_size=32), 3).eval()
+    loss = dcs.Loss(3, model).eval()
+    images, labels = torch.randn(2, 3, 32, 32), torch.tensor([1, 1])
+    with torch.no_grad():
+        outputs = loss.network(model)(images)
+        value, logits = loss(Batch(outputs, labels))
+        assert torch.equal(logits, model(images)), "the network predicts alone"
+        own = outputs[2][:, 1:]
+        pairs = [c(x, x.flip(0)) for c, x in zip(loss.compare, own.chunk(3, dim=1), strict=True)]
+        first, second = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))
+        seen = [logits, logits, loss.encoder(own + first), loss.encoder(own.flip(0) + second)]
+    assert value.item() == pytest.approx(
+        sum(nn.functional.cross_entropy(one, labels).item() for one in seen) / 4, rel=1e-5
+    )
+
+
 def test_rul_by_hand(monkeypatch):
     monkeypatch.setattr(torch, "randperm", lambda n, device=None: torch.tensor([1, 0]))
     images = torch.tensor([[4.0, 0.0], [0.0, 4.0]])[:, :, None, None]
@@ -254,4 +289,4 @@ def test_what_does_not_fit_is_one_line_before_any_job(recipe, expected):
 
 
 def test_every_loss_is_found():
-    assert names() == ("cross_entropy", "dan", "eac", "multi_target", "probability", "rul", "scn")
+    assert names() == ("cross_entropy", "dan", "dcs", "eac", "multi_target", "probability", "rul", "scn")

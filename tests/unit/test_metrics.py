@@ -92,7 +92,7 @@ def test_run_metrics_are_per_protocol_and_split():
 
 def test_evaluate_writes_what_it_returns(tmp_path):
     write_predictions(tmp_path / "predictions.parquet", predictions())
-    content = evaluate(tmp_path, **IDENTITY, classes=CLASSES)
+    content = evaluate(tmp_path, **IDENTITY)
     assert json.loads((tmp_path / "metrics.json").read_text()) == content
     assert list(content) == ["experiment", "dataset", "recipe", "seed", "classes", "protocols", "predictions_sha256"]
     assert {key: content[key] for key in IDENTITY} == IDENTITY
@@ -119,23 +119,16 @@ def test_evaluate_notes_which_subsets(tmp_path):
     write_predictions(tmp_path / "predictions.parquet", predictions())
     file = tmp_path / "subsets.parquet"
     pd.DataFrame({"sample": ["t1"], "subset": ["pose30"]}).to_parquet(file)
-    content = evaluate(tmp_path, **IDENTITY, classes=CLASSES, subsets=file)
+    content = evaluate(tmp_path, **IDENTITY, subsets=file)
     assert content["subsets_sha256"] == sha256(file)
     assert content["protocols"]["last"]["subsets"]["pose30"]["n"] == 1
     assert read_metrics(tmp_path, **IDENTITY) == content
 
 
-def test_evaluate_refuses_classes_in_another_order(tmp_path):
-    write_predictions(tmp_path / "predictions.parquet", predictions())
-    with pytest.raises(UserError, match=r"predictions.parquet: classes are surprise, fear, disgust, expected fear"):
-        evaluate(tmp_path, **IDENTITY, classes=["fear", "surprise", "disgust"])
-    assert not (tmp_path / "metrics.json").exists()
-
-
 @pytest.fixture
 def evaluated(tmp_path):
     write_predictions(tmp_path / "predictions.parquet", predictions())
-    evaluate(tmp_path, **IDENTITY, classes=CLASSES)
+    evaluate(tmp_path, **IDENTITY)
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""A user's own faces: one block of parameters, no parser. Drawn faces of four classes, through the verb index."""
+"""A user's own faces: one block of parameters, no parser. Synthetic faces of four classes, through the verb index."""
 
 import io
 import json
@@ -37,7 +37,8 @@ def drawn():
 @pytest.fixture(autouse=True)
 def directory(tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
-    (tmp_path / "params/default.yaml").write_bytes((ROOT / "params/default.yaml").read_bytes())
+    for name in ("default.yaml", "reported.yaml"):
+        (tmp_path / "params" / name).write_bytes((ROOT / "params" / name).read_bytes())
     monkeypatch.chdir(tmp_path)
 
 
@@ -116,6 +117,38 @@ def test_csv(index, drawn):
     assert (table[[f"vote_{name}" for name in CLASSES]].max(axis=1) == 7).all()
 
 
+def test_csv_to_table(index, drawn, transfer):
+    """Landmarks and votes of the csv reach the aligned faces and the training; a file that the csv repeats is said."""
+    from transfer.faces.align import similarity, template, warp
+
+    settings = (
+        ", faces: {landmarks: supplied}, train: {targets: soft_labels, epochs: 1, batch_size: 4, warmup_epochs: 0},"
+        " model: {name: transfer_tiny, img_size: 32}"
+    )
+    assert index(listed(drawn), "csv", extra=settings)[0] == 0
+    chosen = ["--params", "own.yaml", "--set", "tracking=false", "--set", "seeds=[0]"]
+    for verb in ("detect", "align", "inspect", "sample"):
+        code, out, err = transfer(verb, "--dataset", "faces", *chosen)
+        assert code == 0, (verb, out, err)
+    report = json.loads((DATA / "faces.json").read_text())
+    assert (report["counts"]["whole"], report["counts"]["misplaced"]) == (1, 0)
+    store, manifest = np.load(DATA / "aligned.npy"), pd.read_parquet(DATA / "aligned.parquet")
+    for face, sample, label in zip(store[1:], manifest["sample"][1:], manifest["class_name"][1:], strict=True):
+        content, name, points = drawn[f"{sample.removeprefix('faces/')}.png"]
+        matrix = similarity(points.reshape(1, 5, 2), template(112))[0]
+        assert name == label and (face == warp(np.array(Image.open(io.BytesIO(content))), matrix, 112)).all()
+    split = pd.read_parquet(DATA / "split.parquet")
+    assert split["split"].value_counts().to_dict() == {"train": 4, "val": 4, "test": 4}
+    for verb in ("train", "evaluate"):
+        code, out, err = transfer(verb, "--dataset", "faces", "--recipe", "baseline", "--seed", "0", *chosen)
+        assert code == 0, (verb, out, err)
+    code, out, err = transfer("table", "--name", "table1", *chosen)
+    assert code == 0, (out, err)
+    table = pd.read_csv("results/own/table1.csv")
+    assert set(table["dataset"]) == {"faces"} and set(table["protocol"]) == {"last", "val_selected", "test_selected"}
+    assert table["accuracy"].isin([0, 25, 50, 75, 100]).all()
+
+
 def test_csv_of_another_name_without_more(index, drawn):
     files = listed(drawn, votes=False)
     files["set/mine.csv"] = b"path,label,split\n" + b"".join(
@@ -138,11 +171,23 @@ def test_csv_of_another_name_without_more(index, drawn):
             {"path": "faces/none.png"},
             "1 of 12 listed images are absent (train 1 of 8, test 0 of 4), first set/faces/none.png",
         ),
-        ({"path": "faces/train/calm/0.png"}, "1 images are listed twice, such as faces/train/calm/0"),
+        (
+            {"path": "faces/none/train/calm/0.png"},
+            "1 of 12 listed images are absent (train 1 of 8, test 0 of 4), first set/faces/none/train/calm/0.png",
+        ),
+        ({"path": "faces/train/calm/1"}, "but set/faces/train/calm/1.png is there"),
+        (
+            {"path": ".\\faces\\train\\calm\\0.png"},
+            "line 3: path '.\\\\faces\\\\train\\\\calm\\\\0.png' is that of line 2 too",
+        ),
+        ({"path": "faces/train/calm/0.png", "label": "joy"}, "line 3: path 'faces/train/calm/0.png' is that of line 2"),
         ({"label": "rage"}, "line 3: label is 'rage'; expected one of calm, joy, shock, wrath (option classes)"),
         ({"label": "1" * 5000}, "line 3: label is '1111"),
         ({"split": "dev"}, "line 3: split is 'dev'; expected train, val, test"),
         ({"vote_joy": "x"}, "line 3: vote_joy is 'x'; expected a whole number"),
+        ({"vote_joy": "0.5"}, "line 3: vote_joy is '0.5'; expected a whole number of people"),
+        ({f"vote_{name}": 0 for name in CLASSES}, "line 3: nobody has voted"),
+        ({"landmark_3_y": ""}, "line 3: some landmark columns are empty and others are not; fill all 10 or none"),
         ({"landmark_2_x": "left"}, "line 3: landmark_2_x is 'left'; expected pixels"),
     ],
 )
@@ -151,15 +196,78 @@ def test_csv_rows_that_do_not_fit(change, message, index, drawn):
     assert code == 1 and err.count("\n") == 1 and message in err and "data/raw/faces" in err and len(err) < 600
 
 
-def test_landmarks_the_other_way_round(index, drawn):
-    mirrored = {
-        path: (content, label, points.reshape(5, 2)[[1, 0, 2, 4, 3]].ravel())
-        for path, (content, label, points) in drawn.items()
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda points: points[[1, 0, 2, 4, 3]], "landmark_0 lies to the right of landmark_1"),
+        (
+            lambda points: points[:, ::-1],
+            "the eyes (landmark_0, landmark_1) lie below the mouth; are x and y exchanged",
+        ),
+        (lambda points: points / 64, "the eyes are less than 2 pixels apart; landmarks are pixels"),
+    ],
+)
+def test_landmarks_of_another_kind(change, message, index, drawn):
+    faces = {
+        path: (content, label, change(points.reshape(5, 2)).ravel()) for path, (content, label, points) in drawn.items()
     }
-    assert "landmark_0 lies to the right of landmark_1" in index(listed(mirrored), "csv")[2]
+    code, _, err = index(listed(faces), "csv")
+    assert code == 1 and message in err and "set/labels.csv" in err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"landmark_4_y", b"other", "line 1: the header has landmark_0_x and no landmark_4_y; give all 10 or none"),
+        (b"landmark_4_y", b"landmark_5_y", "column 'landmark_5_y' is none of landmark_0_x, ..., landmark_4_y"),
+        (b"vote_joy", b"other", "the header has vote_calm and no vote_joy; give all 4 or none"),
+        (b"vote_joy", b"vote_bliss", "column 'vote_bliss' is none of vote_calm, ..., vote_wrath"),
+        (b"split", b"Split", "expected the header path,label,split, found 'path,label,Split"),
+        (b"split", b"label", "(split is missing)"),
+        (b",", b"|", "line 1: expected the header path,label,split, found 'path|label|split|"),
+        (b"joy", b"j\xe9y", "not a UTF-8 csv file"),
+        (b"path,", b"PK\3\4", "is a zip archive, not a text file"),
+    ],
+)
+def test_csv_files_that_do_not_fit(old, new, message, index, drawn):
     files = listed(drawn)
-    files["set/labels.csv"] = files["set/labels.csv"].replace(b"landmark_4_y", b"other")
-    assert "the header has landmark_0_x and no landmark_4_y; give all 10 or none" in index(files, "csv")[2]
+    files["set/labels.csv"] = files["set/labels.csv"].replace(old, new)
+    code, _, err = index(files, "csv")
+    assert code == 1 and err.count("\n") == 1 and message in err and "set/labels.csv" in err
+
+
+@pytest.mark.parametrize("rows", [b"", b"path,label,split\n", b"path,label,split\n,,\n \n"])
+def test_a_csv_without_rows(rows, index, drawn):
+    assert "set/labels.csv has no row below its header" in index(listed(drawn) | {"set/labels.csv": rows}, "csv")[2]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda text: text.replace(",", ";"),
+        lambda text: text.replace("\n", "\r\n").encode("utf-16"),
+        lambda text: text.replace(",", " , ") + ",,\n   \n",
+        lambda text: "\ufeff" + text.replace("/", "\\"),
+        lambda text: "\n".join(f"{n},{line}" if line else line for n, line in enumerate(text.split("\n"))),
+        lambda text: text.replace(",7,", ",7.0,"),
+    ],
+)
+def test_csv_files_of_other_programs(form, index, drawn):
+    files = listed(drawn)
+    assert index(files, "csv")[0] == 0
+    expected = pd.read_parquet(DATA / "index.parquet")
+    changed = form(files["set/labels.csv"].decode().replace("\r\n", "\n"))
+    files["set/labels.csv"] = changed if isinstance(changed, bytes) else changed.encode()
+    assert index(files, "csv")[0] == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(DATA / "index.parquet"), expected)
+
+
+def test_votes_that_contradict_the_labels(index, drawn):
+    files = listed(drawn, vote_calm=0)
+    noted = "1 another class than label has the most votes, 1 another number of votes than in most rows"
+    assert noted in index(files, "csv")[1]
+    files["set/labels.csv"] = files["set/labels.csv"].replace(b"vote_joy,vote_shock", b"vote_shock,vote_joy")
+    assert "in 7 of 12 rows another class than label has the most votes" in index(files, "csv")[2]
 
 
 @pytest.mark.parametrize("classes", ["[calm]", "[calm, calm]", "calm", "['../x', y]", "[]"])

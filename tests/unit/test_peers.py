@@ -1,14 +1,24 @@
 """The peers: their authors' numbers of parameters, operations, and the shapes that losses count on."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import timm
 import torch
+import yaml
+from tiny_training import tiny_dataset, tiny_params
+from weight_files import ir50_shapes, random_tensors, write_torch
 
 import transfer  # noqa: F401
+from transfer.losses.registry import check_losses
 from transfer.models.apvit import keep, pooling_block
-from transfer.models.registry import create_model, input_of, size_of
+from transfer.models.registry import check_models, create_model, input_of, size_of
 from transfer.models.transfer import transfer_tiny
+from transfer.models.weights.importers import convert
 from transfer.params import ModelParams
+from transfer.training import run
 
 # Those at 224, 64 and 112 are the authors' modules (docs/faithfulness.md).
 SIZES = [
@@ -19,6 +29,7 @@ SIZES = [
     ("vgg13", {}, 64, 8, 8_757_704, 0.876),
     ("apvit", {}, 112, 7, 65_209_543, 12.647),
     ("ir50", {}, 112, 7, 17_611_968 + 13_115_392 + 512 * 7 + 7, 6.284),
+    ("dcs", {}, 112, 7, 40_700_039, 8.118),
     ("timm/resnet18", {}, 224, 1000, 11_689_512, 1.814),
 ]
 
@@ -73,3 +84,35 @@ def test_apvit_that_keeps_all_is_transfer_without_its_modules():
     assert torch.allclose(ours(images), theirs(images), atol=1e-5)
     x = torch.randn(2, 17, 96)
     assert pooling_block(ours.blocks[1], x, 0.5).shape == (2, 1 + 8, 96)
+
+
+@pytest.mark.parametrize("recipe", ["eac", "dan", "dcs"])
+def test_the_peers_of_one_pretrained_stem_train(recipe, tmp_path, stem_weights):
+    """params/peers.yaml at its smallest: random faces of 32 pixels, made-up weights in the form of the real ones."""
+    written = yaml.safe_load((Path(__file__).parents[2] / "params/peers.yaml").read_text())
+    params = tiny_params(
+        train={"epochs": 1, "lr": 0.001, "batch_size": 16},
+        model={"name": "transfer_base", "img_size": 32, "pretrained": ["ir50_ms1m"]},
+        recipe_definitions={recipe: written["recipe_definitions"][recipe]},
+        recipes=[recipe],
+        baseline=recipe,
+        protocols=["last"],
+        sampling={"upsample": "full"},
+    )
+    check_models(params)
+    check_losses(params)
+    layout = tiny_dataset(tmp_path)
+    layout.weights("ir50_ms1m").parent.mkdir()
+    shutil.copy(stem_weights, layout.weights("ir50_ms1m"))
+    layout.chain.note([layout.weights("ir50_ms1m")], [])
+    run.train(params, "faces", recipe, 0, layout)
+    env = json.loads((layout.run("faces", recipe, 0) / "env.json").read_text())
+    assert set(env["pretrained_sha256"]) == {"ir50_ms1m"}
+
+
+@pytest.fixture(scope="module")
+def stem_weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    file = write_torch(folder / "made_up.pth", random_tensors(ir50_shapes()))
+    convert(file, "face_evolve_ir50", folder / "ir50_ms1m.safetensors")
+    return folder / "ir50_ms1m.safetensors"

@@ -214,7 +214,7 @@ def directory(tmp_path, monkeypatch):
     [
         (
             ["weights", "ir50"],
-            "ir50: no weights of params/sources.yaml (ir50_ms1m, vit_small_p16_224, transfer_paddle)",
+            "ir50: no weights of params/sources.yaml (for a file, add --importer); allowed: ir50_ms1m, vit",
         ),
         (["weights", "x.pth"], "x.pth: no weights of params/sources.yaml"),
         (["weights", "x.pth", "--importer", "resnet"], "--importer resnet: unknown; allowed: face_evolve_ir50, "),
@@ -229,7 +229,7 @@ def directory(tmp_path, monkeypatch):
         (["evaluate", "--dataset", "demo_rafdb", "--weights", "x.pdiparams"], "x.pdiparams: no such file"),
         (
             ["evaluate", "--dataset", "demo_rafdb", "--weights", "x.safetensors", "--seed", "0"],
-            "--weights takes the place of --recipe and --seed",
+            "--weights and --tool take the place of --recipe and --seed",
         ),
         (["params", "--set", "model.pretrained=[ir50]"], "command line: model.pretrained: unknown weights 'ir50'"),
         (["params", "--set", "model.pretrained=[ir50_ms1m]"], "and model.name is transfer_tiny; change one of them"),

@@ -65,15 +65,23 @@ def test_publish_copies_what_git_may_hold(tmp_path, monkeypatch):
     assert "/somewhere/else" not in (folder / "params.yaml").read_text()
 
 
-def test_the_readme_shows_the_published_tables():
+def test_every_number_of_the_readme_is_that_of_a_file():
     readme = (ROOT / "README.md").read_text()
     shown = re.findall("<!-- table: (.*?) -->\n(.*?)<!-- end of table -->", readme, flags=re.DOTALL)
     for experiment, text in shown:
         table = pd.read_csv(ROOT / "results/published" / experiment / "table1.csv")
-        rows = table[table["protocol"] == "val_selected"].itertuples()
+        rows = list(table[table["protocol"] == "val_selected"].itertuples())
         expected = {(row.recipe, f"{row.accuracy:.2f} ± {row.accuracy_std:.2f}") for row in rows}
         assert set(re.findall(r"\| `(\w+)` \| (\d.*?) \|", text)) == expected
+        assert f"(n={rows[0].n_seeds} seeds)" in text
+        readme = readme.replace(text, "")
     assert shown
+    audit = pd.read_csv(ROOT / "results/published/ferplus-cpu/audit/audit.csv").set_index(["split_a", "split_b"])
+    leaked, paper = audit.loc["train", "test"], config.load([ROOT / "params/paper.yaml"])
+    for number in (f"{100 * leaked.copied_b / leaked.images_b:.0f} %", f"{len(paper.runs())} runs"):
+        assert number in readme
+        readme = readme.replace(number, "")
+    assert not re.search(r"\d %|\d ±|\d (M|runs|epochs|seeds)\b", readme), "a number that is tied to no file"
 
 
 def test_the_audit_is_published_with_the_table_or_without(tmp_path, monkeypatch):

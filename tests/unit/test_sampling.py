@@ -83,7 +83,7 @@ def test_a_class_too_small_to_divide_is_refused(train):
 
 
 def train_part(class_counts, seed=0):
-    """Labels and row numbers (with gaps, as after a split) of a training part."""
+    """Labels and row numbers (with gaps, as after a split) of a training split."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(len(class_counts)), class_counts))
     rows = np.sort(rng.choice(3 * len(labels), len(labels), replace=False))

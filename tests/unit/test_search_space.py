@@ -6,10 +6,13 @@ import yaml
 from tiny_search import search_params
 from tiny_training import tiny_params
 
+from transfer.losses.registry import check_losses
 from transfer.models.registry import check_models
-from transfer.params import Params, SearchDefinition, SearchSpace
+from transfer.params import Params
 from transfer.params import read as config
-from transfer.search.study import cells, conditional, draw, trial_params, with_values
+from transfer.params.recipes import with_values
+from transfer.params.search import SearchDefinition, SearchSpace
+from transfer.search.study import cells, conditional, draw, trial_params
 from transfer.utils.errors import UserError
 
 SHORT = {"mad": "model.args.mad", "msad": "model.args.msad", "num_lanets": "model.args.num_lanets"}
@@ -159,6 +162,13 @@ SPACE, RATES = "search_definitions.searched.space", "search_definitions.rates.sp
             "model.args.mda: transfer_tiny has no such argument; allowed: stem_widths,",
         ),
         (f"{SPACE}={{upsample: [most]}}", "space.upsample: should be 'full', 'sqrt' or 'none'"),
+        (
+            f"{SPACE}={{model.name: [resnet81]}}",
+            "command line: search_definitions.searched.space.model.name: unknown model 'resnet81'; allowed: ",
+        ),
+        (f"{SPACE}={{train.loss.name: [scn, sc]}}", "searched.space.train.loss.name: unknown loss 'sc'; allowed: "),
+        (f"{SPACE}={{train.loss.args.lambda: [1]}}", "args.lambda: cross_entropy has no such argument; allowed: "),
+        (f"{SPACE}={{train.loss.name: [dan]}}", "space.train.loss.name: dan needs attention heads, and TransFER has"),
         ("search_definitions.new={space: {}, trials: 1}", "search_definitions.new.space: nothing to search"),
         ("search_definitions.searched.seeds=[1, 1]", "seeds: a value appears twice"),
         ("search_storage=mysql://host/db", "command line: search_storage: expected journal, sqlite:///FILE, postgres"),
@@ -166,7 +176,8 @@ SPACE, RATES = "search_definitions.searched.space", "search_definitions.rates.sp
 )
 def test_a_wrong_search_is_one_line(value, expected):
     with pytest.raises(UserError) as error:
-        config.load((), [value, "searches=[searched, rates]"][: 1 + ("searches" not in value)], checks=[check_models])
+        checks = [check_models, check_losses]
+        config.load((), [value, "searches=[searched, rates]"][: 1 + ("searches" not in value)], checks=checks)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
 

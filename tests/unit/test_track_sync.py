@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tiny_training import CLASSES, tiny_dataset, tiny_params
+from tiny_training import tiny_dataset, tiny_params
 from tracking_store import open_client, points, runs, wait_for
 
+from transfer import load
 from transfer.datasets.synthetic.render import render_face
-from transfer.evaluation.predict import predict_files
 from transfer.layout import Layout
 from transfer.runs.metrics import evaluate
 from transfer.tables.build import build_table
@@ -57,7 +57,7 @@ def trained(tmp_path_factory) -> Path:
         for seed in SEEDS:
             train(PARAMS, "faces", recipe, seed, layout)
             identity = {"experiment": "tiny", "dataset": "faces", "recipe": recipe, "seed": seed}
-            evaluate(layout.run("faces", recipe, seed), classes=CLASSES, **identity)
+            evaluate(layout.run("faces", recipe, seed), **identity)
     shutil.copytree(ROOT / "params", folder / "params")
     (layout.data("faces") / "faces.json").write_text(json.dumps(FACES))
     with pytest.MonkeyPatch.context() as patch:
@@ -231,9 +231,9 @@ def test_the_registered_model_classifies_faces_and_photos_in_a_fresh_process(vie
     seed = open_client().get_model_version_by_alias("tiny.faces.full", "val_selected").tags["seed"]
     face = render_face(np.random.default_rng(1), "happiness", 0.8, 160)
     Image.fromarray(face.image).save(tmp_path / "photo.png")
-    weights, faces = view.run("faces", "full", int(seed)) / "model.safetensors", view.data("faces") / "aligned.npy"
-    predict_files(weights, [faces], tmp_path / "faces.parquet")
-    predict_files(weights, [tmp_path / "photo.png"], tmp_path / "photo.parquet")
+    run, faces = view.run("faces", "full", int(seed)), view.data("faces") / "aligned.npy"
+    model = load(run, device="cpu")
+    tables = [model.predict(np.load(faces)[:3]).frame(), *3 * [model.predict(tmp_path / "photo.png").frame()]]
 
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     environment.pop("PYTHONPATH", None)  # the code comes with the model
@@ -242,14 +242,32 @@ def test_the_registered_model_classifies_faces_and_photos_in_a_fresh_process(vie
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[0])
-    columns = ["status", "expression", *(f"p_{name}" for name in CLASSES)]
-    expected = [pd.read_parquet(tmp_path / f"{name}.parquet")[columns] for name in ("faces", "photo")]
-    expected = pd.concat([expected[0][:3], *3 * [expected[1]]], ignore_index=True)
-    found = pd.DataFrame(answer["rows"])
-    assert found.columns.tolist() == columns
-    assert found[columns[:2]].equals(expected[columns[:2]])
-    assert np.allclose(found[columns[2:]], expected[columns[2:]], atol=1e-6)
+    expected, found = pd.concat(tables, ignore_index=True), pd.DataFrame(answer["rows"])
+    assert found.columns.tolist() == expected.columns.tolist() and found["image"].tolist() == list(range(6))
+    numbers = [name for name in expected if name.startswith(("p_", "box_", "landmark_"))]
+    assert found[["status", "expression"]].equals(expected[["status", "expression"]])
+    assert np.allclose(found[numbers].astype(float), expected[numbers].astype(float), atol=1e-6, equal_nan=True)
     assert not answer["code"].startswith(str(ROOT))
+
+
+def test_the_tables_are_shown_and_a_changed_one_replaced(changed):
+    client, table = open_client(), pd.read_csv(changed.table("table1", "csv"))
+    experiment = client.get_experiment_by_name("tiny/tables").experiment_id
+
+    def shown() -> dict:
+        found = client.search_runs([experiment])
+        return {
+            run.data.tags["table"]: client.load_table(experiment, f"{run.data.tags['table']}.json", [run.info.run_id])
+            for run in found
+        }
+
+    pd.testing.assert_frame_equal(shown()["table1"], table, check_dtype=False)
+    table.assign(accuracy=1.5).to_csv(changed.table("table1", "csv"), index=False)
+    board = changed.results / "leaderboard"
+    (board / "runs/tiny").mkdir(parents=True)
+    pd.DataFrame({"name": ["first", None]}).to_csv(board / "leaderboard.csv", index=False)
+    sync(PARAMS, changed)
+    assert set(shown()) == {"table1", "leaderboard"} and set(shown()["table1"]["accuracy"]) == {1.5}
 
 
 # --- completing what is there ---

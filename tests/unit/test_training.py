@@ -229,7 +229,7 @@ def test_a_seed_fixes_every_bit_with_several_threads(copy, tmp_path, precision):
 
 
 def test_dropping_has_a_stream_of_its_own(copy, monkeypatch):
-    """Trainings that drop more, or other things, still see the same batches; the batches are really trained on."""
+    """Runs that drop more, or other things, still see the same batches; the batches are really trained on."""
     seen, train_epoch = [], run.train_epoch
 
     def recording(model, optimizer, batches, *rest):

@@ -49,7 +49,7 @@ def jobs(params, code=None):
         **dict.fromkeys(("synthesize", "audit", "attention", "overview", "leaderboard"), [{}]),
     }
     return {
-        (rule, *job.values()): getattr(versions, rule)(SimpleNamespace(**job))
+        (rule, *job.values()): getattr(versions, rule, lambda _, rule=rule: versions.of(rule))(SimpleNamespace(**job))
         for rule, listed in wildcards.items()
         for job in listed
     }

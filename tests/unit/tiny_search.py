@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from tiny_training import tiny_params
 
 from transfer.params import Params
-from transfer.search.study import open_storage, storage_url, study_name
+from transfer.search.study import open_storage, storage_url
 from transfer.search.worker import work
 
 MAD, MSAD, LANETS = "model.args.mad", "model.args.msad", "model.args.num_lanets"
@@ -54,7 +54,7 @@ def scripted(accuracies=lambda run: [0.5]):
 def load(params, layout) -> optuna.Study:
     """The study, as its storage has it now."""
     storage = open_storage(storage_url(params, layout))
-    return optuna.load_study(study_name=study_name(params, "searched", "faces"), storage=storage)
+    return optuna.load_study(study_name=f"{params.experiment}/{'searched'}/{'faces'}", storage=storage)
 
 
 def states(params, layout) -> Counter:

@@ -34,7 +34,7 @@ _FLAGS = (
 
 
 @contextlib.contextmanager
-def chromium(width: int = 1280, height: int = 900) -> Iterator:
+def chromium(width: int = 1280, height: int = 900, flags: Sequence[str] = ()) -> Iterator:
     """A selenium driver with a new empty profile. Debian: apt-get install chromium chromium-driver."""
     from selenium import webdriver
 
@@ -42,7 +42,7 @@ def chromium(width: int = 1280, height: int = 900) -> Iterator:
     options.binary_location = shutil.which("chromium")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        for flag in (*_FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
+        for flag in (*_FLAGS, *flags, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
             options.add_argument(flag)
         # The driver's path is given, so that Selenium does not look for one to download.
         driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
@@ -53,11 +53,15 @@ def chromium(width: int = 1280, height: int = 900) -> Iterator:
             driver.quit()
 
 
-@pytest.fixture
-def driver() -> Iterator:
+def needs_chromium() -> None:
     for program in ("chromium", "chromedriver"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not on PATH (Debian: apt-get install chromium chromium-driver)")
+
+
+@pytest.fixture
+def driver() -> Iterator:
+    needs_chromium()
     with chromium() as opened:
         yield opened
 

@@ -14,7 +14,7 @@ from pathlib import Path
 _PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 
-# More processors and memory than there may be, since the profile asks for what trainings on a GPU need; two GPUs that
+# More processors and memory than there may be, since the profile asks for what runs on a GPU need; two GPUs that
 # are none. A job of the partition urgent pre-empts those of main; a requeued job waits until its credential is void.
 # Jobs are remembered for longer than the tests take.
 _CONFIGURATION = """

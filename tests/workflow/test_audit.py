@@ -30,7 +30,7 @@ def add_copies(archive, n):
 
 
 def test_audit_and_option(smallest):
-    """Nothing is detected or trained for the audit; with the option the copies leave the training part alone."""
+    """Nothing is detected or trained for the audit; with the option the copies leave the training split alone."""
     done = smallest.snakemake(ARCHIVE, *ONE)
     assert done.returncode == 0, done.stdout
     train, test = add_copies(smallest.root / ARCHIVE, 4)

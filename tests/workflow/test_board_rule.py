@@ -50,6 +50,8 @@ def join(folder: Path) -> None:
 
 
 def test_in_a_browser(run, driver):  # noqa: F811
+    from selenium.webdriver.support.ui import Select
+
     folder = run.root / "results/leaderboard"
     table = pd.read_csv(folder / "leaderboard.csv").set_index("name")
     driver.get((folder / "index.html").as_uri())
@@ -71,6 +73,10 @@ def test_in_a_browser(run, driver):  # noqa: F811
         for row in of_tier.itertuples():
             mark = " single run" if row.n_seeds == 1 else ""
             assert float(shown[f"{row.title}{mark}"].split()[0]) == pytest.approx(row.accuracy, abs=0.006)
+    measured = table[table["tier"] == "measured"].set_index("title")
+    for head, name in (("Parameters", "parameters"), ("MACs", "macs"), ("Faces/s", "faces_per_second"), ("NLL", "nll")):
+        for title, text_of in zip(column("Entry"), column(head), strict=True):
+            assert float(text_of.replace(",", "")) == pytest.approx(measured.loc[title, name], rel=0.01, abs=0.6)
     assert "Guessing <i>at random</i> single run" in column("Entry", "verified")
 
     button = driver.find_element("xpath", "//table[@id='measured']//button[starts-with(text(), 'NLL')]")
@@ -80,11 +86,18 @@ def test_in_a_browser(run, driver):  # noqa: F811
     rising = [float(value) for value in column("NLL")]
     assert falling == sorted(falling, reverse=True) and rising == sorted(falling)
 
+    tier = Select(driver.find_element("css selector", "select[data-by=tier]"))
+    tier.select_by_visible_text("verified")
+    assert column("Entry") == [] and len(column("Entry", "verified")) == 1
+    tier.select_by_visible_text("all")
     driver.find_element("css selector", "input[type=search]").send_keys("FULL")
     assert column("Entry") == ["full"] and column("Entry", "verified") == []
     driver.find_element("link text", "full").click()
     files = [link.get_attribute("href") for link in driver.find_elements("css selector", "li a")]
-    assert len(files) == 6 and all(Path(file.removeprefix("file://")).is_file() for file in files)
+    names = [Path(file.removeprefix("file://")).name for file in files]
+    exports = ["params.yaml", "README.md", f"{TASK}.yaml"]
+    assert names == ["metrics.json", "env.json"] * 2 + exports, "all within two clicks of a number"
+    assert all(Path(file.removeprefix("file://")).is_file() for file in files)
     wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     driver.set_window_size(500, 800)
     for page in sorted(folder.rglob("*.html")):

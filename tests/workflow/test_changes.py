@@ -30,7 +30,7 @@ LABELS = "EmoLabel/list_patition_label.txt"
 
 @pytest.fixture(scope="module")
 def prepared(sources, tmp_path_factory):
-    """A checkout with an unpacked RAF-DB of drawn faces, prepared up to the split; not to be changed."""
+    """A checkout with an unpacked RAF-DB of synthetic faces, prepared up to the split; not to be changed."""
     from repository import Repository
 
     root = shutil.copytree(sources, tmp_path_factory.mktemp("changes") / "repository")
@@ -115,6 +115,21 @@ def test_an_archive_replaced_by_one_with_an_older_date_is_read_again_and_a_newer
     os.utime(raw / "corrected.zip", (1e9, 1e9))
     shutil.copy2(raw / "corrected.zip", raw / "mine.zip")
     assert mine.scheduled(SPLIT) == STEPS
+
+
+def test_a_7z_is_unpacked_for_a_workflow_and_gone_after_it(mine):
+    import py7zr
+
+    raw = mine.root / "data/raw"
+    exchange(labels_of(mine.root))
+    with py7zr.SevenZipFile(raw / "mine.7z", "w") as archive:
+        archive.writeall(raw / "mine", "mine")
+    shutil.rmtree(raw / "mine")
+    dry = mine.snakemake(SPLIT, "--dry-run")
+    assert "changed since" not in dry.stdout.replace("mine.7z", "") and mine.scheduled(SPLIT) == STEPS
+    done = mine.snakemake(SPLIT)
+    assert done.returncode == 0, done.stdout
+    assert not (mine.root / ".snakemake/unpacked").exists() and mine.scheduled(SPLIT) == {}
 
 
 def test_what_file_managers_leave_and_dates_and_another_place_change_nothing(mine):

@@ -1,4 +1,4 @@
-"""params/ferplus-gpu.yaml at its smallest: its network, its faces and its training, on few drawn faces and a CPU."""
+"""params/ferplus-gpu.yaml at its smallest: its network, faces and training, on few synthetic faces and a CPU."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Table 1, interrupted trainings and a search through SLURM with profiles/slurm, on a cluster of one node."""
+"""Table 1, interrupted runs and a search through SLURM with profiles/slurm, on a cluster of one node."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from unit.postgres import PASSWORD, Postgres
 pytestmark = pytest.mark.workflow
 
 EPOCHS = 40
-# Two trainings, long enough to be interrupted.
+# Two runs, long enough to be interrupted.
 TABLE = ("results/table1.csv", "--config", "datasets=[demo_rafdb]", "seeds=[0]", f"train={{epochs: {EPOCHS}}}")
 RUNS = "results/smallest/runs/demo_rafdb"
 
@@ -74,7 +74,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def table(cluster, sources, tmp_path_factory) -> tuple[OnCluster, Path]:
-    """Table 1 through SLURM, one of its trainings cancelled and pre-empted on the way; the same without SLURM."""
+    """Table 1 through SLURM, one of its runs cancelled and pre-empted on the way; the same without SLURM."""
     folder = tmp_path_factory.mktemp("slurm")
     local = Repository(shutil.copytree(sources, folder / "local"), *SMALLEST)
     repository = OnCluster(shutil.copytree(sources, folder / "cluster"), cluster)

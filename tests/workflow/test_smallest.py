@@ -33,7 +33,7 @@ def test_table(finished):
     assert (table["experiment"] == "smallest").all()
     assert (table["n_seeds"] == 2).all()
     assert table["accuracy"].between(0, 100).all()
-    assert table["reported_accuracy"].isna().all(), "drawn faces have no published numbers"
+    assert table["reported_accuracy"].isna().all(), "synthetic faces have no published numbers"
     full = table[table["recipe"] == "full"].groupby("dataset")[["local_cnns", "mad", "msad"]].first()
     assert full.loc["demo_rafdb"].tolist() == [2, 0.6, 0.3]
     assert full.loc["demo_affectnet"].tolist() == [2, 0.2, 0.6], "the dataset's own rates"

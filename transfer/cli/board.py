@@ -1,5 +1,6 @@
 """The leaderboard: tasks, entries, and its pages."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from transfer.params import Params
 
 app = typer.Typer(help="The leaderboard: new entries, their checks, and the pages (docs/leaderboard.md).")
+Finished = Annotated[bool, typer.Option("--finished", help="Only datasets and runs that are there, instead of all.")]
 EntryName = Annotated[str, typer.Argument(metavar="NAME", help="A folder in leaderboard/entries.")]
 
 
@@ -74,12 +76,32 @@ def check(
 
 
 @verb(app)
-def build(params: "Params", layout: Layout) -> None:
+def measure(params: "Params", layout: Layout, finished: Finished = False) -> None:
+    """Speed of each recipe's network on this machine, and whether a face's prediction depends on the rest of its batch.
+    Reads: RUN/model.safetensors, RUN/predictions.parquet, RUN/env.json, D/aligned.npy, D/aligned.parquet,
+    D/split.parquet. Writes: R/inference.json."""
+    from transfer.evaluation.inference import measure_inference
+
+    print(measure_inference(params, layout, finished))
+
+
+@verb(app)
+def build(
+    params: "Params",
+    layout: Layout,
+    finished: Finished = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another experiment, whose finished runs are rows too; repeatable."),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where to; default: results/leaderboard.")] = None,
+) -> None:
     """Make the pages of the experiment's boards. Reads: leaderboard/, params/reported.yaml, D/index.parquet,
-    D/duplicates.parquet, all runs of the experiment. Writes: results/leaderboard/."""
+    D/duplicates.parquet, all runs of the experiment, their robustness.parquet and R/inference.json if there.
+    Writes: results/leaderboard/."""
     from transfer.leaderboard.board import build as build_boards
 
-    print(build_boards(params, layout))
+    print(build_boards(params, layout, finished, also or (), to))
 
 
 @app.command()

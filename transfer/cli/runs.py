@@ -36,12 +36,13 @@ def weights(
         from transfer.sources import fetch
         from transfer.sources import table as sources
 
-        if source not in catalogue.OF_SOURCE:
-            known = ", ".join(catalogue.OF_SOURCE)
-            raise UserError(f"{source}: no weights of params/sources.yaml ({known}); for a file, add --importer")
-        name, importer = source, catalogue.OF_SOURCE[source]
-        path = existing(sources.weights_path(params, source), f"fetch {source}")
-        fetch.check(sources.get(source).files[0], path)
+        if source not in catalogue.FITS:
+            known = choices(source, catalogue.FITS)
+            raise UserError(f"{source}: no weights of params/sources.yaml (for a file, add --importer); {known}")
+        name, importer = source, catalogue.importer(source)
+        path = existing(catalogue.file_of(params, source), f"fetch {source}")
+        if source in catalogue.OF_SOURCE:
+            fetch.check(sources.get(source).files[0], path)
     elif importer in catalogue.FILLS:
         name, path = Path(source).stem, Path(source)
     else:
@@ -84,18 +85,6 @@ def train(
     run.train(params, dataset, recipe, seed, layout, listeners=listeners, keep_state=keep_state)
 
 
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or one aligned store (.npy).")],
-    weights: Annotated[Path, typer.Option(metavar="FILE", help="model.safetensors of a run.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file: .csv or .parquet.")],
-) -> None:
-    """Probabilities of the expressions. Reads: images, weights. Writes: OUT, a row per image and a column per class."""
-    from transfer.evaluation.predict import predict_files
-
-    predict_files(weights, images, out)
-
-
 @verb(app)
 def evaluate(
     params: "Params",
@@ -107,14 +96,24 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Instead of a run: model.safetensors, or the authors' .pdiparams."),
     ] = None,
+    tool: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of a run: fer or face_api.")] = None,
 ) -> None:
     """Metrics of a run under each protocol. Reads: RUN/predictions.parquet, D/subsets.parquet if present.
     Writes: RUN/metrics.json.
     With --weights: of a weight file on the test split. Reads: FILE, D/aligned.npy, D/aligned.parquet, D/split.parquet.
-    Writes: R/weights/STEM-SHA256/DATASET/predictions.parquet (with logits) and metrics.json."""
+    Writes: R/weights/STEM-SHA256/DATASET/predictions.parquet (with logits) and metrics.json.
+    With --tool: of a tool that was fetched, likewise, on whole images and on aligned faces. Reads also: the archive,
+    D/index.parquet. Writes: R/evaluations/tools/DATASET/NAME.parquet."""
+    if (weights or tool) and (recipe is not None or seed is not None or (weights and tool)):
+        raise UserError("--weights and --tool take the place of --recipe and --seed; leave these out")
+    if tool is not None:
+        from transfer.evaluation.tools import evaluate_tool
+        from transfer.runs.metrics import frame_metrics
+
+        for shown, part in evaluate_tool(params, layout, dataset, tool, classes_of(params, dataset)).groupby("input"):
+            print(f"{tool} on {dataset}, {shown}: {frame_metrics(part)['accuracy']:.2%} of {len(part):,}")
+        return
     if weights is not None:
-        if recipe is not None or seed is not None:
-            raise UserError("--weights takes the place of --recipe and --seed; leave these out")
         from transfer.evaluation.predict import evaluate_weights
 
         evaluate_weights(weights, layout, dataset, classes_of(params, dataset), params.train)

@@ -55,20 +55,11 @@ def attention(
         str | None, typer.Option(metavar="NAMES", help="The columns, comma-separated; default: all of the experiment.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the runs; default: the experiment's first.")] = None,
-    image: Annotated[Path | None, typer.Option(metavar="FILE", help="A photo, instead of the test faces.")] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="model.safetensors for the photo; default: that of the last of the recipes."),
-    ] = None,
-    aligned: Annotated[bool, typer.Option("--aligned", help="The photo is an aligned face: take it as it is.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The photo's figure, .png or .svg; default: STEM_attention.png.")
-    ] = None,
 ) -> None:
     """Draw where the networks look, in one test face per expression. Reads: model.safetensors, env.json and
     predictions.parquet of a run per recipe, D/aligned.npy, D/aligned.parquet, D/split.parquet.
     Writes: R/figures/attention_DATASET and R/figures/lanets_DATASET, each .png, .svg, .json (the caption).
-    With --image: in any photo. Reads: the photo, weights. Writes: OUT; prints the probabilities."""
+    Of any photo: transfer predict --attention."""
     dataset = dataset or params.datasets[0]
     named = recipes.split(",") if recipes else params.recipes
     for recipe in named:
@@ -76,35 +67,11 @@ def attention(
             allowed = choices(recipe, params.recipes)
             raise UserError(f"--recipes {recipe}: not in experiment {params.experiment}; {allowed}")
     seed = params.seeds[0] if seed is None else seed
-    if image is not None:
-        _photo(image, weights or layout.run(dataset, named[-1], seed) / "model.safetensors", aligned, out)
-        return
-    if weights is not None or aligned or out is not None:
-        raise UserError("--weights, --aligned and --out are for a photo; add --image")
 
     from transfer.explain.attention import write_attention
 
     for path in write_attention(params, layout, dataset, named, seed):
         print(path)
-
-
-def _photo(image: Path, weights: Path, aligned: bool, out: Path | None) -> None:
-    if not weights.exists():
-        raise UserError(f"{weights}: missing; give a run's model.safetensors with --weights, or train this one")
-    out = out or Path(f"{image.stem}_attention.png")
-    if out.suffix not in (".png", ".svg"):
-        raise UserError(f"{out}: expected a name that ends in .png or .svg")
-
-    from transfer.explain.attention import explain_photo, photo_figure
-    from transfer.utils.plots import save
-
-    photo = explain_photo(image, weights, aligned)
-    save(photo_figure(photo), out)
-    found = {0: "no face found: the whole image", 1: "one face"}
-    taken = found.get(photo.n_faces, f"{photo.n_faces} faces: the one nearest the centre by area")
-    print(f"{image}: {'taken as it is' if aligned else taken}; figure: {out}")
-    for name, probability in sorted(zip(photo.classes, photo.probabilities, strict=True), key=lambda pair: -pair[1]):
-        print(f"{name} {probability:.3f}")
 
 
 @verb(app)

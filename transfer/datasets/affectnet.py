@@ -8,6 +8,7 @@ import math
 import posixpath
 import re
 from collections import defaultdict
+from functools import cache
 from typing import TYPE_CHECKING
 
 from transfer.datasets.archives import Source
@@ -216,7 +217,22 @@ def five_landmarks(text: str, where: str) -> "np.ndarray":
     """Five landmarks, 10 numbers, of 68 points "x;y;x;y;..."."""
     import numpy as np
 
-    return _five_of(np.array(text.split(";")), f"{where}: facial_landmarks")
+    fields = text.split(";")
+    try:
+        points = np.array([float(field) for field in fields])  # ten times as fast as numpy reads texts
+    except ValueError:
+        points = np.array(fields)
+    return _five_of(points, f"{where}: facial_landmarks")
+
+
+@cache
+def _five_weights() -> "tuple[np.ndarray, np.ndarray]":
+    """Which of the 68 points make each of the five, (5, 68), and how many, (5, 1); left in the image first."""
+    import numpy as np
+
+    weights = np.zeros((5, 68))
+    weights[0, 36:42] = weights[1, 42:48] = weights[2, 30] = weights[3, 48] = weights[4, 54] = 1
+    return weights, weights.sum(axis=1, keepdims=True)
 
 
 def _five_of(points: "np.ndarray", where: str) -> "np.ndarray":
@@ -229,6 +245,5 @@ def _five_of(points: "np.ndarray", where: str) -> "np.ndarray":
             raise ValueError("not finite")
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: expected 68 points 'x;y;...', 136 numbers, found {points.shape}") from error
-    weights = np.zeros((5, 68))  # of each pair, first the one on the left of the image
-    weights[0, 36:42] = weights[1, 42:48] = weights[2, 30] = weights[3, 48] = weights[4, 54] = 1
-    return (weights @ points / weights.sum(axis=1, keepdims=True)).ravel()
+    weights, counts = _five_weights()
+    return (weights @ points / counts).ravel()

@@ -5,6 +5,7 @@ A further format is one function that returns a `Storage`, a suffix in `_KINDS`,
 
 import bz2
 import gzip
+import hashlib
 import lzma
 import os
 import posixpath
@@ -13,14 +14,16 @@ import shutil
 import stat
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from ntpath import splitdrive
 from operator import attrgetter
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import IO, Any
 
 from transfer.utils.digests import is_junk
@@ -31,6 +34,8 @@ _KINDS = {
     ".zip": ZIP, ".tar": TAR, ".tar.gz": GZIP, ".tgz": GZIP, ".tar.bz2": BZIP2, ".tar.xz": XZ, ".7z": SEVEN_ZIP,
 }  # fmt: skip
 SUFFIXES = tuple(_KINDS)
+UNPACKED = Path(".snakemake/unpacked")
+"""What was in 7z archives, by their digests, until a workflow has ended or `transfer prune` removes it."""
 MAX_RATIO = 100
 """Unpacked to packed bytes. Images do not shrink, csv files shrink to a third, bombs a thousandfold and more."""
 FREE = 64 << 20  # unpacked bytes that are always accepted: the ratio of a small text says nothing
@@ -39,12 +44,12 @@ MAX_INNER, MAX_DEPTH = 200, 3  # archives inside an archive: each is an open fil
 BY_THE_SYSTEM = "files of the operating system"  # why they are left out
 _STEP = 1 << 20
 _MAX_LINKS = 40  # as Linux follows
-_ENCRYPTED, _STRONGLY, _AES, _DEFLATE64 = 0x1, 0x40, 99, 9
+_ENCRYPTED, _STRONGLY, _UTF8, _AES, _DEFLATE64 = 0x1, 0x40, 0x800, 99, 9
 # Methods that zipfile reads, and how many packed bytes at once: those of 4 KiB unpack without bound.
 _STEPS = {zipfile.ZIP_STORED: _STEP, zipfile.ZIP_DEFLATED: _STEP, zipfile.ZIP_BZIP2: 4096, zipfile.ZIP_LZMA: 4096}
 _NO_ARCHIVES = (".jpg", ".png", ".npy", ".txt", ".csv")  # most of the files
-_PART = re.compile(r"(.+\.(?:zip|7z|rar|tar|tgz|tar\.(?:gz|xz|bz2)))\.(?:\d{3}|[a-z]{2})", re.IGNORECASE)
-_SPLIT_ZIP = re.compile(r"(.+)\.z\d\d", re.IGNORECASE)
+_PART = re.compile(r"(.+\.(?:zip|7z|rar|tar|tgz|tar\.(?:gz|xz|bz2)))\.(?:(\d{3})|[a-z]{2}(?<!gz))", re.IGNORECASE)
+_SPLIT_ZIP = re.compile(r"(.+)\.z(\d\d)", re.IGNORECASE)
 _OTHER = re.compile(r"(.+?)(?:\.part\d+)?\.(?:rar|r\d\d|tar\.zst|tar\.z|tbz2?|txz|lzh|ace|arj)", re.IGNORECASE)
 
 
@@ -88,7 +93,7 @@ def _intact(path: Path, name: str = "") -> Iterator[None]:
 
 def _accept(path: Path, name: str, packed: int, unpacked: int) -> None:
     """Refuse a member that would be unpacked outside the folder, and an archive of implausibly many bytes."""
-    if name.startswith(("/", "\\")) or PureWindowsPath(name).drive or ".." in re.split(r"[\\/]", name):
+    if name.startswith(("/", "\\")) or splitdrive(name)[0] or ".." in name and ".." in re.split(r"[\\/]", name):
         raise UserError(f"{path}: member {name!r} leaves the dataset's folder; refused")
     if unpacked > MAX_RATIO * packed + FREE:
         more = f"{packed:,} bytes unpack to {unpacked:,} or more, over {MAX_RATIO} times as many"
@@ -96,8 +101,12 @@ def _accept(path: Path, name: str, packed: int, unpacked: int) -> None:
 
 
 def _name(stored: str) -> str:
-    """A stored name with forward slashes, as text that can be written: bytes that are no UTF-8 become escapes."""
-    return posixpath.normpath(stored.replace("\\", "/").encode("utf-8", "backslashreplace").decode())
+    """A stored name with forward slashes, as text that can be written: bytes that are no UTF-8 become escapes.
+
+    An accent is a part of its letter, as people type it, also where macOS has split the two.
+    """
+    text = stored.replace("\\", "/").encode("utf-8", "backslashreplace").decode()
+    return posixpath.normpath(unicodedata.normalize("NFC", text))
 
 
 def _members(
@@ -168,6 +177,9 @@ def _zip(path: Path, file: IO[bytes], password_file: Path) -> Storage:
         archive = zipfile.ZipFile(file)
         archive.setpassword(password)  # type: ignore[arg-type]
         for info in archive.infolist():
+            if not (info.flag_bits & _UTF8 or info.filename.isascii()):  # macOS writes UTF-8 and does not say so
+                with suppress(UnicodeError):
+                    info.filename = info.filename.encode("cp437").decode()
             unpacked += info.file_size
             _accept(path, info.filename, packed, unpacked)
             if info.volume:
@@ -246,8 +258,8 @@ def _tar(path: Path, file: IO[bytes], unpack: Callable[[Any], Any] | None) -> St
     return Storage(path, *_members(path, files, links, special), attrgetter("offset_data"), attrgetter("size"), chunks)
 
 
-def _seven_zip(path: Path, file: IO[bytes], password_file: Path, stack: ExitStack) -> Storage:
-    """A 7z, unpacked for as long as it is open: its members are packed together."""
+def _seven_zip(path: Path, file: IO[bytes], password_file: Path) -> Storage:
+    """A 7z, unpacked once into `UNPACKED` for all that read it: its members are packed together."""
     try:
         from py7zr import SevenZipFile
     except ImportError:
@@ -256,15 +268,22 @@ def _seven_zip(path: Path, file: IO[bytes], password_file: Path, stack: ExitStac
 
     password, packed, unpacked = _read_password(password_file), file.seek(0, 2), 0
     file.seek(0)
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    content = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
+    content.update(password or b"")
+    file.seek(0)
+    folder = UNPACKED / content.hexdigest()
     try:
-        with _intact(path):
-            archive = SevenZipFile(file, password=password.decode() if password else None)
-            for member in archive.list():
-                unpacked += member.uncompressed
-                _accept(path, member.filename, packed, unpacked)
-            _require_room(path, "its content", unpacked)
-            archive.extractall(folder)
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _intact(path), tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+                archive = SevenZipFile(file, password=password.decode() if password else None)
+                for member in archive.list():
+                    unpacked += member.uncompressed
+                    _accept(path, member.filename, packed, unpacked)
+                _require_room(path, "its content", unpacked, unfinished)
+                archive.extractall(whole := Path(unfinished, "whole"))
+                with suppress(OSError):  # another process was faster
+                    whole.replace(folder)
     except UserError as error:
         if isinstance(error.__cause__, PasswordRequired):
             raise UserError(f"{path}: encrypted; write its password into {password_file}") from error
@@ -347,9 +366,17 @@ class Source:
         folder that starts with ``below``. ``remedy`` is for the case that nothing explains its absence.
         """
         elsewhere = [found for found in self.find_all(posixpath.basename(name)) if found.startswith(below)]
-        elsewhere += [found for found in self._found if name and f"/{found}".lower().endswith(f"/{name}".lower())]
+        alike = f"/{name}".lower().replace(" ", "")
+        for found in self._found if name else ():
+            place = f"/{found}".lower().replace(" ", "")
+            if place.endswith(alike) or alike.endswith(place) or place.startswith((f"{alike}.", f"{alike}/")):
+                elsewhere.append(found)
         if closed := next(self._closed(), None):
             remedy = closed[1]
+        elif left_out := next((place for place in self.left_out if f"{name}/".startswith(f"{place}/")), None):
+            remedy = (
+                f"but {left_out} is there, which is left out ({self.left_out[left_out]}): put the files in its place"
+            )
         elif elsewhere:
             remedy = f"but {elsewhere[0]} is there: give such files the names and places that are looked for"
         return UserError(f"{self.path}: {what}; {remedy}")
@@ -366,7 +393,7 @@ class Source:
             yield posixpath.join(posixpath.dirname(name), folder_name(Path(name)), ""), error
         names = list(self._found)
         for name in names:
-            if not name.endswith(_NO_ARCHIVES) and (foreign := _foreign(name)):
+            if not name.endswith(_NO_ARCHIVES) and (foreign := _foreign(name, names)):
                 place = posixpath.join(posixpath.dirname(name), foreign[0], "")
                 below = bisect_left(names, place)
                 if not "".join(names[below : below + 1]).startswith(place):
@@ -426,7 +453,7 @@ def open_source(path: Path) -> Source:
         if path.is_dir():
             outer = _folder(path)
         elif _suffix(path.name):
-            outer = _open(path, source.opened.enter_context(open(path, "rb")), password_file, source.opened)
+            outer = _open(path, source.opened.enter_context(open(path, "rb")), password_file)
         else:
             raise UserError(f"{path}: neither a folder nor a {', '.join(SUFFIXES)} archive")
         source.add(outer, {name: name for name in [*outer.members, *outer.left_out]})
@@ -464,7 +491,7 @@ def _open_inner(
                 _accept(whole, "", source.path.stat().st_size, spent[1])
             with ExitStack() as stack:
                 file = stack.enter_context(_inner_file(outer, name))
-                inner = _open(whole, file, password_file, stack)
+                inner = _open(whole, file, password_file)
                 source.opened.push(stack.pop_all())
         except UserError as error:
             source.damaged[names[name]], source.left_out[names[name]] = str(error), "archives that cannot be read"
@@ -480,7 +507,7 @@ def _open_inner(
         _open_inner(source, inner, found, password_file, spent, depth + 1)
 
 
-def _open(path: Path, file: IO[bytes], password_file: Path, stack: ExitStack) -> Storage:
+def _open(path: Path, file: IO[bytes], password_file: Path) -> Storage:
     suffix = _suffix(path.name)
     kind, folder = looks_like(file.read(HEAD)), folder_name(path)
     if path.with_name(f"{folder}.z01").exists():
@@ -497,7 +524,7 @@ def _open(path: Path, file: IO[bytes], password_file: Path, stack: ExitStack) ->
     if suffix == ".zip":
         return _zip(path, file, password_file)
     if suffix == ".7z":
-        return _seven_zip(path, file, password_file, stack)
+        return _seven_zip(path, file, password_file)
     unpack: dict[str, Callable[[Any], Any]] = {
         GZIP: lambda packed: gzip.GzipFile(fileobj=packed), BZIP2: bz2.BZ2File, XZ: lzma.LZMAFile,
     }  # fmt: skip
@@ -519,8 +546,8 @@ def _inner_file(outer: Storage, name: str) -> IO[bytes]:
         return copy
 
 
-def _require_room(path: Path, what: str, size: int) -> None:
-    folder = tempfile.gettempdir()
+def _require_room(path: Path, what: str, size: int, folder: str | None = None) -> None:
+    folder = folder or tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if size > free:
         lacking = f"{what} has {size:,} bytes, and {folder} has {free:,} free for a copy of it"
@@ -536,13 +563,21 @@ def _join(stem: str) -> str:
     return f"join the parts first: zip -s 0 {name}.zip --out {name}_whole.zip, and take the parts away"
 
 
-def _foreign(name: str) -> tuple[str, str] | None:
+def _foreign(name: str, beside: Collection[str]) -> tuple[str, str] | None:
     """Of a file that looks like an archive and is not read, such as a part of one: its folder, and what to do."""
     file = posixpath.basename(name)
-    if match := _PART.fullmatch(file):
-        return folder_name(Path(match[1])), f"join the parts first: cat {match[1]}.* > {match[1]}"
-    if match := _SPLIT_ZIP.fullmatch(file):
-        return match[1], _join(match[1])
+    for pattern, join in ((_PART, "join the parts first: cat {0}.* > {0}".format), (_SPLIT_ZIP, _join)):
+        if match := pattern.fullmatch(file):
+            whole, digits = match.groups()
+            if digits:  # parts have numbers from 1
+                there = {
+                    int(part[2])
+                    for path in beside
+                    if (part := pattern.fullmatch(posixpath.basename(path))) and part[1] == whole
+                }
+                if absent := sorted({*range(1, max(there))} - there):
+                    return folder_name(Path(whole)), f"its part {absent[0]} is missing: get all parts again"
+            return folder_name(Path(whole)), join(whole)
     if match := _OTHER.fullmatch(file):
         return match[1], f"unpack it with 7-Zip into the folder {match[1]}/"
     return None
@@ -564,16 +599,17 @@ def locate(raw_dir: Path, archive: str) -> Path:
     if found is None:
         raw_dir = Path(raw_dir)
         wanted = archive.lower()
-        for path in sorted(raw_dir.iterdir()) if raw_dir.is_dir() else []:
-            name, (_, remedy) = path.name, _foreign(path.name) or ("", "")
-            if name.lower() != wanted and not name.lower().startswith(f"{wanted}.") or name.endswith(".password"):
+        there = sorted(path.name for path in raw_dir.iterdir()) if raw_dir.is_dir() else []
+        for name in there:
+            if not re.fullmatch(re.escape(wanted) + r"( ?\(\d+\))?(\..*)?", name.lower()) or name.endswith(".password"):
                 continue
-            if not remedy and name.lower() in map(str.lower, spellings(archive)):
-                right = next(spelling for spelling in spellings(archive) if spelling.lower() == name.lower())
-                kind = "a folder" if path.is_dir() else "a file"
+            _, remedy = _foreign(name, there) or ("", "")
+            bare = re.sub(r" ?\(\d+\)", "", name).lower()  # as browsers name what they download again
+            if not remedy and (right := next((each for each in spellings(archive) if each.lower() == bare), "")):
+                kind = "a folder" if (raw_dir / name).is_dir() else "a file"
                 remedy = f"rename it to {right}" if right != name else f"it is {kind}; give it a name that says so"
-            if remedy:
-                raise UserError(f"{archive}: {raw_dir} holds {name}, which is not read as it is; {remedy}")
+            remedy = remedy or f"finish its download, or unpack it into the folder {archive}/"
+            raise UserError(f"{archive}: {raw_dir} holds {name}, which is not read as it is; {remedy}")
         shown = [name if name.endswith(SUFFIXES) else f"{name}/" for name in spellings(archive)]
         raise UserError(f"{archive}: not found in {raw_dir} (looked for {', '.join(shown)})")
     return found

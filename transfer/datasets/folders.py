@@ -21,6 +21,7 @@ SYNONYMS = {
 _PLACE = re.compile(r"((?:.*/)?)(train|val|valid|validation|test)(?:_class|_set)?/(?:([^/]+)/)?(.+)", re.IGNORECASE)
 _NUMBER = re.compile(r"(class)?0*(\d{1,3})", re.IGNORECASE)
 _EXACT, _CLOSE = 0.02, 0.1  # total variation between two distributions of the classes
+_ENOUGH = 1000  # training images from which on their numbers per class have to tell one order from another
 
 
 @dataclass
@@ -61,14 +62,19 @@ def only_folders(source: Source) -> dict[str, re.Match[str]]:
 
 
 def read_folders(
-    source: Source, classes: Sequence[str], first: int, official: Sequence[int], others: Mapping[int, str] | None = None
+    source: Source,
+    classes: Sequence[str],
+    first: int,
+    official: Sequence[int] | None,
+    others: Mapping[int, str] | None = None,
 ) -> ClassFolders:
     """The images of train/ and test/ (or val/: the only other split is the one that is tested on).
 
     The class folders are named by the ``classes``, or numbered from ``first`` (class001: from 1); a classes.txt in the
     archive (one name a line in the order of the numbers, or "number name") says what the numbers mean. Without it, the
-    images per class are compared with the ``official`` ones of the training set: numbers in alphabetical order of the
-    names are no official labels. ``others`` are numbers that mean no class, label -> name.
+    images per class have to be near the ``official`` ones of the training set, and not as near in alphabetical order
+    of the names, unless they are a handful; None: the caller knows the numbers. ``others`` are numbers that mean no
+    class, label -> name.
     """
     found, images = ClassFolders(), only_folders(source)
     folders = {match[3] for match in images.values() if match[3]}
@@ -108,34 +114,35 @@ def _labels(
     counts: Counter,
     classes: Sequence[str],
     first: int,
-    official: Sequence[int],
+    official: Sequence[int] | None,
 ) -> dict[str, int]:
     """Label of each numbered class folder."""
     if source.find_all("classes.txt"):
         return _listed(source, source.find("classes.txt"), numbers, classes)
     here = sorted(set(numbers.values()))
-    one_based = any(folder.lower().startswith("class") for folder in numbers)
-    first = 1 if one_based else first
-    # AffectNet's last class, contempt, is often left out.
-    classes = classes[: len(here)] if len(here) == len(classes) - 1 else classes
-    official = official[: len(classes)]
-    per_number = [counts[first + label] for label in range(len(classes))]
-    order = sorted(range(len(classes)), key=classes.__getitem__)
-    near = _distance(per_number, official)
-    alphabetical = _distance(per_number, [official[label] for label in order])
-    shown = ", ".join(f"{number}: {counts[number]:,}" for number in here)
-    remedy = f"put a classes.txt beside them (a class name a line, in the order of the numbers: {', '.join(classes)})"
-    if alphabetical < min(_CLOSE, near / 2):
-        what = f"the images per class folder ({shown}) are those of the classes in alphabetical order"
-        raise UserError(f"{source.path}: {what}, not of the official numbers; {remedy}, or name the folders")
-    shifted = 1 - first
-    if not one_based and (first not in here or here[0] < first):
-        near = _distance([counts[shifted + label] for label in range(len(classes))], official)
-        if near > _EXACT:
+    first = 1 if any(folder.lower().startswith("class") for folder in numbers) else first
+    start = first if here[0] == first else 1 - first
+    if official is not None:
+        # AffectNet's last class, contempt, is often left out.
+        classes = classes[: len(here)] if len(here) == len(classes) - 1 else classes
+        per_number = [counts[start + label] for label in range(len(classes))]
+        order = sorted(range(len(classes)), key=classes.__getitem__)
+        # The official counts, and those of a copy with at most so many images of a class.
+        known = [list(official[: len(classes)]), [min(n, max(per_number)) for n in official[: len(classes)]]]
+        near = min(_distance(per_number, those) for those in known)
+        alphabetical = min(_distance(per_number, [those[label] for label in order]) for those in known)
+        shown, what = ", ".join(f"{number}: {counts[number]:,}" for number in here), ""
+        if alphabetical < min(_CLOSE, near / 2):
+            what = f"the images per class folder ({shown}) are those of the classes in alphabetical order"
+        elif start != first and (near > _EXACT or near >= alphabetical / 2):
             what = f"class folders {here[0]} to {here[-1]}, where the official numbers start at {first}"
+        elif counts.total() >= _ENOUGH and (near > _CLOSE or near >= alphabetical / 2):
+            what = f"the images per class folder ({shown}) do not tell whether the numbers are the official ones"
+        if what:
+            listed = f"a class name a line, in the order of the numbers; the official one is {', '.join(classes)}"
+            remedy = f"put a classes.txt beside them ({listed}), or name the folders"
             raise UserError(f"{source.path}: {what}; which class a number is cannot be known: {remedy}")
-        first = shifted
-    return {folder: number - first for folder, number in numbers.items() if number >= first}
+    return {folder: number - start for folder, number in numbers.items() if number >= start}
 
 
 def _listed(source: Source, file: str, numbers: Mapping[str, int], classes: Sequence[str]) -> dict[str, int]:
@@ -165,8 +172,6 @@ def _distance(one: Sequence[int], other: Sequence[int]) -> float:
 
 def sample_names(paths: Sequence[str]) -> list[str]:
     """The paths without their suffixes, except where two paths differ in nothing else."""
-    stems = [posixpath.splitext(path)[0] for path in paths]
-    whose: dict[str, set[str]] = defaultdict(set)
-    for stem, path in zip(stems, paths, strict=True):
-        whose[stem].add(path)
-    return [stem if len(whose[stem]) == 1 else path for stem, path in zip(stems, paths, strict=True)]
+    stems = {path: posixpath.splitext(path)[0] for path in paths}
+    times = Counter(stems.values())
+    return [stems[path] if times[stems[path]] == 1 else path for path in paths]

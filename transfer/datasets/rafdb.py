@@ -8,7 +8,7 @@ and test/1/ to 7/, with train_labels.csv and test_labels.csv.
 import math
 import posixpath
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transfer.datasets.archives import Source
 from transfer.datasets.folders import find_folders, read_folders, sample_names
@@ -104,7 +104,9 @@ def _from_folders(source: Source, images: str) -> "pd.DataFrame":
     """Kaggle's form: the labels are the numbers of the folders, and have to be those of the csv files beside them."""
     import pandas as pd
 
-    found = read_folders(source, CLASSES, 1, OFFICIAL["train"])  # type: ignore[arg-type]
+    lists = {split: source.find_all(f"{split}_labels.csv") for split in ("train", "test")}
+    known: Any = None if any(lists.values()) else OFFICIAL["train"]
+    found = read_folders(source, CLASSES, 1, known)
     names = {path: posixpath.basename(path) for path, _, _ in found.rows}
     crops = sum(posixpath.splitext(name)[0].endswith("_aligned") for name in names.values())
     if (images == "aligned") != bool(crops) or crops not in (0, len(names)):
@@ -113,8 +115,8 @@ def _from_folders(source: Source, images: str) -> "pd.DataFrame":
         raise UserError(f"{source.path}: holds class folders, and by name {which}; {remedy}")
     labels = {(posixpath.basename(path), split): label for path, split, label in found.rows}
     listed = set()
-    for split in ("train", "test"):
-        for file, content in source.stream(source.find_all(f"{split}_labels.csv")):
+    for split, files in lists.items():
+        for file, content in source.stream(files):
             for where, row in csv_records(f"{source.path}: {file}", content, ("image", "label")):
                 number, folder = whole_number(row["label"]), labels.get((row["image"], split))
                 if number is None or not 1 <= number <= len(CLASSES):

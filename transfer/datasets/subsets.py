@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer.datasets.text import LISTS_FOLDER, NameList, read_list
-from transfer.params import DatasetDefinition
+from transfer.params.datasets import DatasetDefinition
 from transfer.utils.files import sha256
 
 if TYPE_CHECKING:

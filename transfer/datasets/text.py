@@ -12,6 +12,8 @@ from transfer.utils.errors import UserError
 from transfer.utils.filetype import HEAD, looks_like
 
 _FIRST = 1 << 16  # characters of a first line that are looked at
+_WHOLE = re.compile(r"\s*([+-]?\d{1,12})(?:\.0*)?\s*", re.ASCII)
+_ROW = re.compile(r"(.*\.csv)#(\d{1,12})", re.ASCII | re.DOTALL)
 LISTS_FOLDER = "challenge_lists"  # where the RAN authors' lists lie below raw_dir, under the names of their repository
 
 
@@ -43,11 +45,11 @@ def text_lines(name: str, content: bytes) -> list[str]:
     try:
         return content.decode(encoding).splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not a UTF-8 text file ({error})") from error
+        raise UserError(f"{name}: not a UTF-8 text file ({error}); save it as UTF-8") from error
 
 
 def csv_rows(name: str, content: bytes) -> Iterator[tuple[int, list[str]]]:
-    """Yield (1-based line number, stripped fields) of each non-empty row; UserError if it is not a csv file.
+    """Yield (1-based line number, stripped fields) of each row that is not empty; UserError if it is not a csv file.
 
     Fields are separated by commas; by semicolons or tabs if the first line has no comma.
     """
@@ -57,12 +59,13 @@ def csv_rows(name: str, content: bytes) -> Iterator[tuple[int, list[str]]]:
         text.seek(0)
         reader = csv.reader(text, delimiter=next((mark for mark in ",;\t" if mark in first), ","))
         for row in reader:
-            if row:
-                yield reader.line_num, [field.strip() for field in row]
+            fields = [field.strip() for field in row]
+            if any(fields):
+                yield reader.line_num, fields
     except csv.Error as error:
         raise UserError(f"{name}, line {reader.line_num}: not a csv file ({error})") from error
     except UnicodeError as error:
-        raise UserError(f"{name}: not a UTF-8 csv file ({error})") from error
+        raise UserError(f"{name}: not a UTF-8 csv file ({error}); save it as UTF-8") from error
 
 
 def csv_records(
@@ -110,11 +113,11 @@ def _encoding(name: str, content: bytes) -> str:
 
 def whole_number(text: str) -> int | None:
     """The whole number that a text such as "7", " 7" or "7.0" means, None if it means none."""
-    match = re.fullmatch(r"\s*([+-]?\d{1,12})(?:\.0*)?\s*", text, re.ASCII)
+    match = _WHOLE.fullmatch(text)
     return int(match[1]) if match else None
 
 
 def split_path(path: str) -> tuple[str, int | None]:
     """Split the path of an index into file name and row: "fer2013.csv#17" -> ("fer2013.csv", 17), else row None."""
-    match = re.fullmatch(r"(.*\.csv)#(\d{1,12})", path, re.ASCII | re.DOTALL)
+    match = _ROW.fullmatch(path)
     return (match[1], int(match[2])) if match else (path, None)

@@ -1,4 +1,4 @@
-"""Calibration, and bootstrap intervals over test faces of accuracy and calibration; see docs/statistics.md."""
+"""Calibration, and its bootstrap intervals over test faces; see docs/statistics.md."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from transfer.runs.predictions import probabilities_of
-from transfer.utils.errors import UserError
 
 BINS = 15
 RESAMPLES = 10_000
@@ -64,65 +63,38 @@ def _squares(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.asarray(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1))
 
 
-def bootstrap_intervals(
-    runs: Sequence[pd.DataFrame], metrics: Sequence[str], resamples: int = RESAMPLES
-) -> dict[str, tuple[float, float]]:
-    """The 95 % interval (low, high) over test faces of the mean over ``runs`` of each of ``metrics``.
+def bootstrap_intervals(runs: Sequence[pd.DataFrame], resamples: int = RESAMPLES) -> dict[str, tuple[float, float]]:
+    """The 95 % interval (low, high) over test faces of the mean over ``runs`` of each of ``METRICS``.
 
-    ``runs``: for each seed the rows of predictions.parquet of one split and protocol, in any order. A resample has as
-    many faces, taken with replacement, the same ones for all seeds. ``metrics`` are keys of ``METRICS``;
-    mean_class_accuracy is resampled within each class. Basic interval (Davison and Hinkley, 1997, 5.2): 2 x value -
-    quantile, cut to what is possible. Raises UserError for no faces, a face twice, or seeds tested on different faces.
+    ``runs``: for each seed the rows of predictions.parquet of one split and protocol, of the same faces in any order. A
+    resample has as many faces, taken with replacement, the same ones for all seeds. Basic interval (Davison and
+    Hinkley, 1997, 5.2): 2 x value - quantile, cut to what is possible.
     """
-    faces = [run.sort_values("sample", kind="stable") for run in runs]
+    faces = [run.sort_values(["label", "sample"]) for run in runs]
     labels = faces[0]["label"].to_numpy()
-    for run in faces:
-        if run.empty or run["sample"].duplicated().any():
-            raise UserError("bootstrap: no faces or a face twice, expected the rows of one split and one protocol")
-        if not np.array_equal(run[["sample", "label"]], faces[0][["sample", "label"]]):
-            raise UserError("bootstrap: the seeds were tested on different faces, expected the same; evaluate again")
     probabilities = [probabilities_of(run) for run in faces]
-    order = np.argsort(labels, kind="stable")
+    columns = [
+        np.hstack([terms(values, labels) for values in probabilities]) / len(runs) for terms, _ in METRICS.values()
+    ]
+    sums = np.vstack([counts @ np.hstack(columns) for counts in _counts(len(labels), resamples)])
+    parts = np.split(sums, np.cumsum([part.shape[1] for part in columns])[:-1], axis=1)
     intervals = {}
-    for stratified in (False, True):
-        chosen = [name for name in metrics if (name == "mean_class_accuracy") == stratified]
-        if not chosen:
-            continue
-        columns = [
-            np.hstack([METRICS[name][0](values, labels) for values in probabilities])[order] / len(runs)
-            for name in chosen
-        ]
-        ends = np.cumsum([part.shape[1] for part in columns])[:-1]
-        sizes = np.unique(labels, return_counts=True)[1] if stratified else np.array([len(labels)])
-        sums = np.vstack([counts @ np.hstack(columns) for counts in _counts(sizes, resamples)])
-        for name, part, resampled in zip(chosen, columns, np.split(sums, ends, axis=1), strict=True):
-            value = np.abs(part.sum(axis=0)).sum()
-            upper, lower = np.quantile(np.abs(resampled).sum(axis=1), [0.975, 0.025])
-            low, high = np.clip([2 * value - upper, 2 * value - lower], 0.0, METRICS[name][1])
-            intervals[name] = (float(low), float(high))
-    return {name: intervals[name] for name in metrics}
+    for (name, (_, most)), part, resampled in zip(METRICS.items(), columns, parts, strict=True):
+        value = np.abs(part.sum(axis=0)).sum()
+        upper, lower = np.quantile(np.abs(resampled).sum(axis=1), [0.975, 0.025])
+        low, high = np.clip([2 * value - upper, 2 * value - lower], 0.0, most)
+        intervals[name] = (float(low), float(high))
+    return intervals
 
 
-def _counts(sizes: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
-    """How often each face is in a resample, resamples x faces in chunks; strata of ``sizes`` faces lie in a row."""
+def _counts(faces: int, resamples: int) -> Iterator[np.ndarray]:
+    """How often each face is in a resample, resamples x faces, in chunks."""
     generator = np.random.default_rng(SEED)
-    faces = int(sizes.sum())
-    strata = [(end - size, end) for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
     rows = max(_ENTRIES // faces, 1)
     for done in range(0, resamples, rows):
         count = min(rows, resamples - done)
-        chosen = np.hstack([generator.integers(start, end, (count, end - start)) for start, end in strata])
-        cells = chosen + faces * np.arange(count)[:, None]
+        cells = generator.integers(0, faces, (count, faces)) + faces * np.arange(count)[:, None]
         yield np.bincount(cells.ravel(), minlength=count * faces).reshape(count, faces).astype(float)
-
-
-def _right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return _top_label(probabilities, labels)[1][:, None] / len(labels)
-
-
-def _right_of_class(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    return _top_label(probabilities, labels)[1][:, None] / (sizes[classes] * len(sizes))[:, None]
 
 
 def _gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -131,8 +103,6 @@ def _gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 METRICS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], float]] = {
-    "accuracy": (_right, 1.0),
-    "mean_class_accuracy": (_right_of_class, 1.0),
     "ece": (_gaps, 1.0),
     "nll": (lambda *run: _losses(*run)[:, None] / len(run[1]), np.inf),
     "brier": (lambda *run: _squares(*run)[:, None] / len(run[1]), 2.0),

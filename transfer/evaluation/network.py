@@ -135,23 +135,23 @@ class Network:
     about: dict[str, Any]
     device: torch.device
 
+    def images(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        """The network's input for batches of faces (n, side, side, 3) uint8 of any side."""
+        side, mean, std = (self.about["model"][key] for key in ("img_size", "mean", "std"))
+        for faces in batches:
+            shown = np.ascontiguousarray(faces if faces.shape[1] == side else resized(faces, side))
+            images = torch.from_numpy(shown).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+            yield normalize(images, mean, std)
+
     def frame(self, samples: np.ndarray, labels: np.ndarray, batches: Iterable[np.ndarray]) -> pd.DataFrame:
         """The predictions of faces (n, side, side, 3) uint8 of any side, as rows of predictions.parquet without split.
 
         As after an epoch: in the run's precision, and bit-equal on its machine for the same batches.
         """
-        side, mean, std = (self.about["model"][key] for key in ("img_size", "mean", "std"))
-
-        def images() -> Iterator[Tensor]:
-            for faces in batches:
-                shown = np.ascontiguousarray(faces if faces.shape[1] == side else resized(faces, side))
-                images = torch.from_numpy(shown).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-                yield normalize(images, mean, std)
-
         return predictions_frame(
             samples.tolist(),
             labels.tolist(),
-            predict(self.model, images(), self.run.environment["precision"], self.about["hflip_tta"]),
+            predict(self.model, self.images(batches), self.run.environment["precision"], self.about["hflip_tta"]),
             self.run.classes,
             split="test",
             protocol=self.about["protocol"],

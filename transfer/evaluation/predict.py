@@ -1,96 +1,23 @@
-"""Expressions in new images, and the evaluation of a weight file on a dataset's test faces."""
+"""The evaluation of a weight file on a dataset's test faces."""
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
-from transfer.datasets.images import BrokenImage, decode
 from transfer.evaluation.network import load_model, read_faces, store_of
-from transfer.faces.align import align_dataset
-from transfer.faces.detect import detect
 from transfer.layout import Layout
-from transfer.params import FaceParams, TrainParams
+from transfer.params import TrainParams
 from transfer.runs.metrics import run_metrics
 from transfer.runs.predictions import parquet_columns, predictions_frame, write_predictions
 from transfer.training.batches import evaluation_batches
-from transfer.training.device import choose_device, choose_precision
-from transfer.training.loop import outputs, predict
+from transfer.training.device import choose_device
+from transfer.training.loop import outputs
 from transfer.utils.errors import UserError
-from transfer.utils.files import atomic, sha256, write_json
+from transfer.utils.files import sha256, write_json
 from transfer.utils.progress import progress
-
-
-def predict_files(weights: Path, images: Sequence[Path], out: Path) -> None:
-    """Probabilities of the expressions in image files, or in one aligned store (.npy), as .csv or .parquet.
-
-    Photos are detected and aligned as the run's faces were; where no face is found the whole image is used and
-    ``status`` is "none". Columns: image, status, expression (the most probable), p_<class>. Raises UserError.
-    """
-    if out.suffix not in (".csv", ".parquet"):
-        raise UserError(f"{out}: expected a name that ends in .csv or .parquet")
-    for path in images:
-        if not path.is_file():
-            raise UserError(f"{path}: {'a folder; give its images' if path.is_dir() else 'no such file'}")
-    model, about = load_model(weights)
-    table = classify(model, about, images)
-    with atomic(out) as part:
-        table.to_csv(part, index=False) if out.suffix == ".csv" else table.to_parquet(part, index=False)
-
-
-def classify(model: nn.Module, about: Mapping[str, Any], images: Sequence[Path]) -> pd.DataFrame:
-    """The table of `predict_files` for a network and its description, both from `load_model`."""
-    device = choose_device("auto")
-    model.to(device)
-    with tempfile.TemporaryDirectory() as folder:
-        if [path.suffix for path in images] == [".npy"]:
-            store = images[0]
-            names = [f"{store.name}#{row}" for row in range(_faces_in(store))]
-            table = pd.DataFrame({"image": names, "status": "aligned"})
-        else:
-            store = Path(folder) / "aligned.npy"
-            table = align_photos(images, store, FaceParams(**about["faces"]))[["image", "status"]]
-        rows = np.arange(len(table))
-        batches = evaluation_batches(store_of(store, about, rows), rows, device)
-        probabilities = predict(model, batches, choose_precision(TrainParams(), device), about["hflip_tta"])
-    table["expression"] = np.array(about["classes"])[probabilities.argmax(axis=1)]
-    for column, name in enumerate(about["classes"]):
-        table[f"p_{name}"] = probabilities[:, column]
-    return table
-
-
-def _faces_in(store: Path) -> int:
-    try:
-        pixels = np.load(store, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{store}: not an aligned store ({error})") from None
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (pixels.shape[1], pixels.shape[1], 3):
-        raise UserError(f"{store}: expected uint8 (faces, size, size, 3), found {pixels.dtype} {pixels.shape}")
-    return len(pixels)
-
-
-def align_photos(images: Sequence[Path], store: Path, params: FaceParams) -> pd.DataFrame:
-    """Detect and align photos into ``store``; returns image, status ("found", "none"), n_faces. Raises UserError."""
-    names = [str(path) for path in images]
-    index = pd.DataFrame({"sample": names, "path": names, "split": "test", "label": 0, "class_name": ""})
-    faces = detect(_decoded(images), names, **params.search())
-    geometry = params.model_dump(include={"template", "size", "margin"})
-    manifest = store.with_suffix(".parquet")
-    align_dataset(_decoded(images), index, faces, store, manifest, **geometry, broken="stop")
-    return pd.DataFrame({"image": names, "status": faces["status"], "n_faces": faces["n_faces"]})
-
-
-def _decoded(images: Sequence[Path]) -> Iterator[tuple[int, np.ndarray | None, str]]:
-    for position, path in enumerate(images):
-        try:
-            yield position, decode(path.read_bytes()), ""
-        except BrokenImage as error:
-            yield position, None, str(error)
 
 
 def evaluate_weights(

@@ -1,6 +1,5 @@
 """The paper's visualisation: where each recipe's network looks, one test face per expression."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,21 +10,16 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from transfer.datasets.images import BrokenImage, decode
-from transfer.evaluation.network import load_model, load_network, read_faces, store_of
-from transfer.evaluation.predict import align_photos
+from transfer.evaluation.network import load_network, read_faces, store_of
 from transfer.explain.diversity import lanet_maps, resized, transfer_only
 from transfer.explain.relevance import relevance_maps
 from transfer.layout import Layout
 from transfer.models.transfer import TransFER
-from transfer.params import FaceParams, Params
+from transfer.params import Params
 from transfer.runs.predictions import probabilities_of
 from transfer.runs.read import read_run
-from transfer.training.batches import FaceStore, evaluation_batches
-from transfer.training.device import choose_device
-from transfer.training.loop import predict
+from transfer.training.batches import FaceStore
 from transfer.utils.code_digest import step_digest
-from transfer.utils.errors import UserError
 from transfer.utils.plots import recipe_name, save_captioned
 
 _RULE = (
@@ -137,46 +131,6 @@ def one_per_class(labels: np.ndarray, predicted: Sequence[np.ndarray]) -> pd.Ser
     return frame.sort_values(["label", "wrong", "place"]).groupby("label")["place"].first()
 
 
-class Photo(NamedTuple):
-    """A photo, explained for its most probable class."""
-
-    n_faces: int  # found by the detection; with 0, or an aligned photo, the whole image is taken
-    classes: list[str]
-    probabilities: np.ndarray  # (C,)
-    explained: Explained
-    run: str  # experiment/dataset/recipe/seed
-
-
-def explain_photo(image: Path, weights: Path, aligned: bool = False) -> Photo:
-    """Detect, align (unless it is ``aligned``), predict and explain a photo. Raises UserError."""
-    if not image.is_file():
-        raise UserError(f"{image}: {'a folder; give an image' if image.is_dir() else 'no such file'}")
-    try:
-        decode(image.read_bytes())
-    except BrokenImage:
-        raise UserError(f"{image}: not an image that can be read; expected a photo, such as .jpg or .png") from None
-    network, about = load_model(weights)
-    model = transfer_only(network, weights)
-    params = FaceParams(**about["faces"])
-    if aligned:
-        params = params.model_copy(update={"template": "none", "margin": 0.0})
-    device = choose_device("auto")
-    model.to(device)
-    rows = np.arange(1)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "aligned.npy"
-        n_faces = int(align_photos([image], path, params)["n_faces"].iloc[0])
-        if n_faces == 0 and params.no_face == "drop" and not aligned:
-            raise UserError(
-                f"{image}: no face found, and the run left such images out (faces.no_face: drop); give a larger "
-                "or clearer face, or --aligned if the image is one already"
-            )
-        store = store_of(path, about, rows)
-        probabilities = predict(model, evaluation_batches(store, rows, device), "fp32", about["hflip_tta"])[0]
-        explained = explain(model, store, rows, [int(probabilities.argmax())])
-    return Photo(n_faces, about["classes"], probabilities, explained, about.get("run", weights.name))
-
-
 class Tile(NamedTuple):
     """A face (S, S, 3) uint8, perhaps under a heat map (S, S) from 0 to 1, and the line below it."""
 
@@ -207,22 +161,13 @@ def lanets_figure(what: str, columns: Sequence[Column], names: Sequence[str]) ->
     rows = []
     for i, name in enumerate(names):
         maps = [(column.explained.faces[i], heat) for column in columns for heat in column.explained.lanets[i]]
-        rows.append((name, [Tile(columns[0].explained.faces[i]), *(_lanet(face, heat) for face, heat in maps)]))
+        rows.append((name, [Tile(columns[0].explained.faces[i]), *(lanet_tile(face, heat) for face, heat in maps)]))
     none = "" if len(headings) > 1 else " (these recipes have no LANets)"
     return draw_grid(f"LANets' maps{none}: {what}", headings, rows)
 
 
-def photo_figure(photo: Photo) -> Figure:
-    """A photo's face, the relevance for its most probable class, and each LANet's map."""
-    face, relevance, lanets = (part[0] for part in photo.explained)
-    best = int(photo.probabilities.argmax())
-    said = f"{photo.classes[best]} {photo.probabilities[best]:.2f}"
-    tiles = [Tile(face), Tile(face, relevance, said), *(_lanet(face, heat) for heat in lanets)]
-    headings = ["face", "relevance", *(f"LANet {k + 1}" for k in range(len(lanets)))]
-    return draw_grid(photo.run, headings, [("", tiles)])
-
-
-def _lanet(face: np.ndarray, heat: np.ndarray) -> Tile:
+def lanet_tile(face: np.ndarray, heat: np.ndarray) -> Tile:
+    """A LANet's map over a face."""
     return Tile(face, stretched(heat), f"{heat.min():.2f} to {heat.max():.2f}")
 
 

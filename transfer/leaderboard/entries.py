@@ -11,11 +11,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from transfer.leaderboard.tasks import Sha256
 from transfer.params import Strict
-from transfer.params.base import Fraction
 from transfer.params.read import explained, parse
 from transfer.runs.predictions import parquet_columns
 from transfer.utils.errors import UserError
@@ -34,6 +33,11 @@ Url = Annotated[str, Field(pattern=r"^https?://[^\s\"'<>`]+$", max_length=300)]
 Names = Annotated[list[Line], Field(max_length=50)]
 
 
+def _no(value: Any) -> Any:
+    """YAML reads the word no as false."""
+    return "no" if value is False else value
+
+
 class Code(Strict):
     """Where the code is, and how it was run."""
 
@@ -47,16 +51,16 @@ class Network(Strict):
     """The model and what it costs."""
 
     architecture: Line
-    parameters: Annotated[int, Field(ge=0)] | None = None
-    macs: Annotated[int, Field(ge=0)] | None = None
+    parameters: Annotated[int, Field(strict=True, ge=0)] | None = None
+    macs: Annotated[int, Field(strict=True, ge=0)] | None = None
     """Multiplications with additions for one face."""
-    input_size: Annotated[int, Field(ge=1)] | None = None
+    input_size: Annotated[int, Field(strict=True, ge=1)] | None = None
 
 
 class SeedFile(Strict):
     """Predictions of one training."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(strict=True, ge=0)]
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}\.(csv|parquet)$")]
     """In the folder of the entry."""
     sha256: Sha256
@@ -102,20 +106,20 @@ class Entry(Strict):
     """All datasets whose labels the weights have seen; an empty list is a claim too."""
     tuning_data: Names
     """What hyperparameters and epochs were chosen on."""
-    saw_test: Literal["no", "selection", "training", "unknown"]
+    saw_test: Annotated[Literal["no", "selection", "training", "unknown"], BeforeValidator(_no)]
     """Whether the test faces were used: to select the epoch or the settings, to train, or nobody knows."""
     protocol: Literal["last", "val_selected", "test_selected", "untrained_here"]
-    val_accuracy: Fraction | None = None
+    val_accuracy: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
     """Of the selected epoch, mean of the seeds; obligatory for val_selected."""
     runs: Annotated[list[SeedFile], Field(min_length=1, max_length=100)]
     single_run: Text = ""
     """Why there is only one run, if there is."""
-    attempts: Annotated[int, Field(ge=1)]
+    attempts: Annotated[int, Field(strict=True, ge=1)]
     """How often this model or an earlier form of it was scored on the test faces."""
     hardware: Line | None = None
-    train_seconds: Annotated[float, Field(ge=0)] | None = None
+    train_seconds: Annotated[float, Field(strict=True, ge=0)] | None = None
     """Of one training."""
-    faces_per_second: Annotated[float, Field(gt=0)] | None = None
+    faces_per_second: Annotated[float, Field(strict=True, gt=0)] | None = None
     """Measured on ``hardware``."""
     faces: Literal["ours", "own_detector"] = "ours"
     """Whose crops were seen."""
@@ -291,7 +295,7 @@ tuning_data: [] # what epochs and settings were chosen on
 saw_test: unknown # no, selection, training or unknown
 protocol: last # last, val_selected (give val_accuracy), test_selected or untrained_here
 # val_accuracy: 0.80 # a fraction: the mean over your seeds
-runs: # one table per seed; sha256sum prints the digest
+runs: # one table per seed; transfer board check prints the digest
   - {{seed: 0, file: seed0.csv, sha256: "{zeros}"}}
 single_run: "" # why there is only one, if there is
 attempts: 1 # how often this model was scored on the test faces, this time included

@@ -1,9 +1,7 @@
 """The pages: self-contained HTML, sortable and filterable, light and dark; everything of strangers is escaped."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from transfer.leaderboard import templates
@@ -19,6 +17,11 @@ class Column(NamedTuple):
     form: str
     hint: str
 
+    @property
+    def title(self) -> str:
+        """The head with its unit."""
+        return f"{self.head} (%)" if self.form.endswith("%}") else self.head
+
 
 _PERCENT = "{:.2%}"
 COLUMNS = [
@@ -31,25 +34,32 @@ COLUMNS = [
     Column("macro_f1", "Macro F1", _PERCENT, "Mean F1 of the classes"),
     Column("nll", "NLL", "{:.3f}", "Mean negative log-likelihood of the label, in nats"),
     Column("ece", "ECE", _PERCENT, "Expected calibration error, 15 bins"),
-    Column("copy_free_accuracy", "Copy-free", _PERCENT, "Accuracy without the faces of which other parts hold a copy"),
+    Column("copy_free_accuracy", "Copy-free", _PERCENT, "Accuracy without the faces of which other splits hold a copy"),
     Column("accuracy_clear", "Clear", _PERCENT, "Accuracy where more than 80 % of the votes are the label"),
     Column("accuracy_mixed", "Mixed", _PERCENT, "Accuracy where 60 to 80 % of the votes are the label"),
     Column(
         "accuracy_doubtful", "Doubtful", _PERCENT, "Where at most 60 % of the votes are: fits labels rather than faces"
     ),
-    Column("val_accuracy", "Validation", _PERCENT, "Accuracy on the validation part, where known"),
+    Column(
+        "label_fitting",
+        "Label fit",
+        "{:+.2%}",
+        "Doubtful faces: accuracy beyond how often one of the ten taggers gave the label; high values fit labels",
+    ),
+    Column("corrupted_accuracy", "Corrupted", _PERCENT, "Mean over the corruptions of the robustness table"),
+    Column("val_accuracy", "Validation", _PERCENT, "Accuracy on the validation split, where known"),
     Column("selection_gain", "Test gain", "{:+.2%}", "What selecting the epoch on the test faces would add"),
     Column("saw_test", "Saw test", "", "Whether test faces were used to select or to train"),
     Column("attempts", "Attempts", "{:,}", "How often the model was scored on the test faces"),
     Column("parameters", "Parameters", "{:,}", "Number of trained values"),
     Column("macs", "MACs", "{:,}", "Multiplications with additions for one face"),
     Column("train_seconds", "Training s", "{:,.0f}", "Seconds of one training on its hardware"),
-    Column("faces_per_second", "Faces/s", "{:,.0f}", "Measured on its hardware"),
+    Column("faces_per_second", "Faces/s", "{:,.0f}", "Measured on the machine that the entry's page names"),
 ]
 
 
-def pages(boards: Sequence[Board], others: Mapping[str, Task], folder: Path) -> dict[str, str]:
-    """The text of every page by its path in ``folder``; ``others`` are tasks without data here."""
+def pages(boards: Sequence[Board], others: Mapping[str, Task]) -> dict[str, str]:
+    """The text of every page by its path; ``others`` are tasks without data here."""
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     loader = DictLoader({name: getattr(templates, name.upper()) for name in ("base", "index", "task", "entry")})
@@ -57,7 +67,6 @@ def pages(boards: Sequence[Board], others: Mapping[str, Task], folder: Path) -> 
         autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _PERCENT.format, "value": _value, "rank": _rank}
-    environment.filters["link"] = lambda path: Path(os.path.relpath(path, folder / "entries")).as_posix()
     shared = {"tiers": TIERS, "style": templates.STYLE, "script": templates.SCRIPT}
 
     def render(template: str, up: str = "", **content: Any) -> str:
@@ -69,7 +78,7 @@ def pages(boards: Sequence[Board], others: Mapping[str, Task], folder: Path) -> 
         tables = {tier: ranking(board, tier) for tier in board.sentences}
         found[f"{board.id}.html"] = render("task", board=board, tables=tables, plot=plot(board))
         for row in board.rows:
-            scores = {column.head: cell(row, column) for column in COLUMNS}
+            scores = {column.title: cell(row, column) for column in COLUMNS}
             page = render("entry", "../", board=board, row=row, scores=scores, recalls=_recalls(row), shown=shown)
             found[f"entries/{row['name']}.html"] = page
     return found

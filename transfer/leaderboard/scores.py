@@ -1,6 +1,5 @@
 """Rows of the board: entries and the project's own runs, scored by us; controls; what the votes and copies tell."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ from transfer.leaderboard.checks import OF_TABLES, Case, answers, run
 from transfer.leaderboard.entries import Entry, Submission
 from transfer.leaderboard.tasks import Task, Truth
 from transfer.params import Params
-from transfer.runs.metrics import metrics
+from transfer.runs.evaluations import CLEAN, accuracies, read_evaluation
+from transfer.runs.metrics import metrics, read_json
 from transfer.runs.predictions import correct_faces
 from transfer.runs.read import Run, read_runs
 from transfer.utils.errors import UserError
@@ -29,6 +29,8 @@ TIERS = {
     "tool": "off the shelf, trained elsewhere on other labels",
 }
 PANELS = 200
+SAME_FACE = 1e-3
+"""By how much a face's probabilities may change with the other faces of its batch, in fp32."""
 _SINGLE = ("mean_class_accuracy", "macro_f1", "nll", "ece")
 
 
@@ -68,6 +70,8 @@ class Board:
     missed: list[str]
     earlier: list[str]
     """Entries of earlier versions, which are not scored."""
+    samples: list[str]
+    """All faces of the task."""
 
     @property
     def id(self) -> str:
@@ -100,69 +104,101 @@ def of_submission(found: Submission, task: Task, truth: Truth) -> Row:
     return Row(found.name, entry.tier, entry.title, tables, about, files, withdrawn, said["skeptical"])
 
 
-def own_rows(name: str, task: Task, truth: Truth, params: Params, layout: Layout) -> list[Row]:
-    """The experiment's recipes on the dataset of a task. Raises UserError: runs missing, or tested on other faces."""
+def own_rows(name: str, task: Task, truth: Truth, params: Params, layout: Layout, finished: bool = False) -> list[Row]:
+    """The recipes of an experiment on the dataset of a task, or only their ``finished`` runs.
+
+    Raises UserError: runs missing, tested on other faces, or with predictions that depend on the batch.
+    """
     wanted = [run for run in params.runs() if run[0] == task.dataset]
+    if finished:
+        wanted = [run for run in wanted if (layout.run(*run) / "metrics.json").exists()]
     parameters = {(dataset, recipe): params.run(dataset, recipe) for dataset, recipe, _ in wanted}
-    chosen, experiment = params.checkpoint_protocol, params.experiment
-    runs, _ = read_runs(layout.root / "runs", wanted, params.protocols, experiment=experiment, parameters=parameters)
-    return [_own_row(name, task, truth, chosen, list(seeds.values())) for seeds in runs.values()]
+    folder, experiment = layout.root / "runs", params.experiment
+    runs, _ = read_runs(folder, wanted, params.protocols, experiment=experiment, parameters=parameters)
+    return [_own_row(name, task, truth, params, layout, dict(sorted(seeds.items()))) for seeds in runs.values()]
 
 
-def _own_row(name: str, task: Task, truth: Truth, protocol: str, runs: list[Run]) -> Row:
-    found, first = {}, runs[0]
-    identity = first.identity
-    for one in runs:
+def _own_row(name: str, task: Task, truth: Truth, params: Params, layout: Layout, seeds: Mapping[int, Run]) -> Row:
+    from transfer.models.registry import size_of
+
+    found, protocol, runs = {}, params.checkpoint_protocol, list(seeds.values())
+    first = runs[0]
+    dataset, recipe = first.identity["dataset"], first.identity["recipe"]
+    for seed, one in seeds.items():
         test = one.results[protocol].test
         table = test[["sample", *(column for column in test if str(column).startswith("p_"))]]
-        case = Case("", None, name, task, truth, {one.identity["seed"]: table})  # type: ignore[arg-type]
+        case = Case("", None, name, task, truth, {seed: table})  # type: ignore[arg-type]
         labelled = dict(zip(test["sample"], (one.classes[label] for label in test["label"]), strict=True))
         faults = [text for _, text in run(case, OF_TABLES)]
         if not faults and [labelled[sample] for sample in truth.samples] != [task.classes[i] for i in truth.labels]:
             faults = ["its labels are not those of the task"]
         if faults:
             raise UserError(f"{one.directory / 'predictions.parquet'}: {faults[0]} (task {name}); {one.again}")
-        found[one.identity["seed"]] = answers(table, task, truth)
-    env, said = first.environment, first.environment["params"]
-    seconds = [sum(one.environment["seconds_per_epoch"]) for one in runs]
+        found[seed] = answers(table, task, truth)
+    env, said = first.environment, params.run(dataset, recipe)
+    size = size_of(said.model, len(first.classes))
     about = {
         "protocol": protocol,
-        "weights": "pretrained" if said["model"].get("pretrained") else "random",
+        "weights": "random" if size["pretrained"] == "no" else "pretrained",
         "saw_test": "selection" if protocol == "test_selected" else "no",
         "val_accuracy": float(np.mean([correct_faces(one.predictions, protocol, "val").mean() for one in runs])),
         "attempts": None,
-        "hardware": f"{env['cpu']}, {env['threads']} threads" if env["device"] == "cpu" else env["device"],
-        "train_seconds": float(np.mean(seconds)),
-        "parameters": _parameters(first.directory / "model.safetensors"),
-        "method": f"recipe {identity['recipe']} of experiment {identity['experiment']}",
-        "model_architecture": said["model"]["name"],
-        "model_input_size": said["model"].get("img_size"),
-        "training_data": identity["dataset"],
-        "tuning_data": f"validation part of {identity['dataset']}" if protocol == "val_selected" else "none",
+        "hardware": f"{env['cpu']}, threads: {env['threads']}" if env["device"] == "cpu" else env["device"],
+        "train_seconds": float(np.mean([sum(one.environment["seconds_per_epoch"]) for one in runs])),
+        "parameters": size["parameters"],
+        "macs": size["macs"],
+        "backbone": size["backbone"],
+        "method": f"recipe {recipe} of experiment {params.experiment}",
+        "model_architecture": said.model.name,
+        "model_input_size": said.model.img_size,
+        "loss": said.train.loss.name,
+        "training_data": dataset,
+        "tuning_data": f"validation split of {dataset}" if protocol == "val_selected" else "none",
         "code_commit": env["commit"],
-        "code_command": f"snakemake --cores all {first.directory / 'metrics.json'}",
+        "code_command": f"snakemake --cores all {first.directory / 'metrics.json'} --configfile {layout.params}",
     }
+    about |= _speed(first, layout) | _corrupted(seeds, layout)
     if "test_selected" in first.results:
         both = [[one.results[of].metrics["accuracy"] for one in runs] for of in ("test_selected", protocol)]
         about["selection_gain"] = float(np.mean(both[0]) - np.mean(both[1]))
-    files = {
-        f"seed {one.identity['seed']}: {file}": one.directory / file
-        for one in runs
-        for file in ("metrics.json", "env.json", "predictions.parquet")
+    small = ("metrics.json", "env.json")
+    files = {f"seed {seed}: {name}": one.directory / name for seed, one in seeds.items() for name in small}
+    row = "-".join([params.experiment, dataset, recipe])
+    return Row(row, "measured", recipe, found, about, files | {"parameters": layout.params})
+
+
+def _speed(first: Run, layout: Layout) -> dict[str, Any]:
+    """Faces/s and the machine, where `transfer board measure` has measured them. Raises UserError: out of date."""
+    file = layout.inference
+    runs = read_json(file)["runs"] if file.exists() else {}
+    measured = runs.get(f"{first.identity['dataset']}/{first.identity['recipe']}")
+    if measured is None:
+        return {}
+    if measured["weights_sha256"] != first.environment["weights_sha256"]:
+        raise UserError(f"{file}: of other weights than those of {first.directory}; run: transfer board measure")
+    if measured["difference"] > SAME_FACE:
+        raise UserError(
+            f"{first.directory}: probabilities of a face differ by {measured['difference']:.3f} with the others "
+            "of its batch; the model must predict each face by itself (take it out of recipes, or mend it)"
+        )
+    return {"faces_per_second": measured["faces_per_second"], "measured_on": measured["hardware"]}
+
+
+def _corrupted(seeds: Mapping[int, Run], layout: Layout) -> dict[str, Any]:
+    """Mean accuracy over the corruptions of the robustness table, where every run has them."""
+    files = [
+        layout.evaluation("robustness", one.identity["dataset"], one.identity["recipe"], seed) / "robustness.parquet"
+        for seed, one in seeds.items()
+    ]
+    if not all(file.exists() for file in files):
+        return {}
+    found = [accuracies(read_evaluation(file, one.directory)) for file, one in zip(files, seeds.values(), strict=True)]
+    found = [frame[frame["corruption"] != CLEAN] for frame in found]
+    conditions = found[0].groupby("corruption")["severity"].apply(lambda values: ", ".join(f"{v:g}" for v in values))
+    return {
+        "corrupted_accuracy": float(np.mean([frame["accuracy"].mean() for frame in found])),
+        "corruptions": "; ".join(f"{name} {severities}" for name, severities in conditions.items()),
     }
-    name = "-".join([identity["experiment"], identity["dataset"], identity["recipe"]])
-    return Row(name, "measured", identity["recipe"], found, about, files)
-
-
-def _parameters(weights: Path) -> int | None:
-    """Number of weights in a safetensors file, by its header, without the statistics of batch norms."""
-    if not weights.is_file():
-        return None
-    with weights.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    skipped = ("running_mean", "running_var", "num_batches_tracked")
-    shapes = [about["shape"] for name, about in header.items() if name != "__metadata__" and not name.endswith(skipped)]
-    return int(sum(np.prod(shape) for shape in shapes))
 
 
 def score(row: Row, task: Task, truth: Truth) -> dict[str, Any]:
@@ -174,8 +210,10 @@ def score(row: Row, task: Task, truth: Truth) -> dict[str, Any]:
     scores |= {"accuracy_std": total.std, "ci95_low": total.ci95_low, "ci95_high": total.ci95_high}
     scores |= {key: float(np.mean([one[key] for one in each])) for key in _SINGLE}
     scores["copy_free_accuracy"] = None if truth.copied is None else _share(right, ~truth.copied)
-    for level, where in difficulty(truth).items():
-        scores[f"accuracy_{level}"] = _share(right, where)
+    levels = difficulty(truth)
+    scores |= {f"accuracy_{level}": _share(right, where) for level, where in levels.items()}
+    if levels and levels["doubtful"].any():
+        scores["label_fitting"] = scores["accuracy_doubtful"] - float(tagger(truth)[levels["doubtful"]].mean())
     scores |= {f"recall_{name}": _share(right, truth.labels == label) for label, name in enumerate(task.classes)}
     return scores
 
@@ -188,8 +226,15 @@ def difficulty(truth: Truth) -> dict[str, np.ndarray]:
     """Which faces the votes make clear, mixed or doubtful; empty without votes."""
     if truth.votes is None:
         return {}
-    share = truth.votes[np.arange(len(truth.labels)), truth.labels] / truth.votes.sum(axis=1)
+    share = tagger(truth)
     return {name: (share > low) & (share <= high) for name, (low, high) in DIFFICULTY.items()}
+
+
+def tagger(truth: Truth) -> np.ndarray:
+    """The chance (N,) that one of a face's ten taggers gives its label."""
+    assert truth.votes is not None
+    share: np.ndarray = truth.votes[np.arange(len(truth.labels)), truth.labels] / truth.votes.sum(axis=1)
+    return share
 
 
 def controls(task: Task, truth: Truth) -> list[dict[str, Any]]:
@@ -197,16 +242,16 @@ def controls(task: Task, truth: Truth) -> list[dict[str, Any]]:
     shares = np.bincount(truth.labels, minlength=len(task.classes)) / len(truth.labels)
     most = int(truth.prior.argmax())
     rows = [
-        ("majority class", shares[most], f"always {task.classes[most]}, the largest class of the training part"),
+        ("majority class", shares[most], f"always {task.classes[most]}, the largest class of the training split"),
         (
             "drawn from the priors",
             truth.prior @ shares,
-            "expected accuracy of drawing from the training part's classes",
+            "expected accuracy of drawing from the training split's classes",
         ),
     ]
     if truth.votes is not None:
         chances = truth.votes / truth.votes.sum(axis=1, keepdims=True)
-        one = chances[np.arange(len(truth.labels)), truth.labels].mean()
+        one = tagger(truth).mean()
         generator, labelled, agreed = np.random.default_rng(0), 0, 0
         for _ in range(PANELS):
             panel = label_votes(generator.multinomial(10, chances), "majority")

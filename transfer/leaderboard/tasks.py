@@ -15,8 +15,8 @@ from transfer.audit.copies import KINDS, copy_groups
 from transfer.datasets.ferplus import CLASSES as VOTED
 from transfer.datasets.ferplus import VOTES
 from transfer.layout import Layout
-from transfer.params import Name, Params, ParamsError, Strict
-from transfer.params.base import different
+from transfer.params import Params, ParamsError, Strict
+from transfer.params.base import Name, different
 from transfer.params.read import read_model
 from transfer.utils.errors import UserError, choices
 from transfer.utils.files import write_text
@@ -35,7 +35,7 @@ class Change(Strict):
 
 
 class Task(Strict):
-    """A test part and the labels of its faces; a change of either is a new version."""
+    """A test split and the labels of its faces; a change of either is a new version."""
 
     title: str
     about: str = ""
@@ -87,9 +87,9 @@ class Truth:
     votes: np.ndarray | None
     """(N, 10) votes of the taggers: the classes of FERPlus in its order, then unknown and NF."""
     prior: np.ndarray
-    """(C,) shares of the classes in the training part."""
+    """(C,) shares of the classes in the training split."""
     copied: np.ndarray | None
-    """(N,) whether the training or validation part holds a copy of the face; None if nobody has looked."""
+    """(N,) whether the training or validation split holds a copy of the face; None if nobody has looked."""
 
     def digest(self, classes: list[str]) -> str:
         """sha256 of the sorted lines "sample<TAB>class name"."""
@@ -131,7 +131,7 @@ def checked_truth(name: str, task: Task, layout: Layout) -> Truth:
         raise UserError(f"{file}: digest: not filled; run: transfer board task {name}, with the data of {task.dataset}")
     if truth.digest(task.classes) != task.digest:
         raise UserError(
-            f"{file}: {task.faces:,} faces with digest {task.digest[:12]}, but the test part of {task.dataset} has "
+            f"{file}: {task.faces:,} faces with digest {task.digest[:12]}, but the test split of {task.dataset} has "
             f"{len(truth.samples):,} with {truth.digest(task.classes)[:12]}; get the right data, or make a new "
             f'version: transfer board task {name} --why "what changed"'
         )
@@ -154,7 +154,7 @@ def fill(name: str, params: Params, layout: Layout, why: str | None, folder: Pat
     update: dict[str, object] = {"faces": len(truth.samples), "digest": digest}
     if task.digest is not None:
         if not why:
-            raise UserError(f'{folder / name}.yaml: the test part changed: a new version; say --why "what changed"')
+            raise UserError(f'{folder / name}.yaml: the test split changed: a new version; say --why "what changed"')
         change = Change(version=task.version + 1, date=datetime.date.today(), text=why)
         update |= {"version": change.version, "changelog": [*task.changelog, change]}
     task = task.model_copy(update=update)

@@ -5,7 +5,7 @@ STYLE = """
   --measured: #0b57a4; --verified: #a4480b; --tool: #2e7d32; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #161616; --soft: #a0a0a0; --line: #3a3a3a;
   --back: #222; --link: #7fb8f0; --measured: #7fb8f0; --verified: #f0a070; --tool: #81c784; } }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1240px; padding: 1.2em; color: var(--ink);
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1500px; padding: 1.2em; color: var(--ink);
   background: var(--paper); }
 a { color: var(--link); } h1 { line-height: 1.2; margin: 0.4em 0; } h2 { margin: 1.8em 0 0.3em; font-size: 1.25em; }
 p { max-width: 50em; margin: 0.4em 0; } .soft, small { color: var(--soft); }
@@ -15,17 +15,17 @@ thead th { background: var(--back); vertical-align: bottom; } .text { text-align
 td.long { white-space: normal; min-width: 16em; text-align: left; }
 th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid var(--link); }
 th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
-td.name { background: var(--paper); } .name { position: sticky; left: 0; max-width: 22em; white-space: normal; min-width: 9em; }
+td.name { background: var(--paper); } .name { position: sticky; left: 0; max-width: 22em; white-space: normal; min-width: 12em; }
 tr.withdrawn td { text-decoration: line-through; color: var(--soft); } .doubt { color: var(--verified); }
 tr.withdrawn td.long { text-decoration: none; }
 .filters { display: flex; flex-wrap: wrap; gap: 0.6em 1.2em; margin: 1em 0; } [hidden] { display: none; }
 input, select { font: inherit; padding: 2px 6px; color: inherit; background: var(--back); border: 1px solid var(--line); }
 svg { width: 100%; max-width: 720px; height: auto; } svg text { fill: var(--soft); font-size: 12px; }
-svg line { stroke: var(--line); } .measured { fill: var(--measured); } .verified { fill: var(--verified); }
+svg line { stroke: var(--line); } svg a text { font-size: 11px; } .measured { fill: var(--measured); } .verified { fill: var(--verified); }
 .tool { fill: var(--tool); } dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2em 1.2em; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 600px) { body { padding: 0.7em; font-size: 14px; } dl { grid-template-columns: 1fr; }
-  .name { max-width: 9em; } th, td { padding: 4px 6px; } }
+  .name { max-width: 9em; min-width: 8em; } td.long { min-width: 11em; } th, td { padding: 4px 6px; } }
 """
 
 SCRIPT = """
@@ -47,7 +47,7 @@ function filter() {
   for (const part of document.querySelectorAll("section[data-tier]"))
     part.hidden = ![...part.querySelectorAll("tr[data-text]")].some(row => !row.hidden);
 }
-for (const one of filters) one.addEventListener("input", filter);
+for (const one of filters) for (const name of ["input", "change"]) one.addEventListener(name, filter);
 filter();
 """
 
@@ -104,12 +104,13 @@ TASK = """{% extends "base" %}
 {% set task = board.task %}
 <p>{{ task.about }} Task {{ board.name }}, version {{ task.version }}: {{ "{:,}".format(task.faces) }} faces of
 {{ task.dataset }}; labels: {{ task.labels }}. <span class="soft">Digest of samples and labels {{ task.digest[:16] }}.</span></p>
-<p><a href="leaderboard.csv">csv</a> · <a href="leaderboard.json">JSON</a></p>
+<p><a href="leaderboard.csv">csv</a> · <a href="leaderboard.json">JSON</a> ·
+<a href="{{ board.id }}.samples.csv">samples</a> · <a href="{{ board.id }}.croissant.json">Croissant</a></p>
 <div class="filters">
 <label>Filter <input type="search" data-by="text" placeholder="name, method"></label>
-{% for key, head in (("protocol", "Selection"), ("weights", "Start")) %}
-<label>{{ head }} <select data-by="{{ key }}"><option value="">all</option>
-{% for value in board.rows|map(attribute="about." ~ key)|unique %}<option>{{ value }}</option>{% endfor %}
+{% for key, head in (("tier", "Tier"), ("about.protocol", "Selection"), ("about.weights", "Start")) %}
+<label>{{ head }} <select data-by="{{ key.split(".")[-1] }}"><option value="">all</option>
+{% for value in board.rows|map(attribute=key)|unique %}<option>{{ value }}</option>{% endfor %}
 </select></label>
 {% endfor %}
 </div>
@@ -120,11 +121,11 @@ TASK = """{% extends "base" %}
 <div class="wide"><table id="{{ tier }}"><thead><tr>
 <th class="text name"><button>Entry</button></th><th><button>Rank</button></th><th class="text"><button>Group</button></th>
 {% for column in columns %}
-<th title="{{ column.hint }}"><button>{{ column.head }}{{ " (%)" if column.form.endswith("%}") }}</button></th>
+<th title="{{ column.hint }}"><button>{{ column.title }}</button></th>
 {% endfor %}
 </tr></thead><tbody>
 {% for row, cells in rows %}
-<tr data-text="{{ row.title }} {{ row.name }} {{ row.about.method }}" data-protocol="{{ row.about.protocol }}"
+<tr data-text="{{ row.title }} {{ row.name }} {{ row.about.method }}" data-tier="{{ tier }}" data-protocol="{{ row.about.protocol }}"
  data-weights="{{ row.about.weights }}"{{ ' class="withdrawn"'|safe if row.withdrawn }}>
 <td class="text name" data-value="{{ row.title }}"><a href="entries/{{ row.name }}.html">{{ row.title }}</a>
 {%- if row.scores.n_seeds == 1 %} <small>single run</small>{% endif %}
@@ -157,7 +158,7 @@ TASK = """{% extends "base" %}
 {% for point in plot.points %}
 <a href="entries/{{ point.row.name }}.html"><circle class="{{ point.row.tier }}" cx="{{ point.x }}" cy="{{ point.y }}" r="5">
 <title>{{ point.row.title }}: {{ point.row.scores.accuracy|percent }}, {{ point.row.about.parameters|value }} parameters</title>
-</circle></a>
+</circle><text x="{{ point.x + 8 }}" y="{{ point.y + 4 }}">{{ point.row.title|truncate(18) }}</text></a>
 {% endfor %}
 <text x="340" y="300" text-anchor="middle">parameters</text>
 </svg>
@@ -187,18 +188,19 @@ every entry{% if board.missed %}: <span class="soft">{{ board.missed[:12]|join("
 {% endfor %}
 </tbody></table></div>
 {% endif %}
-{% if board.reported %}
-<h2>Reported: numbers of papers</h2>
-<p>Not checked here, often of one run and of the best epoch on the test part; not ranked.</p>
-<div class="wide"><table id="reported"><thead><tr><th class="text"><button>Method</button></th><th><button>Year</button></th>
+{% for cited, numbers in board.reported|groupby("cited")|reverse %}
+<h2>{{ "Reported: numbers of papers" if cited else "Uncited: numbers without a document that was read" }}</h2>
+<p>Not checked here, often of one run and of the best epoch on the test split; not ranked.</p>
+<div class="wide"><table class="reported"><thead><tr><th class="text"><button>Method</button></th><th><button>Year</button></th>
 <th><button>Accuracy (%)</button></th><th class="text"><button>Selection</button></th><th class="text">Source</th></tr></thead><tbody>
-{% for one in board.reported %}
+{% for one in numbers %}
 <tr><td class="text" data-value="{{ one.method }}">{{ one.method }}</td><td data-value="{{ one.year }}">{{ one.year }}</td>
-<td data-value="{{ one.accuracy }}">{{ "%.2f" % one.accuracy }}</td><td class="text" data-value="{{ one.protocol }}">{{ one.protocol }}</td>
-<td class="long soft">{{ one.source }} ({{ one.status }}){{ ": " ~ one.remark if one.remark }}</td></tr>
+<td data-value="{{ one.accuracy }}">{{ "%.2f" % one.accuracy }}</td>
+<td class="text" data-value="{{ one.protocol }}"{% if one.evidence %} title="{{ one.evidence }}"{% endif %}>{{ one.protocol }}</td>
+<td class="long soft"><a href="{{ one.url }}" rel="nofollow">{{ one.paper }}</a>; {{ one.said }}</td></tr>
 {% endfor %}
 </tbody></table></div>
-{% endif %}
+{% endfor %}
 <h2>Versions of this task</h2>
 <ul>{% for change in task.changelog %}<li>{{ change.version }} ({{ change.date }}): {{ change.text }}</li>{% endfor %}</ul>
 {% if board.earlier %}<p>Entries of earlier versions, not scored here: {{ board.earlier|join(", ") }}.</p>{% endif %}
@@ -225,6 +227,40 @@ version {{ board.task.version }}.</p>
 {%- else %}{{ value|value }}{% endif %}</dd>
 {% endfor %}</dl>
 <h2>Files</h2>
-<ul>{% for name, path in row.files.items() %}<li><a href="{{ path|link }}">{{ name }}</a></li>{% endfor %}</ul>
+<ul>{% for name, path in row.files.items() %}<li><a href="../{{ path }}">{{ name }}</a></li>{% endfor %}
+
+{% if row.tier == "measured" %}
+<li><a href="../models/{{ row.name }}/README.md">model card</a></li>
+<li><a href="../models/{{ row.name }}/.eval_results/{{ board.name }}.yaml">.eval_results of Hugging Face</a></li>
+{% endif %}
+</ul>
 {% endblock %}
+"""
+
+CARD = """---
+{{ index }}---
+
+# {{ row.title }} ({{ row.name }})
+
+A facial expression classifier, made by [TransFER's benchmark]({{ "../../entries/" ~ row.name }}.html): {{ row.about.method }},
+{{ row.scores.n_seeds }} training{{ "s" if row.scores.n_seeds > 1 }} on {{ row.about.training_data }}.
+
+- **Model**: {{ row.about.model_architecture }}, backbone {{ row.about.backbone }}, {{ "{:,}".format(row.about.parameters) }} parameters,
+  {{ "{:,}".format(row.about.macs) }} multiplications with additions per face; loss {{ row.about.loss }}; {{ row.about.weights }} weights at the start
+- **Input**: an aligned face{{ " of " ~ row.about.model_input_size ~ " pixels" if row.about.model_input_size }}; output: {{ board.task.classes|join(", ") }}
+- **Tested on**: {{ board.task.title }}, version {{ board.task.version }}, {{ "{:,}".format(board.task.faces) }} faces. {{ board.task.about }}
+- **Epoch**: {{ row.about.protocol }}
+- **Again**: `{{ row.about.code_command }}` at commit {{ row.about.code_commit }}
+
+| number | value |
+|---|---|
+| accuracy | {{ "%.2f" % (100 * row.scores.accuracy) }} % ({{ "%.2f to %.2f" % (100 * row.scores.ci95_low, 100 * row.scores.ci95_high) }}) |
+| mean class accuracy | {{ "%.2f" % (100 * row.scores.mean_class_accuracy) }} % |
+| expected calibration error | {{ "%.2f" % (100 * row.scores.ece) }} % |
+{% for name in board.task.classes if row.scores["recall_" ~ name] is not none %}
+| recall of {{ name }} | {{ "%.2f" % (100 * row.scores["recall_" ~ name]) }} % |
+{% endfor %}
+
+**Limits.** An expression in a picture is not a feeling. Labels are the majority of few taggers, classes are unbalanced, and rare classes
+are recognised worse than the accuracy says. Not for decisions about people.
 """

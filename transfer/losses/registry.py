@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from transfer.losses.base import Loss
-    from transfer.params import LossParams, Params, RunParams
+    from transfer.params import Params, RunParams
+    from transfer.params.train import LossParams
 
 RESERVED = ("self", "model", "num_classes", "num_samples")
 """Arguments that are not given in ``train.loss.args``."""
@@ -102,8 +103,11 @@ def _does_not_fit(settings: str) -> tuple[tuple[str, ...], str] | None:
 def check_losses(params: "Params") -> None:
     """Raise ParamsError if a run has an unknown loss, or one that does not fit its network or targets."""
     from transfer.params import ParamsError
-    from transfer.params.read import where
+    from transfer.params.read import space, where
 
     for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.selected_runs()):
         if wrong := problem(params.run(dataset, recipe)):
             raise ParamsError(where(params, dataset, recipe, ("train", "loss", *wrong[0])), wrong[1])
+    for name, _, values, run in params.trials():
+        if wrong := problem(run):
+            raise ParamsError(space(name, values, ("train", "loss", *wrong[0])), wrong[1])

@@ -7,7 +7,6 @@ they understand is read from their source. A model called ``timm/NAME`` is timm'
 
 import ast
 import importlib
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
@@ -216,26 +215,33 @@ def _signature(name: str) -> tuple["type[BaseModel]", int | None]:
 def check_models(params: "Params") -> None:
     """Raise ParamsError if a run or a trial names an unknown model, or arguments or weights that do not fit it."""
     from transfer.params import ParamsError
-    from transfer.params.read import where
-    from transfer.params.recipes import SHORTHANDS, is_transfer, varied
+    from transfer.params.read import space, where
 
     for dataset, recipe in dict.fromkeys((dataset, recipe) for dataset, recipe, _ in params.selected_runs()):
-        model, parts = params.run(dataset, recipe).model, params.recipe(recipe).model_fields_set & SHORTHANDS
-        if parts and not is_transfer(model.name) and model.name in (*modules(), *_timm(model.name)):
-            key, other = min(parts), f"only TransFER has it, and the model is {model.name}"
-            raise ParamsError(("recipe_definitions", recipe, key), f"{other}; leave it out, or name a transfer_ model")
+        model = params.run(dataset, recipe).model
+        tables = [table for table in params.tables if recipe in params.table_recipes(table)]
+        _check_parts(params, dataset, recipe, " and ".join(["recipes"] * (recipe in params.recipes) + tables))
         wrong = problem(model)
         if not wrong and model.name.startswith(TIMM) and (text := _cannot_be_made(model.model_dump_json())):
             wrong = ("args" if model.args else "name",), text
         if wrong:
             raise ParamsError(where(params, dataset, recipe, ("model", *wrong[0])), wrong[1])
-    for name in params.searches:
-        search = params.search_definitions[name]
-        for dataset, ends in itertools.product(params.datasets, search.ends()):
-            end = {name: varied(params.recipe_definitions[search.recipe], ends)}
-            trial = params.model_copy(update={"recipe_definitions": params.recipe_definitions | end})
-            if wrong := problem(trial.run(dataset, name).model):
-                raise ParamsError(("search_definitions", name, "space", *ends), wrong[1])
+    for name, dataset, values, run in params.trials():
+        _check_parts(params, dataset, params.search_definitions[name].recipe, f"searches ({name})")
+        if wrong := problem(run.model):
+            raise ParamsError(space(name, values, ("model", *wrong[0])), wrong[1])
+
+
+def _check_parts(params: "Params", dataset: str, recipe: str, wanted: str) -> None:
+    from transfer.params import ParamsError
+    from transfer.params.base import is_transfer
+    from transfer.params.recipes import SHORTHANDS
+
+    name = params.run(dataset, recipe).model.name
+    for key in sorted(params.recipe(recipe).model_fields_set & SHORTHANDS):
+        if not is_transfer(name) and name in (*modules(), *_timm(name)):
+            text = f"only TransFER has it, and the model is {name}; leave it out, or name a transfer_ model"
+            raise ParamsError(("recipe_definitions", recipe, key), f"{text} ({recipe} is in {wanted})")
 
 
 def register_with_timm() -> None:
@@ -258,16 +264,34 @@ def _tell_timm(function: Callable[..., Any]) -> None:
 
     @wraps(function)
     def of_timm(pretrained: bool = False, **kwargs: Any) -> Any:
-        if pretrained:
-            raise ValueError(
-                "no weights come with the models; import those of others with `transfer weights` (docs/weights.md) and "
-                "name them in model.pretrained, or give a safetensors file of this project as checkpoint_path"
-            )
         for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm passes these to every model
             kwargs.pop(key, None)
-        return function(**kwargs)
+        return _pretrained(function, kwargs) if pretrained else function(**kwargs)
 
     register_model(of_timm)
+
+
+def _pretrained(function: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+    """The model that comes along, with a fresh head for other classes. Raises ValueError for a model without one."""
+    from transfer.models.weights.catalogue import find_weights
+    from transfer.models.weights.load import read_safetensors
+
+    try:
+        tensors, about = read_safetensors(find_weights())
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    model, classes = about["model"], about["classes"]
+    if model["name"] != function.__name__:
+        raise ValueError(
+            f"weights come along for {model['name']} only; import those of others with `transfer weights` "
+            "(docs/weights.md), or give a safetensors file of this project as checkpoint_path"
+        )
+    made = function(**{"num_classes": len(classes), "img_size": model["img_size"]} | model["args"] | kwargs)
+    if made.num_classes != len(classes):
+        fresh = {name: value for name, value in made.state_dict().items() if name.startswith("head.")}
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("head.")} | fresh
+    made.load_state_dict(tensors)
+    return made
 
 
 def _import_all() -> None:

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -116,20 +116,43 @@ def merged(base: S, *overrides: Strict | Mapping[str, Any]) -> S:
     return type(base)(**values)
 
 
-def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``override`` on top: mappings merge, all other values are replaced (as in Snakemake)."""
+def merge(base: Mapping[str, Any], override: Mapping[str, Any], same: bool = False) -> dict[str, Any]:
+    """``base`` with ``override`` on top: mappings merge, all other values are replaced (as in Snakemake).
+
+    Arguments belong to one model or loss: a block that names another one starts without those of ``base``, unless both
+    are of the ``same`` level, such as two values of the command line.
+    """
     merged = dict(base)
     for key, value in override.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            if not same and "name" in value and owner(value) != owner(old):
+                old = {name: kept for name, kept in old.items() if name != "args"}
+            value = merge(old, value, same)
+        merged[key] = value
     return merged
 
 
-def nested(key: str, value: Any) -> dict[str, Any]:
-    """``value`` under a dotted key, as nested mappings."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return cast(dict[str, Any], value)
+def owner(block: Mapping[str, Any]) -> Any:
+    """Whose arguments a block of a model or loss has: the sizes of TransFER share theirs, and those of a block without
+    a name are the default's, TransFER's or cross-entropy's."""
+    name = block.get("name", "cross_entropy")
+    return None if is_transfer(str(name)) or name == "cross_entropy" else name
+
+
+def is_transfer(model: str) -> bool:
+    """Whether a model's name is one of TransFER's sizes."""
+    return model.startswith("transfer_")
+
+
+def nested(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Values by dotted keys as nested mappings."""
+    found: dict[str, Any] = {}
+    for key, value in values:
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        found = merge(found, value, same=True)
+    return found
 
 
 _ARGS = ("num_lanets", "mad", "msad", "msad_mode", "stem_stages", "lanet_norm", "normalization")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from transfer.params.base import Folder, Name, ParamsError, Protocol, Seeds, Strict, merged
+from transfer.params.base import Folder, Name, ParamsError, Protocol, Seeds, Strict, is_transfer, merged, owner
 from transfer.params.datasets import DatasetDefinition, FaceParams, SamplingParams
 from transfer.params.recipes import (
     LANETS,
@@ -20,8 +20,8 @@ from transfer.params.recipes import (
     RecipeDefinition,
     RecipeOnDataset,
     RunParams,
-    is_transfer,
     varied,
+    with_values,
 )
 from transfer.params.search import SearchDefinition
 from transfer.params.tables import TableDefinition
@@ -156,6 +156,15 @@ class Params(Strict):
         )
         return resolved
 
+    def trials(self) -> Iterator[tuple[str, str, dict[str, Any], RunParams]]:
+        """Search, dataset, values and run of the trials at the ends of the searches' spaces."""
+        for name in self.searches:
+            search = self.search_definitions[name]
+            for dataset, values in itertools.product(self.datasets, search.ends()):
+                recipe = with_values(self.recipe_definitions[search.recipe], dataset, values)
+                trial = self.model_copy(update={"recipe_definitions": self.recipe_definitions | {name: recipe}})
+                yield name, dataset, values, trial.run(dataset, name)
+
     @cached_property
     def _resolved(self) -> dict[tuple[str, str], RunParams]:
         return {}
@@ -164,22 +173,20 @@ class Params(Strict):
 def _model(recipe: RecipeDefinition, *blocks: Strict) -> ModelParams:
     """The model of a recipe, from the blocks of the experiment, the dataset, the recipe, and the recipe there.
 
-    Arguments belong to one model: those of blocks that come before another one is named do not count.
+    Arguments belong to one model: a block that names another one starts without those of the blocks before it.
     """
     given = [block.model_dump(exclude_unset=True) for block in blocks]
-    names: list[str | None] = list(
-        itertools.accumulate((block.get("name") for block in given), lambda old, new: new or old)
-    )
-    name = names[-1] or ModelParams().name
-    transfer = is_transfer(name)
-    for block, there in zip(given, names, strict=True):
-        if not (transfer and is_transfer(there or name)) and there not in (None, name):
-            block.pop("args", None)
-    if transfer:
+    names = [ModelParams().name]
+    for number, block in enumerate(given):
+        names.append(block.pop("name", names[-1]))
+        if owner({"name": names[-1]}) != owner({"name": names[-2]}):
+            for before in given[:number]:
+                before.pop("args", None)
+    if is_transfer(names[-1]):
         off: dict[str, Any] = {} if recipe.local_cnns else {"num_lanets": 0}
         off |= {part: 0.0 for part in ("mad", "msad") if not getattr(recipe, part)}
         given = [{"args": PARTS}, *given[:2], {"args": off}, *given[2:]]
-    return merged(ModelParams(), *given)
+    return merged(ModelParams(name=names[-1]), *given)
 
 
 def _once(*several: Iterable[T]) -> list[T]:
@@ -324,6 +331,8 @@ def _check_search(params: Params, name: str) -> None:
             raise ParamsError((*loc, "space", MAD), message)
     for values in search.ends():
         try:
-            varied(params.recipe_definitions[search.recipe], values)
+            with_values(params.recipe_definitions[search.recipe], params.datasets[0], values)
         except ValidationError as error:
-            raise ParamsError((*loc, "space", *values), error.errors()[0]["msg"].replace("Input ", "")) from None
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ParamsError((*loc, "space", key), first["msg"].replace("Input ", "")) from None

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from transfer.params.base import ParamsError, S, Strict, merge, nested, renamed
+from transfer.params.base import ParamsError, S, Strict, merge, nested, owner, renamed
 from transfer.params.experiment import Params
 from transfer.utils.errors import UserError, choices, did_you_mean, one_line, shown
 from transfer.utils.files import write_text
@@ -46,46 +46,40 @@ def load(
     files = files[snapshots[-1] if snapshots else 0 :]
     config: dict[str, Any] = {}
     for file in files:
-        config = merge(config, read_yaml(file))
-    command_line = dict(command_line or {})
+        config = _on_top(config, read_yaml(file))
+    single: list[tuple[str, Any]] = []
     for value in values:
         key, equals, text = value.partition("=")
         if not equals:
             raise UserError(f"--set {value}: expected key=value, such as train.epochs=3")
         if key.count(".") > _DEEPEST:
             raise UserError(f"--set {shown(value)}: nested deeper than {_DEEPEST}")
-        command_line = merge(command_line, nested(key, parse(text, f"--set {shown(value)}")))
-    return _checked(merge(config, command_line), files, command_line, checks)
-
-
-def validate(
-    config: Mapping[str, Any],
-    files: Sequence[str | Path],
-    command_line: Mapping[str, Any],
-    checks: Sequence[Callable[[Params], None]] = (),
-) -> Params:
-    """Check a configuration that Snakemake merged, as :func:`load` does; ``files`` and ``command_line`` locate a value.
-
-    The files are read again, since Snakemake takes the last of two equal keys without a word.
-    """
-    for file in files:
-        read_yaml(Path(file))
-    return _checked(config, files, command_line, checks)
-
-
-def _checked(
-    config: Mapping[str, Any],
-    files: Sequence[str | Path],
-    command_line: Mapping[str, Any],
-    checks: Sequence[Callable[[Params], None]],
-) -> Params:
-    params = _validated(Params, config, (files, command_line))
+        single.append((key, parse(text, f"--set {shown(value)}")))
+    command_line = merge(command_line or {}, nested(single), same=True)
+    params = _validated(Params, _on_top(config, command_line), (files, command_line))
     try:
         for check in checks:
             check(params)
     except ParamsError as error:
         raise UserError(f"{_origin(error.loc, (files, command_line))}: {_key(error.loc)}: {error}") from None
     return params
+
+
+def _on_top(config: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """``override`` merged into ``config``, whose datasets keep no arguments of a model or loss that is replaced."""
+    for path in (("model",), ("train", "loss")):
+        old, new = _block(config, *path), _block(override, *path)
+        if "name" in new and owner(new) != owner(old):
+            for definition in _block(config, "dataset_definitions").values():
+                if "name" not in (own := _block(definition, *path)):
+                    own.pop("args", None)
+    return merge(config, override)
+
+
+def _block(values: Any, *path: str) -> dict[str, Any]:
+    for part in path:
+        values = values.get(part) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
 
 
 def read_model(file: Path, model: type[S]) -> S:
@@ -222,6 +216,12 @@ def where(params: Params, dataset: str, recipe: str, key: tuple[str, ...]) -> tu
     places += [(*recipes, "datasets", dataset, *key), (*recipes, *key), ("dataset_definitions", dataset, *key), key]
     values = params.model_dump(exclude_unset=True)
     return next((place for place in places if holds(values, place)), key)
+
+
+def space(search: str, values: Mapping[str, Any], key: tuple[str, ...]) -> tuple[str, ...]:
+    """The place of a trial's wrong ``key`` in the parameters: that of its search, or the last of the trial's values."""
+    dotted = ".".join(key)
+    return ("search_definitions", search, "space", dotted if dotted in values else list(values)[-1])
 
 
 def schema_text(model: type[Strict] = Params, partial: bool = True) -> str:

@@ -49,11 +49,6 @@ class RecipeDefinition(Strict):
     """Overrides per dataset; they win over the keys above."""
 
 
-def is_transfer(model: str) -> bool:
-    """Whether a model's name is one of TransFER's sizes."""
-    return model.startswith("transfer_")
-
-
 def setting(key: str) -> str:
     """Validator: the dotted key of a value that recipes may differ in, for sweeps and searches."""
     block, _, name = key.rpartition(".")
@@ -68,13 +63,16 @@ def varied(recipe: RecipeDefinition, values: Mapping[str, Any]) -> RecipeDefinit
     """``recipe`` with the values of a sweep by dotted keys, which override everything else in it."""
     content = recipe.model_dump(exclude_unset=True)
     content["datasets"] = {}
-    for key, value in values.items():
-        content = merge(content, nested(key, value))
-        if key in (MAD, "model.args.msad"):
-            content[key.rpartition(".")[2]] = True
-    if values.get(LANETS, 2) < 2:
-        content = merge(merge(content, {"mad": False}), nested(MAD, 0.0))
-    return RecipeDefinition.model_validate(content)
+    off = {"mad": False, MAD: 0.0} if values.get(LANETS, 2) < 2 else {}
+    shorthands = {key.rpartition(".")[2]: True for key in values if key in (MAD, "model.args.msad")}
+    return RecipeDefinition.model_validate(merge(content, nested({**values, **shorthands, **off}.items())))
+
+
+def with_values(recipe: RecipeDefinition, dataset: str, values: Mapping[str, Any]) -> RecipeDefinition:
+    """``recipe`` with the values of a trial on ``dataset``, by dotted keys."""
+    given = recipe.datasets.get(dataset, RecipeOnDataset()).model_dump(exclude_unset=True)
+    here = RecipeOnDataset.model_validate(merge(given, nested(values.items())))
+    return recipe.model_copy(update={"datasets": recipe.datasets | {dataset: here}})
 
 
 class RunParams(Strict):

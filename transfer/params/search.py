@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import product
 from math import prod
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -81,10 +82,6 @@ class PrunerParams(Strict):
     """Completed trials before any is pruned."""
     warmup_epochs: Annotated[int, Field(ge=0, le=10000)] = 5
     """Epochs of a trial before it may be pruned."""
-    interval_epochs: Annotated[int, Field(ge=1, le=10000)] = 1
-    """Epochs between two checks."""
-    min_trials: Annotated[int, Field(ge=1, le=100000)] = 1
-    """Trials that must have reached that epoch."""
 
 
 class SearchDefinition(Strict):
@@ -124,7 +121,12 @@ class SearchDefinition(Strict):
         return self
 
     def ends(self) -> Iterator[dict[str, Any]]:
-        """Each listed value of the space, and the ends of each range, by key."""
-        for key, values in self.space.items():
-            for value in values if isinstance(values, list) else (values.low, values.high):
-                yield {key: value}
+        """Each listed value of the space, and the ends of each range, with every model and loss that it names."""
+        named = {key: part for key, part in self.space.items() if key.endswith(".name") and isinstance(part, list)}
+        for names in product(*named.values()):
+            chosen = dict(zip(named, names, strict=True))
+            yield chosen
+            for key in [key for key in self.space if key not in named]:
+                part = self.space[key]
+                for value in part if isinstance(part, list) else (part.low, part.high):
+                    yield chosen | {key: value}

@@ -78,6 +78,19 @@ def cross_accuracy(frame: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def read_tool(layout: Layout, dataset: str, tool: str, faces: pd.Index) -> pd.DataFrame:
+    """A tool's predictions of the test ``faces`` (sample, label), once per input. Raises UserError: missing, damaged,
+    of other faces."""
+    path = layout.tool(dataset, tool)
+    with readable(path, f"run transfer evaluate --tool {tool}"):
+        frame = pd.read_parquet(path)
+    layout.chain.check(path)
+    for shown, part in frame.groupby("input"):
+        if not pd.MultiIndex.from_frame(part[["sample", "label"]]).sort_values().equals(faces):
+            raise UserError(f"{path}: other test faces ({shown}) than those of the runs; delete it and {remake(path)}")
+    return frame
+
+
 MEASURES = {
     "lanets_overlap": (0.0, 1.0),
     "lanets_cosine": (0.0, 1.0),

@@ -51,7 +51,7 @@ def frame_metrics(rows: "Predictions") -> dict[str, Any]:
 def run_metrics(predictions: "Predictions", subsets: "Predictions | None" = None) -> dict[str, Any]:
     """``{"protocols": {protocol: {"epoch": int, "splits": {split: metrics}}}}`` of one run's predictions.
 
-    ``subsets`` (columns sample and subset) names parts of the test split: each protocol then has ``"subsets": {subset:
+    ``subsets`` (columns sample and subset) are of the test split: each protocol then has ``"subsets": {subset:
     metrics}`` too, without those of which no face was tested.
     """
     names = ("sample", "label", "split", "protocol", "epoch")
@@ -80,7 +80,6 @@ def run_metrics(predictions: "Predictions", subsets: "Predictions | None" = None
 def evaluate(
     run_dir: str | os.PathLike[str],
     *,
-    classes: Sequence[str] | None = None,
     folder: str | os.PathLike[str] | None = None,
     subsets: str | os.PathLike[str] | None = None,
     **identity: str | int,
@@ -88,17 +87,13 @@ def evaluate(
     """Read ``run_dir``/predictions.parquet, write metrics.json there or in ``folder``, and return its content.
 
     ``subsets`` is the dataset's subsets.parquet, ``identity`` the experiment, dataset, recipe and seed. Raises
-    UserError for broken predictions, or of other ``classes``.
+    UserError for broken predictions.
     """
     path = Path(run_dir) / "predictions.parquet"
     predictions = read_columns(path)
-    found = class_names(predictions)
-    if classes is not None and found != list(classes):
-        expected = f"expected {', '.join(classes)} in this order"
-        raise UserError(f"{path}: classes are {', '.join(found)}, {expected}; run transfer train again")
     content: dict[str, Any] = {
         **{key: identity[key] for key in ("experiment", "dataset", "recipe", "seed")},
-        "classes": found,
+        "classes": class_names(predictions),
         **run_metrics(predictions, parquet_columns(subsets) if subsets else None),
         "predictions_sha256": sha256(path),
     }

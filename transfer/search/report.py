@@ -17,18 +17,11 @@ from optuna.visualization import matplotlib as plots
 
 from transfer.layout import Layout
 from transfer.params import Params
-from transfer.search.study import (
-    open_storage,
-    progress_of,
-    retry,
-    shown,
-    storage_errors,
-    storage_url,
-    study_name,
-    with_values,
-)
+from transfer.params.recipes import with_values
+from transfer.search.study import open_storage, progress_of, retry, storage_errors, storage_url
 from transfer.utils.errors import UserError
 from transfer.utils.files import atomic, write_json, write_text
+from transfer.utils.text import public
 
 _TARGET = "validation accuracy"
 
@@ -65,11 +58,11 @@ def report(params: Params, search: str, layout: Layout) -> None:
 
 def _load_study(params: Params, search: str, dataset: str, layout: Layout) -> optuna.Study:
     definition = params.search_definitions[search]
-    name, url = study_name(params, search, dataset), storage_url(params, layout)
+    name, url = f"{params.experiment}/{search}/{dataset}", storage_url(params, layout)
     storage = open_storage(url)
     with storage_errors(url):
         if name not in optuna.get_all_study_names(storage):
-            raise UserError(f"study {name}: not in {shown(url)}; run it with snakemake search, or transfer search")
+            raise UserError(f"study {name}: not in {public(url)}; run it with snakemake search, or transfer search")
         study = optuna.load_study(study_name=name, storage=storage)
         lanets = params.run(dataset, definition.recipe).model.args.get("num_lanets", 0)
         finished, _, wanted = progress_of(study, definition, lanets)

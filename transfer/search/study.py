@@ -20,20 +20,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from transfer.layout import Layout
-from transfer.params import (
-    Params,
-    PrunerParams,
-    RecipeDefinition,
-    RecipeOnDataset,
-    SearchDefinition,
-    SearchRange,
-    SearchSpace,
-    merge,
-    nested,
-)
-from transfer.params.recipes import LANETS, MAD
+from transfer.params import Params
+from transfer.params.recipes import LANETS, MAD, with_values
+from transfer.params.search import SearchDefinition, SearchRange, SearchSpace
 from transfer.utils.errors import UserError
 from transfer.utils.seeds import stream
+from transfer.utils.text import public
 
 warnings.simplefilter("ignore", ExperimentalWarning)  # of heartbeats, retries and samplers
 
@@ -49,15 +41,11 @@ retry = RetryHeartbeatStaleTrialCallback()
 """Queues the values of a failed trial again."""
 
 
-def _in_order(space: SearchSpace) -> list[tuple[str, Any]]:
-    """The number of LANets first: it decides whether there is MAD."""
-    return sorted(space.items(), key=lambda part: part[0] != LANETS)
-
-
 def draw(trial: optuna.Trial, space: SearchSpace, lanets: int) -> dict[str, Any]:
     """Draw the values of ``trial``; ``lanets`` is B if not in the space. Below two LANets mad is 0, and not drawn."""
     values: dict[str, Any] = {}
-    for name, part in _in_order(space):
+    parts: list[tuple[str, Any]] = sorted(space.items(), key=lambda item: item[0] != LANETS)  # it decides over MAD
+    for name, part in parts:
         if name == MAD and values.get(LANETS, lanets) < 2:
             continue
         if isinstance(part, list):
@@ -88,14 +76,6 @@ def conditional(space: SearchSpace) -> bool:
     return MAD in space and (counts.low if isinstance(counts, SearchRange) else min(counts)) < 2
 
 
-def with_values(recipe: RecipeDefinition, dataset: str, values: dict[str, Any]) -> RecipeDefinition:
-    """``recipe`` with the ``values`` of a trial on ``dataset``."""
-    here = recipe.datasets.get(dataset, RecipeOnDataset()).model_dump(exclude_unset=True)
-    for key, value in values.items():
-        here = merge(here, nested(key, value))
-    return recipe.model_copy(update={"datasets": recipe.datasets | {dataset: RecipeOnDataset.model_validate(here)}})
-
-
 def trial_params(params: Params, dataset: str, search: str, values: dict[str, Any]) -> Params:
     """The parameters of a trial's runs: its values are the recipe ``search``, and no protocol is asked for."""
     definition = params.search_definitions[search]
@@ -120,11 +100,6 @@ def storage_url(params: Params, layout: Layout) -> str:
     if not re.match(r"sqlite:///.|postgresql(\+\w+)?://.", url):
         raise UserError(f"search_storage: {named} is neither sqlite:///FILE nor postgresql://USER@HOST/DATABASE")
     return url
-
-
-def shown(url: str) -> str:
-    """``url`` without its password."""
-    return make_url(url).render_as_string(hide_password=True) if "://" in url else url
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -170,20 +145,17 @@ def _unusable(url: str, error: BaseException) -> UserError:
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     reason = str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0]
     return UserError(
-        f"search_storage {shown(url)}: cannot be used ({reason}); repair it, then run the same command again, or "
+        f"search_storage {public(url)}: cannot be used ({reason}); repair it, then run the same command again, or "
         "choose another search_storage"
     )
 
 
-def study_name(params: Params, search: str, dataset: str) -> str:
-    """Name of a study in its storage."""
-    return f"{params.experiment}/{search}/{dataset}"
-
-
 def open_study(params: Params, search: str, dataset: str, layout: Layout, identity: dict[str, Any]) -> optuna.Study:
     """The study, created if there is none. Raises UserError for one whose trials share another ``identity``."""
-    name, url = study_name(params, search, dataset), storage_url(params, layout)
-    storage, pruner = open_storage(url), _pruner(params.search_definitions[search].pruner)
+    name, url = f"{params.experiment}/{search}/{dataset}", storage_url(params, layout)
+    storage, rule = open_storage(url), params.search_definitions[search].pruner
+    median = optuna.pruners.MedianPruner(rule.startup_trials, rule.warmup_epochs)
+    pruner = optuna.pruners.NopPruner() if rule.kind == "none" else median
     with storage_errors(url):
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
@@ -194,21 +166,10 @@ def open_study(params: Params, search: str, dataset: str, layout: Layout, identi
             study.set_metric_names(["validation accuracy"])
         elif changed := sorted(key for key in known | identity if known.get(key) != identity.get(key)):
             raise UserError(
-                f"study {name} in {shown(url)}: created with another {', '.join(changed)}, so its trials do not "
+                f"study {name} in {public(url)}: created with another {', '.join(changed)}, so its trials do not "
                 "compare; rename the search, or delete the study (docs/search.md)"
             )
     return study
-
-
-def _pruner(params: PrunerParams) -> optuna.pruners.BasePruner:
-    if params.kind == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(
-        n_startup_trials=params.startup_trials,
-        n_warmup_steps=params.warmup_epochs,
-        interval_steps=params.interval_epochs,
-        n_min_trials=params.min_trials,
-    )
 
 
 def make_sampler(search: SearchDefinition, worker: int, index: int) -> optuna.samplers.BaseSampler:

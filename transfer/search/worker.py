@@ -22,6 +22,7 @@ from transfer.training.state import Run
 from transfer.utils.code_digest import step_digest
 from transfer.utils.errors import UserError
 from transfer.utils.files import sha256, write_json
+from transfer.utils.text import public
 
 Listeners = Callable[[int], Sequence[Listener]]
 """Number of a trial to those who follow its runs."""
@@ -92,10 +93,8 @@ def work(
             study.optimize(objective, n_trials=1)
         trials = study.get_trials(deepcopy=False, states=FINISHED)
     own = [trial.number for trial in trials if trial.user_attrs.get(WORKER) == number]
-    folder = layout.search(search) / dataset
-    write_json(
-        folder / f"worker{number}.json", {"study": study.study_name, "storage": studies.shown(url), "trials": own}
-    )
+    left = {"study": study.study_name, "storage": public(url), "trials": own}
+    write_json(layout.search(search) / dataset / f"worker{number}.json", left)
 
 
 def requeue(study: optuna.Study, worker: int, workers: int) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from transfer.datasets import archives, registry
-from transfer.params import Name, Params, ParamsError, Strict
-from transfer.params.base import Below
+from transfer.params import Params, ParamsError, Strict
+from transfer.params.base import Below, Name
 from transfer.params.read import read_model
 from transfer.utils.errors import UserError
 
@@ -144,6 +144,12 @@ def archive_path(params: Params, dataset: str) -> Path:
     except UserError as error:
         hint = where_to_get(definition.archive, load())
         raise UserError(f"dataset {dataset}: {error}. {hint}".rstrip()) from None
+
+
+def tools(raw_dir: str) -> dict[str, Path]:
+    """The packages of the tools that were fetched, by name: they are optional."""
+    files = {name: Path(raw_dir) / entry.files[0].path for name, entry in load().items() if entry.kind == "tool"}
+    return {name: file for name, file in files.items() if file.is_file()}
 
 
 def weights_path(params: Params, name: str) -> Path:

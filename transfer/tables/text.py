@@ -27,7 +27,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a table, such as one dataset."""
+    """A section of a table, such as one dataset."""
 
     title: str
     text: str
@@ -153,18 +153,13 @@ def interval(low: str = "ci95_low", high: str = "ci95_high", template: str = "{:
 ACCURACY_CELLS: dict[str, Cell] = {"accuracy": mean("accuracy"), "95 %": interval()}
 
 
-def markdown_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table, numbers to the right."""
-    cells = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return ["| " + " | ".join(row) + " |" for row in cells]
-
-
 def to_markdown(table: Table) -> str:
-    """Return the table as Markdown."""
+    """Return the table as Markdown, numbers to the right."""
     paragraphs = [f"# {table.title}", *table.header]
     for section in table.sections:
-        paragraphs += [f"## {section.title}", section.text, "\n".join(markdown_rows(section.head, section.rows))]
-        paragraphs += section.notes
+        lines = [section.head, ["---", *["---:"] * (len(section.head) - 1)], *section.rows]
+        cells = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        paragraphs += [f"## {section.title}", section.text, cells, *section.notes]
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 

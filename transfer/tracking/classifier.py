@@ -5,12 +5,11 @@
 
 A row of the column ``image`` is an aligned face (uint8 array, size x size x 3, RGB, of the size that the model was
 trained with) or a photo: an array of another size, the path of a file, its bytes, or these as base64 text (as sent to a
-server). The result has the columns of ``transfer predict``: status, expression, p_<class>.
+server). The result is that of ``transfer predict --csv``; its ``image`` is the row of the image.
 """
 
 import base64
 import binascii
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +24,27 @@ class ExpressionClassifier(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the model's weights."""
-        from transfer.evaluation.network import load_model
+        from transfer import load
 
-        self.model, self.about = load_model(Path(context.artifacts["weights"]))
+        self.model = load(context.artifacts["weights"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Probabilities of the expressions, one row per image. Raises ValueError for anything but an image."""
-        from PIL import Image
+        """A row per face, and one for each image without any. Raises ValueError for anything but an image."""
+        from transfer.predict.results import Results
 
-        from transfer.evaluation.predict import classify
+        found = [self._picture(row, image) for row, image in enumerate(model_input["image"])]
+        frame = Results((photo for _, photo in self.model.stream(found)), self.model.classes).frame()
+        return frame.assign(image=frame["image"].astype(int))
 
-        side, faces, photos, tables = self.about["faces"]["size"], {}, {}, []
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            for row, image in enumerate(model_input["image"]):
-                photos[row] = folder / f"{row}.png"
-                if isinstance(image, Path) or (isinstance(image, str) and len(image) < 4096 and Path(image).is_file()):
-                    photos[row] = Path(image)
-                elif isinstance(image, str | bytes | bytearray):
-                    photos[row].write_bytes(_decoded(image))
-                elif (pixels := _pixels(image)).shape == (side, side, 3):
-                    faces[row] = pixels
-                    del photos[row]
-                else:
-                    Image.fromarray(pixels).save(photos[row])
-            if faces:
-                np.save(folder / "aligned.npy", np.stack(list(faces.values())))
-                tables.append(classify(self.model, self.about, [folder / "aligned.npy"]).set_axis(list(faces)))
-            if photos:
-                tables.append(classify(self.model, self.about, list(photos.values())).set_axis(list(photos)))
-        return pd.concat(tables).sort_index().drop(columns="image")
+    def _picture(self, row: int, image: Any) -> Any:
+        from transfer.predict.pictures import checked
+
+        if isinstance(image, Path) or (isinstance(image, str) and len(image) < 4096 and Path(image).is_file()):
+            return checked(str(row), Path(image).read_bytes())
+        if isinstance(image, str | bytes | bytearray):
+            return checked(str(row), _decoded(image))
+        pixels, side = _pixels(image), self.model.faces.size
+        return checked(str(row), pixels)._replace(aligned=pixels.shape == (side, side, 3))
 
 
 def _decoded(image: str | bytes | bytearray) -> bytes:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from transfer.params.read import flat
 from transfer.utils.errors import UserError
+from transfer.utils.text import public
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -174,16 +175,6 @@ def _tracking_uri() -> str:
 def one_line(error: BaseException) -> str:
     """The first line of an error's text, or its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
-
-
-def public(uri: str) -> str:
-    """``uri`` without its password."""
-    from sqlalchemy.engine import make_url
-
-    try:
-        return make_url(uri).render_as_string(hide_password=True)
-    except Exception:  # a folder
-        return uri
 
 
 def _reach(uri: str) -> None:

@@ -10,7 +10,6 @@ import tempfile
 import time
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,19 +41,7 @@ _PACKAGES = (
 _NOTE = "The seed with the best validation accuracy under the alias's protocol; selected without the test split."
 
 
-@dataclass
-class Synced:
-    """Numbers of runs; ``problems``: a line per run left out, ``outdated``: one per model whose weights are gone."""
-
-    created: int = 0
-    completed: int = 0
-    unchanged: int = 0
-    registered: int = 0
-    problems: list[str] = field(default_factory=list)
-    outdated: list[str] = field(default_factory=list)
-
-
-def sync(params: Params, layout: Layout) -> Synced:
+def sync(params: Params, layout: Layout) -> "Sync":
     """Import every finished run of the experiment, and complete those that are in MLflow; a simultaneous sync waits.
 
     Damaged runs are left out and listed in ``problems``. Raises UserError if there are no runs or no usable store.
@@ -69,17 +56,24 @@ def sync(params: Params, layout: Layout) -> Synced:
     try:
         with store.connected() as client, FileLock(layout.root / ".track.lock", timeout=_WAIT_SECONDS):
             settle()
-            return _Sync(client, params, layout).run(found)
+            done = Sync(client, params, layout).run(found)
+            show_tables(client, params, layout)
+            return done
     except Timeout:
         raise UserError(f"{layout.root}/.track.lock: held by another sync for {_WAIT_SECONDS} s; end it") from None
 
 
-class _Sync:
+class Sync:
+    """Numbers of runs; ``problems``: a line per run left out, ``outdated``: one per model whose weights are gone."""
+
     def __init__(self, client: "MlflowClient", params: Params, layout: Layout) -> None:
         self.client, self.params, self.layout = client, params, layout
-        self.done = Synced()
+        self.created = self.completed = self.unchanged = self.registered = 0
+        self.problems: list[str] = []
+        self.outdated: list[str] = []
 
-    def run(self, found: dict[tuple[str, str], list[Path]]) -> Synced:
+    def run(self, found: dict[tuple[str, str], list[Path]]) -> "Sync":
+        """Import the runs in these folders, by dataset and recipe."""
         count = 0
         with progress(f"{self.layout.experiment} to MLflow", sum(map(len, found.values())), "runs") as report:
             for (dataset, recipe), directories in found.items():
@@ -92,7 +86,7 @@ class _Sync:
                         run = self._show(directory, experiment, parent)
                         seeds[int(run.data.tags["seed"])] = run
                     except UserError as error:
-                        self.done.problems.append(str(error))
+                        self.problems.append(str(error))
                     count += 1
                     report(count)
                 asked = {seed for *names, seed in self.params.selected_runs() if names == [dataset, recipe]}
@@ -102,7 +96,7 @@ class _Sync:
                 if shown:
                     self._average(parent, shown)
                     self._register(dataset, recipe, parent, shown, bool(asked))
-        return self.done
+        return self
 
     def _show(self, directory: Path, experiment: str, parent: str) -> "Run":
         """Import a run. The digest of its files is tagged last, so that an interrupted sync continues."""
@@ -113,14 +107,14 @@ class _Sync:
         fingerprint = digest([_LAYOUT, *(sha256(directory / name) for name in _INPUTS)])
         run = store.find_run(self.client, experiment, view.tags[RUN])
         if run is not None and run.data.tags.get(FILES) == fingerprint and self._is_whole(run):
-            self.done.unchanged += 1
+            self.unchanged += 1
             return run
         if run is None:
             first = {RUN: view.tags[RUN]}
             run = self.client.create_run(experiment, view.started, first, view.name)
-            self.done.created += 1
+            self.created += 1
         else:
-            self.done.completed += 1
+            self.completed += 1
         run_id = run.info.run_id
         store.log_settings(self.client, run, view.params, view.tags | {"mlflow.parentRunId": parent})
         with tempfile.TemporaryDirectory() as folder:
@@ -181,10 +175,38 @@ class _Sync:
             tags = {"seed": str(seed), "run": best.info.run_id, "weights_sha256": weights}
             tags |= {"val_accuracy": f"{scores[seed]:.4f}", "commit": best.data.tags["commit"]}
             register(self.client, name, file, parent, alias, tags)
-            self.done.registered += 1
+            self.registered += 1
         elif asked:
             why = "is not renewed, since its weights were removed; to make them again: snakemake --cores all"
-            self.done.outdated.append(f"{name}@{alias} {why} {file}")
+            self.outdated.append(f"{name}@{alias} {why} {file}")
+
+
+def show_tables(client: "MlflowClient", params: Params, layout: Layout) -> None:
+    """Log every table of the experiment, and the board that its runs are on, as MLflow's tables: a run for each.
+
+    They are in the MLflow experiment EXPERIMENT/tables; a table that changed takes the place of the one before.
+    """
+    import pandas as pd
+
+    board = layout.results / "leaderboard"
+    files = {name: layout.table(name, "csv") for name in params.table_definitions}
+    if (board / "runs" / layout.experiment).is_dir():
+        files["leaderboard"] = board / "leaderboard.csv"
+    files = {name: file for name, file in files.items() if file.exists()}
+    experiment = store.experiment_id(client, f"{layout.experiment}/tables") if files else ""
+    for name, file in files.items():
+        fingerprint = sha256(file)
+        shown = client.search_runs([experiment], f"tags.`table` = '{name}'")
+        if fingerprint in {run.data.tags.get(FILES) for run in shown}:
+            continue
+        run = client.create_run(experiment, tags={"table": name}, run_name=name).info.run_id
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own, of pandas 3
+            client.log_table(run, pd.read_csv(file), f"{name}.json")
+        client.set_terminated(run)
+        client.set_tag(run, FILES, fingerprint)
+        for old in shown:
+            client.delete_run(old.info.run_id)
 
 
 def view_of(directory: Path, **identity: Any) -> View:
@@ -212,13 +234,11 @@ def view_of(directory: Path, **identity: Any) -> View:
 def _metrics_file(directory: Path, folder: Path, **identity: Any) -> Path:
     """The run's metrics.json, computed in ``folder`` if the run is not evaluated yet."""
     from transfer.runs.metrics import evaluate, read_metrics
-    from transfer.runs.predictions import class_names, read_predictions
 
     if (directory / "metrics.json").exists():
         read_metrics(directory, **identity)
         return directory / "metrics.json"
-    classes = class_names(read_predictions(directory / "predictions.parquet"))
-    evaluate(directory, classes=classes, folder=folder, **identity)
+    evaluate(directory, folder=folder, **identity)
     return folder / "metrics.json"
 
 
@@ -269,6 +289,7 @@ def _signature(weights: Path) -> Any:
     from pyarrow.parquet import read_schema
 
     columns = read_schema(weights.with_name("predictions.parquet")).names
-    answer: list[ColSpec | TensorSpec] = [ColSpec("string", name) for name in ("status", "expression")]
-    answer += [ColSpec("float", name) for name in columns if name.startswith("p_")]
+    answer: list[ColSpec | TensorSpec] = [ColSpec("long", "image"), ColSpec("string", "status")]
+    answer += [ColSpec("string", "expression", required=False)]
+    answer += [ColSpec("double", name, required=False) for name in columns if name.startswith("p_")]
     return ModelSignature(Schema([ColSpec(AnyType(), "image")]), Schema(answer))

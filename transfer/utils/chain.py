@@ -6,7 +6,7 @@ of which a bit flipped, and files that do not belong together are refused. Files
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Chain:
 
     def check_raw(self, path: Path, raw: Iterable[Path], raw_dir: str | Path) -> None:
         """Raise UserError where the ``raw`` files are not those that ``path`` was made from."""
-        if changed := self.changed(path, raw, raw_dir):
+        if changed := self.changed(path, _present(raw), raw_dir):
             raise UserError(f"{'; '.join(changed)}: changed since {path} was made; {remake(path)}")
 
     def check(self, *paths: Path) -> None:
@@ -83,12 +83,15 @@ class Chain:
                 yield f"{path}: made from another {source}; delete it and {remake(path)}"
             yield from self.problems(source)
 
-    def changed(self, path: Path, raw: Iterable[Path], raw_dir: str | Path) -> list[str]:
-        """What differs in the ``raw`` files since ``path`` was made from them, in words; none without file or note."""
+    def changed(self, path: Path, raw: Mapping[Path, list[str]], raw_dir: str | Path) -> list[str]:
+        """What differs in the ``raw`` files, path -> `contents`, since ``path`` was made from them, in words.
+
+        None where nothing was noted of them.
+        """
         before, found = self.raw(path) or {}, []
-        for file in raw:
+        for file, now in raw.items():
             noted = before.get(below(file, raw_dir))
-            if noted is not None and file.exists() and noted != (now := contents(file)):
+            if noted is not None and noted != now:
                 parts = sorted({line.rpartition(" ")[0] for line in {*noted} ^ {*now}})
                 found.append(f"{file}" if parts == [file.name] else f"{file}: {', '.join(parts[:5])}")
         return found
@@ -105,7 +108,7 @@ class Chain:
             first = self.root / note.relative_to(self.folder).with_suffix("")
             problems += [line for name in self._in(first.parent) for line in self.problems(first.with_name(name))]
             raw = [Path(raw_dir) / name for name in self.raw(first) or ()]
-            changed = self.changed(first, raw, raw_dir)
+            changed = self.changed(first, _present(raw), raw_dir)
             problems += [f"{first}: made before {what} changed; {remake(first)}" for what in changed]
         files = (path for path in sorted(self.root.rglob("*")) if self._counts(path))
         return problems, [path for path in files if self._noted(path) is None]
@@ -142,6 +145,10 @@ class Chain:
                 except (ValueError, KeyError, TypeError):
                     raise UserError(f"{note}: damaged; delete it and what it describes, and start again") from None
         return self._notes[folder]
+
+
+def _present(raw: Iterable[Path]) -> dict[Path, list[str]]:
+    return {path: contents(path) for path in raw if path.exists()}
 
 
 def below(path: Path, raw_dir: str | Path) -> str:

@@ -28,6 +28,8 @@ STEPS = {
     "evaluate": ("transfer.runs.metrics",),
     "robustness": ("transfer.evaluation.robustness",),
     "cross": ("transfer.evaluation.cross",),
+    "inference": ("transfer.evaluation.inference",),
+    "tools": ("transfer.evaluation.tools",),
     "diversity": ("transfer.explain.diversity",),
     "attention": ("transfer.explain.attention",),
     "table": ("transfer.tables.build",),

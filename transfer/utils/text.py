@@ -14,6 +14,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
+def public(uri: str) -> str:
+    """The address of a store without its password; a folder stays."""
+    from sqlalchemy.engine import make_url
+
+    return make_url(uri).render_as_string(hide_password=True) if "://" in uri else uri
+
+
 def in_markdown(text: str) -> str:
     """Markdown, on one line, that shows ``text`` as it is; nothing in it becomes markup or HTML."""
     return re.sub(f"({_MARKDOWN})", r"\\\1", printable(" ".join(text.split())))

@@ -49,4 +49,5 @@ wildcard_constraints:
     # $^ matches nothing, for experiments without searches, synthetic datasets, weights or downloads.
     archive="|".join(map(re.escape, inputs.synthetic)) or "$^",
     weights="|".join(inputs.weights) or "$^",
+    tool="|".join(inputs.tools) or "$^",
     source_file="|".join(map(re.escape, inputs.downloads)) or "$^",

@@ -35,14 +35,14 @@ rule synthesize_archive:
     params:
         # Not the experiment's snapshot: experiments share their synthetic archives.
         values=inputs.synthetic_values,
-        version=versions.synthesize,
+        version=versions.of("synthesize"),
     message:
         "Generating synthetic dataset {wildcards.archive}"
     shell:
         "python -m transfer synthesize {params.values:q} --dataset synthetic > {log:q} 2>&1"
 
 
-# Further steps of a dataset use this rule: they differ in verb and files.
+# Further steps of a dataset use this rule, and its params by name: they differ in command and files.
 rule index_dataset:
     input:
         # Not their dates decide but what is in them: raw.
@@ -59,14 +59,14 @@ rule index_dataset:
         mem_mb=4000,
         runtime=240,
     params:
-        verb="index",
+        command="index --dataset {dataset}",
         config=SNAPSHOT,
         version=versions.index,
         raw=inputs.raw_data_of,
     message:
         "Indexing images, labels and splits of {wildcards.dataset}"
     shell:
-        "python -m transfer {params.verb:q} --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
+        "python -m transfer {params.command} --params {params.config:q} > {log:q} 2>&1"
 
 
 use rule index_dataset as find_subsets with:
@@ -79,15 +79,14 @@ use rule index_dataset as find_subsets with:
     log:
         "results/{experiment}/logs/find_subsets/{dataset}.log",
     params:
-        verb="subsets",
-        config=SNAPSHOT,
+        command="subsets --dataset {dataset}",
         version=versions.subsets,
         raw=inputs.raw_lists_of,
     message:
         "Finding challenge subsets of {wildcards.dataset}"
 
 
-rule import_weights:
+use rule index_dataset as import_weights with:
     input:
         ancient(inputs.weights_file_of),
     output:
@@ -95,16 +94,9 @@ rule import_weights:
         report="results/{experiment}/weights/{weights}.json",
     log:
         "results/{experiment}/logs/import_weights/{weights}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=30,
     params:
-        config=SNAPSHOT,
+        command="weights {weights}",
         version=versions.weights,
         raw=inputs.raw_weights_of,
     message:
         "Importing the weights {wildcards.weights}"
-    shell:
-        "python -m transfer weights {wildcards.weights:q} --params {params.config:q} > {log:q} 2>&1"

@@ -39,8 +39,7 @@ use rule index_dataset as align_faces with:
     log:
         "results/{experiment}/logs/align_faces/{dataset}.log",
     params:
-        verb="align",
-        config=SNAPSHOT,
+        command="align --dataset {dataset}",
         version=versions.align,
     message:
         "Aligning the faces of {wildcards.dataset}"
@@ -59,8 +58,7 @@ use rule index_dataset as inspect_faces with:
     log:
         "results/{experiment}/logs/inspect_faces/{dataset}.log",
     params:
-        verb="inspect",
-        config=SNAPSHOT,
+        command="inspect --dataset {dataset}",
         version=versions.inspect,
     message:
         "Quality page of {wildcards.dataset}"
@@ -76,8 +74,7 @@ use rule index_dataset as sample_faces with:
     log:
         "results/{experiment}/logs/sample_faces/{dataset}.log",
     params:
-        verb="sample",
-        config=SNAPSHOT,
+        command="sample --dataset {dataset}",
         version=versions.sample,
     message:
         "Splitting and balancing {wildcards.dataset}"
@@ -93,9 +90,8 @@ use rule index_dataset as hash_images with:
     log:
         "results/{experiment}/logs/hash_images/{dataset}.log",
     params:
-        verb="hash",
-        config=SNAPSHOT,
-        version=versions.hash,
+        command="hash --dataset {dataset}",
+        version=versions.of("hash"),
     message:
         "Hashing the images of {wildcards.dataset}"
 
@@ -109,13 +105,13 @@ use rule index_dataset as find_duplicates with:
     log:
         "results/{experiment}/logs/find_duplicates/{dataset}.log",
     params:
-        verb="duplicates",
-        config=SNAPSHOT,
-        version=versions.duplicates,
+        command="duplicates --dataset {dataset}",
+        version=versions.of("duplicates"),
     message:
         "Finding duplicates within {wildcards.dataset}"
 
 
+# Further steps of the whole experiment use this rule.
 rule audit_copies:
     input:
         hashes=inputs.all_datasets("hashes.parquet"),
@@ -134,9 +130,10 @@ rule audit_copies:
         mem_mb=6000,
         runtime=240,
     params:
+        command="audit",
         config=SNAPSHOT,
         version=versions.audit,
     message:
         "Duplicates within and across splits and datasets of {wildcards.experiment}"
     shell:
-        "python -m transfer audit --params {params.config:q} > {log:q} 2>&1"
+        "python -m transfer {params.command} --params {params.config:q} > {log:q} 2>&1"

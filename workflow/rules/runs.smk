@@ -54,7 +54,7 @@ rule evaluate_run:
         runtime=30,
     params:
         config=SNAPSHOT,
-        version=versions.evaluate,
+        version=versions.of("evaluate"),
     message:
         "Metrics of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     # The resume state can go: this job only starts once Snakemake has recorded the run as complete.
@@ -85,17 +85,16 @@ rule evaluate_robustness:
         runtime=240,
         gpu=needs.gpus,
     params:
-        verb="robustness",
+        command="robustness --dataset {dataset} --recipe {recipe} --seed {seed}",
         config=SNAPSHOT,
         version=versions.robustness,
     message:
         "Robustness of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "python -m transfer {params.verb:q} --params {params.config:q} --set train.threads={threads}"
-        " --dataset {wildcards.dataset:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
+        "python -m transfer {params.command} --params {params.config:q} --set train.threads={threads} > {log:q} 2>&1"
 
 
-rule evaluate_cross:
+use rule evaluate_robustness as evaluate_cross with:
     input:
         weights=rules.train_model.output.weights,
         predictions=rules.train_model.output.predictions,
@@ -109,22 +108,11 @@ rule evaluate_cross:
         predictions="results/{experiment}/evaluations/cross/{dataset}/{recipe}/seed{seed}/{test_dataset}.parquet",
     log:
         "results/{experiment}/logs/evaluate_cross/{dataset}/{recipe}/seed{seed}/{test_dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    threads: needs.threads
-    resources:
-        mem_mb=needs.store_mb,
-        runtime=60,
-        gpu=needs.gpus,
     params:
-        config=SNAPSHOT,
+        command="cross --dataset {dataset} --recipe {recipe} --seed {seed} --on {test_dataset}",
         version=versions.cross,
     message:
         "Cross-dataset: {wildcards.recipe} of {wildcards.dataset} on {wildcards.test_dataset}, seed {wildcards.seed}"
-    shell:
-        "python -m transfer cross --params {params.config:q} --set train.threads={threads}"
-        " --dataset {wildcards.dataset:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed:q}"
-        " --on {wildcards.test_dataset:q} > {log:q} 2>&1"
 
 
 use rule evaluate_robustness as measure_diversity with:
@@ -140,8 +128,34 @@ use rule evaluate_robustness as measure_diversity with:
     log:
         "results/{experiment}/logs/measure_diversity/{dataset}/{recipe}/seed{seed}.log",
     params:
-        verb="diversity",
-        config=SNAPSHOT,
+        command="diversity --dataset {dataset} --recipe {recipe} --seed {seed}",
         version=versions.diversity,
     message:
         "Diversity of maps and heads: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
+
+
+rule evaluate_tool:
+    input:
+        package=ancient(inputs.tool_of),
+        archive=ancient(inputs.archive_of),
+        index=rules.index_dataset.output.index,
+        images=rules.align_faces.output.images,
+        manifest=rules.align_faces.output.manifest,
+        split=rules.sample_faces.output.split,
+    output:
+        predictions="results/{experiment}/evaluations/tools/{dataset}/{tool}.parquet",
+    log:
+        "results/{experiment}/logs/evaluate_tool/{dataset}/{tool}.log",
+    conda:
+        "../envs/transfer.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        config=SNAPSHOT,
+        version=versions.of("tools"),
+    message:
+        "The tool {wildcards.tool} on {wildcards.dataset}"
+    shell:
+        "python -m transfer evaluate --params {params.config:q} --set train.threads={threads}"
+        " --dataset {wildcards.dataset:q} --tool {wildcards.tool:q} > {log:q} 2>&1"

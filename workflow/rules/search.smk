@@ -30,7 +30,7 @@ rule search_worker:
         " --search {wildcards.search:q} --dataset {wildcards.dataset:q} --worker {wildcards.worker:q} > {log:q} 2>&1"
 
 
-rule report_search:
+use rule audit_copies as report_search with:
     input:
         workers=inputs.search_workers_of,
     output:
@@ -47,15 +47,8 @@ rule report_search:
         ),
     log:
         "results/{experiment}/logs/report_search/{search}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=30,
     params:
-        config=SNAPSHOT,
+        command="search-report --search {search}",
         version=versions.search_report,
     message:
         "Report of the search {wildcards.search}"
-    shell:
-        "python -m transfer search-report --params {params.config:q} --search {wildcards.search:q} > {log:q} 2>&1"

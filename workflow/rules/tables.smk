@@ -7,7 +7,7 @@ localrules:
     track,
 
 
-rule make_table:
+use rule audit_copies as make_table with:
     input:
         unpack(inputs.table_inputs),
     output:
@@ -22,22 +22,15 @@ rule make_table:
         ),
     log:
         "results/{experiment}/logs/make_table/{table}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=30,
     params:
-        config=SNAPSHOT,
+        command="table --name {table}",
         version=versions.table,
         about=captions.table,
     message:
         "Table {wildcards.table} of {wildcards.experiment}"
-    shell:
-        "python -m transfer table --params {params.config:q} --name {wildcards.table:q} > {log:q} 2>&1"
 
 
-rule summarize_runs:
+use rule audit_copies as summarize_runs with:
     input:
         table="results/{experiment}/table1.csv",
         histories=inputs.all_runs("history.csv"),
@@ -48,18 +41,11 @@ rule summarize_runs:
         history="results/{experiment}/history.csv",
     log:
         "results/{experiment}/logs/summarize_runs.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=30,
     params:
-        config=SNAPSHOT,
-        version=versions.overview,
+        command="overview",
+        version=versions.of("overview"),
     message:
         "Accuracies and learning curves of {wildcards.experiment}"
-    shell:
-        "python -m transfer overview --params {params.config:q} > {log:q} 2>&1"
 
 
 rule publish_table:
@@ -85,7 +71,7 @@ rule publish_table:
         " && mv {output.csv:q}.part {output.csv:q} && mv {output.md:q}.part {output.md:q}) > {log:q} 2>&1"
 
 
-rule draw_figure:
+use rule audit_copies as draw_figure with:
     input:
         inputs.figure_inputs,
     output:
@@ -99,23 +85,15 @@ rule draw_figure:
         caption="results/{experiment}/figures/{table}_{dataset}.json",
     log:
         "results/{experiment}/logs/draw_figure/{table}_{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=30,
     params:
-        config=SNAPSHOT,
+        command="figure table --name {table} --dataset {dataset}",
         version=versions.figure,
         about=captions.figure,
     message:
         "Figure of {wildcards.table} on {wildcards.dataset}"
-    shell:
-        "python -m transfer figure table --params {params.config:q}"
-        " --name {wildcards.table:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
-rule draw_attention:
+use rule audit_copies as draw_attention with:
     input:
         inputs.attention_inputs,
     output:
@@ -132,19 +110,14 @@ rule draw_attention:
         ),
     log:
         "results/{experiment}/logs/draw_attention/{dataset}.log",
-    conda:
-        "../envs/transfer.yaml"
     resources:
         mem_mb=needs.store_mb,
-        runtime=30,
     params:
-        config=SNAPSHOT,
+        command="figure attention --dataset {dataset}",
         version=versions.attention,
         about=captions.attention,
     message:
         "Attention figures of {wildcards.dataset}"
-    shell:
-        "python -m transfer figure attention --params {params.config:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"
 
 
 # Without outputs, it runs whenever it is requested.
@@ -167,8 +140,29 @@ rule track:
         " && python -m transfer track check --params {params.config:q}) 2>&1 | tee {log:q}"
 
 
+# With all cores, so that no other job disturbs the clock.
+use rule audit_copies as measure_inference with:
+    input:
+        inputs.inference_inputs,
+    output:
+        f"results/{EXPERIMENT}/inference.json",
+    log:
+        f"results/{EXPERIMENT}/logs/measure_inference.log",
+    threads: needs.all_cores
+    resources:
+        mem_mb=needs.store_mb,
+        runtime=60,
+        gpu=int(PARAMS.train.device == "cuda"),
+    params:
+        command="board measure",
+        config=SNAPSHOT,
+        version=versions.of("inference"),
+    message:
+        "Speed of the networks of {EXPERIMENT}"
+
+
 # The pages of the experiment's tasks, from its runs and from the entries in leaderboard/.
-rule leaderboard:
+use rule audit_copies as leaderboard with:
     input:
         board=inputs.board_files,
         indices=inputs.all_datasets("index.parquet"),
@@ -176,22 +170,16 @@ rule leaderboard:
         metrics=inputs.all_runs("metrics.json"),
         predictions=inputs.all_runs("predictions.parquet"),
         environments=inputs.all_runs("env.json"),
-        weights=inputs.all_runs("model.safetensors"),
+        inference=rules.measure_inference.output,
+        evaluations=inputs.board_evaluations,
     output:
         page="results/leaderboard/index.html",
         csv="results/leaderboard/leaderboard.csv",
         json="results/leaderboard/leaderboard.json",
     log:
         f"results/{EXPERIMENT}/logs/leaderboard.log",
-    conda:
-        "../envs/transfer.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=60,
     params:
-        config=SNAPSHOT,
+        command="board build",
         version=versions.leaderboard,
     message:
         "Leaderboard of {EXPERIMENT}"
-    shell:
-        "python -m transfer board build --params {params.config:q} > {log:q} 2>&1"

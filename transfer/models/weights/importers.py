@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from transfer.models.transfer import transfer_base
-from transfer.models.weights.catalogue import FILLS, MODEL
-from transfer.models.weights.load import KEY, Loaded, Report, shape_text
+from transfer.models.weights.catalogue import FILLS, MODEL, OWN
+from transfer.models.weights.load import KEY, Loaded, Report, read_safetensors, shape_text
 from transfer.params import FaceParams, ModelParams
 from transfer.utils.code_digest import step_digest
 from transfer.utils.errors import UserError
@@ -170,10 +170,19 @@ def transfer_paddle(theirs: Tensors) -> Imported:
     return _renamed(theirs, _paddle_name, FILLS["transfer_paddle"], {}, paddle=True, **sizes)
 
 
+def own(theirs: Tensors) -> Imported:
+    """The model that comes along, without the head, whose classes are its own."""
+    ours = {name: value.float() if value.is_floating_point() else value for name, value in theirs.items()}
+    left = {name: "its own classes" for name in theirs if not name.startswith(FILLS[OWN])}
+    loaded = [Loaded(name, name, tuple(value.shape)) for name, value in ours.items() if name not in left]
+    return {item.target: ours[item.target] for item in loaded}, Report(loaded, not_wanted=left)
+
+
 IMPORTERS: dict[str, tuple[Callable[[Path], Tensors], Callable[[Tensors], Imported]]] = {
     "face_evolve_ir50": (read_torch, face_evolve_ir50),
     "timm_vit_small": (read_torch, timm_vit_small),
     "transfer_paddle": (read_paddle, transfer_paddle),
+    OWN: (lambda path: read_safetensors(path)[0], own),
 }
 """How a kind of file is read, and how its tensors are renamed."""
 

@@ -7,7 +7,6 @@ the table's inputs, so that a kind imports pandas, numpy, matplotlib and torch o
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +56,8 @@ class Kind:
     """The evaluations of a run's checkpoint, by layout, run (dataset, recipe, seed) and the table's datasets.
 
     A table that reads evaluations has one protocol, that of the checkpoint."""
-
-
-def names() -> list[str]:
-    """Return all kinds."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    tools: bool = False
+    """Whether it reads the evaluations of tools, with one protocol, too."""
 
 
 def get(name: str) -> Kind:
@@ -73,7 +69,8 @@ def get(name: str) -> Kind:
 def protocols_of(params: Params, table: str) -> Sequence[str]:
     """Return the protocols that a table shows."""
     definition = params.table_definitions[table]
-    if get(definition.kind).evaluation:
+    kind = get(definition.kind)
+    if kind.evaluation or kind.tools:
         return [params.checkpoint_protocol]
     return definition.protocols or params.protocols
 

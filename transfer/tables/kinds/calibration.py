@@ -45,7 +45,7 @@ def _cells(results: Sequence[Result]) -> Cells:
     values = pd.DataFrame(
         [calibration(probabilities_of(result.test), result.test["label"].to_numpy()) for result in results]
     )
-    intervals = bootstrap_intervals([result.test for result in results], INTERVALS)
+    intervals = bootstrap_intervals([result.test for result in results])
     cells: Cells = {}
     for name, kind in METRICS.items():
         factor = 100 if kind == "percent" else 1

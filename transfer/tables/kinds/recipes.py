@@ -80,21 +80,17 @@ def published(reported: Sequence[Reported], family: str | None, recipe: str) -> 
     """Return the cells of a recipe's published number, if there is one."""
     for entry in reported:
         if (entry.dataset, entry.recipe, entry.protocol) == (family, recipe, "test_selected"):
-            remark = f" ({entry.remark})" if entry.remark else ""
-            return {"reported_accuracy": entry.accuracy, "reported_source": f"{entry.status}: {entry.source}{remark}"}
+            return {"reported_accuracy": entry.accuracy, "reported_source": f"{entry.said}; {entry.paper}"}
     return {}
 
 
-def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
-    """Per dataset a line per recipe, with the published numbers."""
-    return [_section(str(name), rows) for name, rows in frame.groupby("dataset", sort=False)]
-
-
 def _section(name: str, rows: pd.DataFrame) -> Section:
-    keys = {"recipe": code("recipe")}
+    """A line per recipe, with the published numbers."""
+    keys: dict[str, Cell] = {"recipe": code("recipe")}
     if rows["model"].nunique() > 1 or rows["mad"].isna().all():
         keys |= {"model": code("model"), "loss": plain("loss", "{}"), "backbone": plain("backbone", "{}")}
-        keys |= {"M parameters": _millions("parameters"), "M MACs": _millions("macs")}
+        keys |= {"M parameters": lambda row: f"{row['parameters'] / 1e6:.2f}"}
+        keys |= {"M MACs": lambda row: f"{row['macs'] / 1e6:.2f}"}
         keys |= {"pretrained": plain("pretrained", "{}")}
     if not rows["mad"].isna().all():
         keys |= {"LANets": plain("local_cnns", "{}"), "p1 (MAD)": plain("mad", "{:g}")}
@@ -112,10 +108,6 @@ def _section(name: str, rows: pd.DataFrame) -> Section:
         for line, recipe in zip(lines, dict.fromkeys(rows["recipe"]), strict=True):
             line.append(cells.get(recipe, UNDEFINED))
     return Section(name, "", head, lines, [f"[{i}] {source}" for i, source in enumerate(sources, 1)])
-
-
-def _millions(column: str) -> Cell:
-    return lambda row: f"{row[column] / 1e6:.2f}"
 
 
 def _difference(row: Mapping[str, Any]) -> str:
@@ -239,7 +231,7 @@ KIND = Kind(
     "its effect size, p two-sided; p(Holm) is corrected for all comparisons of this table under one protocol "
     "(docs/statistics.md). Marks: \\* p(Holm) < 0.05, \\*\\* p(Holm) < 0.01. Mean-class accuracy and the intervals of "
     "the differences are in the csv.",
-    sections,
+    lambda context, frame: [_section(str(name), rows) for name, rows in frame.groupby("dataset", sort=False)],
     figure,
     inputs=(REPORTED.as_posix(),),
 )

@@ -4,61 +4,82 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, model_validator
 
+from transfer.params import ParamsError, Strict
+from transfer.params.read import read_model
 from transfer.tables.kinds import COUNTS, INTERVAL, Cells, Context, Formats, Kind, accuracy_cells
 from transfer.tables.text import UNDEFINED, Section, grid, interval, mean, plain
-from transfer.utils.errors import UserError
 from transfer.utils.text import in_markdown
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REPORTED = Path("params/reported.yaml")
+UNCITED = "uncited"
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-class Reported(BaseModel):
+class Reported(Strict):
     """A published accuracy (percent), with its source and how far that source was checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: _Text
     year: int = Field(ge=2000, le=2100)
     dataset: Literal["rafdb", "ferplus", "affectnet7", "affectnet8"]
     recipe: _Text | None = None
-    accuracy: float = Field(gt=0, le=100, allow_inf_nan=False)
-    protocol: Literal["test_selected", "unknown"]
-    source: _Text
+    accuracy: float = Field(gt=0, le=100)
+    protocol: Literal["val_selected", "test_selected", "unknown"]
+    paper: Annotated[str, StringConstraints(pattern=r"^(arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/\S+|https://\S+)$")]
+    source: _Text | None = None
+    """The document in which the number was read, that others can cite; None: uncited."""
     status: Literal["confirmed", "second-hand"]
+    evidence: _Text | None = None
+    """Where the authors' code or log shows the protocol."""
     remark: _Text | None = None
+    doubt: _Text | None = None
+    """What speaks against the number, and where that stands."""
+
+    @model_validator(mode="after")
+    def _is_founded(self) -> Self:
+        if self.source is None and self.status == "confirmed":
+            raise ParamsError(("source",), "confirmed without a source; name the document in which it was read")
+        if (self.evidence is None) != (self.protocol == "unknown"):
+            raise ParamsError(("evidence",), "a protocol and its evidence come together; without it: unknown")
+        return self
+
+    @property
+    def url(self) -> str:
+        """The address of the paper."""
+        kind, _, number = self.paper.partition(":")
+        return {"arXiv": f"https://arxiv.org/abs/{number}", "doi": f"https://doi.org/{number}"}.get(kind, self.paper)
+
+    @property
+    def said(self) -> str:
+        """Source, remark and doubt in a line."""
+        source = f"{self.status}: {self.source or UNCITED}"
+        return "; ".join(filter(None, [source, self.remark, self.doubt and f"doubted: {self.doubt}"]))
+
+
+class ReportedFile(Strict):
+    """The content of params/reported.yaml."""
+
+    reported: list[Reported]
+
+    @model_validator(mode="after")
+    def _has_a_cell_once(self) -> ReportedFile:
+        cells: dict[tuple[str, str], int] = {}
+        for number, row in enumerate(self.reported):
+            if row.recipe and (first := cells.setdefault((row.dataset, row.recipe), number)) != number:
+                message = f"recipe {row.recipe} on {row.dataset} is also reported.{first}; keep one of them"
+                raise ParamsError(("reported", number), message)
+        return self
 
 
 def load_reported(path: Path = REPORTED) -> list[Reported]:
-    """Read the published numbers. Raises UserError naming the file and the entry (counted from 1)."""
-    import yaml
-
-    try:
-        rows = TypeAdapter(list[Reported]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; restore it from the repository") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:
-            raise UserError(f"{path}: expected a list of entries; write each as '- method: ...'") from None
-        number, *key = first["loc"]
-        where = ".".join(map(str, key)) or "entry"
-        raise UserError(f"{path}: entry {int(number) + 1}: {where}: {first['msg']}; correct this entry") from error
-    cells: dict[tuple[str, str], int] = {}
-    for number, row in enumerate(rows, start=1):
-        if row.recipe and cells.setdefault((row.dataset, row.recipe), number) != number:
-            other = f"recipe {row.recipe} on {row.dataset} already has entry {cells[row.dataset, row.recipe]}"
-            raise UserError(f"{path}: entry {number}: {other}; keep one of them")
-    return rows
+    """Read the published numbers. Raises UserError: file, line, entry (counted from 0) and what is allowed."""
+    return read_model(path, ReportedFile).reported
 
 
 FORMATS: Formats = {
@@ -69,9 +90,9 @@ FORMATS: Formats = {
     **dict.fromkeys(["measured", "measured_std"], "percent"),
     **INTERVAL,
     "reported": "percent",
-    **dict.fromkeys(["status", "source", "remark"], "text"),
+    **dict.fromkeys(["status", "paper", "source", "evidence", "remark", "doubt"], "text"),
 }
-_FREE_TEXT = ("method", "source", "remark")
+_FREE_TEXT = ("method", "paper", "source", "evidence", "remark", "doubt")
 _FAMILIES = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet7": "AffectNet, 7 classes"}
 _FAMILIES |= {"affectnet8": "AffectNet, 8 classes"}
 
@@ -83,7 +104,8 @@ def rows(context: Context) -> Iterator[Cells]:
         cells |= {"measured": cells["accuracy"], "measured_std": cells["accuracy_std"], "status": "measured"}
         yield names | cells | {"method": f"ours: {names['recipe']}"}
     for entry in sorted(load_reported(), key=lambda entry: -entry.accuracy):
-        yield entry.model_dump(exclude={"recipe", "accuracy"}) | {"reported": entry.accuracy}
+        cells = entry.model_dump(exclude={"recipe", "accuracy"}) | {"reported": entry.accuracy}
+        yield cells if entry.source else cells | {"status": UNCITED}
 
 
 def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
@@ -95,8 +117,12 @@ def sections(context: Context, frame: pd.DataFrame) -> list[Section]:
     for family in dict.fromkeys([*_FAMILIES, *families]):
         part = frame[families == family]
         text = "" if family in _FAMILIES else "No published number is comparable with this dataset."
-        if len(part):
-            found.append(_section(_FAMILIES.get(family, family), text, part))
+        title, uncited = _FAMILIES.get(family, family), part["status"] == UNCITED
+        if len(cited := part[~uncited]):
+            found.append(_section(title, text, cited))
+        if uncited.any():
+            text = "Quoted by others; no document in which the number stands was read. The paper is where to look."
+            found.append(_section(f"{title}: uncited", text, part[uncited]))
     return found
 
 
@@ -105,10 +131,11 @@ def _section(title: str, text: str, rows: pd.DataFrame) -> Section:
     sources = list(dict.fromkeys(rows["source"].dropna()))
 
     def source(row: Mapping[str, Any]) -> str:
-        if row["source"] is None:
+        if row["status"] == "measured":
             return UNDEFINED
-        remark = f"; {row['remark']}" if row["remark"] else ""
-        return f"{row['status']} [{sources.index(row['source']) + 1}]{remark}"
+        read = f"{row['status']} [{sources.index(row['source']) + 1}]" if row["source"] else None
+        doubt = row["doubt"] and f"doubted: {row['doubt']}"
+        return "; ".join(filter(None, [row["paper"], read, row["remark"], doubt]))
 
     keys = {"method": plain("method", "{}"), "year": plain("year", "{}"), "protocol": plain("protocol", "`{}`")}
     cells = {"measured": mean("measured"), "95 %": interval(), "reported": plain("reported"), "source": source}
@@ -122,7 +149,8 @@ KIND = Kind(
     "Test accuracy in percent. Measured: mean ± standard deviation over seeds; the interval is Student's t 95 % "
     "over seeds, or Wilson's over the faces for a single seed. Reported: published by the authors of a method, as "
     "a rule a single run; `confirmed` was read in the method's own paper, code or log, `second-hand` in others' "
-    "notes or tables. How its epoch was selected is mostly unknown; the best epoch on the test set is customary.",
+    "lists or notes, and of `uncited` numbers no document was read. The protocol is what the authors' code shows "
+    "(`evidence` in the csv says where), else unknown; the best epoch on the test set is customary.",
     sections,
     inputs=(REPORTED.as_posix(),),
 )

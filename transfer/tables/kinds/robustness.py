@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transfer.layout import Layout
 from transfer.tables.kinds import ACCURACY, ROW, Cells, Context, Formats, Kind, grouped_cells
@@ -91,10 +91,6 @@ def robustness_figure(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _drop(row: Mapping[str, Any]) -> str:
-    return UNDEFINED if row["corruption"] == "none" else f"{row['drop']:.2f}"
-
-
 KIND = Kind(
     FORMATS,
     rows,
@@ -105,7 +101,7 @@ KIND = Kind(
     "in docs/robustness.md. All predictions are made with the checkpoint of each run.",
     by_dataset(
         {"condition": code("corruption"), "severity": plain("severity", "{:g}"), "faces": count("n_faces")},
-        ACCURACY_CELLS | {"drop": _drop},
+        ACCURACY_CELLS | {"drop": lambda row: UNDEFINED if row["corruption"] == "none" else f"{row['drop']:.2f}"},
         across="recipe",
         by=("corruption", "severity"),
     ),
