@@ -15,6 +15,7 @@ from transfer.utils import digests
 from transfer.utils.chain import Chain
 from transfer.utils.digests import contents, file_digest
 from transfer.utils.errors import UserError
+from transfer.utils.files import write_text
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +220,21 @@ def test_a_raw_file_that_changed_is_named(folder):
     assert layout.chain.verify(folder.parent)[0] == [
         f"{index}: made before {folder}: labels.txt changed; run: snakemake --cores all {index}"
     ]
+
+
+def test_what_a_step_wrote_without_a_note_was_made_from_all_that_it_checked(tmp_path):
+    chain, results = Chain(tmp_path / "x"), tmp_path / "x"
+    write_text(results / "data/d/index.csv", "1")
+    chain.note([results / "data/d/index.csv"])
+    chain.check(results / "data/d/index.csv")
+    for path in (results / "figures/a.svg", results / "state/d/last.txt", tmp_path / "elsewhere.txt"):
+        write_text(path, "2")
+    chain.note_rest()
+    assert Chain(results).verify(tmp_path) == ([], [])
+    assert sorted(path.name for path in (results / "chain").rglob("*.json")) == ["a.svg.json", "index.csv.json"]
+    write_text(results / "data/d/index.csv", "3")
+    Chain(results).note([results / "data/d/index.csv"])
+    assert f"{results}/figures/a.svg: made from another" in Chain(results).verify(tmp_path)[0][0]
 
 
 def test_a_damaged_note_is_one_line(tmp_path):

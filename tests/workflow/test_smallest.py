@@ -1,12 +1,14 @@
 """The embedded default from a bare checkout to the table, at its smallest size."""
 
 import json
+import random
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from transfer.datasets import registry
+from transfer.layout import Layout
 
 pytestmark = pytest.mark.workflow
 
@@ -99,3 +101,20 @@ def test_nothing_is_left_over(finished):
 def test_missing_conda_is_said_in_one_line(finished):
     lines = [line for line in finished[1].splitlines() if "conda is not on PATH" in line]
     assert lines == ["conda is not on PATH: the jobs run in the current environment"]
+
+
+def test_verify_names_every_file_of_which_a_bit_flips(copy, monkeypatch):
+    monkeypatch.chdir(copy.root)
+    layout, rng, files = Layout("smallest"), random.Random(0), 0
+    assert layout.chain.verify("data/raw") == ([], [])
+    for path in sorted(layout.root.rglob("*")):
+        part = path.relative_to(layout.root).parts[0]
+        if path.is_file() and path.stat().st_size and part not in ("logs", "benchmarks", "chain", "state"):
+            before = path.read_bytes()
+            after = bytearray(before)
+            after[rng.randrange(len(after))] ^= 1 << rng.randrange(8)
+            path.write_bytes(after)
+            assert f"{path}: not what was written" in "\n".join(layout.chain.verify("data/raw")[0])
+            path.write_bytes(before)
+            files += 1
+    assert files > 80

@@ -1,6 +1,7 @@
 """Copies of a picture: exact ones by digest, near and mirrored ones by perceptual hash and then by similarity."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +68,8 @@ def hash_images(
     hashes = np.zeros((len(table), 2 * len(_WINDOWS)), np.uint64)
     with atomic(thumbnails) as part:
         array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(table), THUMBNAIL, THUMBNAIL))
+        with open(part, "r+b") as handle:  # else a full disk would end the process in a write to the map (SIGBUS)
+            os.posix_fallocate(handle.fileno(), 0, max(1, os.fstat(handle.fileno()).st_size))
         for done, (row, image, error) in enumerate(images, 1):
             if image is None:
                 errors[row] = error
