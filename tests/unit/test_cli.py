@@ -108,8 +108,23 @@ def test_an_unexpected_error_is_one_line_too(transfer, monkeypatch):
 def test_help_says_what_each_verb_reads_and_writes(transfer):
     code, out, _ = transfer()
     assert code == 0
-    verbs = ["fetch", "synthesize", "index", "subsets", "detect", "align", "inspect", "hash", "duplicates", "audit"]
-    verbs += ["sample", "weights", "train", "predict", "evaluate", "robustness", "cross", "diversity", "verify"]
+    verbs = [
+        "predict",
+        "package",
+        "export",
+        "demo",
+        "fetch",
+        "synthesize",
+        "index",
+        "subsets",
+        "detect",
+        "align",
+        "inspect",
+        "hash",
+        "duplicates",
+        "audit",
+    ]
+    verbs += ["sample", "weights", "train", "evaluate", "robustness", "cross", "diversity", "verify"]
     verbs += ["table", "overview", "compare", "publish", "search", "search-report", "prune"]
     commands = typer.main.get_command(cli.app).commands
     assert list(commands) == [*verbs, "params", "schema", "figure", "board", "track", "bench"]
