@@ -55,7 +55,8 @@ def write_run(run: Run) -> None:
     left = {"weights_sha256": sha256(run.directory / "model.safetensors"), **epoch_times(run)}
     left |= {"params": run.settings.model_dump(mode="json"), "ended": int(time.time())}
     write_json(run.directory / "env.json", run_environment(run) | left)
-    written = [run.directory / name for name in ("model.safetensors", "history.csv", "predictions.parquet", "env.json")]
+    names = ["model.safetensors", "history.csv", "predictions.parquet", "env.json", *(["loss.parquet"] if own else [])]
+    written = [run.directory / name for name in names]
     chain_of(run.directory).note(written, run.made_from)
 
 

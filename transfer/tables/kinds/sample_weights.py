@@ -35,6 +35,7 @@ def rows(context: Context) -> Iterator[Cells]:
         files = [run.directory / "loss.parquet" for run in seeds.values()]
         if not any(file.exists() for file in files):
             continue
+        context.layout.chain.check(*files)
         voted = votes(context.layout.data(dataset) / "index.parquet")
         found = pd.concat([measures(_weighed(file, voted)) for file in files])
         for agreement, values in found.groupby("agreement", sort=False):
