@@ -7,9 +7,9 @@ from pathlib import Path
 from transfer.datasets.registry import get as parser
 from transfer.datasets.subsets import list_files
 from transfer.layout import Layout
-from transfer.models.weights.catalogue import file_of
+from transfer.models.weights.catalogue import OWN, find_weights
 from transfer.params import Params
-from transfer.sources.table import archive_path, tools
+from transfer.sources.table import archive_path, tools, weights_path
 from transfer.sources.table import load as load_sources
 from transfer.tables import kinds
 from transfer.utils.chain import below
@@ -45,7 +45,7 @@ class Inputs:
         self.weights: dict[str, str] = {}
         for name in dict.fromkeys(name for run in self.selected_runs for name in params.run(*run[:2]).model.pretrained):
             try:
-                self.weights[name] = file_of(params, name).as_posix()
+                self.weights[name] = (find_weights() if name == OWN else weights_path(params, name)).as_posix()
             except UserError as error:
                 missing.append(str(error))
         if missing:

@@ -21,12 +21,8 @@ from transfer.models.registry import check_models
 from transfer.params import Params
 from transfer.params import read as config_files
 from transfer.utils.errors import UserError, did_you_mean, message, one_line
-from transfer.utils.files import write_text
 from transfer.utils.locks import RUNNING, nobody_else, share
 
-ENVIRONMENT = Path(__file__).with_name("envs") / "transfer.yaml"
-"""Conda's environment of all jobs, made when a workflow starts."""
-LOCK = Path(__file__).parents[1] / "requirements.lock"
 STALE = ".snakemake/locks"
 """Snakemake's locks: where nobody else runs they are a killed run's, which then continues without --unlock."""
 _LISTED = 3  # of the parameters that differ
@@ -98,7 +94,6 @@ class Session:
         """
         settings = self._workflow.deployment_settings
         conda = {method for method in settings.deployment_method if method.name == "CONDA"}
-        write_environment()  # Snakemake reads it for what it notes of a job, with conda or without
         if conda and shutil.which("conda"):
             return None
         if conda:
@@ -144,14 +139,6 @@ class Session:
         for target in filter(is_wrong, parsed()):
             hint = did_you_mean(os.path.relpath(target), [*rules, *known()])
             raise UserError(f"target {target}: no rule makes it{hint or '; snakemake --list shows the rules'}")
-
-
-def write_environment(file: Path = ENVIRONMENT, lock: Path = LOCK) -> None:
-    """Write conda's environment of all jobs with the pins of ``lock``, which it cannot name: Snakemake copies it."""
-    pins = "".join(f"      - {pin}\n" for pin in lock.read_text(encoding="utf-8").split())
-    text = f"channels: [conda-forge, nodefaults]\ndependencies:\n  - python =3.11\n  - pip\n  - pip:\n{pins}"
-    if not file.is_file() or file.read_text(encoding="utf-8") != text:
-        write_text(file, text)
 
 
 def begin(params: Params) -> IO[str]:

@@ -40,7 +40,8 @@ def weights(
             known = choices(source, catalogue.FITS)
             raise UserError(f"{source}: no weights of params/sources.yaml (for a file, add --importer); {known}")
         name, importer = source, catalogue.importer(source)
-        path = existing(catalogue.file_of(params, source), f"fetch {source}")
+        own = source == catalogue.OWN
+        path = catalogue.find_weights() if own else existing(sources.weights_path(params, source), f"fetch {source}")
         if source in catalogue.OF_SOURCE:
             fetch.check(sources.get(source).files[0], path)
     elif importer in catalogue.FILLS:

@@ -59,14 +59,14 @@ rule index_dataset:
         mem_mb=4000,
         runtime=240,
     params:
-        command="index --dataset {dataset}",
+        command="index --dataset {dataset}".split(),
         config=SNAPSHOT,
         version=versions.index,
         raw=inputs.raw_data_of,
     message:
         "Indexing images, labels and splits of {wildcards.dataset}"
     shell:
-        "python -m transfer {params.command} --params {params.config:q} > {log:q} 2>&1"
+        "python -m transfer {params.command:q} --params {params.config:q} > {log:q} 2>&1"
 
 
 use rule index_dataset as find_subsets with:
@@ -79,7 +79,7 @@ use rule index_dataset as find_subsets with:
     log:
         "results/{experiment}/logs/find_subsets/{dataset}.log",
     params:
-        command="subsets --dataset {dataset}",
+        command="subsets --dataset {dataset}".split(),
         version=versions.subsets,
         raw=inputs.raw_lists_of,
     message:
@@ -95,7 +95,7 @@ use rule index_dataset as import_weights with:
     log:
         "results/{experiment}/logs/import_weights/{weights}.log",
     params:
-        command="weights {weights}",
+        command="weights {weights}".split(),
         version=versions.weights,
         raw=inputs.raw_weights_of,
     message:

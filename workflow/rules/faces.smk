@@ -39,7 +39,7 @@ use rule index_dataset as align_faces with:
     log:
         "results/{experiment}/logs/align_faces/{dataset}.log",
     params:
-        command="align --dataset {dataset}",
+        command="align --dataset {dataset}".split(),
         version=versions.align,
     message:
         "Aligning the faces of {wildcards.dataset}"
@@ -58,7 +58,7 @@ use rule index_dataset as inspect_faces with:
     log:
         "results/{experiment}/logs/inspect_faces/{dataset}.log",
     params:
-        command="inspect --dataset {dataset}",
+        command="inspect --dataset {dataset}".split(),
         version=versions.inspect,
     message:
         "Quality page of {wildcards.dataset}"
@@ -74,7 +74,7 @@ use rule index_dataset as sample_faces with:
     log:
         "results/{experiment}/logs/sample_faces/{dataset}.log",
     params:
-        command="sample --dataset {dataset}",
+        command="sample --dataset {dataset}".split(),
         version=versions.sample,
     message:
         "Splitting and balancing {wildcards.dataset}"
@@ -90,7 +90,7 @@ use rule index_dataset as hash_images with:
     log:
         "results/{experiment}/logs/hash_images/{dataset}.log",
     params:
-        command="hash --dataset {dataset}",
+        command="hash --dataset {dataset}".split(),
         version=versions.of("hash"),
     message:
         "Hashing the images of {wildcards.dataset}"
@@ -105,7 +105,7 @@ use rule index_dataset as find_duplicates with:
     log:
         "results/{experiment}/logs/find_duplicates/{dataset}.log",
     params:
-        command="duplicates --dataset {dataset}",
+        command="duplicates --dataset {dataset}".split(),
         version=versions.of("duplicates"),
     message:
         "Finding duplicates within {wildcards.dataset}"
@@ -130,10 +130,10 @@ rule audit_copies:
         mem_mb=6000,
         runtime=240,
     params:
-        command="audit",
+        command="audit".split(),
         config=SNAPSHOT,
         version=versions.audit,
     message:
         "Duplicates within and across splits and datasets of {wildcards.experiment}"
     shell:
-        "python -m transfer {params.command} --params {params.config:q} > {log:q} 2>&1"
+        "python -m transfer {params.command:q} --params {params.config:q} > {log:q} 2>&1"

@@ -85,13 +85,13 @@ rule evaluate_robustness:
         runtime=240,
         gpu=needs.gpus,
     params:
-        command="robustness --dataset {dataset} --recipe {recipe} --seed {seed}",
+        command="robustness --dataset {dataset} --recipe {recipe} --seed {seed}".split(),
         config=SNAPSHOT,
         version=versions.robustness,
     message:
         "Robustness of {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "python -m transfer {params.command} --params {params.config:q} --set train.threads={threads} > {log:q} 2>&1"
+        "python -m transfer {params.command:q} --params {params.config:q} --set train.threads={threads} > {log:q} 2>&1"
 
 
 use rule evaluate_robustness as evaluate_cross with:
@@ -109,7 +109,7 @@ use rule evaluate_robustness as evaluate_cross with:
     log:
         "results/{experiment}/logs/evaluate_cross/{dataset}/{recipe}/seed{seed}/{test_dataset}.log",
     params:
-        command="cross --dataset {dataset} --recipe {recipe} --seed {seed} --on {test_dataset}",
+        command="cross --dataset {dataset} --recipe {recipe} --seed {seed} --on {test_dataset}".split(),
         version=versions.cross,
     message:
         "Cross-dataset: {wildcards.recipe} of {wildcards.dataset} on {wildcards.test_dataset}, seed {wildcards.seed}"
@@ -128,7 +128,7 @@ use rule evaluate_robustness as measure_diversity with:
     log:
         "results/{experiment}/logs/measure_diversity/{dataset}/{recipe}/seed{seed}.log",
     params:
-        command="diversity --dataset {dataset} --recipe {recipe} --seed {seed}",
+        command="diversity --dataset {dataset} --recipe {recipe} --seed {seed}".split(),
         version=versions.diversity,
     message:
         "Diversity of maps and heads: {wildcards.recipe} on {wildcards.dataset}, seed {wildcards.seed}"

@@ -48,7 +48,7 @@ use rule audit_copies as report_search with:
     log:
         "results/{experiment}/logs/report_search/{search}.log",
     params:
-        command="search-report --search {search}",
+        command="search-report --search {search}".split(),
         version=versions.search_report,
     message:
         "Report of the search {wildcards.search}"

@@ -23,7 +23,7 @@ use rule audit_copies as make_table with:
     log:
         "results/{experiment}/logs/make_table/{table}.log",
     params:
-        command="table --name {table}",
+        command="table --name {table}".split(),
         version=versions.table,
         about=captions.table,
     message:
@@ -42,7 +42,7 @@ use rule audit_copies as summarize_runs with:
     log:
         "results/{experiment}/logs/summarize_runs.log",
     params:
-        command="overview",
+        command="overview".split(),
         version=versions.of("overview"),
     message:
         "Accuracies and learning curves of {wildcards.experiment}"
@@ -86,7 +86,7 @@ use rule audit_copies as draw_figure with:
     log:
         "results/{experiment}/logs/draw_figure/{table}_{dataset}.log",
     params:
-        command="figure table --name {table} --dataset {dataset}",
+        command="figure table --name {table} --dataset {dataset}".split(),
         version=versions.figure,
         about=captions.figure,
     message:
@@ -113,7 +113,7 @@ use rule audit_copies as draw_attention with:
     resources:
         mem_mb=needs.store_mb,
     params:
-        command="figure attention --dataset {dataset}",
+        command="figure attention --dataset {dataset}".split(),
         version=versions.attention,
         about=captions.attention,
     message:
@@ -154,7 +154,7 @@ use rule audit_copies as measure_inference with:
         runtime=60,
         gpu=int(PARAMS.train.device == "cuda"),
     params:
-        command="board measure",
+        command="board measure".split(),
         config=SNAPSHOT,
         version=versions.of("inference"),
     message:
@@ -179,7 +179,7 @@ use rule audit_copies as leaderboard with:
     log:
         f"results/{EXPERIMENT}/logs/leaderboard.log",
     params:
-        command="board build",
+        command="board build".split(),
         version=versions.leaderboard,
     message:
         "Leaderboard of {EXPERIMENT}"

@@ -3,12 +3,8 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from transfer.utils.errors import UserError, choices
-
-if TYPE_CHECKING:
-    from transfer.params import Params
 
 PACKAGED = Path(__file__).with_name("ferplus.safetensors")
 """The model that comes along, made by ``transfer package RUN``; its card lies beside it."""
@@ -58,13 +54,6 @@ def problem(model: str, pretrained: Sequence[str]) -> str | None:
 def importer(name: str) -> str:
     """The importer of weights that ``model.pretrained`` names."""
     return OF_SOURCE.get(name, name)
-
-
-def file_of(params: "Params", name: str) -> Path:
-    """The file from which weights are imported, present unless it is a download. Raises UserError: how to get it."""
-    from transfer.sources.table import weights_path
-
-    return find_weights() if name == OWN else weights_path(params, name)
 
 
 def find_weights(source: "str | os.PathLike[str] | None" = None) -> Path:
