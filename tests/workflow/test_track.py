@@ -46,7 +46,7 @@ def test_the_whole_workflow_in_a_folder_of_any_name(sources, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["project"]
     assert [path.name for path in tmp_path.iterdir()] == [folder.name], "no second store beside it"
     with closing(sqlite3.connect(f"{folder}/project/mlflow.db")) as database:
-        assert database.execute("select count(*) from runs where status = 'FINISHED'").fetchone() == (2,)
+        assert database.execute("select count(*) from runs where status = 'FINISHED'").fetchone() == (3,)
     assert list((folder / "project/mlruns").rglob("metrics.json"))
     assert repository.scheduled("results/table1.csv", "--config", *one) == {}
     verified = repository.process("python", "-m", "transfer", "verify", "--params", "results/smallest/params.yaml")
