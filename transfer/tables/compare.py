@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from transfer.params.read import flat
 from transfer.utils.errors import UserError
 
 SAME = "the same images and pixels"
@@ -97,7 +98,7 @@ def _differences(own: Path, other: Path) -> Iterator[tuple[str, ...]]:
     found: dict[str, list[dict[str, None]]] = {}
     for run in runs[0].keys() & runs[1].keys():
         described = [
-            _flat(env.get("params", {})) | {name: env.get(name) for name in _ENVIRONMENT} | env["packages"]
+            flat(env.get("params", {})) | {name: env.get(name) for name in _ENVIRONMENT} | env["packages"]
             for env in (runs[0][run], runs[1][run])
         ]
         for key in {**described[0], **described[1]}:
@@ -107,14 +108,6 @@ def _differences(own: Path, other: Path) -> Iterator[tuple[str, ...]]:
                     texts[value] = None
     for key in sorted(found):
         yield key, *(", ".join(sorted(texts)) for texts in found[key])
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{prefix}.{name}".lstrip(".")).items()
-    }
 
 
 def _verdict(cells: pd.DataFrame, faces: Mapping[str, Any], differences: Mapping[str, Any]) -> str:
